@@ -1,0 +1,66 @@
+"""A counter-based generator (Philox-4x32-10; Salmon et al., SC 2011): random bits as a pure function of their address.
+
+Masks, flips and the order of the rows are drawn from it, keyed by (seed, epoch, row), so that they depend on neither
+the batch size, nor the worker, nor the rank, nor the device, and a resumed run needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_U32 = 0xFFFFFFFF
+
+# What a stream is for: one constant per use, so that no two uses share random bits.
+STREAM_MASK, STREAM_ORDER, STREAM_FLIP = 0, 1, 2
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed for one use (a stage, a round, a part), a pure function of the run's seed and the names."""
+    text = "/".join(str(part) for part in (seed, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _mulhilo(multiplier: int, value: Tensor) -> tuple[Tensor, Tensor]:
+    # int64 arithmetic wraps, and the wrapped product still has the right 64 bits.
+    product = value * multiplier
+    return (product >> 32) & _U32, product & _U32
+
+
+def philox_bits(seed: int, epoch: int, rows: Tensor, count: int, stream: int) -> Tensor:
+    """Random 32-bit words addressed by (seed, stream, epoch, row, position).
+
+    Args:
+        seed: 63-bit key.
+        epoch: counter word, below 2**32.
+        rows: [B] int64 row numbers, below 2**32; the result lies on their device.
+        count: words per row.
+        stream: counter word that separates the uses (`STREAM_MASK`, ...), below 2**16.
+
+    Returns:
+        [B, count] int64, each in [0, 2**32).
+    """
+    blocks = (count + 3) // 4
+    position = torch.arange(blocks, device=rows.device, dtype=torch.int64)
+    shape = (rows.shape[0], blocks)
+    c0 = (position | (stream << 16)).expand(shape)
+    c1 = rows.to(torch.int64).unsqueeze(1).expand(shape)
+    c2 = torch.full(shape, epoch & _U32, dtype=torch.int64, device=rows.device)
+    c3 = torch.zeros(shape, dtype=torch.int64, device=rows.device)
+    k0, k1 = seed & _U32, (seed >> 32) & _U32
+    for _ in range(10):
+        hi0, lo0 = _mulhilo(_M0, c0)
+        hi1, lo1 = _mulhilo(_M1, c2)
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + _W0) & _U32, (k1 + _W1) & _U32
+    return torch.stack((c0, c1, c2, c3), dim=-1).reshape(rows.shape[0], blocks * 4)[:, :count]
+
+
+def random_permutation(seed: int, epoch: int, count: int) -> Tensor:
+    """A permutation of range(count) for this (seed, epoch): [count] int64 on the CPU."""
+    bits = philox_bits(seed, epoch, torch.arange(count), 2, STREAM_ORDER)
+    return torch.argsort(bits[:, 0] << 31 | bits[:, 1] >> 1, stable=True)
