@@ -1,0 +1,7 @@
+"""Losses for other people's training loops. This package imports torch and nothing else of sdfast."""
+
+from __future__ import annotations
+
+from sdfast.losses.mae_distill import MaeDistillLoss, MaeDistillOutput, mae_distill_loss
+
+__all__ = ["MaeDistillLoss", "MaeDistillOutput", "mae_distill_loss"]
