@@ -42,7 +42,7 @@ def masked_pixel_loss(a: Arguments) -> Tensor:
         target = target.gather(
             1, a.mask_ids.long().unsqueeze(-1).expand(-1, -1, target.shape[2])
         )  # [B, M, P]
-    if a.norm_pix:
+    if a.norm_pix and target.numel() > 0:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased: divisor P - 1
         target = (target - mean) / (variance + NORM_PIX_EPS).sqrt()
     difference = a.pred.to(a.compute_dtype) - target
