@@ -1,0 +1,108 @@
+"""From a decoded image to one uint8 row: 8-bit RGB or grey, then a direct resize (fidelity: no crop, no augmentation).
+
+This is what the released code of Lee et al. (2023) did through `ViTFeatureExtractor`: PIL's RGB conversion and a
+bilinear resize to the model's size, the aspect ratio not kept. The scaling by 1/255 and the mean and standard deviation
+are recorded here and applied later, on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLE = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How every image of a pack was brought to the model's shape.
+
+    Attributes:
+        height, width: size of a row in pixels.
+        channels: 3 (RGB) or 1 (grey, ITU-R 601 luma).
+        mean, std: one number per channel, for pixels in [0, 1]; applied on the device, not here.
+        resample: one of `RESAMPLE`, PIL's filters (with PIL's anti-aliasing).
+
+    Raises:
+        ValueError: on sizes below 1, other channel counts, or a mean or std of another length.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resample: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"height and width must be at least 1, not {self.height} and {self.width}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {self.channels}")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need {self.channels} numbers, not {len(self.mean)} and {len(self.std)}")
+        if self.resample not in RESAMPLE:
+            raise ValueError(f"resample must be one of {', '.join(RESAMPLE)}, not {self.resample!r}")
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """Shape of one row: (height, width, channels)."""
+        return self.height, self.width, self.channels
+
+    def apply(self, image: Image) -> NDArray[np.uint8]:
+        """The image's row.
+
+        Colour conversion is PIL's (`convert("RGB")`: palettes are looked up, CMYK is converted, alpha is dropped),
+        except that 16-bit grey is scaled by its range instead of being clipped at 255.
+
+        Args:
+            image: any PIL image; of an animation, the current frame.
+
+        Returns:
+            [height, width, channels] uint8.
+
+        Raises:
+            ValueError: for pixels without a known range (floating point, 32-bit integers above 65,535).
+        """
+        from PIL.Image import Resampling
+
+        image = to_8_bit(image).convert("RGB" if self.channels == 3 else "L")
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Resampling[self.resample.upper()])
+        return np.asarray(image, dtype=np.uint8).reshape(self.row_shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """The transform as a JSON value."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Transform:
+        """The transform that `to_json` described."""
+        return cls(**{name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items()})
+
+
+def to_8_bit(image: Image) -> Image:
+    """The image with at most 8 bits per channel: 16-bit grey is scaled by 255/65535 and rounded, never clipped.
+
+    Raises:
+        ValueError: for floating-point pixels, and for 32-bit integer pixels outside 0..65535.
+    """
+    from PIL.Image import fromarray
+
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits per pixel")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    grey = np.asarray(image.convert("I") if image.mode != "I" else image, dtype=np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("32-bit pixels outside 0..65535 have no known range; save it with 8 or 16 bits per pixel")
+    return fromarray(((grey + 128) // 257).astype(np.uint8))
