@@ -1,0 +1,66 @@
+# One command each; every one creates .venv with the locked packages and builds the compiled core first, if need be.
+#   make demo    the three stages on the bundled model and images      make test    C++ and Python tests
+#   make bench   the benchmark suites                                  make lint    format, lint, types
+#   make build   the packages and the compiled core alone              make clean   remove what was built (distclean: and .venv)
+# PYTHON names the interpreter that .venv is made with: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := build/native
+PYTEST_ARGS ?=
+# SDFAST_NO_EXT=1 in the environment: no compiled core, no C++ tests.
+NO_EXT := $(filter-out 0,$(SDFAST_NO_EXT))
+
+.PHONY: help venv build demo test test-cpp test-python bench lint clean distclean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+venv: $(VENV)/.locked
+build: $(VENV)/.built
+
+# The packages. torch and the build tools come first: sdfast and deepspeed are built against them, without isolation.
+# The stamp is older than its inputs after a change of the lock or of what pyproject.toml asks for.
+$(VENV)/.locked: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "sdfast needs Python 3.10 or newer; '$(PYTHON)' is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "python's venv module does not work here (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing the locked packages into $(VENV) (about 6 GB, a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel cmake ninja torch
+	SDFAST_NO_EXT=1 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	@touch $@
+
+# The compiled core, through setup.py and CMakeLists.txt; ninja rebuilds only what changed.
+$(VENV)/.built: $(VENV)/.locked setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
+	$(if $(NO_EXT),rm -rf sdfast/lib)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(VENV)/.built
+	$(BIN)/sdfast study compare --preset demo --out runs/demo
+
+test: $(if $(NO_EXT),,test-cpp) test-python
+
+test-cpp: $(VENV)/.built
+	$(BIN)/cmake --build $(NATIVE) --target sdfast_tests
+	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
+
+test-python: $(VENV)/.built
+	$(BIN)/python -m pytest tests -m "not slow" $(PYTEST_ARGS)
+
+bench: $(VENV)/.built
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+
+lint: $(VENV)/.locked
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info sdfast/lib .pytest_cache .ruff_cache .mypy_cache .benchmarks $(VENV)/.built
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
