@@ -1,4 +1,4 @@
-"""Durable before visible: write beside, fsync, rename, fsync the directory; the old goes only when the new is safe.
+"""Durable before visible: write beside, fsync, rename, fsync the directory; the old goes when the new is safe.
 
 Every file that sdfast leaves on disk goes through here. A reader therefore sees a file or directory whole or not at all,
 also after a SIGKILL or a power cut.
@@ -131,7 +131,9 @@ def _sha256(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
 
 def sha256_json(value: Any) -> str:
     """Hexadecimal SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def read_json(path: Path) -> Any | None:

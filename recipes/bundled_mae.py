@@ -1,0 +1,148 @@
+"""Make the bundled model and data: `python recipes/bundled_mae.py {crops,init,images} ...` (see recipes/README.md)."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import struct
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Image.MAX_IMAGE_PIXELS = None  # the wallpapers are large and trusted
+SIDE = 28
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write uint8 values in the IDX format (gzip when the name ends in .gz), any number of dimensions."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    data = header + np.ascontiguousarray(array).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read a gzipped uint8 IDX file."""
+    data = gzip.decompress(path.read_bytes())
+    dimensions = data[3]
+    shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def crops_of(path: Path, count: int, seed: int) -> np.ndarray:
+    """`count` random square crops of an image, [count, 28, 28, 3] uint8; fewer when it is broken or flat.
+
+    The side is log-uniform between 28 pixels and the whole image; transparent parts get a white, black or random
+    background; half of the crops are mirrored, a fifth made grey.
+    """
+    random = np.random.default_rng(seed)
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGBA")
+    except OSError:
+        return np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    if min(picture.size) < SIDE:
+        return np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    colours = [(255, 255, 255), (0, 0, 0), tuple(int(v) for v in random.integers(0, 256, 3))]
+    grounds = [Image.new("RGBA", picture.size, (*colour, 255)) for colour in colours]
+    flattened = [Image.alpha_composite(ground, picture).convert("RGB") for ground in grounds]
+    found = []
+    for _ in range(4 * count):
+        side = round(SIDE * (min(picture.size) / SIDE) ** random.random())
+        left = int(random.integers(0, picture.width - side + 1))
+        top = int(random.integers(0, picture.height - side + 1))
+        source = flattened[int(random.integers(3))]
+        crop = source.resize(
+            (SIDE, SIDE), Image.Resampling.BILINEAR, (left, top, left + side, top + side), reducing_gap=3.0
+        )
+        if random.random() < 0.2:
+            crop = crop.convert("L").convert("RGB")
+        pixels = np.asarray(crop)
+        if random.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if pixels.std() > 8:  # a flat crop teaches nothing
+            found.append(pixels)
+        if len(found) == count:
+            break
+    return np.stack(found) if found else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+
+def make_crops(arguments: argparse.Namespace) -> None:
+    """Random crops of every picture below the given folders; each folder gives an equal share of the crops."""
+    jobs = []
+    for number, folder in enumerate(arguments.folders):
+        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        each = -(-arguments.count // len(arguments.folders) // len(paths))
+        jobs += [(path, each, 1_000_000 * number + index) for index, path in enumerate(paths)]
+        print(f"{folder}: {len(paths)} pictures, {each} crops of each")
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        parts = list(pool.map(crops_of, *zip(*jobs, strict=True), chunksize=8))
+    crops = np.concatenate(parts)
+    crops = crops[np.random.default_rng(0).permutation(len(crops))][: arguments.count]
+    write_idx(Path(arguments.out) / "train-images-idx4-ubyte", crops)
+    print(f"{len(crops)} crops in {arguments.out}")
+
+
+def make_init(arguments: argparse.Namespace) -> None:
+    """A randomly initialised ViT-MAE of the bundled size."""
+    import torch
+    from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
+
+    torch.manual_seed(0)
+    config = ViTMAEConfig(
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        image_size=SIDE,
+        patch_size=4,
+        decoder_hidden_size=96,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=3,
+        decoder_intermediate_size=384,
+        norm_pix_loss=True,
+    )
+    ViTMAEForPreTraining(config).save_pretrained(arguments.out)
+    ViTImageProcessor(
+        size={"height": SIDE, "width": SIDE},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(arguments.out)
+
+
+def make_images(arguments: argparse.Namespace) -> None:
+    """The first images of each Fashion-MNIST split, as the bundled data."""
+    for prefix, count in (("train", arguments.train), ("t10k", arguments.test)):
+        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+            values = read_idx(Path(arguments.source) / f"{prefix}-{kind}.gz")[:count]
+            write_idx(Path(arguments.out) / f"{prefix}-{kind}.gz", values)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    crops = commands.add_parser("crops", help=make_crops.__doc__)
+    crops.add_argument("folders", nargs="+")
+    crops.add_argument("--out", required=True)
+    crops.add_argument("--count", type=int, default=400_000)
+    crops.add_argument("--workers", type=int, default=2)
+    crops.set_defaults(run=make_crops)
+    init = commands.add_parser("init", help=make_init.__doc__)
+    init.add_argument("--out", required=True)
+    init.set_defaults(run=make_init)
+    images = commands.add_parser("images", help=make_images.__doc__)
+    images.add_argument("source", help="folder of the four full Fashion-MNIST .gz files")
+    images.add_argument("--out", default="sdfast/bundled/fashion-mnist")
+    images.add_argument("--train", type=int, default=2000)
+    images.add_argument("--test", type=int, default=2000)
+    images.set_defaults(run=make_images)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

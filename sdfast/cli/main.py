@@ -1,0 +1,233 @@
+"""The typer application, and how errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from sdfast import __version__
+from sdfast.errors import SdfastError, UserError
+
+app = typer.Typer(
+    name="sdfast",
+    help="Adapt a pre-trained transformer to a small domain by self-distillation for further pre-training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
+app.add_typer(config_app, name="config")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
+]
+Model = Annotated[str | None, typer.Option(help="hub id or folder; the bundled model when not given")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="image folder, csv, parquet, IDX, saved or hub data set; bundled when not given"),
+]
+Out = Annotated[Path | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
+Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
+
+
+def _pipeline(**arguments: Any) -> Any:
+    from sdfast.pipeline import Pipeline
+
+    pipeline = Pipeline(**arguments)
+    if pipeline.config.model is None:
+        _say("no --model given: using the bundled small ViT-MAE")
+    if pipeline.config.data.source is None:
+        _say("no --data given: using the bundled Fashion-MNIST images")
+    return pipeline
+
+
+def _say(message: str) -> None:
+    from sdfast.log import log
+
+    log.info(message)
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    stage: Annotated[str, typer.Option(help="pretrain, distill, finetune or all")] = "all",
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    zero: Annotated[int, typer.Option(help="DeepSpeed ZeRO stage")] = 0,
+    resume: Annotated[str, typer.Option(help="auto continues and skips what is done; never runs all anew")] = "auto",
+    device: Device = None,
+) -> None:
+    """Bring a stage up to date: run what it needs, skip what is done, resume what was interrupted."""
+    pipeline = _pipeline(
+        model=model,
+        data=data,
+        out=out,
+        config=config,
+        preset=preset,
+        zero=zero,
+        resume=resume,
+        device=device,
+        overrides=overrides or (),
+    )
+    result = pipeline.run(stage)
+    from sdfast.cli.show import show_result
+
+    show_result(result, pipeline.out)
+
+
+@app.command(name="eval")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="run directory of the fine-tuned model")],
+    data: Annotated[str | None, typer.Option(help="labelled source; the run's own test split when not given")] = None,
+    device: Device = None,
+) -> None:
+    """Classify with a run's fine-tuned model; writes predictions.csv."""
+    from sdfast.cli.show import show_metrics
+
+    config = out / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
+    pipeline = _pipeline(out=out, config=config, device=device)
+    show_metrics(pipeline.evaluate(data))
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="compare: plain fine-tuning, further pre-training, self-distillation")],
+    overrides: Overrides = None,
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    seeds: Annotated[int, typer.Option(min=1, help="fine-tuning runs of each method")] = 3,
+    device: Device = None,
+) -> None:
+    """Compare methods on the same data and fine-tuning budget."""
+    from sdfast.studies import run_study
+
+    run_study(
+        name,
+        _pipeline(
+            model=model,
+            data=data,
+            out=out,
+            config=config,
+            preset=preset,
+            device=device,
+            overrides=overrides or (),
+        ),
+        seeds,
+    )
+
+
+@config_app.command(name="show")
+def config_show(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    model: Model = None,
+    data: Data = None,
+) -> None:
+    """Print the resolved configuration as YAML, ready for --config."""
+    from sdfast.config import resolve
+
+    options: dict[str, Any] = {"model": model} if model else {}
+    if data:
+        options["data"] = {"source": data}
+    typer.echo(resolve(preset=preset, file=config, overrides=overrides or (), options=options).to_yaml(), nl=False)
+
+
+@config_app.command(name="schema")
+def config_schema() -> None:
+    """Print the JSON schema of the configuration."""
+    import json
+
+    from sdfast.config import Config
+
+    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@config_app.command(name="presets")
+def config_presets() -> None:
+    """List the presets."""
+    from sdfast.config import presets
+
+    for name, about in presets().items():
+        typer.echo(f"{name:12} {about}")
+
+
+@app.command()
+def env() -> None:
+    """Print versions and hardware, ready to paste into a bug report."""
+    from sdfast.cli.show import show_environment
+
+    show_environment()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sdfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n for a signal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _set_up_messages()
+    try:
+        result = app(arguments, prog_name="sdfast", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except SdfastError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(error.format_message().rstrip(".") + hint + ".", 2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail("interrupted.", 130)
+    except BrokenPipeError:
+        return 1
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"sdfast: {message}", err=True)
+    return code
+
+
+def _set_up_messages() -> None:
+    from sdfast.log import log
+
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        handler: logging.Handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_level=False, markup=False
+        )
+    else:
+        handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)

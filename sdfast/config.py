@@ -1,0 +1,226 @@
+"""Typed configuration: preset, then file, then dotted overrides; printable, and exportable as a JSON schema."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sdfast.data.config import DataConfig
+from sdfast.errors import UserError
+
+DEFAULT_PRESET = "paper-vit"
+BUNDLED_PRESET = "demo"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OptimisationConfig(_Section):
+    """What every stage has: how long, how many at a time, and AdamW with a linear schedule."""
+
+    steps: int = Field(20_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=1, description="images per optimiser step, over all devices and micro-batches")
+    lr: float = Field(1.5e-4, ge=0, description="peak learning rate, absolute (never scaled by the batch size)")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas")
+    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
+    clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
+
+
+class PretrainConfig(OptimisationConfig):
+    """Further pre-training by masked auto-encoding; `distill` masks in the same way."""
+
+    mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of masked patches")
+    mask: Literal["fixed", "bernoulli"] = Field(
+        "fixed", description="the same number in every image (MAE), or each patch independently (section 3.1)"
+    )
+    norm_pix: bool = Field(True, description="reconstruct pixels normalised per patch (MAE's norm_pix_loss)")
+
+
+class DistillConfig(OptimisationConfig):
+    """Self-distillation: starts again from the initial weights and matches the teacher on the clean image."""
+
+    tokens: Literal["cls", "patch", "all"] = Field(
+        "cls",
+        description="tokens matched after the last LayerNorm: the released code's CLS, the patches, or all",
+    )
+    rounds: int = Field(1, ge=0, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
+    weight: float = Field(1.0, ge=0, description="weight of the representation loss")
+    mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding loss")
+
+
+class FinetuneConfig(OptimisationConfig):
+    """Supervised fine-tuning of encoder and head."""
+
+    steps: int = Field(10_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(32, ge=1, description="images per optimiser step, over all devices and micro-batches")
+    lr: float = Field(1e-4, ge=0, description="peak learning rate, absolute")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate (500 of 10,000)")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 does not clip")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after embeddings, attention projections and MLPs")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    start: Literal["distill", "pretrain", "init"] = Field(
+        "distill",
+        description="weights to start from: self-distilled, further pre-trained, or the model as given",
+    )
+
+
+class TeacherConfig(_Section):
+    """Where the StopGrad targets of self-distillation come from."""
+
+    mode: Literal["live"] = Field("live", description="the teacher runs beside the student")
+
+
+class EngineConfig(_Section):
+    """How the training runs; nothing here changes what is minimised."""
+
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 autocast where the device has it (fp32 on a CPU), or one of them"
+    )
+    compile: bool = Field(False, description="torch.compile the transformer blocks")
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
+    threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when not given")
+    checkpoint_seconds: float = Field(300.0, ge=0, description="time between checkpoints")
+    checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the time")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept while a stage runs")
+    log_every: int = Field(10, ge=1, description="steps between log lines; the loss is read from the device then")
+    tensorboard: bool = Field(False, description="also write TensorBoard events")
+
+
+class Config(_Section):
+    """A whole run."""
+
+    model: str | None = Field(None, description="hub id or folder of the pre-trained model; bundled when not given")
+    out: str | None = Field(None, description="run directory")
+    seed: int = Field(0, ge=0, description="seed of order, masks, flips, dropout and heads")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
+    data: DataConfig = DataConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    distill: DistillConfig = DistillConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    engine: EngineConfig = EngineConfig()
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML, ready for `--config`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets and the first comment line of each."""
+    found = {}
+    for entry in sorted(resources.files("sdfast.presets").iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".yaml"):
+            found[entry.name.removesuffix(".yaml")] = entry.read_text().splitlines()[0].lstrip("# ")
+    return found
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """Merge preset, file, `key=value` overrides and options (strongest last) into a checked configuration.
+
+    Args:
+        preset: a name from `presets()`; without one, `demo` for the bundled model and `paper-vit` for any other.
+        file: a YAML file of (some of) the keys.
+        overrides: strings `dotted.key=value`; values are read as YAML.
+        options: nested mapping, e.g. from command line options.
+
+    Raises:
+        UserError: unknown preset, key or value; the message names it and the nearest valid one.
+    """
+    layers: list[dict[str, Any]] = [_read_file(Path(file))] if file is not None else []
+    layers += [_parse_override(text) for text in overrides]
+    layers += [dict(options)] if options else []
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given = _merged(given, layer)
+    if preset is None:
+        preset = BUNDLED_PRESET if given.get("model") in (None, "bundled") else DEFAULT_PRESET
+    return _validated(_merged(_read_preset(preset), given))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    if name not in presets():
+        raise UserError(f"there is no preset '{name}'; {_nearest(name, list(presets()))}.")
+    return yaml.safe_load(resources.files("sdfast.presets").joinpath(f"{name}.yaml").read_text()) or {}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read --config {path}: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"--config {path} must hold keys and values, such as `seed: 1`.")
+    return value
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"'{text}' is not an override; write key=value, such as pretrain.steps=1000.")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of '{text}' cannot be read; quote it.") from error
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return parsed
+
+
+def _merged(base: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in layer.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """All dotted keys of the configuration."""
+    keys = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += valid_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _nearest(word: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'" if close else f"choose one of {', '.join(choices)}"
+
+
+def _validated(values: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        key = ".".join(location)
+        if first["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, valid_keys(), n=1, cutoff=0.4)
+            last = [name for name in valid_keys() if name.rsplit(".", 1)[-1] == location[-1]]
+            fix = f"did you mean '{(close or last)[0]}'" if close or last else "`sdfast config show` lists all keys"
+            raise UserError(f"there is no configuration key '{key}'; {fix}.") from None
+        value = first.get("input")
+        shown = f"={value}" if isinstance(value, (str, int, float, bool)) else ""
+        raise UserError(f"{key}{shown} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}.") from None

@@ -1,0 +1,68 @@
+"""Which patches are masked: a pure function of (seed, epoch, row), on any device, for any batch size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sdfast.rng import STREAM_MASK, philox_bits
+
+MaskKind = Literal["fixed", "bernoulli"]
+
+
+@dataclass(frozen=True)
+class PatchMask:
+    """The masks of one batch.
+
+    Attributes:
+        mask: [B, L] bool, True = masked.
+        visible_ids: [B, K] int64, the visible patches of each row (padded to the longest row with `bernoulli`).
+        visible_valid: [B, K] bool, False at padding; None when every row has exactly K.
+    """
+
+    mask: Tensor
+    visible_ids: Tensor
+    visible_valid: Tensor | None
+
+    def __getitem__(self, rows: slice) -> PatchMask:
+        valid = None if self.visible_valid is None else self.visible_valid[rows]
+        return PatchMask(self.mask[rows], self.visible_ids[rows], valid)
+
+
+def visible_count(patches: int, mask_ratio: float) -> int:
+    """Visible patches with fixed masking: int(L (1 - ratio)), MAE's rule (49 of 196 at 0.75)."""
+    return int(patches * (1 - mask_ratio))
+
+
+def patch_mask(
+    seed: int, epoch: int, rows: Tensor, patches: int, mask_ratio: float, kind: MaskKind = "fixed"
+) -> PatchMask:
+    """Draw the masks of some rows.
+
+    `fixed` keeps exactly `visible_count` patches per row, a uniformly random set in random order (He et al., 2022).
+    `bernoulli` masks each patch independently with probability `mask_ratio` (section 3.1 of the paper); a row never
+    loses all its patches nor keeps all of them: the patch with the smallest (largest) random word stays (goes).
+
+    Args:
+        seed, epoch, rows: the address; rows is [B] int64, the result lies on its device.
+        patches: L.
+        mask_ratio: share of masked patches, in (0, 1).
+        kind: see above.
+    """
+    bits = philox_bits(seed, epoch, rows, patches, STREAM_MASK)
+    order = torch.argsort(bits, dim=1, stable=True)
+    if kind == "fixed":
+        visible_ids = order[:, : visible_count(patches, mask_ratio)]
+        mask = torch.ones(rows.shape[0], patches, dtype=torch.bool, device=rows.device)
+        return PatchMask(mask.scatter_(1, visible_ids, False), visible_ids, None)
+    mask = bits >= int((1 - mask_ratio) * 2**32)
+    mask.scatter_(1, order[:, :1], False)
+    mask.scatter_(1, order[:, -1:], True)
+    counts = (~mask).sum(dim=1)
+    longest = int(counts.max()) if rows.shape[0] else 0
+    # The visible patches are the ones with the smallest words, so they lead in `order`.
+    valid = torch.arange(longest, device=rows.device) < counts.unsqueeze(1)
+    return PatchMask(mask, order[:, :longest], valid)

@@ -1,0 +1,49 @@
+"""AdamW parameter groups by the two weight-decay rules of the released code, and its linear schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+from sdfast.config import OptimisationConfig
+
+DecayRule = Literal["pretrain", "finetune"]
+_FINETUNE_NO_DECAY = ("bias", "position_embeddings", "cls_token")
+
+
+def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
+    """Whether weight decay acts on a parameter.
+
+    `pretrain` (timm 0.5.4's rule, fidelity 1.1): not on 1-D tensors and biases, so LayerNorms are spared and the CLS
+    and mask tokens are decayed. `finetune` (fidelity 1.3): not where the name contains "bias", "position_embeddings"
+    or "cls_token", so LayerNorm weights are decayed.
+    """
+    if rule == "pretrain":
+        return parameter.ndim > 1 and not name.endswith(".bias")
+    return not any(part in name for part in _FINETUNE_NO_DECAY)
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimisationConfig, rule: DecayRule
+) -> torch.optim.AdamW:
+    """AdamW (fused) over the parameters that require gradients, in two groups."""
+    decayed, spared = [], []
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            (decayed if is_decayed(name, parameter, rule) else spared).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def learning_rate(config: OptimisationConfig, step: int) -> float:
+    """The rate of a step (from 0): linear from 0 to `lr` over the warm-up, then linear to 0 after the last step."""
+    warmup_steps = round(config.warmup * config.steps)
+    if step < warmup_steps:
+        return config.lr * step / warmup_steps
+    return config.lr * (config.steps - step) / (config.steps - warmup_steps)

@@ -1,0 +1,121 @@
+"""What a person sees while a stage runs: a rich bar on a terminal, plain lines otherwise, and metrics.jsonl always."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sdfast.log import log
+
+_PLAIN_SECONDS = 10.0
+
+
+class Telemetry:
+    """Progress and metrics of one stage."""
+
+    def __init__(
+        self,
+        stage: str,
+        directory: Path,
+        steps: int,
+        start: int,
+        rate_unit: str = "img/s",
+        tensorboard: bool = False,
+    ) -> None:
+        self.stage, self.steps, self.rate_unit = stage, steps, rate_unit
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "metrics.jsonl"
+        _drop_lines_after(self.path, start)
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.writer = _tensorboard_writer(directory / "tensorboard", start) if tensorboard else None
+        self.bar, self.task = _rich_bar(stage, steps, start) if sys.stderr.isatty() else (None, None)
+        self.said = time.monotonic()
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """Log the values of `step` (steps done so far)."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(f"{self.stage}/{name}", value, step)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss"))
+        rate = values["rate"]
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, losses=shown, rate=f"{rate:.0f} {self.rate_unit}")
+        elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
+            self.said = time.monotonic()
+            left = (self.steps - step) * values["step_seconds"]
+            log.info(
+                "%s %d/%d  %s  %.0f %s  %s left",
+                self.stage,
+                step,
+                self.steps,
+                shown,
+                rate,
+                self.rate_unit,
+                _clock(left),
+            )
+
+    def flush(self) -> None:
+        """Put the recorded lines on the disk (before a checkpoint that relies on them)."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """End the bar and close the files."""
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Forget what was recorded after the checkpoint that the run resumes from (and a torn last line)."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    path.write_text("".join(kept) if step else "", encoding="utf-8")
+
+
+def _tensorboard_writer(directory: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        from sdfast.errors import UserError
+
+        raise UserError("engine.tensorboard=true needs the package tensorboard: pip install tensorboard.") from error
+    return SummaryWriter(str(directory), purge_step=start)
+
+
+def _rich_bar(stage: str, steps: int, start: int) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}"),
+        TextColumn("[green]{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task(stage, total=steps, completed=start, losses="", rate="")
+    bar.start()
+    return bar, task

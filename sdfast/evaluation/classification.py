@@ -1,0 +1,59 @@
+"""Logits and metrics of a classifier on the rows of a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdfast.data.order import all_batches
+from sdfast.models.vit import ViTClassifier
+from sdfast.objectives.base import Normalise
+
+
+@torch.no_grad()
+def predict(
+    module: ViTClassifier,
+    normalise: Normalise,
+    images: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    batch_size: int = 64,
+) -> Tensor:
+    """Logits in evaluation mode, without augmentation.
+
+    Args:
+        module: the classifier; put into evaluation mode.
+        normalise: from uint8 images to its input.
+        images: rows [B] int64 -> [B, H, W, C] uint8 on the module's device.
+        rows: [n] int64, the rows to classify.
+        batch_size: images at a time.
+
+    Returns:
+        [n, classes] float32 on the CPU.
+    """
+    module.eval()
+    parts = [module(normalise(images(batch.rows))).float().cpu() for batch in all_batches(rows, batch_size)]
+    return torch.cat(parts) if parts else torch.zeros(0, module.classifier.out_features)
+
+
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, macro-F1, micro-F1 and mean cross-entropy.
+
+    Args:
+        logits: [n, classes] float32.
+        labels: [n] int64.
+
+    Returns:
+        `accuracy`, `macro_f1` and `micro_f1` in [0, 1], and `loss`, the mean over the samples in nats.
+    """
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
+    classes = logits.shape[1]
+    return {
+        "accuracy": float(multiclass_accuracy(logits, labels, classes, average="micro")),
+        "macro_f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
+        "micro_f1": float(multiclass_f1_score(logits, labels, classes, average="micro")),
+        "loss": float(F.cross_entropy(logits, labels)),
+    }

@@ -1,0 +1,71 @@
+"""Evaluate a run's fine-tuned model on its own test split or on another source, and write what it predicted."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdfast import durable
+from sdfast.data.pack import PackSplit
+from sdfast.errors import UserError
+from sdfast.evaluation.classification import classification_metrics, predict
+from sdfast.log import log
+from sdfast.models.checkpoint import load_classifier
+from sdfast.objectives.base import Normalise
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+
+def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
+    """See `Pipeline.evaluate`.
+
+    Raises:
+        UserError: there is no fine-tuned model, the source has no labels, or it has classes the model does not know.
+    """
+    folder = pipeline.out / "finetune" / "model"
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
+        )
+    module, processor, names = load_classifier(folder)
+    module.to(pipeline.device)
+    split, split_name, source_names = _test_rows(pipeline, data)
+    if split.labels is None or source_names is None:
+        raise UserError(f"{data or pipeline.data_spec} has no labels to compare predictions with.")
+    unknown = sorted(set(source_names) - set(names))
+    if unknown:
+        raise UserError(
+            f"{data or pipeline.data_spec} has classes that the model was not trained on: {', '.join(unknown)}."
+        )
+    labels = torch.tensor([names.index(name) for name in source_names])[torch.from_numpy(split.labels)]
+    normalise = Normalise(processor.mean, processor.std).to(pipeline.device)
+    logits = predict(module, normalise, pipeline.images(split), torch.arange(len(split.images)))
+    scores = classification_metrics(logits, labels)
+    metrics = {"accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"], "micro_f1": scores["micro_f1"]}
+    metrics["test_loss"] = scores["loss"]
+    path = pipeline.out / "predictions.csv"
+    durable.write_bytes(path, _predictions(split, labels, logits, names).encode())
+    log.info("evaluated %d images (%s); predictions: %s", len(labels), split_name, path)
+    return metrics
+
+
+def _test_rows(pipeline: Pipeline, data: str | None) -> tuple[PackSplit, str, list[str] | None]:
+    pack = pipeline.pack if data is None else pipeline.open_pack(data, pipeline.out / "eval-pack", test_fraction=0.0)
+    name = next(name for name in ("test", "val", "train") if name in pack.splits)
+    return pack.split(name), name, pack.class_names
+
+
+def _predictions(split: PackSplit, labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:
+    probabilities, predicted = logits.softmax(dim=1).max(dim=1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file_name", "label", "predicted", "probability"])
+    for file_name, label, guess, p in zip(
+        split.names, labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True
+    ):
+        writer.writerow([file_name, names[label], names[guess], f"{p:.6f}"])
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""What is minimised: masked auto-encoding, self-distillation, classification."""

@@ -1,0 +1,66 @@
+"""The seam between the loop and a method."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sdfast.data.order import Batch
+from sdfast.engine.optim import DecayRule
+
+
+class Objective(Protocol):
+    """A loss over batches of uint8 images, and the module that it trains."""
+
+    module: nn.Module
+    decay_rule: DecayRule
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The named parameters that receive gradients."""
+        ...
+
+    def draw(self, batch: Batch) -> Any:
+        """What is random in a batch (masks, flips), drawn for the whole of it from its address."""
+        ...
+
+    def loss(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
+        """The contribution of a part of the batch; the contributions of all parts sum to the batch's loss.
+
+        Args:
+            images: [b, H, W, C] uint8 on the module's device, the part's rows.
+            batch: the whole batch's address.
+            drawn: what `draw` returned for it.
+            part: which rows of the batch the part is.
+
+        Returns:
+            `loss` (0-D, with gradient) and the parts to log (0-D, detached).
+        """
+        ...
+
+
+class Normalise(nn.Module):
+    """uint8 [B, H, W, C] -> [B, C, H, W] in the buffers' dtype: (x / 255 - mean) / std, on the images' device."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale and normalise."""
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        return ((pixels - self.mean) / self.std).contiguous()
+
+
+def micro_slices(batch_size: int, micro_batches: int) -> list[slice]:
+    """Nearly equal consecutive parts of range(batch_size), none empty."""
+    parts = min(micro_batches, batch_size)
+    bounds = [batch_size * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]

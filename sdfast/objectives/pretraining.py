@@ -1,0 +1,88 @@
+"""Further pre-training and self-distillation: one masked branch, with or without a teacher to match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+
+from sdfast.config import PretrainConfig
+from sdfast.data.masking import PatchMask, patch_mask
+from sdfast.data.order import Batch
+from sdfast.engine.optim import DecayRule
+from sdfast.losses import mae_distill_loss
+from sdfast.models.vit import MaskedAutoencoder
+from sdfast.objectives.base import Normalise
+from sdfast.teacher.features import Tokens, select_tokens
+
+
+class FurtherPretraining:
+    """Minimise `mae_weight * L_MAE + distill_weight * L_Distill` (equations 2 and 3; fidelity 9.5).
+
+    Without a teacher this is further pre-training. With one, the student's encoder also sees the clean image, and the
+    chosen tokens after its final LayerNorm are drawn to the teacher's: squared distance, summed over features, mean
+    over the batch. Masks are keyed by (seed, epoch, row).
+    """
+
+    decay_rule: DecayRule = "pretrain"
+
+    def __init__(
+        self,
+        module: MaskedAutoencoder,
+        normalise: Normalise,
+        masking: PretrainConfig,
+        seed: int,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+        tokens: Tokens = "cls",
+        mae_weight: float = 1.0,
+        distill_weight: float = 1.0,
+    ) -> None:
+        self.module, self.normalise, self.masking, self.seed = module, normalise, masking, seed
+        self.mae_weight = mae_weight
+        self.distill_weight = distill_weight if teacher is not None else 0.0
+        self.teacher, self.tokens = teacher, tokens
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Encoder and decoder; the encoder alone when the masked part is switched off."""
+        for name, parameter in self.module.named_parameters():
+            if self.mae_weight or not name.startswith("decoder."):
+                yield name, parameter
+
+    def draw(self, batch: Batch) -> PatchMask:
+        """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
+        ratio, kind = self.masking.mask_ratio, self.masking.mask
+        return patch_mask(self.seed, batch.epoch, batch.rows, self.module.shape.patches, ratio, kind)
+
+    def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:
+        """See `Objective.loss`; the parts are `loss_mae` and `loss_distill`."""
+        pixels = self.normalise(images)
+        # Means over masked patches and over samples, as the shares of this part in the whole batch's.
+        mask = drawn[part]
+        masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())
+        row_share = len(images) / len(batch.rows)
+        pred = mask_on_device = student = teacher = None
+        if self.mae_weight:
+            visible_ids = mask.visible_ids.to(images.device, non_blocking=True)
+            valid = None if mask.visible_valid is None else mask.visible_valid.to(images.device, non_blocking=True)
+            mask_on_device = mask.mask.to(images.device, non_blocking=True)
+            pred = self.module.decoder(self.module.encoder(pixels, visible_ids, valid), visible_ids, valid)
+        if self.distill_weight and self.teacher is not None:
+            teacher = self.teacher(pixels)
+            student = select_tokens(self.module.encoder(pixels), self.tokens)
+        out = mae_distill_loss(
+            pred,
+            pixels if pred is not None else None,
+            mask_on_device,
+            student,
+            teacher,
+            patch_size=self.module.shape.patch_size,
+            norm_pix=self.masking.norm_pix,
+            mae_weight=self.mae_weight * masked_share,
+            distill_weight=self.distill_weight * row_share,
+        )
+        parts = {"loss": out.loss}
+        if pred is not None:
+            parts["loss_mae"] = out.mae * masked_share
+        if student is not None:
+            parts["loss_distill"] = out.distill * row_share
+        return parts

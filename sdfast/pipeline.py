@@ -1,0 +1,414 @@
+"""The order of the stages, what each needs, and what is already done."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdfast import bundled, durable
+from sdfast.config import Config, resolve
+from sdfast.data.order import BatchOrder
+from sdfast.data.pack import Pack, PackSplit, prepare_pack
+from sdfast.data.transform import Transform
+from sdfast.engine.loop import Trained, Trainer, resolve_precision
+from sdfast.errors import UserError
+from sdfast.evaluation.classification import classification_metrics, predict
+from sdfast.log import attach_file, log
+from sdfast.models import checkpoint as models
+from sdfast.models.vit import MaskedAutoencoder
+from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.rng import derive_seed
+from sdfast.rundir import Result, StageDirectory, locked
+from sdfast.teacher.live import LiveTeacher
+
+Stage = Literal["pretrain", "distill", "finetune", "all"]
+Start = Literal["distill", "pretrain", "init"]
+
+
+class Pipeline:
+    """Adapt a pre-trained masked auto-encoder to a data set.
+
+    Stages are targets, as in make: a stage runs those it needs first, is not run again when it is done and nothing
+    that decides its result has changed (by content), and resumes when it was interrupted.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        data: str | Path | None = None,
+        out: str | Path | None = None,
+        *,
+        zero: int = 0,
+        preset: str | None = None,
+        config: str | Path | None = None,
+        device: str | None = None,
+        resume: Literal["auto", "never"] = "auto",
+        overrides: Sequence[str] = (),
+        **sections: Any,
+    ) -> None:
+        """Set up a run; nothing is read or written yet.
+
+        Args:
+            model: hub id or folder (see `sdfast.models.checkpoint.load_mae`); the bundled model when not given.
+            data: what to adapt to (see `sdfast.data.sources.open_source`); the bundled images when not given.
+            out: run directory; `runs/<model>-<data>` when not given.
+            zero: DeepSpeed ZeRO stage; 0 is a single process.
+            preset: name of a preset.
+            config: YAML file of configuration keys.
+            device: `auto`, `cpu` or `cuda`.
+            resume: `auto` continues an interrupted stage and keeps finished ones; `never` runs all anew.
+            overrides: `key=value` strings, such as `pretrain.steps=1000`.
+            sections: configuration keys as keywords, such as `seed=1` or `pretrain={"steps": 1000}`.
+
+        Raises:
+            UserError: a key or value that does not exist or fit.
+        """
+        if zero != 0:
+            raise UserError(f"--zero {zero} is not supported yet: this version trains in a single process (--zero 0).")
+        if resume not in ("auto", "never"):
+            raise UserError(f"--resume {resume} is not known; use auto or never.")
+        named = {"model": model, "out": out, "device": device}
+        options: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
+        if data is not None:
+            sections = {**sections, "data": {**sections.get("data", {}), "source": str(data)}}
+        self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
+        self.resume = resume == "auto"
+        self.model_spec = self.config.model or "bundled"
+        self.data_spec = self.config.data.source or "bundled"
+        default = f"{_slug(self.model_spec)}-{_slug(self.data_spec)}"
+        self.out = Path(self.config.out) if self.config.out else Path("runs") / default
+        self._held = False
+        self._finished: set[Path] = set()
+
+    # What the stages work on, made when first needed.
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where to run."""
+        wanted = self.config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
+        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def initial(self) -> models.PretrainedMAE:
+        """The model as given: theta_init and phi_init."""
+        spec = str(bundled.model_folder()) if self.model_spec == "bundled" else self.model_spec
+        loaded = models.load_mae(
+            spec,
+            image_size=self.config.data.image_size,
+            channels=self.config.data.channels,
+            seed=derive_seed(self.config.seed, "decoder"),
+        )
+        log.info("model: %s, %s", self.model_spec, _describe(loaded.module))
+        for note in loaded.notes:
+            log.warning("model: %s", note)
+        return loaded
+
+    @cached_property
+    def pack(self) -> Pack:
+        """The decoded data."""
+        pack = self.open_pack(self.data_spec, self.out / "pack")
+        counts = ", ".join(f"{len(split.images)} {name}" for name, split in pack.splits.items())
+        classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
+        log.info("data: %s: %s%s", self.data_spec, counts, classes)
+        return pack
+
+    def open_pack(self, data_spec: str, directory: Path, **changes: Any) -> Pack:
+        """The pack of a source for this run's model, built where it is missing; `changes` override `data.*` keys."""
+        processor, shape = self.initial.processor, self.initial.shape
+        transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
+        spec = str(bundled.data_folder()) if data_spec == "bundled" else data_spec
+        options = self.config.data.model_copy(update=changes)
+        return prepare_pack(spec, directory, transform, options, log.warning)
+
+    # The stages.
+
+    def run(self, stage: Stage = "all") -> Result:
+        """Bring a stage up to date, with what it needs; `all` is `finetune`."""
+        if stage not in ("pretrain", "distill", "finetune", "all"):
+            raise UserError(f"--stage {stage} is not known; use pretrain, distill, finetune or all.")
+        return {"pretrain": self.pretrain, "distill": self.distill}.get(stage, self.finetune)()
+
+    def pretrain(self) -> Result:
+        """Further pre-training: theta_init -> theta_0, the teacher."""
+        with self._session():
+            inputs = self._inputs("pretrain", start=self.initial.digest)
+            return self._train_mae(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
+
+    def distill(self) -> Result:
+        """Self-distillation: each round starts again from theta_init and matches the previous model."""
+        with self._session():
+            teacher = self.pretrain()
+            rounds = self.config.distill.rounds
+            for number in range(1, rounds + 1):
+                name = "distill" if number == rounds else f"distill/round-{number}"
+                inputs = self._inputs("distill", start=self.initial.digest, teacher=teacher.weights, round=number)
+                teacher = self._train_mae(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
+            if rounds == 0:
+                teacher = self._adopt_as_distilled(teacher)
+            return teacher
+
+    def finetune(self, start: Start | None = None, seed: int | None = None, name: str = "finetune") -> Result:
+        """Train the classifier and evaluate it.
+
+        Args:
+            start: weights to start from; the configuration's `finetune.start` when not given. `init` is plain
+                fine-tuning, `pretrain` is further pre-training and then fine-tuning.
+            seed: seed of this fine-tuning alone; the run's when not given.
+            name: folder in the run directory.
+        """
+        with self._session():
+            self._check_labels()
+            start = start or self.config.finetune.start
+            seed = self.config.seed if seed is None else seed
+            if start == "init":
+                module, digest = self.initial.module, self.initial.digest
+            else:
+                source = self.pretrain() if start == "pretrain" else self.distill()
+                loaded = models.load_mae(str(source.model))
+                module, digest = loaded.module, loaded.digest
+            inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
+            inputs["train labels"] = _digest(self.pack.split("train").labels[self._train_rows().numpy()])
+            inputs["test images"] = _digest(self._test_split().digests)
+            inputs["test labels"] = _digest(self._test_split().labels)
+            return self._train_classifier(StageDirectory(self.out / name, "finetune"), inputs, module, seed)
+
+    def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
+        """Classify with the fine-tuned model; predictions go to `predictions.csv` in the run directory.
+
+        Args:
+            data: another labelled source; the run's own test split when not given.
+
+        Returns:
+            `accuracy`, `macro_f1`, `micro_f1`, `test_loss`.
+        """
+        from sdfast.evaluation.run import evaluate_run
+
+        with self._session():
+            return evaluate_run(self, None if data is None else str(data))
+
+    # How a stage is trained.
+
+    def _train_mae(
+        self,
+        directory: StageDirectory,
+        stage: Literal["pretrain", "distill"],
+        inputs: dict[str, Any],
+        teacher: Result | None,
+    ) -> Result:
+        done = self._already(directory, inputs)
+        if done is not None:
+            return done
+        config = self.config
+        module = MaskedAutoencoder(self.initial.shape)
+        module.load_state_dict(self.initial.module.state_dict())
+        module.to(self.device)
+        seed = derive_seed(config.seed, stage, inputs.get("round", 0))
+        more: dict[str, Any] = {}
+        if teacher is not None:
+            encoder = models.load_mae(str(teacher.model)).module.encoder
+            more = {
+                "teacher": LiveTeacher(encoder, config.distill.tokens).to(self.device),
+                "tokens": config.distill.tokens,
+                "mae_weight": config.distill.mae_weight,
+                "distill_weight": config.distill.weight,
+            }
+        objective = FurtherPretraining(module, self.normalise, config.pretrain, seed, **more)
+        trained = self._fit(directory, stage, objective, inputs, seed)
+        return self._finish(
+            directory,
+            inputs,
+            models.weights_digest(module),
+            lambda folder: models.save_mae(module, folder, self.initial.processor),
+            _numbers(trained),
+        )
+
+    def _train_classifier(
+        self, directory: StageDirectory, inputs: dict[str, Any], start: MaskedAutoencoder, seed: int
+    ) -> Result:
+        done = self._already(directory, inputs)
+        if done is not None:
+            return done
+        assert self.pack.class_names is not None
+        seed = derive_seed(seed, "finetune")
+        config = self.config.finetune
+        module = models.classifier_from_mae(start, len(self.pack.class_names), config.dropout, seed).to(self.device)
+        train, test = self.pack.split("train"), self._test_split()
+        labels = torch.from_numpy(train.labels).to(self.device)
+        torch.manual_seed(seed)  # dropout
+        objective = Classification(module, self.normalise, labels, config.flip, seed)
+        trained = self._fit(directory, "finetune", objective, inputs, seed)
+        scores = {}
+        for split, rows in ((train, self._train_rows()), (test, torch.arange(len(test.images)))):
+            logits = predict(module, self.normalise, self.images(split), rows)
+            scores[split is train] = classification_metrics(logits, torch.from_numpy(split.labels)[rows])
+        metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
+        metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
+        processor, names = self.initial.processor, self.pack.class_names
+        return self._finish(
+            directory,
+            inputs,
+            models.weights_digest(module),
+            lambda folder: models.save_classifier(module, folder, processor, names, config.dropout),
+            _numbers(trained),
+            metrics,
+        )
+
+    def _fit(
+        self,
+        directory: StageDirectory,
+        stage: Literal["pretrain", "distill", "finetune"],
+        objective: Objective,
+        inputs: dict[str, Any],
+        seed: int,
+    ) -> Trained:
+        config = getattr(self.config, stage)
+        order = BatchOrder(self._train_rows(), config.batch_size, seed)
+        if self.config.engine.compile:
+            for block in objective.module.modules():
+                if type(block).__name__ == "Block":
+                    block.compile()
+        log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, self.device)
+        trainer = Trainer(
+            stage,
+            objective,
+            config,
+            self.config.engine,
+            order,
+            self.images(self.pack.split("train")),
+            directory.path,
+            durable.sha256_json(inputs),
+            self.resume,
+        )
+        return trainer.run()
+
+    # What a stage needs.
+
+    @property
+    def normalise(self) -> Normalise:
+        """From uint8 images to the model's input."""
+        return Normalise(self.initial.processor.mean, self.initial.processor.std).to(self.device)
+
+    def images(self, split: PackSplit) -> Any:
+        """The function that brings rows of a split to the device: [B] int64 -> [B, H, W, C] uint8."""
+
+        def gather(rows: Tensor) -> Tensor:
+            return torch.from_numpy(split.images[rows.numpy()]).to(self.device, non_blocking=True)
+
+        return gather
+
+    def _train_rows(self) -> Tensor:
+        data = self.config.data
+        return torch.from_numpy(self.pack.split("train").limited(data.limit, data.limit_seed))
+
+    def _test_split(self) -> PackSplit:
+        for name in ("test", "val"):
+            if name in self.pack.splits:
+                return self.pack.splits[name]
+        raise UserError(f"{self.data_spec} has no test split; add one, or set data.test_fraction above 0.")
+
+    def _check_labels(self) -> None:
+        if self.pack.class_names is None or self.pack.split("train").labels is None:
+            raise UserError(
+                f"{self.data_spec} has no labels, and finetune needs them; put each class's images in a folder of its"
+                " own, or run --stage distill."
+            )
+        if len(self.pack.class_names) < 2:
+            raise UserError(f"{self.data_spec} has one class only ('{self.pack.class_names[0]}'); finetune needs two.")
+
+    def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
+        """Everything that decides a stage's result: content digests and configuration values, by name."""
+        inputs: dict[str, Any] = {"stage": stage, "seed": self.config.seed, **content}
+        inputs["train images"] = _digest(self.pack.split("train").digests[self._train_rows().numpy()])
+        inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
+        inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
+        sections = [stage] if stage != "distill" else ["distill", "pretrain"]
+        for section in sections:
+            for key, value in getattr(self.config, section).model_dump(mode="json").items():
+                if section == stage or key in ("mask_ratio", "mask", "norm_pix"):
+                    inputs[f"{section}.{key}"] = value
+        for decided_elsewhere in ("distill.rounds", "finetune.start"):
+            inputs.pop(decided_elsewhere, None)
+        return inputs
+
+    def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:
+        """The stage's result, when there is nothing to do; says which input changed when there is."""
+        made_here = directory.path in self._finished
+        if not self.resume and not made_here:
+            return None
+        done = directory.finished(inputs)
+        if done is None:
+            if (changed := directory.changed_input(inputs)) is not None:
+                log.info("%s: runs again, because %s changed", directory.path.name, changed)
+        elif not made_here:
+            log.info("%s: already done (%s)", directory.path.name, directory.model)
+            self._finished.add(directory.path)
+        return done
+
+    def _finish(self, directory: StageDirectory, *args: Any, **more: Any) -> Result:
+        self._finished.add(directory.path)
+        return directory.finish(*args, **more)
+
+    def _adopt_as_distilled(self, teacher: Result) -> Result:
+        """distill.rounds=0: no self-distillation, the further pre-trained model is handed on."""
+        directory = StageDirectory(self.out / "distill", "distill")
+        inputs = {"stage": "distill", "round": 0, "teacher": teacher.weights}
+        loaded = models.load_mae(str(teacher.model))
+        return self._already(directory, inputs) or self._finish(
+            directory,
+            inputs,
+            teacher.weights,
+            lambda folder: models.save_mae(loaded.module, folder, loaded.processor),
+            {"steps": 0, "seconds": 0.0, "img_per_s": 0.0},
+        )
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[None]:
+        """Hold the run directory and its log while something is done in it; nested calls share it."""
+        if self._held:
+            yield
+            return
+        with locked(self.out):
+            handler = attach_file(self.out / "log.txt")
+            self._held = True
+            try:
+                if self.config.engine.threads is not None:
+                    torch.set_num_threads(self.config.engine.threads)
+                log.info("run directory: %s", self.out)
+                durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
+                yield
+            finally:
+                self._held = False
+                log.removeHandler(handler)
+                handler.close()
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _numbers(trained: Trained) -> dict[str, Any]:
+    return {"steps": trained.steps, "seconds": trained.seconds, "img_per_s": trained.images_per_second}
+
+
+def _describe(module: MaskedAutoencoder) -> str:
+    shape = module.shape
+    size = sum(parameter.numel() for parameter in module.encoder.parameters())
+    height, width = shape.image_size
+    return f"{size / 1e6:.1f} M encoder parameters, {height}x{width} px, patches of {shape.patch_size}"
+
+
+def _slug(spec: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.rstrip("/").rsplit("/", 1)[-1]) or "run"

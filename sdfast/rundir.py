@@ -1,0 +1,137 @@
+"""A run directory: where each stage's model, records and result lie, and whether a stage is already done."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sdfast.durable import (
+    explain_os_error,
+    read_json,
+    recover_directory,
+    sha256_file,
+    sha256_json,
+    staged_directory,
+    write_json,
+)
+from sdfast.engine import checkpoint
+from sdfast.errors import UserError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage gave.
+
+    Attributes:
+        stage: `pretrain`, `distill` or `finetune`.
+        model: folder of the model, in Hugging Face format.
+        steps: optimiser steps.
+        seconds: time spent training, over all resumptions.
+        img_per_s: images per second of training.
+        fingerprint: identity of everything that decided the result, by content.
+        weights: digest of the model's weights.
+        metrics: for `finetune`: `accuracy`, `macro_f1`, `micro_f1`, `test_loss`, `train_loss`.
+    """
+
+    stage: str
+    model: Path
+    steps: int
+    seconds: float
+    img_per_s: float
+    fingerprint: str
+    weights: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class StageDirectory:
+    """One stage's folder: `model/`, `checkpoints/`, `metrics.jsonl`, `result.json`."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+        self.model = path / "model"
+
+    def finished(self, inputs: dict[str, Any]) -> Result | None:
+        """The result, when the stage was finished from these very inputs and its model is intact."""
+        recover_directory(self.model)
+        stored = read_json(self.path / "result.json")
+        if not isinstance(stored, dict) or stored.get("fingerprint") != sha256_json(inputs):
+            return None
+        files = stored.get("files", {})
+        if not files or any(
+            not (self.model / name).is_file() or sha256_file(self.model / name) != digest
+            for name, digest in files.items()
+        ):
+            return None
+        names = ("steps", "seconds", "img_per_s", "fingerprint", "weights")
+        return Result(self.stage, self.model, metrics=stored.get("metrics", {}), **{n: stored[n] for n in names})
+
+    def changed_input(self, inputs: dict[str, Any]) -> str | None:
+        """The first input that differs from those of the stored result; None when there is no result."""
+        stored = read_json(self.path / "result.json")
+        if not isinstance(stored, dict):
+            return None
+        old = stored.get("inputs", {})
+        changed = [name for name in {**inputs, **old} if inputs.get(name) != old.get(name)]
+        return changed[0] if changed else "the model's files"
+
+    def finish(
+        self,
+        inputs: dict[str, Any],
+        weights: str,
+        write_model: Callable[[Path], None],
+        numbers: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+    ) -> Result:
+        """Write the model, then the result, durably; then drop the checkpoints.
+
+        Args:
+            inputs: everything that decided the result; its digest is the fingerprint.
+            weights: digest of the weights.
+            write_model: writes the model's files into the folder it is given.
+            numbers: `steps`, `seconds`, `img_per_s`.
+            metrics: see `Result`.
+        """
+        with staged_directory(self.model) as staging:
+            write_model(staging)
+        fingerprint = sha256_json(inputs)
+        value = {
+            "stage": self.stage,
+            **numbers,
+            "fingerprint": fingerprint,
+            "weights": weights,
+            **({"metrics": metrics} if metrics is not None else {}),
+            "inputs": inputs,
+            "files": {path.name: sha256_file(path) for path in sorted(self.model.iterdir())},
+        }
+        write_json(self.path / "result.json", value)
+        checkpoint.clear(self.path / "checkpoints")
+        return Result(
+            self.stage, self.model, fingerprint=fingerprint, weights=weights, metrics=metrics or {}, **numbers
+        )
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run directory, so that two processes never write the same one.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with explain_os_error(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / ".lock", "w")  # noqa: SIM115 (held until the block ends)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"another sdfast process is working in {directory}; wait for it or choose another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        file.close()

@@ -1,0 +1,1 @@
+"""Where the StopGrad targets of self-distillation come from."""
