@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-Image.MAX_IMAGE_PIXELS = None  # the wallpapers are large and trusted
 SIDE = 28
+LONGEST_SIDE = 2048
+MOST_PIXELS = 50_000_000
+Image.MAX_IMAGE_PIXELS = 2 * MOST_PIXELS
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -41,8 +43,11 @@ def crops_of(path: Path, count: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                return np.zeros((0, SIDE, SIDE, 3), np.uint8)
             picture = opened.convert("RGBA")
-    except OSError:
+            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    except (OSError, Image.DecompressionBombError):
         return np.zeros((0, SIDE, SIDE, 3), np.uint8)
     if min(picture.size) < SIDE:
         return np.zeros((0, SIDE, SIDE, 3), np.uint8)
@@ -74,7 +79,9 @@ def make_crops(arguments: argparse.Namespace) -> None:
     """Random crops of every picture below the given folders; each folder gives an equal share of the crops."""
     jobs = []
     for number, folder in enumerate(arguments.folders):
-        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = sorted(
+            p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.is_symlink()
+        )
         each = -(-arguments.count // len(arguments.folders) // len(paths))
         jobs += [(path, each, 1_000_000 * number + index) for index, path in enumerate(paths)]
         print(f"{folder}: {len(paths)} pictures, {each} crops of each")

@@ -1,6 +1,6 @@
 """Durable before visible: write beside, fsync, rename, fsync the directory; the old goes when the new is safe.
 
-Every file that sdfast leaves on disk goes through here. A reader therefore sees a file or directory whole or not at all,
+Every file that sdfast leaves on disk goes through here. A reader sees a file or directory whole or not at all,
 also after a SIGKILL or a power cut.
 """
 

@@ -1,0 +1,136 @@
+"""The loop: stop and resume to the same bits, micro-batches, records, and a loss that stops being finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdfast.engine.loop import Trainer
+from sdfast.errors import Interrupted, RunError
+
+STAGES = ("pretrain", "distill", "finetune")
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.objective.module.state_dict().items()}
+
+
+def stop_after(trainer: Trainer, step: int, signal_number: int) -> None:
+    """Send the process a signal while it works on `step`."""
+    images = trainer.images
+
+    def interrupting(rows: torch.Tensor) -> torch.Tensor:
+        if trainer.step == step:
+            os.kill(os.getpid(), signal_number)
+        return images(rows)
+
+    trainer.images = interrupting
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_within_one_step_and_the_run_resumes_bit_for_bit(
+    stage: str, signal_number: int, make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    whole = make_trainer(stage, directory=tmp_path / "whole")
+    whole.run()
+    cut = make_trainer(stage, directory=tmp_path / "cut")
+    stop_after(cut, 6, signal_number)
+    with pytest.raises(Interrupted) as stopped:
+        cut.run()
+    assert stopped.value.exit_code == 128 + signal_number
+    assert cut.step == 7
+    torch.manual_seed(12345)  # the state must come from the checkpoint
+    resumed = make_trainer(stage, directory=tmp_path / "cut")
+    assert resumed.step == 7
+    resumed.run()
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 7, 8, 12]
+    assert resumed.seen == whole.seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_records(stage: str, make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    make_trainer(stage).run()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    parts = {"pretrain": ["loss_mae"], "distill": ["loss_mae", "loss_distill"], "finetune": []}[stage]
+    assert all(set(parts) | {"loss", "lr", "rate", "epoch"} <= set(line) for line in lines)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    if parts:
+        assert lines[0]["loss"] == pytest.approx(sum(lines[0][part] for part in parts), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+def test_micro_batches_give_the_same_step(stage: str, make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    whole = make_trainer(stage, directory=tmp_path / "1")
+    parts = make_trainer(stage, directory=tmp_path / "3", accumulate=3)
+    for trainer in (whole, parts):
+        trainer.objective.module.double()
+        trainer.objective.normalise.double()  # type: ignore[attr-defined]
+        teacher = getattr(trainer.objective, "teacher", None)
+        if teacher is not None:
+            teacher.double()
+        trainer.run()
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=1e-9, atol=1e-11)
+
+
+def test_micro_batches_of_bernoulli_masks_weigh_by_masked_patches(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("pretrain")
+    objective = trainer.objective
+    objective.masking = objective.masking.model_copy(update={"mask": "bernoulli"})  # type: ignore[attr-defined]
+    batch = trainer.order.batch(0)
+    images, drawn = trainer.images(batch.rows), objective.draw(batch)
+    whole = objective.loss(images, batch, drawn, slice(0, 16))["loss"]
+    counts = drawn.mask.sum(1)
+    assert counts.unique().numel() > 1
+    halves = [objective.loss(images[p], batch, drawn, p)["loss"] for p in (slice(0, 5), slice(5, 16))]
+    torch.testing.assert_close(sum(halves), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_of_another_identity_is_not_resumed(make_trainer: Callable[..., Trainer]) -> None:
+    make_trainer("pretrain", checkpoint_steps=5).run()
+    assert make_trainer("pretrain").step == 10
+    assert make_trainer("pretrain", fingerprint="other").step == 0
+
+
+def test_damaged_checkpoints_are_skipped_with_a_warning(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_trainer("pretrain", checkpoint_steps=5).run()
+    newest = tmp_path / "checkpoints" / "step-00000010" / "state.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-5] ^= 1
+    newest.write_bytes(data)
+    assert make_trainer("pretrain").step == 5
+    assert "step-00000010" in caplog.text
+    (tmp_path / "checkpoints" / "step-00000005" / "state.safetensors").write_bytes(b"")
+    assert make_trainer("pretrain").step == 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer("pretrain", checkpoint_steps=3)
+    with torch.no_grad():
+        trainer.objective.module.get_parameter("encoder.norm.weight").fill_(float("nan"))
+    with pytest.raises(RunError, match=r"pretrain.*not|pretrain.lr"):
+        trainer.run()
+    assert not list((tmp_path / "checkpoints").glob("step-*")) if (tmp_path / "checkpoints").exists() else True
+
+
+def test_a_killed_writer_leaves_no_visible_checkpoint(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    make_trainer("pretrain", checkpoint_steps=5).run()
+    torn = tmp_path / "checkpoints" / ".staging-step-00000011"
+    torn.mkdir()
+    (torn / "state.safetensors").write_bytes(b"half")
+    assert make_trainer("pretrain").step == 10
