@@ -22,6 +22,13 @@ def paper_optimizer(model: nn.Module, lr: float = 1.5e-4, weight_decay: float = 
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
 
 
+def freeze_positions(model: ViTMAEForPreTraining) -> ViTMAEForPreTraining:
+    """Fix the sin-cos positions, as ViTMAE means them to be: `from_pretrained` of transformers 5 makes them trainable."""
+    model.vit.embeddings.position_embeddings.requires_grad_(False)
+    model.decoder.decoder_pos_embed.requires_grad_(False)
+    return model
+
+
 def clean_cls(model: ViTMAEForPreTraining, pixels: Tensor) -> Tensor:
     """The CLS token of the unmasked image after the final LayerNorm, [B, D], around ViTMAE's masking."""
     vit = model.vit
@@ -37,7 +44,7 @@ class NaivePretraining:
     """One further pre-training step."""
 
     def __init__(self, model: ViTMAEForPreTraining, lr: float = 1.5e-4) -> None:
-        self.model = model.train()
+        self.model = freeze_positions(model).train()
         self.optimizer = paper_optimizer(self.model, lr)
 
     def step(self, pixels: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
@@ -53,7 +60,7 @@ class NaiveDistillation:
     """One self-distillation step: two backward calls and a live teacher."""
 
     def __init__(self, model: ViTMAEForPreTraining, teacher: ViTMAEForPreTraining, lr: float = 1.5e-4) -> None:
-        self.model = model.train()
+        self.model = freeze_positions(model).train()
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.optimizer = paper_optimizer(self.model, lr)
 

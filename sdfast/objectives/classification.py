@@ -39,4 +39,5 @@ class Classification:
         flipped = drawn[part].to(images.device, non_blocking=True)[:, None, None, None]
         logits = self.module(torch.where(flipped, pixels.flip(-1), pixels))
         labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)]
-        return {"loss": F.cross_entropy(logits.float(), labels, reduction="sum") / len(batch.rows)}
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
+        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / len(batch.rows)}
