@@ -23,7 +23,7 @@ def paper_optimizer(model: nn.Module, lr: float = 1.5e-4, weight_decay: float = 
 
 
 def freeze_positions(model: ViTMAEForPreTraining) -> ViTMAEForPreTraining:
-    """Fix the sin-cos positions, as ViTMAE means them to be: `from_pretrained` of transformers 5 makes them trainable."""
+    """Fix the sin-cos positions, as ViTMAE means them: `from_pretrained` of transformers 5 makes them trainable."""
     model.vit.embeddings.position_embeddings.requires_grad_(False)
     model.decoder.decoder_pos_embed.requires_grad_(False)
     return model

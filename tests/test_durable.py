@@ -16,9 +16,14 @@ def test_a_failed_write_leaves_the_old_directory(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with durable.staged_directory(target) as staging:
         (staging / "a").write_text("old")
-    with pytest.raises(KeyboardInterrupt), durable.staged_directory(target) as staging:
-        (staging / "a").write_text("new")
-        raise KeyboardInterrupt
+
+    def die_while_writing() -> None:
+        with durable.staged_directory(target) as staging:
+            (staging / "a").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die_while_writing()
     assert (target / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -1,0 +1,26 @@
+"""Table of a `bench_step.py` run: `pytest benchmarks/bench_step.py --benchmark-json=F; python benchmarks/ratios.py F`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def table(path: str) -> str:
+    """Median seconds and img/s of the naive step and ours, and their ratio, as Markdown."""
+    with open(path, encoding="utf-8") as file:
+        run = json.load(file)
+    medians: dict[tuple[str, str, int], dict[str, float]] = {}
+    for entry in run["benchmarks"]:
+        info = entry["extra_info"]
+        key = (info["stage"], info["model"], info["batch"])
+        medians.setdefault(key, {})[info["who"]] = entry["stats"]["median"]
+    lines = ["| stage | model | batch | naive img/s | sdfast img/s | ratio |", "|---|---|---|---|---|---|"]
+    for (stage, model, batch), median in medians.items():
+        naive, ours = batch / median["naive"], batch / median["sdfast"]
+        lines.append(f"| {stage} | {model} | {batch} | {naive:.2f} | {ours:.2f} | {ours / naive:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(sys.argv[1]))
