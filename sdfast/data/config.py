@@ -13,41 +13,48 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str | None = Field(
-        None,
+        default=None,
         description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; "
         "bundled when not given",
     )
     image_size: int | tuple[int, int] | None = Field(
-        None, description="height and width in pixels, one number for a square; the model's when not given"
+        default=None, description="height and width in pixels, one number for a square; the model's when not given"
     )
     channels: int | None = Field(
-        None, description="3 (RGB) or 1 (grey); the model's when not given", json_schema_extra={"enum": [1, 3, None]}
+        default=None,
+        description="3 (RGB) or 1 (grey); the model's when not given",
+        json_schema_extra={"enum": [1, 3, None]},
     )
     limit: int | None = Field(
-        None, ge=1, description="training rows kept: stratified, seeded, and a smaller limit is a subset of a larger"
+        default=None,
+        ge=1,
+        description="training rows kept: stratified, seeded, and a smaller limit is a subset of a larger",
     )
-    limit_seed: int = Field(42, ge=0, description="seed of `limit`")
+    limit_seed: int = Field(default=42, ge=0, description="seed of `limit`")
     test_fraction: float = Field(
-        0.25,
+        default=0.25,
         ge=0,
         lt=1,
         description="share of the labelled rows held out when the source has no test split; 0 holds out none",
     )
-    split_seed: int = Field(42, ge=0, description="seed of the held-out rows")
+    split_seed: int = Field(default=42, ge=0, description="seed of the held-out rows")
     max_broken: float = Field(
-        0.05, ge=0, le=1, description="share of the files that may be unreadable; they are skipped and counted"
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the files that may be unreadable; they are skipped and counted",
     )
     duplicates: Literal["error", "drop", "keep"] = Field(
-        "error",
+        default="error",
         description="images of train whose decoded pixels are also in test or val: stop, drop them from train, or keep",
     )
-    image_key: str | None = Field(None, description="column of the images in a table; found when not given")
-    label_key: str | None = Field(None, description="column of the labels in a table; found when not given")
+    image_key: str | None = Field(default=None, description="column of the images in a table; found when not given")
+    label_key: str | None = Field(default=None, description="column of the labels in a table; found when not given")
     exif_rotation: Literal["ignore", "apply"] = Field(
-        "ignore", description="what to do with a photograph's EXIF orientation tag"
+        default="ignore", description="what to do with a photograph's EXIF orientation tag"
     )
     max_pixels: int = Field(
-        178_956_970, ge=1, description="an image of more pixels counts as broken and is never decoded"
+        default=178_956_970, ge=1, description="an image of more pixels counts as broken and is never decoded"
     )
 
     @field_validator("image_size")

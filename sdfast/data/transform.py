@@ -87,7 +87,14 @@ class Transform:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Transform:
         """The transform that `to_json` described."""
-        return cls(**{name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items()})
+        return cls(
+            height=int(value["height"]),
+            width=int(value["width"]),
+            channels=int(value["channels"]),
+            mean=tuple(value["mean"]),
+            std=tuple(value["std"]),
+            resample=str(value["resample"]),
+        )
 
 
 def to_8_bit(image: Image) -> Image:

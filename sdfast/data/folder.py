@@ -1,0 +1,166 @@
+"""Images in folders: a class per sub-folder, or flat and unlabelled, with or without train/ val/ test/."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdfast.data.config import DataConfig
+from sdfast.data.decode import IMAGE_SUFFIXES
+from sdfast.data.items import SPLITS, Item, ItemList, Items, Source, split_name
+from sdfast.data.labels import compare_classes, encode_labels
+from sdfast.data.table import open_csv, read_table, table_header
+from sdfast.errors import UserError
+
+_IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
+_METADATA = "metadata.csv"
+
+
+@dataclass
+class _Found:
+    """What the walk met: the images of one split by name and label, and what is not an image."""
+
+    images: list[tuple[str, str | None]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+
+def open_folder(root: Path, options: DataConfig) -> Source:
+    """Open an image folder.
+
+    * `train/`, `test/` and `val/` (or `validation/`, `dev/`, `valid/`) are splits when `train/` is there, or when there
+      is no other folder; without them everything is train.
+    * In a split, each sub-folder is a class and its images are found at any depth. Images beside class folders, and
+      those of a folder without sub-folders, have no label.
+    * A `metadata.csv` with a label column decides instead: it names the files, relative to itself, and their labels.
+    * Hidden files and what file managers leave behind are passed over; other files that are not images are counted.
+
+    Raises:
+        UserError: no image at all, two folders for one split, a class of test that train lacks, or splits one level too
+            deep.
+    """
+    if _lists_labels(root / _METADATA, options):
+        return open_csv(root / _METADATA, options, "image folder", root.name)
+    folders = _sub_folders(root)
+    splits = _split_folders(root, folders)
+    found = {split: _read_split(root, directory, options) for split, directory in (splits or {"train": root}).items()}
+    others = [name for entry in found.values() for name in entry.others]
+    found = {split: entry for split, entry in found.items() if entry.images}
+    if not found:
+        ignored = f" ({len(others)} other files, the first: {others[0]})" if others else ""
+        raise UserError(
+            f"no images in {root}{ignored}; an image folder holds {', '.join(sorted(IMAGE_SUFFIXES)[:-1])} files."
+        )
+    names, numbers = encode_labels({split: [label for _, label in entry.images] for split, entry in found.items()})
+    source = Source(root.name, "image folder", names, {}, _warnings(root, folders, splits, found, others))
+    for split in SPLITS:
+        if split in found:
+            source.splits[split] = _items(root, [name for name, _ in found[split].images], numbers[split])
+    compare_classes(source, strict=True)
+    return source
+
+
+def _items(root: Path, names: list[str], labels: list[int | None]) -> ItemList:
+    return Items(Item(name, label, (root / name).read_bytes) for name, label in zip(names, labels, strict=True))
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _IGNORED
+
+
+def _sub_folders(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir() if entry.is_dir() and _visible(entry.name))
+
+
+def _split_folders(root: Path, folders: list[str]) -> dict[str, Path]:
+    named = [(split_name(name), name) for name in folders]
+    recognised = {split for split, _ in named}
+    if "train" not in recognised and (not folders or None in recognised):
+        return {}
+    splits: dict[str, Path] = {}
+    for split, name in named:
+        if split is None:
+            continue
+        if split in splits:
+            raise UserError(
+                f"{root} holds {splits[split].name}/ and {name}/, which are both {split}; keep one of them."
+            )
+        splits[split] = root / name
+    return splits
+
+
+def _lists_labels(table: Path, options: DataConfig) -> bool:
+    columns = table_header(table, options) if table.is_file() else None
+    return columns is not None and columns.label is not None
+
+
+def _read_split(root: Path, directory: Path, options: DataConfig) -> _Found:
+    found = _Found()
+    prefix = "" if directory == root else f"{directory.name}/"
+    if _lists_labels(directory / _METADATA, options):
+        found.images = [(prefix + name, label) for name, label in read_table(directory / _METADATA, options)]
+        return found
+    for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):
+        _sort_in(found, prefix + name, None)
+    for folder in _sub_folders(directory):
+        inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
+        if inner is not None:
+            raise UserError(
+                f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
+                f"pass --data {directory / folder}."
+            )
+        before = len(found.images)
+        for name in _walk(directory, folder):
+            _sort_in(found, prefix + name, folder)
+        if len(found.images) == before:
+            found.empty.append(prefix + folder)
+    found.images.sort()
+    return found
+
+
+def _sort_in(found: _Found, name: str, label: str | None) -> None:
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        found.images.append((name, label))
+    else:
+        found.others.append(name)
+
+
+def _walk(directory: Path, folder: str) -> list[str]:
+    """Names of the visible files below `directory/folder`, relative to `directory`; links are followed, loops cut."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for where, folders, files in os.walk(directory / folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if _visible(name))
+        inside = Path(where).relative_to(directory).as_posix()
+        names += [f"{inside}/{name}" for name in files if _visible(name)]
+    return sorted(names)
+
+
+def _warnings(
+    root: Path, folders: list[str], splits: dict[str, Path], found: dict[str, _Found], others: list[str]
+) -> list[str]:
+    sentences = []
+    if others:
+        sentences.append(
+            f"{len(others)} files in {root.name} are not images and were passed over, the first: {others[0]}."
+        )
+    empty = [name for entry in found.values() for name in entry.empty]
+    if empty:
+        sentences.append(f"{len(empty)} class folders hold no images and are no classes, the first: {empty[0]}.")
+    unused = [name for name in folders if splits and split_name(name) is None]
+    if unused:
+        sentences.append(f"{len(unused)} folders beside the splits are not used, the first: {unused[0]}.")
+    if splits:
+        beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in IMAGE_SUFFIXES]
+        if beside:
+            sentences.append(f"{len(beside)} images beside the split folders are not used, the first: {beside[0]}.")
+    for split, directory in splits.items():
+        if split not in found:
+            sentences.append(f"{directory.name}/ holds no images, so there is no {split} split.")
+    return sentences

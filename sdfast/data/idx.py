@@ -1,0 +1,131 @@
+"""IDX files, the format of MNIST and its successors, plain or gzip-compressed.
+
+Format: two zero bytes, the element type (0x08: unsigned byte), the number of dimensions, then one big-endian 32-bit
+size per dimension and the elements (Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits").
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdfast.data.config import DataConfig
+from sdfast.data.items import SPLITS, Item, Items, Raw, Source, split_name
+from sdfast.data.labels import Value, compare_classes, encode_labels
+from sdfast.errors import UserError
+
+_IMAGES = re.compile(r"(?P<prefix>.*?)[-.]?images[-.]idx3-ubyte(\.gz)?$", re.IGNORECASE)
+_SPLIT = re.compile(r"(?:^|[-_.])([a-zA-Z0-9]+)$")
+
+
+def is_idx_images(path: Path) -> bool:
+    """Whether the file is called as IDX images are: `...images-idx3-ubyte`, with or without `.gz`."""
+    return _IMAGES.match(path.name) is not None
+
+
+def open_idx(path: Path, options: DataConfig) -> Source:
+    """Open one IDX file of images, or the folder that holds `train-` and `t10k-` (= test) pairs.
+
+    The labels are the file of the same name with `labels-idx1` for `images-idx3`; without it there are none.
+
+    Raises:
+        UserError: a file that is damaged, not IDX, or with fewer or more labels than images; two files for one split.
+    """
+    if path.is_dir():
+        found = _image_files(path)
+    else:
+        found = {"train": path}
+    images = {split: read_idx(found[split], 3) for split in SPLITS if split in found}
+    values: dict[str, list[Value]] = {}
+    for split, pixels in images.items():
+        labels = _labels_of(found[split])
+        if labels is None:
+            values[split] = [None] * len(pixels)
+            continue
+        numbers = read_idx(labels, 1)
+        if len(numbers) != len(pixels):
+            raise UserError(f"{labels} has {len(numbers)} labels for the {len(pixels)} images of {found[split].name}.")
+        values[split] = numbers.tolist()
+    names, numbers_of = encode_labels(values)
+    source = Source(path.name, "IDX", names, {})
+    for split, pixels in images.items():
+        if len(pixels):
+            source.splits[split] = Items(
+                Item(f"{found[split].name}:{row}", label, _reader(pixels, row))
+                for row, label in enumerate(numbers_of[split])
+            )
+    if not source.splits:
+        raise UserError(f"{path} holds no images.")
+    compare_classes(source, strict=False)
+    return source
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The unsigned bytes of an IDX file.
+
+    Args:
+        path: the file; `.gz` is decompressed.
+        dimensions: how many it must have.
+
+    Returns:
+        uint8 with the sizes that the file names.
+
+    Raises:
+        UserError: damaged, another element type, another number of dimensions, or not as long as it says.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole gzip file: {error}.") from error
+    header = 4 + 4 * dimensions
+    if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
+        raise UserError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions.")
+    shape = struct.unpack(f">{dimensions}I", data[4:header])
+    size = int(np.prod(shape, dtype=object))
+    if len(data) - header != size:
+        raise UserError(f"{path} is damaged: it says {size} bytes of data and has {len(data) - header}.")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    files = sorted(file for file in folder.iterdir() if file.is_file() and is_idx_images(file))
+    plain = {file.name for file in files}
+    files = [file for file in files if not (file.suffix == ".gz" and file.name[:-3] in plain)]
+    found: dict[str, Path] = {}
+    for file in files:
+        split = _split_of(file)
+        if split is None and len(files) == 1:
+            split = "train"
+        if split is None:
+            raise UserError(
+                f"{file} begins with neither train-, t10k-, test- nor val-; pass the file itself as --data."
+            )
+        if split in found:
+            raise UserError(f"{folder} has two files of {split} images, {found[split].name} and {file.name}; keep one.")
+        found[split] = file
+    return found
+
+
+def _split_of(file: Path) -> str | None:
+    match = _IMAGES.match(file.name)
+    last = _SPLIT.search(match.group("prefix")) if match else None
+    if last is None:
+        return None
+    return "test" if last.group(1).lower() == "t10k" else split_name(last.group(1))
+
+
+def _labels_of(images: Path) -> Path | None:
+    name = re.sub("images([-.])idx3", r"labels\1idx1", images.name, flags=re.IGNORECASE)
+    stem = name.removesuffix(".gz")
+    return next((file for same in (name, stem, f"{stem}.gz") if (file := images.with_name(same)).is_file()), None)
+
+
+def _reader(pixels: NDArray[np.uint8], row: int) -> Callable[[], Raw]:
+    return lambda: pixels[row]

@@ -1,0 +1,146 @@
+"""What every kind of source gives: named splits of items, each a name, a label and a way to read its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdfast.data.parallel import ordered_map
+
+Raw = bytes | NDArray[np.uint8]
+
+SPLITS = ("train", "val", "test")
+_ALIASES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "validation", "dev", "valid"), "val")
+
+
+def split_name(name: str) -> str | None:
+    """The split that a folder, file prefix or data set split of this name stands for, or None."""
+    return _ALIASES.get(name.lower())
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source.
+
+    Attributes:
+        name: for messages and predictions: relative to the source, '/' between folders.
+        label: class number, or None when it has none.
+        read: gives the encoded file's bytes, or uint8 pixels [H, W] or [H, W, C]; OSError when it cannot be read.
+    """
+
+    name: str
+    label: int | None
+    read: Callable[[], Raw]
+
+
+class ItemList(Protocol):
+    """The items of one split in their fixed order. Iterating reads ahead in small blocks; memory stays bounded."""
+
+    @property
+    def labels(self) -> list[int | None]:
+        """One label per item, without reading any image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+    def __getitem__(self, index: int) -> Item: ...
+
+
+class Items(list[Item]):
+    """An `ItemList` whose items are all known; only their bytes are read later."""
+
+    @property
+    def labels(self) -> list[int | None]:
+        """One label per item."""
+        return [item.label for item in self]
+
+
+@dataclass
+class Source:
+    """An opened source.
+
+    Attributes:
+        name: what a person calls it: the last part of the path, or the hub id; never an absolute path.
+        kind: "image folder", "csv", "parquet", "Hugging Face data set" or "IDX".
+        class_names: name of each class number, or None when nothing has a label.
+        splits: "train", "val" and "test", those that exist.
+        warnings: sentences about what was left out or looks odd.
+    """
+
+    name: str
+    kind: str
+    class_names: list[str] | None
+    splits: dict[str, ItemList]
+    warnings: list[str] = field(default_factory=list)
+
+    def content_digest(self, threads: int = 1) -> str:
+        """Hexadecimal SHA-256 over the class names and, in order, every item's name, bytes and label.
+
+        Equal digests mean that a pack made from this source is still up to date. Paths outside the source, times and
+        library versions do not enter.
+        """
+        digest = SourceDigest(self.class_names)
+        for split, items in self.splits.items():
+            for record in ordered_map(_item_record, items, threads):
+                digest.add(split, record)
+        return digest.hexdigest()
+
+
+class SourceDigest:
+    """The running form of `Source.content_digest`, for a reader that has the bytes in its hands anyway."""
+
+    def __init__(self, class_names: list[str] | None) -> None:
+        self._class_names = class_names
+        self._splits = {split: hashlib.sha256() for split in SPLITS}
+
+    def add(self, split: str, record: bytes) -> None:
+        """Add the next item of `split` by its `item_record`; splits may be interleaved."""
+        self._splits[split].update(record)
+
+    def hexdigest(self) -> str:
+        """The digest of everything added."""
+        whole = hashlib.sha256(json.dumps(["sdfast source 1", self._class_names]).encode())
+        for split in SPLITS:
+            whole.update(self._splits[split].digest())
+        return whole.hexdigest()
+
+
+def item_record(item: Item, raw: Raw | OSError) -> bytes:
+    """72 bytes that change when the item's name, bytes or label do.
+
+    Args:
+        item: the item.
+        raw: what `item.read()` gave, or the error that it raised.
+    """
+    name = hashlib.sha256(item.name.encode("utf-8", "surrogateescape"))
+    content = hashlib.sha256()
+    if isinstance(raw, OSError):
+        content.update(b"unreadable " + type(raw).__name__.encode())
+    elif isinstance(raw, np.ndarray):
+        content.update(f"pixels {raw.shape} ".encode())
+        content.update(np.ascontiguousarray(raw).data)
+    else:
+        content.update(b"file ")
+        content.update(raw)
+    label = -1 if item.label is None else item.label
+    return name.digest() + content.digest() + label.to_bytes(8, "little", signed=True)
+
+
+def read_item(item: Item) -> Raw | OSError:
+    """The item's content, or the error that stopped reading it (a missing file, no permission)."""
+    try:
+        return item.read()
+    except OSError as error:
+        return error
+
+
+def _item_record(item: Item) -> bytes:
+    return item_record(item, read_item(item))

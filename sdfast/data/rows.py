@@ -1,0 +1,148 @@
+"""Rows on the disk: a .npy file written as the rows come, and the choice of rows for a split or a limit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+_HEADER = 128  # bytes; a multiple of 64, as the format asks for
+
+
+class RowWriter:
+    """Writes uint8 rows to a .npy file (format 1.0) whose number of rows is known only at the end.
+
+    Use as a context manager; the file is a valid array when the block ends.
+    """
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
+        self.rows = 0
+        self._row_shape = row_shape
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by __exit__
+        self._file.write(bytes(_HEADER))
+
+    def append(self, row: NDArray[np.uint8]) -> None:
+        """Add one row of the shape given at the start."""
+        if row.shape != self._row_shape or row.dtype != np.uint8:
+            raise ValueError(f"a row is {self._row_shape} uint8, not {row.shape} {row.dtype}")
+        self._file.write(np.ascontiguousarray(row).data)
+        self.rows += 1
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._file.seek(0)
+                self._file.write(_npy_header((self.rows, *self._row_shape)))
+        finally:
+            self._file.close()
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    text = repr({"descr": "|u1", "fortran_order": False, "shape": shape})
+    magic = b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little")
+    return magic + text.encode().ljust(_HEADER - 11) + b"\n"
+
+
+def row_digest(row: NDArray[np.uint8]) -> bytes:
+    """SHA-256 (32 bytes) of a row's shape (little-endian int64) and its bytes."""
+    digest = hashlib.sha256(np.asarray(row.shape, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(row).data)
+    return digest.digest()
+
+
+def stratified_rows(
+    digests: NDArray[np.uint8], labels: NDArray[np.int64] | None, limit: int | None, seed: int
+) -> NDArray[np.int64]:
+    """`limit` rows in which the classes keep their shares, chosen by content and seed.
+
+    Every class gives its first row before any gives its second; from there on the counts follow the shares, at most
+    one row above them. A smaller limit is a subset of a larger one, and the choice depends on neither the names nor
+    the order of the rows.
+
+    Args:
+        digests: [n, 32] uint8.
+        labels: [n] int64, or None for one class; -1 (no label) counts as a class.
+        limit: rows wanted; None or more than there are: all of them.
+        seed: another seed, another choice.
+
+    Returns:
+        [min(limit, n)] int64, ascending.
+    """
+    count = len(digests)
+    if limit is None or limit >= count:
+        return np.arange(count)
+    order = _shuffled(digests, f"limit {seed}")
+    classes = np.zeros(count, dtype=np.int64) if labels is None else labels
+    share = np.empty(count)
+    for label in np.unique(classes):
+        members = order[classes[order] == label]
+        share[members] = np.arange(len(members)) / len(members)
+    ranked = order[np.argsort(share[order], kind="stable")]
+    return np.sort(ranked[:limit])
+
+
+def held_out_rows(
+    digests: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.int64]:
+    """The rows of a test split: `fraction` of every class, rounded; images of equal content stay on one side.
+
+    The choice depends on the contents and the seed alone. Rows without a label are never held out, nor is the last
+    distinct image of a class.
+
+    Args:
+        digests: [n, 32] uint8.
+        labels: [n] int64, -1 where there is none.
+        fraction: share in [0, 1).
+        seed: another seed, another choice.
+
+    Returns:
+        int64 row numbers, ascending; possibly none.
+    """
+    groups: dict[int, dict[bytes, list[int]]] = {}
+    class_of: dict[bytes, int] = {}
+    for row in _shuffled(digests, f"split {seed}"):
+        content = digests[row].tobytes()
+        label = class_of.setdefault(content, int(labels[row]))
+        groups.setdefault(label, {}).setdefault(content, []).append(int(row))
+    groups.pop(-1, None)
+    chosen: list[int] = []
+    for contents in groups.values():
+        wanted = int(fraction * sum(map(len, contents.values())) + 0.5)
+        for rows in list(contents.values())[:-1]:
+            if len(rows) <= wanted and np.all(labels[rows] >= 0):
+                chosen += rows
+                wanted -= len(rows)
+    return np.sort(np.asarray(chosen, dtype=np.int64))
+
+
+def duplicate_rows(digests: NDArray[np.uint8], others: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Pairs (row, first row of `others` with the same content) for the rows that have one, in order."""
+    first: dict[bytes, int] = {}
+    for row in range(len(others)):
+        first.setdefault(others[row].tobytes(), row)
+    pairs = ((row, first.get(digests[row].tobytes())) for row in range(len(digests)))
+    return [(row, other) for row, other in pairs if other is not None]
+
+
+def copy_rows(source: Path, rows: Sequence[int] | NDArray[np.int64], target: Path) -> None:
+    """Write the given rows of one .npy file to another, one row in memory at a time."""
+    images = np.load(source, mmap_mode="r")
+    with RowWriter(target, images.shape[1:]) as writer:
+        for row in rows:
+            writer.append(images[row])
+
+
+def _shuffled(digests: NDArray[np.uint8], key: str) -> NDArray[np.int64]:
+    """Row numbers in an order that depends on contents and key; equal contents keep the order of their rows."""
+    prefix = hashlib.sha256(key.encode()).digest()
+    keys = [(hashlib.sha256(prefix + digest.tobytes()).digest(), row) for row, digest in enumerate(digests)]
+    return np.fromiter((row for _, row in sorted(keys)), dtype=np.int64, count=len(keys))
