@@ -1,0 +1,1 @@
+"""ViT models: the lean modules, Hugging Face and timm checkpoints in, Hugging Face folders out."""

@@ -1,0 +1,146 @@
+"""A pre-trained model for other images: another size (positions interpolated), another number of channels.
+
+All functions work on the tensors of `sdfast.models.vit` by name and return new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdfast.errors import UserError
+from sdfast.models.vit import ViTShape
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
+_PATCH_EMBED = "encoder.patch_embed.weight"
+
+
+def adapt_state(
+    state: dict[str, Tensor], shape: ViTShape, image_size: tuple[int, int], channels: int
+) -> tuple[dict[str, Tensor], ViTShape, list[str]]:
+    """Fit the tensors of an encoder, or of an encoder and a decoder, to other images.
+
+    Args:
+        state: tensors by name, as in `MaskedAutoencoder` or `ViTEncoder` under `encoder.`.
+        shape: what they fit now.
+        image_size: height and width wanted.
+        channels: 1 or 3.
+
+    Returns:
+        The tensors, their shape, and one sentence for each thing that was changed.
+
+    Raises:
+        UserError: the size is not a multiple of the patch size, or channels cannot be turned into each other.
+    """
+    check_image_size(image_size, shape.patch_size)
+    adapted, notes = dict(state), []
+    new_shape = replace(shape, image_size=image_size, channels=channels)
+    if new_shape.grid != shape.grid:
+        for name in ("encoder.position_embeddings", "decoder.position_embeddings"):
+            if name in adapted:
+                adapted[name] = resize_positions(adapted[name], shape.grid, new_shape.grid)
+        notes.append(
+            f"image size {_by(shape.image_size)} -> {_by(image_size)}: position embeddings were interpolated (bicubic) "
+            f"from {_by(shape.grid)} to {_by(new_shape.grid)} patches."
+        )
+    elif image_size != shape.image_size:
+        notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: the patches stay {_by(shape.grid)}.")
+    if image_size[0] != image_size[1]:
+        notes.append(
+            f"the image size {_by(image_size)} is not square: sdfast and transformers' ViT classifier take it, but "
+            "transformers' ViTMAEForPreTraining is made for square images and may refuse the pre-trained model."
+        )
+    if channels != shape.channels:
+        adapted[_PATCH_EMBED] = input_weights_for(adapted[_PATCH_EMBED], channels)
+        for name in ("decoder.pred.weight", "decoder.pred.bias"):
+            if name in adapted:
+                adapted[name] = prediction_for(adapted[name], shape.channels, channels)
+        how = (
+            "the input weights were summed over the channels"
+            if channels == 1
+            else "the input weights were shared out evenly over the channels"
+        )
+        notes.append(f"channels {shape.channels} -> {channels}: {how}, mean and deviation follow.")
+    return adapted, new_shape, notes
+
+
+def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
+    """Raise a UserError that names the nearest fits unless both sides are positive multiples of the patch size."""
+    if min(image_size) > 0 and not any(side % patch_size for side in image_size):
+        return
+    below = tuple(max(patch_size, side // patch_size * patch_size) for side in image_size)
+    above = tuple(max(patch_size, -(-side // patch_size) * patch_size) for side in image_size)
+    fits = _by(below) if below == above else f"{_by(below)} and {_by(above)}"
+    raise UserError(
+        f"the image size {_by(image_size)} is not a multiple of the model's patch size {patch_size}: "
+        f"the nearest that fit are {fits}."
+    )
+
+
+def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Interpolate position embeddings to another grid of patches; the CLS row stays.
+
+    Bicubic with `align_corners=False`, as `ViTMAEEmbeddings.interpolate_pos_encoding` of transformers. The decoder's go
+    through the same: transformers interpolates those along the flattened patches, which mixes the end of one row
+    with the start of the next.
+
+    Args:
+        positions: [1, 1 + L, D].
+        old_grid: patches down and across, L in all.
+        new_grid: the same, wanted.
+
+    Returns:
+        [1, 1 + L', D].
+    """
+    width = positions.shape[-1]
+    plane = positions[:, 1:].reshape(1, *old_grid, width).permute(0, 3, 1, 2)
+    plane = F.interpolate(plane, size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat((positions[:, :1], plane.permute(0, 2, 3, 1).reshape(1, -1, width)), dim=1)
+
+
+def input_weights_for(weight: Tensor, channels: int) -> Tensor:
+    """Patch-embedding weights [D, C, p, p] for one channel (the sum) or, from one, for several (even shares).
+
+    A grey image gives the same patches either way, as grey is RGB with equal channels.
+
+    Raises:
+        UserError: neither the old nor the new number of channels is 1.
+    """
+    old = weight.shape[1]
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    if old == 1:
+        return (weight / channels).expand(-1, channels, -1, -1).contiguous()
+    raise UserError(f"a model for {old} channels cannot take {channels}: choose {old} or 1.")
+
+
+def prediction_for(tensor: Tensor, old: int, channels: int) -> Tensor:
+    """Rows of the decoder's pixel head, [p * p * C] or [p * p * C, D], channel fastest: averaged or repeated."""
+    pixels = tensor.reshape(-1, old, *tensor.shape[1:])  # [p * p, C, ...]
+    if channels == 1:
+        return pixels.mean(dim=1).contiguous()
+    return pixels.repeat_interleave(channels, dim=1).reshape(-1, *tensor.shape[1:])
+
+
+def grey_weights_for_rgb(weight: Tensor) -> Tensor:
+    """Patch-embedding weights [D, 1, p, p] of a grey model as [D, 3, p, p] that see the luma of an RGB image.
+
+    transformers' pipelines turn every image into RGB, so a grey classifier is stored this way. The blue share takes up
+    the rounding of the other two; it is exact, as w - r - g has few enough bits, so `rgb_weights_for_grey` gives back
+    the same bits.
+    """
+    red, green = ((weight.double() * share).float() for share in LUMA[:2])
+    blue = (weight.double() - red.double() - green.double()).float()
+    return torch.cat((red, green, blue), dim=1)
+
+
+def rgb_weights_for_grey(weight: Tensor) -> Tensor:
+    """The inverse of `grey_weights_for_rgb`: [D, 3, p, p] -> [D, 1, p, p]."""
+    return weight.double().sum(dim=1, keepdim=True).float()
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in size)

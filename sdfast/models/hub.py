@@ -1,0 +1,67 @@
+"""From what the user typed as the model to a folder on this machine: a local folder, or a hub id fetched and cached."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sdfast.errors import UserError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_DESCRIPTION = ["config.json", "preprocessor_config.json"]
+_SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+
+
+def find_model_folder(spec: str) -> Path:
+    """The folder that holds the checkpoint `spec`.
+
+    A folder on this machine has precedence over a hub id of the same name. From the hub only the files that sdfast
+    reads are fetched: the configuration, and the weights as safetensors or, without those, `pytorch_model.bin`.
+
+    Args:
+        spec: a folder, or a Hugging Face hub id such as `facebook/vit-mae-base`.
+
+    Raises:
+        UserError: no such folder, or the hub has no such model, or it cannot be reached and nothing is cached.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"the model {spec} is a file: give the folder that holds it together with config.json.")
+    if not _HUB_ID.fullmatch(spec):
+        raise UserError(
+            f"there is no model folder {spec}: give an existing one, or a Hugging Face id like facebook/vit-mae-base."
+        )
+    return _fetch(spec)
+
+
+def _fetch(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    except ImportError as error:
+        raise UserError(
+            f"there is no folder {hub_id}, and fetching it from the Hugging Face hub needs "
+            "`pip install huggingface_hub`."
+        ) from error
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=_DESCRIPTION + _SAFETENSORS))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=_DESCRIPTION + _TORCH))
+        return folder
+    except GatedRepoError as error:
+        raise UserError(
+            f"the model {hub_id} is gated: accept its terms on huggingface.co and log in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {hub_id} and no such model on the Hugging Face hub (if it is private, log in with "
+            "`hf auth login`)."
+        ) from error
+    except Exception as error:  # no network, time-out, broken proxy, full disk: the hub raises many kinds
+        raise UserError(
+            f"there is no folder {hub_id}, and it could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}): check the network, or give a folder on this machine."
+        ) from error

@@ -1,0 +1,133 @@
+"""How pixels become the model's input: size, and mean and standard deviation per channel; Hugging Face's JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdfast.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_BILINEAR, _BICUBIC = 2, 3  # PIL's numbers
+_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Pixels in [0, 1], resized to height x width (aspect ratio not kept, bilinear), minus `mean`, over `std`.
+
+    `mean` and `std` have one value per channel.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of a `preprocessor_config.json` that `transformers.AutoImageProcessor` loads."""
+        return {
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": list(self.mean),
+            "image_processor_type": "ViTImageProcessor",
+            "image_std": list(self.std),
+            "resample": _BILINEAR,
+            "rescale_factor": 1 / 255,
+            "size": {"height": self.height, "width": self.width},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], model_type: str = "vit_mae") -> ImageProcessor:
+        """The processor that a `preprocessor_config.json` describes.
+
+        What is missing is filled as the named processor class of transformers does (0.5 for ViT's, CLIP's numbers for
+        BitImageProcessor). An empty `value` (no file) means ImageNet's mean and deviation for `vit_mae` and `dinov2`,
+        as their published checkpoints have, and 0.5 for `vit`. Another pixel scale than 1/255 is folded into both.
+
+        Raises:
+            UserError: a field has a value of the wrong kind.
+        """
+        mean, std = _statistics(value, model_type)
+        if value.get("do_normalize") is False:
+            mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+        factor = value.get("rescale_factor", 1 / 255) if value.get("do_rescale", True) else 1.0
+        if not isinstance(factor, int | float) or not factor > 0:
+            raise UserError(f"rescale_factor in {_FILE} must be a positive number, not {factor!r}.")
+        if abs(255 * factor - 1) > 1e-6:  # (255 f p - m) / s = (p - m / 255 f) / (s / 255 f)
+            mean, std = tuple(m / (255 * factor) for m in mean), tuple(s / (255 * factor) for s in std)
+        size = value.get("size", {"height": 224, "width": 224})
+        if value.get("do_center_crop", "Bit" in _class_name(value)):
+            size = value.get("crop_size", {"height": 224, "width": 224})
+        height, width = _size(size)
+        return cls(height, width, mean, std)
+
+    def with_size(self, height: int, width: int) -> ImageProcessor:
+        """The same normalisation at another size."""
+        return replace(self, height=height, width=width)
+
+    def with_channels(self, channels: int) -> ImageProcessor:
+        """The same size for another number of channels: one value is repeated, several are averaged into one each."""
+        if len(self.mean) == channels:
+            return self
+        mean, std = (math.fsum(values) / len(values) for values in (self.mean, self.std))
+        if len(set(self.mean)) == 1 and len(set(self.std)) == 1:  # no rounding of a mean of equal numbers
+            mean, std = self.mean[0], self.std[0]
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
+
+def replaced_steps(value: Mapping[str, Any]) -> str:
+    """What the checkpoint's own preprocessing does and a direct bilinear resize does not, in words; may be empty."""
+    steps = []
+    size = value.get("size")
+    if isinstance(size, Mapping) and "shortest_edge" in size:
+        steps.append("a resize of the shorter edge")
+    if value.get("do_center_crop"):
+        steps.append("a centre crop")
+    if value.get("resample", _BILINEAR) == _BICUBIC:
+        steps.append("bicubic interpolation")
+    return ", ".join(steps)
+
+
+def _class_name(value: Mapping[str, Any]) -> str:
+    return str(value.get("image_processor_type") or value.get("feature_extractor_type") or "")
+
+
+def _statistics(value: Mapping[str, Any], model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    defaults: tuple[tuple[float, ...], tuple[float, ...]] = (HALF, HALF)
+    if _class_name(value).startswith(("Bit", "CLIP")):
+        defaults = (_CLIP_MEAN, _CLIP_STD)
+    if not value and model_type in ("vit_mae", "dinov2"):
+        defaults = (IMAGENET_MEAN, IMAGENET_STD)
+    mean = _numbers(value.get("image_mean"), "image_mean", defaults[0])
+    std = _numbers(value.get("image_std"), "image_std", defaults[1])
+    if min(std) <= 0:
+        raise UserError(f"image_std in {_FILE} must be positive, not {list(std)}.")
+    if len(mean) != len(std):
+        raise UserError(f"image_mean and image_std in {_FILE} must have as many values as each other.")
+    return mean, std
+
+
+def _numbers(value: Any, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    if value is None:
+        return default
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(isinstance(number, int | float) and math.isfinite(number) for number in values):
+        raise UserError(f"{key} in {_FILE} must be a list of numbers, not {value!r}.")
+    return tuple(float(number) for number in values)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Height and width from any way transformers has written them: a number, a pair, or named."""
+    if isinstance(value, Mapping):
+        edge = value.get("shortest_edge")
+        value = (value.get("height", edge), value.get("width", edge))
+    pair = value if isinstance(value, list | tuple) else (value, value)
+    if len(pair) != 2 or not all(isinstance(number, int) and number > 0 for number in pair):
+        raise UserError(f"size in {_FILE} must give a height and a width in pixels, not {value!r}.")
+    return int(pair[0]), int(pair[1])
