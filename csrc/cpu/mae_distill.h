@@ -43,8 +43,10 @@ struct TokenRows {
   Kind teacher_kind = Kind::f32;
   int64_t teacher_stride[2] = {0, 0};
   const int64_t* bank_rows = nullptr;    // [batch]; null: the sample itself
-  const double* teacher_scale = nullptr;  // [bank or batch, tokens], contiguous; null: 1
-  void* grad = nullptr;                   // contiguous, kind of student; null: not wanted
+  const void* teacher_scale = nullptr;   // [bank or batch, tokens]; null: 1
+  Kind scale_kind = Kind::f32;
+  int64_t scale_stride[2] = {0, 0};
+  void* grad = nullptr;  // contiguous, kind of student; null: not wanted
   int64_t tokens = 0;
   int64_t features = 0;
   double grad_factor = 0.0;

@@ -167,9 +167,14 @@ void set_teacher(TokenPart& part, const Tensor& teacher, const MaybeTensor& bank
     STD_TORCH_CHECK(teacher.size(0) == batch, "mae_distill: teacher does not fit student");
   }
   if (scale.has_value()) {
-    part.scale = contiguous_of_type(*scale, ScalarType::Double, "teacher_scale");
-    STD_TORCH_CHECK(part.scale.numel() == teacher.size(0) * x.tokens, "mae_distill: teacher_scale does not fit teacher");
-    x.teacher_scale = static_cast<const double*>(part.scale.const_data_ptr());
+    STD_TORCH_CHECK(scale->dim() == teacher.dim() - 1 && scale->size(0) == teacher.size(0) &&
+                        (one_token || scale->size(1) == x.tokens),
+                    "mae_distill: teacher_scale does not fit teacher");
+    part.scale = *scale;
+    x.teacher_scale = scale->const_data_ptr();
+    x.scale_kind = kind_of(*scale, "teacher_scale");
+    x.scale_stride[0] = scale->stride(0);
+    x.scale_stride[1] = one_token ? 0 : scale->stride(1);
   }
 }
 
@@ -225,8 +230,17 @@ class Chunks {
   std::vector<double> sums_;
 };
 
+// Threads worth waking for so many values: one for each two chunks' worth.
+int64_t worth_waking(int64_t values) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t worth = 1 + values / (2 * kChunkValues);
+  return worth < threads ? worth : threads;
+}
+
 void run(const PixelPart* pixels, Chunks& pixel_chunks, const TokenPart* tokens, Chunks& token_chunks, bool wide) {
   const MaeDistillKernels kernels = mae_distill_kernels();
+  const int64_t values = (pixels != nullptr ? pixels->rows * pixels->values : 0) +
+                         (tokens != nullptr ? tokens->rows * tokens->x.features : 0);
   const int64_t count = pixel_chunks.count() + token_chunks.count();
   const size_t bytes = static_cast<size_t>(mae_distill_scratch_bytes(pixels != nullptr ? pixels->values : 0));
   std::atomic<int64_t> next{0};
@@ -244,8 +258,7 @@ void run(const PixelPart* pixels, Chunks& pixel_chunks, const TokenPart* tokens,
       }
     }
   };
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t workers = count < threads ? count : threads;
+  const int64_t workers = worth_waking(values);
   if (workers > 1) {
     torch::stable::parallel_for(0, workers, 1, work);
   } else {

@@ -457,7 +457,10 @@ double token_rows_in(const TokenRows& x, int64_t begin, int64_t end, void* scrat
   for (int64_t row = begin; row < end; ++row) {
     const int64_t sample = row / x.tokens, token = row % x.tokens;
     const int64_t bank_row = x.bank_rows != nullptr ? x.bank_rows[sample] : sample;
-    const T scale = x.teacher_scale != nullptr ? static_cast<T>(x.teacher_scale[bank_row * x.tokens + token]) : T(1);
+    T scale = 1;
+    if (x.teacher_scale != nullptr) {
+      widen(x.teacher_scale, x.scale_kind, bank_row * x.scale_stride[0] + token * x.scale_stride[1], 1, &scale);
+    }
     for (int64_t first = 0; first < x.features; first += kMaeDistillBlock) {
       const int64_t n = x.features - first < kMaeDistillBlock ? x.features - first : kMaeDistillBlock;
       const int64_t at = sample * x.student_stride[0] + token * x.student_stride[1] + first;

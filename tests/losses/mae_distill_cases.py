@@ -135,9 +135,7 @@ CASES = [
     Case("empty batch", batch=0),
     Case("empty batch, tokens, bank", batch=0, features=(2, 8), bank=4),
     Case("no tokens", features=(0, 8)),
-    Case(
-        "float64 everywhere", pred_dtype=torch.float64, image_dtype=torch.float64, student_dtype=torch.float64
-    ),
+    Case("float64 everywhere", pred_dtype=torch.float64, image_dtype=torch.float64, student_dtype=torch.float64),
     Case("float64 pred, float32 pixels", pred_dtype=torch.float64, patch_size=14, height=28, width=14),
     *_low(torch.bfloat16),
     *_low(torch.float16),
@@ -197,9 +195,7 @@ def _pixel_part(case: Case, rng: torch.Generator, device: str) -> dict[str, Any]
     else:
         made["mask"] = lay_out(mask.to(case.mask_dtype).to(device), case.layout)
     pred = torch.randn((case.batch, count, case.patch_values), generator=rng).to(case.pred_dtype)
-    made["pred"] = lay_out(pred.to(device), case.layout).requires_grad_(
-        case.requires_grad in ("both", "pred")
-    )
+    made["pred"] = lay_out(pred.to(device), case.layout).requires_grad_(case.requires_grad in ("both", "pred"))
     return made
 
 
@@ -282,8 +278,8 @@ def assert_within_twice_eager(case: Case, fast: Result, eager: Result, truth: Re
         if exact.numel() == 0:
             continue
         error = (ours.double() - exact.double()).abs().max().item()
-        allowed = (plain.double() - exact.double()).abs().max().item()
+        eagers = (plain.double() - exact.double()).abs().max().item()
         unit = torch.finfo(ours.dtype).eps / 2 * exact.double().abs().max().item()
-        assert error <= 2 * max(allowed, unit), (
-            f"{case}: {name} is off by {error:.3g}, eager by {allowed:.3g}"
-        )
+        # In float64 the truth is itself eager's, so eager's own error is unknown: sixteen rounding units instead.
+        allowed = 16 * unit if ours.dtype == torch.float64 else 2 * max(eagers, unit)
+        assert error <= allowed, f"{case}: {name} is off by {error:.3g}, eager by {eagers:.3g}"

@@ -11,9 +11,7 @@ from mae_distill_cases import CASES, MEAN, STD, Case, build, evaluate, in_float6
 from sdfast.losses import MaeDistillLoss, mae_distill_loss
 
 
-def naive_mae(
-    images: list, pred: list, masked: list[tuple[int, int, int]], patch_size: int, norm_pix: bool
-) -> float:
+def naive_mae(images: list, pred: list, masked: list[tuple[int, int, int]], patch_size: int, norm_pix: bool) -> float:
     """Plain Python: ``masked`` lists (sample, patch, row of pred)."""
     total = 0.0
     for sample, patch, position in masked:
@@ -30,9 +28,7 @@ def naive_mae(
             mean = math.fsum(values) / len(values)
             variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
             values = [(v - mean) / math.sqrt(variance + 1e-6) for v in values]
-        total += math.fsum((p - v) ** 2 for p, v in zip(pred[sample][position], values, strict=True)) / len(
-            values
-        )
+        total += math.fsum((p - v) ** 2 for p, v in zip(pred[sample][position], values, strict=True)) / len(values)
     return total / max(len(masked), 1)
 
 
@@ -44,9 +40,7 @@ def test_reference_equals_a_formula_in_plain_python(case: Case) -> None:
     if case.pixel_part:
         images = arguments["images"].double()
         if case.image_dtype == torch.uint8:
-            mean, std = (
-                torch.tensor(v[: case.channels], dtype=torch.float64).view(-1, 1, 1) for v in (MEAN, STD)
-            )
+            mean, std = (torch.tensor(v[: case.channels], dtype=torch.float64).view(-1, 1, 1) for v in (MEAN, STD))
             images = (images / 255 - mean) / std
         if case.masked_only:
             ids = arguments["mask_ids"].tolist()
@@ -61,8 +55,7 @@ def test_reference_equals_a_formula_in_plain_python(case: Case) -> None:
         for b, student in enumerate(arguments["student"]):
             target = teacher[int(arguments["rows"][b])] if case.bank else teacher[b]
             squares = math.fsum(
-                (s - t) ** 2
-                for s, t in zip(student.flatten().tolist(), target.flatten().tolist(), strict=True)
+                (s - t) ** 2 for s, t in zip(student.flatten().tolist(), target.flatten().tolist(), strict=True)
             )
             distill += squares / max(student.numel() if case.reduction == "mean" else 1, 1)
         distill /= max(case.batch, 1)
@@ -122,9 +115,7 @@ def test_reference_equals_transformers(norm_pix: bool) -> None:
     model = transformers.ViTMAEForPreTraining(config).double().eval()
     pixels = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     theirs = model(pixels)
-    ours = mae_distill_loss(
-        theirs.logits, pixels, theirs.mask, patch_size=8, norm_pix=norm_pix, backend="reference"
-    )
+    ours = mae_distill_loss(theirs.logits, pixels, theirs.mask, patch_size=8, norm_pix=norm_pix, backend="reference")
     assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-12)
     their_grad = torch.autograd.grad(theirs.loss, theirs.logits, retain_graph=True)[0]
     our_grad = torch.autograd.grad(ours.loss, theirs.logits)[0]

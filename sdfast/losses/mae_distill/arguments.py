@@ -117,23 +117,17 @@ def _check_pixel_part(
         raise ValueError("images should be given with pred")
     _check_tensor("images", images, (*FLOAT_DTYPES, torch.uint8), "[B, C, H, W]", 4)
     if images.requires_grad:
-        raise ValueError(
-            "images should not require grad: the loss has no gradient with respect to the pixels"
-        )
+        raise ValueError("images should not require grad: the loss has no gradient with respect to the pixels")
     if not isinstance(patch_size, int) or isinstance(patch_size, bool):
         raise TypeError(f"patch_size should be an int, not {type(patch_size).__name__}")
     batch, channels, height, width = images.shape
     if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(
-            f"patch_size should divide the images' height {height} and width {width}, not {patch_size}"
-        )
+        raise ValueError(f"patch_size should divide the images' height {height} and width {width}, not {patch_size}")
     patches, values = (height // patch_size) * (width // patch_size), patch_size * patch_size * channels
     if norm_pix and values < 2:
         raise ValueError("norm_pix should be False for patches of a single value: they have no variance")
     if (mask is None) == (mask_ids is None):
-        raise ValueError(
-            "give either mask (pred for all patches) or mask_ids (pred for the masked ones), one of them"
-        )
+        raise ValueError("give either mask (pred for all patches) or mask_ids (pred for the masked ones), one of them")
     if mask is not None:
         _check_tensor("mask", mask, MASK_DTYPES, "[B, L]", 2)
         _check_shape("pred", pred, (batch, patches, values))
@@ -151,9 +145,7 @@ def _check_representation_part(
     _check_tensor("student", student, FLOAT_DTYPES, "[B, D] or [B, N, D]", 2, 3)
     if teacher is None:
         raise ValueError("teacher should be given with student")
-    _check_tensor(
-        "teacher", teacher, (*FLOAT_DTYPES, torch.int8), "student's shape, or a bank with rows", 2, 3
-    )
+    _check_tensor("teacher", teacher, (*FLOAT_DTYPES, torch.int8), "student's shape, or a bank with rows", 2, 3)
     if teacher.requires_grad:
         raise ValueError("teacher should not require grad: detach it, or compute it under torch.no_grad()")
     if rows is None:
@@ -167,9 +159,7 @@ def _check_representation_part(
         raise ValueError("teacher_scale should be given with an int8 teacher: one number per token")
     if teacher_scale is not None:
         if teacher.dtype != torch.int8:
-            raise ValueError(
-                f"teacher_scale should be given with an int8 teacher only, not with {teacher.dtype}"
-            )
+            raise ValueError(f"teacher_scale should be given with an int8 teacher only, not with {teacher.dtype}")
         _check_tensor("teacher_scale", teacher_scale, FLOAT_DTYPES, "teacher's shape without D", 1, 2)
         _check_shape("teacher_scale", teacher_scale, tuple(teacher.shape[:-1]))
         if teacher_scale.requires_grad:
@@ -181,14 +171,10 @@ def _check_mean_std(
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     if images.dtype != torch.uint8:
         if mean is not None or std is not None:
-            raise ValueError(
-                "mean and std should be given with uint8 images only: float pixels are used as they are"
-            )
+            raise ValueError("mean and std should be given with uint8 images only: float pixels are used as they are")
         return None, None
     if mean is None or std is None:
-        raise ValueError(
-            "mean and std should be given with uint8 images: pixels become (x / 255 - mean) / std"
-        )
+        raise ValueError("mean and std should be given with uint8 images: pixels become (x / 255 - mean) / std")
     means, stds = _per_channel("mean", mean, images.shape[1]), _per_channel("std", std, images.shape[1])
     if min(stds, default=1.0) <= 0.0:
         raise ValueError(f"std should be positive, not {std!r}")
@@ -197,9 +183,7 @@ def _check_mean_std(
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
     if isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} should be a number or a sequence of numbers, not a tensor: call .tolist() once"
-        )
+        raise TypeError(f"{name} should be a number or a sequence of numbers, not a tensor: call .tolist() once")
     if isinstance(value, (int, float)):
         return (float(value),) * channels
     try:
@@ -209,9 +193,7 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> tu
     if len(numbers) == 1:
         return numbers * channels
     if len(numbers) != channels:
-        raise ValueError(
-            f"{name} should have one number for each of the {channels} channels, not {len(numbers)}"
-        )
+        raise ValueError(f"{name} should have one number for each of the {channels} channels, not {len(numbers)}")
     return numbers
 
 
@@ -228,9 +210,7 @@ def _check_tensor(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], sh
         raise ValueError(f"{name} should have shape {shape}, not {list(tensor.shape)}")
     if tensor.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(
-            f"{name} should have one of the dtypes {names}, not {str(tensor.dtype).removeprefix('torch.')}"
-        )
+        raise TypeError(f"{name} should have one of the dtypes {names}, not {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], hint: str = "") -> None:
@@ -240,12 +220,7 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], hint: str = 
 
 def _check_range(name: str, ids: Tensor, limit: int) -> None:
     """Raise when an index is outside [0, limit). Only on the CPU, where looking costs no synchronisation."""
-    if (
-        torch.compiler.is_compiling()
-        or ids.device.type != "cpu"
-        or ids.numel() == 0
-        or type(ids) is not Tensor
-    ):
+    if torch.compiler.is_compiling() or ids.device.type != "cpu" or ids.numel() == 0 or type(ids) is not Tensor:
         return
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= limit:

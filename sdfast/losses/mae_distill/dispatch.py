@@ -1,27 +1,74 @@
-"""Which backend evaluates a call: an explicit one or the fastest that is there."""
+"""Which backend evaluates a call: an explicit one, or the fastest that is there."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from sdfast.losses.mae_distill.arguments import Arguments
+from sdfast.losses.mae_distill.native import native_mae_distill
+from sdfast.losses.mae_distill.native import why_not as why_not_native
 from sdfast.losses.mae_distill.output import MaeDistillOutput
 from sdfast.losses.mae_distill.reference import reference_mae_distill
 
-BACKENDS = ("auto", "reference", "native", "triton")
+logger = logging.getLogger("sdfast.losses")
 
-Backend = Callable[[Arguments], MaeDistillOutput]
+Function = TypeVar("Function", bound=Callable[..., object])
+
+BACKENDS: dict[str, Callable[[Arguments], MaeDistillOutput]] = {
+    "reference": reference_mae_distill,
+    "native": native_mae_distill,
+}
 
 
-def choose_backend(name: str, arguments: Arguments) -> Backend:
-    """The function that evaluates ``arguments``.
+def evaluate(backend: str, arguments: Arguments) -> MaeDistillOutput:
+    """Evaluate ``arguments`` with the named backend; errors as `choose_backend`."""
+    return BACKENDS[choose_backend(backend, arguments.device.type)](arguments)
+
+
+def why_not(backend: str, device_type: str) -> str | None:
+    """None when the backend is ready on such a device, else the reason why it is not."""
+    return None if backend == "reference" else why_not_native(device_type)
+
+
+def constant_to_the_compiler(function: Function) -> Function:
+    """Have torch.compile call ``function`` while it traces and keep the answer.
+
+    The same mark as ``torch.compiler.assume_constant_result`` sets, without its import of the whole compiler.
+    """
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function
+
+
+@constant_to_the_compiler
+def choose_backend(name: str, device_type: str) -> str:
+    """The backend to use: ``name`` itself, or for ``"auto"`` the first of the device's preferences that is ready.
 
     Raises:
         ValueError: an unknown name.
         RuntimeError: an explicit backend that is not available.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend should be one of {', '.join(BACKENDS)}, not {name!r}")
-    if name in ("auto", "reference"):
-        return reference_mae_distill
-    raise RuntimeError(f"backend {name!r} is not available in this installation")
+    return _choice(name, device_type)
+
+
+@functools.cache
+def _choice(name: str, device_type: str) -> str:
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend should be one of auto, {', '.join(BACKENDS)}, not {name!r}")
+    if name != "auto":
+        reason = why_not(name, device_type)
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} is not available on {device_type}: {reason}")
+        return name
+    preferences = {"cpu": ("native",), "cuda": ("native",)}.get(device_type, ())
+    reasons = []
+    for backend in preferences:
+        reason = why_not(backend, device_type)
+        if reason is None:
+            return backend
+        reasons.append(f"{backend}: {reason}")
+    if reasons:
+        logger.warning("mae_distill_loss on %s uses the reference (%s)", device_type, "; ".join(reasons))
+    return "reference"

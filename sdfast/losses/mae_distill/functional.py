@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sdfast.losses.mae_distill.arguments import check_arguments
-from sdfast.losses.mae_distill.dispatch import choose_backend
+from sdfast.losses.mae_distill.dispatch import evaluate
 from sdfast.losses.mae_distill.output import MaeDistillOutput
 
 
@@ -94,4 +94,4 @@ def mae_distill_loss(
         distill_weight,
         distill_reduction,
     )
-    return choose_backend(backend, arguments)(arguments)
+    return evaluate(backend, arguments)

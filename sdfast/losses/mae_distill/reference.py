@@ -27,9 +27,7 @@ def reference_mae_distill(a: Arguments) -> MaeDistillOutput:
     """
     dtype = a.compute_dtype
     mae = masked_pixel_loss(a) if a.pred is not None else torch.zeros((), dtype=dtype, device=a.device)
-    distill = (
-        representation_loss(a) if a.student is not None else torch.zeros((), dtype=dtype, device=a.device)
-    )
+    distill = representation_loss(a) if a.student is not None else torch.zeros((), dtype=dtype, device=a.device)
     loss = a.mae_weight * mae + a.distill_weight * distill
     return MaeDistillOutput(loss, mae.detach(), distill.detach())
 
@@ -39,9 +37,7 @@ def masked_pixel_loss(a: Arguments) -> Tensor:
     assert a.pred is not None and a.images is not None
     target = patchify(pixels_as_seen(a), a.patch_size)  # [B, L, P]
     if a.mask_ids is not None:
-        target = target.gather(
-            1, a.mask_ids.long().unsqueeze(-1).expand(-1, -1, target.shape[2])
-        )  # [B, M, P]
+        target = target.gather(1, a.mask_ids.long().unsqueeze(-1).expand(-1, -1, target.shape[2]))  # [B, M, P]
     if a.norm_pix and target.numel() > 0:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased: divisor P - 1
         target = (target - mean) / (variance + NORM_PIX_EPS).sqrt()
