@@ -113,7 +113,7 @@ def open_pack(directory: Path, verify: bool = True) -> Pack:
     directory = Path(directory)
     recover_directory(directory)
     manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or "format" not in manifest:
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "fingerprint", "splits"}:
         raise UserError(f"{directory} holds no pack; run the stage again to build it.")
     if manifest["format"] != FORMAT:
         raise UserError(
