@@ -1,4 +1,4 @@
-"""Table of a `bench_step.py` run: `pytest benchmarks/bench_step.py --benchmark-json=F; python benchmarks/ratios.py F`."""
+"""Table of a run: `pytest benchmarks/bench_step.py --benchmark-only --benchmark-json=F; python benchmarks/ratios.py F`."""
 
 from __future__ import annotations
 

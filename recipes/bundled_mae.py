@@ -55,8 +55,8 @@ def write_parquet(path: Path, images: np.ndarray) -> None:
 def crops_of(path: Path, count: int, seed: int) -> np.ndarray:
     """`count` random square crops of an image, [count, 28, 28, 3] uint8; fewer when it is broken or flat.
 
-    The side lies between 28 pixels and the whole image, its logarithm leaning to the whole; transparent parts get a white, black or random
-    background; half of the crops are mirrored, a fifth made grey.
+    The side lies between 28 pixels and the whole image, its logarithm leaning to the whole; transparent parts get a
+    white, black or random background; half of the crops are mirrored, a fifth made grey.
     """
     random = np.random.default_rng(seed)
     try:

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from sdfast import __version__
 from sdfast.errors import SdfastError, UserError
+
+# click's UsageError, which typer brings under a path of its own that differs between its versions
+UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="sdfast",
@@ -202,10 +204,10 @@ def run(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except SdfastError as error:
         return _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
-        return _fail(error.format_message().rstrip(".") + hint + ".", 2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except UsageError as error:
+        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        return _fail(f"{error.format_message().rstrip('.')}{where}.", 2)
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", 130)
     except BrokenPipeError:
         return 1

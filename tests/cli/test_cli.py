@@ -1,0 +1,166 @@
+"""Exit codes and sentences of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pipeline_fixtures import FEW_STEPS, write_images, write_model
+
+from sdfast.cli.main import run
+from sdfast.durable import sha256_file
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("inputs")
+    return ["--model", str(write_model(root / "model")), "--data", str(write_images(root / "images"))]
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that `sdfast:` begins."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdfast: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_train_eval_and_a_second_train(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", *arguments, *FEW_STEPS]) == 0
+    out = tmp_path / "runs" / "model-images"  # the default, named after model and data
+    printed = capsys.readouterr()
+    assert "accuracy" in printed.out and "runs/model-images" in printed.err
+    assert (out / "finetune" / "model" / "config.json").is_file()
+    assert run(["eval", "--out", str(out)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert run(["train", *arguments, *FEW_STEPS]) == 0
+    assert "already done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["pretrain.stepz=3"], "pretrain.steps"),
+        (["--stage", "fine"], "--stage fine"),
+        (["--zero", "2"], "--zero 2"),
+        (["--zero", "many"], "'--zero'"),
+        (["--nonsense"], "--nonsense"),
+        (["--preset", "papers"], "papers"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--resume", "later"], "--resume later"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_exit_code_2(
+    arguments: list[str], more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", *arguments, "--out", str(tmp_path / "run"), *more]) == 2
+    assert words in sentence(capsys)
+
+
+def test_bad_inputs_are_one_sentence_and_exit_code_2(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data, out = arguments[:2], arguments[2:], ["--out", str(tmp_path / "run")]
+    (tmp_path / "empty").mkdir()
+    for case, words in (
+        ([*model, "--data", str(tmp_path / "absent")], "absent"),
+        ([*model, "--data", str(tmp_path / "empty")], "empty"),
+        ([*data, "--model", str(tmp_path / "nowhere")], "nowhere"),
+        ([*data, "--model", str(tmp_path / "empty")], "empty"),
+    ):
+        assert run(["train", *case, *out]) == 2
+        assert words in sentence(capsys)
+    assert run(["eval", "--out", str(tmp_path / "nothing")]) == 2
+    assert "nothing" in sentence(capsys)
+
+
+def test_config_and_env(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "show", "seed=5"]) == 0
+    assert "seed: 5" in capsys.readouterr().out
+    assert run(["config", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]
+    assert run(["config", "presets"]) == 0
+    assert "paper-vit" in capsys.readouterr().out
+    assert run(["env"]) == 0
+    assert "torch" in capsys.readouterr().out
+    assert run(["--version"]) == 0
+
+
+def test_study_compare(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study"
+    assert run(["study", "compare", *arguments, "--out", str(out), "--seeds", "2", *FEW_STEPS]) == 0
+    printed = capsys.readouterr().out
+    for method in ("fine-tuning", "further pre-training", "self-distillation"):
+        assert method in printed
+    assert (out / "compare.csv").read_text().count("\n") == 7
+    runs = json.loads((out / "compare.json").read_text())["metrics"]
+    assert {len(each) for each in runs.values()} == {2}
+    assert (out / "finetune" / "model").is_dir()
+    assert run(["study", "table9", *arguments, "--out", str(out)]) == 2
+
+
+def command(arguments: list[str], out: Path, *more: str) -> list[str]:
+    steps = (
+        "pretrain.steps=30",
+        "distill.steps=30",
+        "finetune.steps=30",
+        "pretrain.batch_size=8",
+        "distill.batch_size=8",
+    )
+    every = ("engine.checkpoint_steps=4", "engine.log_every=1", "finetune.batch_size=8")
+    return [sys.executable, "-m", "sdfast", "train", *arguments, "--out", str(out), *steps, *every, *more]
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def wait_for_line(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.005)
+
+
+def test_a_killed_run_ends_with_the_same_bits(arguments: list[str], tmp_path: Path) -> None:
+    """SIGKILL in each stage, at a step that differs from run to run, then the same command again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(arguments, whole), check=True, env=environment(), capture_output=True)
+    for stage in ("pretrain", "distill", "finetune"):
+        lines = 5 + time.time_ns() % 20
+        process = subprocess.Popen(command(arguments, killed), env=environment(), stderr=subprocess.DEVNULL)
+        # Lines are written through a buffer that checkpoints flush, so the kill comes a few steps after `lines`.
+        wait_for_line(killed / stage / "metrics.jsonl", lines, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (killed / stage / "result.json").exists()
+    last = subprocess.run(command(arguments, killed), check=True, env=environment(), capture_output=True, text=True)
+    assert "resuming at step" in last.stderr
+    for stage in ("pretrain", "distill", "finetune"):
+        name = Path(stage) / "model" / "model.safetensors"
+        assert sha256_file(whole / name) == sha256_file(killed / name), stage
+
+
+def test_sigterm_saves_and_exits_with_its_code(arguments: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(command(arguments, tmp_path / "run", "pretrain.steps=100000"), env=environment(),
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    wait_for_line(tmp_path / "run" / "pretrain" / "metrics.jsonl", 4, process)  # type: ignore[arg-type]
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command continues" in err and "Traceback" not in err
+    assert list((tmp_path / "run" / "pretrain" / "checkpoints").glob("step-*"))

@@ -1,0 +1,228 @@
+"""Stages as targets: what runs, what is kept, what is run again, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipeline_fixtures import FEW_STEPS, write_images, write_model
+
+import sdfast
+from sdfast.durable import read_json
+from sdfast.errors import UserError
+from sdfast.models.checkpoint import load_classifier, load_mae
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("inputs")
+    return {"model": write_model(root / "model"), "data": write_images(root / "images")}
+
+
+def pipeline(inputs: dict[str, Path], out: Path, *overrides: str, **more: Any) -> sdfast.Pipeline:
+    return sdfast.Pipeline(**inputs, out=out, overrides=(*FEW_STEPS, *overrides), **more)
+
+
+def stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def test_all_runs_every_stage_and_leaves_the_promised_files(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = pipeline(inputs, out).run()
+    assert result.stage == "finetune"
+    assert set(result.metrics) == {"accuracy", "macro_f1", "micro_f1", "test_loss", "train_loss"}
+    assert result.metrics["micro_f1"] == result.metrics["accuracy"]
+    for stage in ("pretrain", "distill", "finetune"):
+        stored = read_json(out / stage / "result.json")
+        assert stored["stage"] == stage and stored["steps"] == 6 and stored["seconds"] > 0 and stored["img_per_s"] > 0
+        assert len(stored["fingerprint"]) == 64
+        assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(stored["files"])
+        assert (out / stage / "metrics.jsonl").read_text().count("\n") >= 1
+    assert "pretrain" in (out / "log.txt").read_text()
+    assert (out / "config.yaml").is_file()
+    assert read_json(out / "finetune" / "result.json")["metrics"] == result.metrics
+
+
+def test_finished_stages_are_kept_and_a_changed_input_runs_what_depends_on_it(
+    inputs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    models = [out / stage / "model" / "model.safetensors" for stage in ("pretrain", "distill", "finetune")]
+    pipeline(inputs, out).run()
+    first = [stamp(model) for model in models]
+    pipeline(inputs, out).run()
+    assert [stamp(model) for model in models] == first
+
+    caplog.clear()
+    pipeline(inputs, out, "distill.weight=0.5").run()
+    second = [stamp(model) for model in models]
+    assert second[0] == first[0] and second[1] != first[1] and second[2] != first[2]
+    assert "distill: runs again, because distill.weight changed" in caplog.text
+
+    models[0].write_bytes(models[0].read_bytes()[:-1])  # a damaged model is made again, to the same bytes
+    pipeline(inputs, out, "distill.weight=0.5").run()
+    assert stamp(models[0]) != second[0] and stamp(models[1]) == second[1]
+
+
+def test_renaming_and_touching_the_source_changes_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    data = write_images(tmp_path / "a")
+    out = tmp_path / "run"
+    first = pipeline({**inputs, "data": data}, out).pretrain()
+    moved = data.rename(tmp_path / "b")
+    for path in moved.rglob("*.png"):
+        path.touch()
+    before = stamp(first.model / "model.safetensors")
+    assert pipeline({**inputs, "data": moved}, out).pretrain().fingerprint == first.fingerprint
+    assert stamp(first.model / "model.safetensors") == before
+
+
+def test_resume_never_runs_everything_again_once(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out).run("distill")
+    before = stamp(out / "pretrain" / "result.json")
+    pipe = pipeline(inputs, out, resume="never")
+    pipe.run("distill")
+    after = stamp(out / "pretrain" / "result.json")
+    assert after != before
+    pipe.finetune()
+    assert stamp(out / "pretrain" / "result.json") == after
+
+
+def test_distillation_starts_from_the_initial_weights_and_keeps_the_decoder(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out, "distill.lr=0", "distill.weight_decay=0").run("distill")
+    start, teacher, student = (
+        load_mae(str(path)).module.state_dict()
+        for path in (inputs["model"], out / "pretrain" / "model", out / "distill" / "model")
+    )
+    assert all(torch.equal(start[name], student[name]) for name in start)  # nothing was learned at rate 0
+    assert not torch.equal(start["decoder.pred.weight"], teacher["decoder.pred.weight"])
+
+
+def test_rounds_each_restart_and_take_the_previous_student_as_teacher(inputs: dict[str, Path], tmp_path: Path) -> None:
+    once = pipeline(inputs, tmp_path / "once").distill()
+    twice = pipeline(inputs, tmp_path / "twice", "distill.rounds=2").distill()
+    first_round = read_json(tmp_path / "twice" / "distill" / "round-1" / "result.json")
+    assert first_round["weights"] == once.weights
+    assert read_json(twice.model.parent / "result.json")["inputs"]["teacher"] == once.weights
+    assert twice.weights != once.weights
+    none = pipeline(inputs, tmp_path / "none", "distill.rounds=0").distill()
+    assert none.weights == read_json(tmp_path / "none" / "pretrain" / "result.json")["weights"]
+    assert none.steps == 0
+
+
+@pytest.mark.parametrize("overrides", [["distill.tokens=patch"], ["distill.tokens=all"], ["distill.mae_weight=0"],
+                                       ["pretrain.mask=bernoulli"], ["pretrain.norm_pix=false"]])  # fmt: skip
+def test_options_of_distillation_train(inputs: dict[str, Path], tmp_path: Path, overrides: list[str]) -> None:
+    result = pipeline(inputs, tmp_path / "run", *overrides).distill()
+    lines = [json.loads(line) for line in (result.model.parent / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss"] > 0 and line["loss_distill"] > 0 for line in lines)
+    assert ("loss_mae" in lines[0]) == ("distill.mae_weight=0" not in overrides)
+
+
+def test_without_the_mae_part_the_decoder_stays_as_it_was(inputs: dict[str, Path], tmp_path: Path) -> None:
+    result = pipeline(inputs, tmp_path / "run", "distill.mae_weight=0").distill()
+    start, student = (load_mae(str(path)).module.state_dict() for path in (inputs["model"], result.model))
+    for name, value in start.items():
+        if name.startswith("decoder."):
+            assert torch.equal(value, student[name])
+    assert not torch.equal(start["encoder.norm.weight"], student["encoder.norm.weight"])
+
+
+def test_baselines_start_where_they_say(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipe = pipeline(inputs, out, "finetune.lr=0", "finetune.weight_decay=0")
+    for start, source in (
+        ("init", inputs["model"]),
+        ("pretrain", out / "pretrain" / "model"),
+        ("distill", out / "distill" / "model"),
+    ):
+        result = pipe.finetune(start, name=f"finetune-{start}")  # type: ignore[arg-type]
+        encoder = load_classifier(result.model)[0].encoder.state_dict()
+        expected = load_mae(str(source)).module.encoder.state_dict()
+        assert all(torch.equal(encoder[name], expected[name]) for name in expected)
+
+
+def test_plain_finetuning_runs_no_pretraining(inputs: dict[str, Path], tmp_path: Path) -> None:
+    pipeline(inputs, tmp_path / "run", "finetune.start=init").run()
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_seeds_change_the_result_and_the_same_seed_repeats_it(inputs: dict[str, Path], tmp_path: Path) -> None:
+    digests = [
+        pipeline(inputs, tmp_path / name, f"seed={seed}").pretrain().weights
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_limit_uses_fewer_rows(inputs: dict[str, Path], tmp_path: Path) -> None:
+    pipe = pipeline(inputs, tmp_path / "run", "data.limit=6")
+    pipe.pretrain()
+    last = json.loads((tmp_path / "run" / "pretrain" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["epoch"] == 5  # one batch of six an epoch
+
+
+def test_unlabelled_images_can_be_pretrained_but_not_finetuned(inputs: dict[str, Path], tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for index, path in enumerate(sorted((inputs["data"] / "train").rglob("*.png"))):
+        (flat / f"{index}.png").write_bytes(path.read_bytes())
+    pipe = pipeline({**inputs, "data": flat}, tmp_path / "run")
+    assert pipe.distill().steps == 6
+    with pytest.raises(UserError, match="labels"):
+        pipe.finetune()
+
+
+def test_one_class_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    data = write_images(tmp_path / "one", classes=1)
+    with pytest.raises(UserError, match="class0"):
+        pipeline({**inputs, "data": data}, tmp_path / "run").finetune()
+
+
+def test_evaluation_repeats_the_metrics_and_lists_predictions(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = pipeline(inputs, out).run()
+    metrics = pipeline(inputs, out).evaluate()
+    for name in ("accuracy", "macro_f1", "test_loss"):
+        assert metrics[name] == pytest.approx(result.metrics[name], rel=1e-5)
+    lines = (out / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "file_name,label,predicted,probability" and len(lines) == 13
+    other = pipeline(inputs, out).evaluate(inputs["data"] / "train")
+    assert other["test_loss"] == pytest.approx(result.metrics["train_loss"], rel=1e-5)
+
+
+def test_evaluation_names_classes_it_does_not_know(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out).run()
+    strange = write_images(tmp_path / "strange", classes=3)
+    with pytest.raises(UserError, match="class2"):
+        pipeline(inputs, out).evaluate(strange)
+    with pytest.raises(UserError, match="finetune"):
+        pipeline(inputs, tmp_path / "empty").evaluate()
+
+
+def test_two_processes_do_not_share_a_run_directory(inputs: dict[str, Path], tmp_path: Path) -> None:
+    from sdfast.rundir import locked
+
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="another sdfast process"):
+        pipeline(inputs, tmp_path / "run").pretrain()
+
+
+def test_bad_arguments_are_one_sentence(inputs: dict[str, Path], tmp_path: Path) -> None:
+    for arguments, words in (
+        ({"zero": 2}, "--zero 2"),
+        ({"resume": "later"}, "--resume later"),
+        ({"overrides": ["pretrain.stepz=3"]}, "pretrain.steps"),
+        ({"preset": "papr-vit"}, "paper-vit"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sdfast.Pipeline(**inputs, out=tmp_path, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--stage fintune"):
+        pipeline(inputs, tmp_path / "run").run("fintune")  # type: ignore[arg-type]
