@@ -119,19 +119,14 @@ class Pipeline:
     @cached_property
     def pack(self) -> Pack:
         """The decoded data."""
-        pack = self.open_pack(self.data_spec, self.out / "pack")
+        processor, shape = self.initial.processor, self.initial.shape
+        transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
+        spec = str(bundled.data_folder()) if self.data_spec == "bundled" else self.data_spec
+        pack = prepare_pack(spec, self.out / "pack", transform, self.config.data, log.warning)
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in pack.splits.items())
         classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
         log.info("data: %s: %s%s", self.data_spec, counts, classes)
         return pack
-
-    def open_pack(self, data_spec: str, directory: Path, **changes: Any) -> Pack:
-        """The pack of a source for this run's model, built where it is missing; `changes` override `data.*` keys."""
-        processor, shape = self.initial.processor, self.initial.shape
-        transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
-        spec = str(bundled.data_folder()) if data_spec == "bundled" else data_spec
-        options = self.config.data.model_copy(update=changes)
-        return prepare_pack(spec, directory, transform, options, log.warning)
 
     # The stages.
 
@@ -180,9 +175,9 @@ class Pipeline:
                 loaded = models.load_mae(str(source.model))
                 module, digest = loaded.module, loaded.digest
             inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
-            inputs["train labels"] = _digest(self.pack.split("train").labels[self._train_rows().numpy()])
+            inputs["train labels"] = _digest(_labels(self.pack.split("train"))[self._train_rows().numpy()])
             inputs["test images"] = _digest(self._test_split().digests)
-            inputs["test labels"] = _digest(self._test_split().labels)
+            inputs["test labels"] = _digest(_labels(self._test_split()))
             return self._train_classifier(StageDirectory(self.out / name, "finetune"), inputs, module, seed)
 
     def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
@@ -246,14 +241,14 @@ class Pipeline:
         config = self.config.finetune
         module = models.classifier_from_mae(start, len(self.pack.class_names), config.dropout, seed).to(self.device)
         train, test = self.pack.split("train"), self._test_split()
-        labels = torch.from_numpy(train.labels).to(self.device)
+        labels = torch.from_numpy(_labels(train)).to(self.device)
         torch.manual_seed(seed)  # dropout
         objective = Classification(module, self.normalise, labels, config.flip, seed)
         trained = self._fit(directory, "finetune", objective, inputs, seed)
         scores = {}
         for split, rows in ((train, self._train_rows()), (test, torch.arange(len(test.images)))):
             logits = predict(module, self.normalise, self.images(split), rows)
-            scores[split is train] = classification_metrics(logits, torch.from_numpy(split.labels)[rows])
+            scores[split is train] = classification_metrics(logits, torch.from_numpy(_labels(split))[rows])
         metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
         metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
         processor, names = self.initial.processor, self.pack.class_names
@@ -387,6 +382,10 @@ class Pipeline:
                 if self.config.engine.threads is not None:
                     torch.set_num_threads(self.config.engine.threads)
                 log.info("run directory: %s", self.out)
+                if self.model_spec == "bundled":
+                    log.info("no model given: using the bundled small ViT-MAE")
+                if self.data_spec == "bundled":
+                    log.info("no data given: using the bundled Fashion-MNIST images")
                 durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
                 yield
             finally:
@@ -397,6 +396,12 @@ class Pipeline:
 
 def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _labels(split: PackSplit) -> np.ndarray:
+    """[n] int64; `Pipeline._check_labels` has made sure that there are some."""
+    assert split.labels is not None
+    return split.labels
 
 
 def _numbers(trained: Trained) -> dict[str, Any]:

@@ -198,6 +198,15 @@ def test_evaluation_repeats_the_metrics_and_lists_predictions(inputs: dict[str, 
     assert other["test_loss"] == pytest.approx(result.metrics["train_loss"], rel=1e-5)
 
 
+def test_evaluation_needs_neither_the_source_nor_the_first_model(inputs: dict[str, Path], tmp_path: Path) -> None:
+    moved = {"model": write_model(tmp_path / "m"), "data": write_images(tmp_path / "d")}
+    out = tmp_path / "run"
+    result = pipeline(moved, out).run()
+    for path in moved.values():
+        path.rename(path.with_name("elsewhere-" + path.name))
+    assert pipeline(moved, out).evaluate()["accuracy"] == pytest.approx(result.metrics["accuracy"])
+
+
 def test_evaluation_names_classes_it_does_not_know(inputs: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     pipeline(inputs, out).run()

@@ -45,18 +45,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 def _pipeline(**arguments: Any) -> Any:
     from sdfast.pipeline import Pipeline
 
-    pipeline = Pipeline(**arguments)
-    if pipeline.config.model is None:
-        _say("no --model given: using the bundled small ViT-MAE")
-    if pipeline.config.data.source is None:
-        _say("no --data given: using the bundled Fashion-MNIST images")
-    return pipeline
-
-
-def _say(message: str) -> None:
-    from sdfast.log import log
-
-    log.info(message)
+    return Pipeline(**arguments)
 
 
 @app.command()

@@ -30,7 +30,8 @@ def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimisationConfig, rule: DecayRule
 ) -> torch.optim.AdamW:
     """AdamW (fused) over the parameters that require gradients, in two groups."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             (decayed if is_decayed(name, parameter, rule) else spared).append(parameter)

@@ -32,7 +32,10 @@ class Telemetry:
         _drop_lines_after(self.path, start)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.writer = _tensorboard_writer(directory / "tensorboard", start) if tensorboard else None
-        self.bar, self.task = _rich_bar(stage, steps, start) if sys.stderr.isatty() else (None, None)
+        self.bar: Any = None
+        self.task: Any = None
+        if sys.stderr.isatty():
+            self.bar, self.task = _rich_bar(stage, steps, start)
         self.said = time.monotonic()
 
     def record(self, step: int, values: dict[str, float]) -> None:

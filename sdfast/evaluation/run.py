@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdfast import durable
-from sdfast.data.pack import PackSplit
+from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
+from sdfast.data.transform import Transform
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, predict
 from sdfast.log import log
 from sdfast.models.checkpoint import load_classifier
+from sdfast.models.processor import ImageProcessor
+from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise
 
 if TYPE_CHECKING:
@@ -33,7 +36,9 @@ def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
         )
     module, processor, names = load_classifier(folder)
     module.to(pipeline.device)
-    split, split_name, source_names = _test_rows(pipeline, data)
+    pack = _pack(pipeline, data, module, processor)
+    split_name = next(name for name in ("test", "val", "train") if name in pack.splits)
+    split, source_names = pack.split(split_name), pack.class_names
     if split.labels is None or source_names is None:
         raise UserError(f"{data or pipeline.data_spec} has no labels to compare predictions with.")
     unknown = sorted(set(source_names) - set(names))
@@ -53,10 +58,13 @@ def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
     return metrics
 
 
-def _test_rows(pipeline: Pipeline, data: str | None) -> tuple[PackSplit, str, list[str] | None]:
-    pack = pipeline.pack if data is None else pipeline.open_pack(data, pipeline.out / "eval-pack", test_fraction=0.0)
-    name = next(name for name in ("test", "val", "train") if name in pack.splits)
-    return pack.split(name), name, pack.class_names
+def _pack(pipeline: Pipeline, data: str | None, module: ViTClassifier, processor: ImageProcessor) -> Pack:
+    """The run's own pack, which needs neither its source nor its first model any more, or that of another source."""
+    if data is None:
+        return open_pack(pipeline.out / "pack")
+    transform = Transform(processor.height, processor.width, module.shape.channels, processor.mean, processor.std)
+    options = pipeline.config.data.model_copy(update={"test_fraction": 0.0})
+    return prepare_pack(data, pipeline.out / "eval-pack", transform, options, log.warning)
 
 
 def _predictions(split: PackSplit, labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:

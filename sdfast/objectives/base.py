@@ -16,8 +16,12 @@ from sdfast.engine.optim import DecayRule
 class Objective(Protocol):
     """A loss over batches of uint8 images, and the module that it trains."""
 
-    module: nn.Module
     decay_rule: DecayRule
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained and saved."""
+        ...
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that receive gradients."""
