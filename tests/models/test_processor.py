@@ -30,6 +30,8 @@ def test_auto_image_processor_does_the_same(tmp_path: Path, processor: ImageProc
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.mean, processor.std))
     torch.testing.assert_close((raw / 255 - mean) / std, expected, rtol=0.0, atol=2e-6)
     assert ImageProcessor.from_json(processor.to_json()) == processor
+    assert (theirs.resample, theirs.do_resize) == (2, True)  # bilinear
+    assert (theirs.size["height"], theirs.size["width"]) == (processor.height, processor.width)
 
 
 @pytest.mark.parametrize(

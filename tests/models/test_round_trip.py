@@ -188,6 +188,7 @@ def test_grey_classifier_is_one_channel_again_as_a_starting_point(tmp_path: Path
     ours = scrambled_classifier(1)
     save_classifier(ours, tmp_path, GREY, NAMES, dropout=0.0)
     assert json.loads((tmp_path / "config.json").read_text())["num_channels"] == 3
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["image_mean"] == [0.3] * 3
     start = load_mae(str(tmp_path))
     assert start.shape.channels == 1 and start.processor == GREY
     assert torch.equal(start.module.encoder.patch_embed.weight, ours.encoder.patch_embed.weight)
