@@ -112,30 +112,23 @@ def make_crops(arguments: argparse.Namespace) -> None:
 
 
 def make_init(arguments: argparse.Namespace) -> None:
-    """A randomly initialised ViT-MAE of the bundled size."""
-    import torch
-    from transformers import ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
+    """A new ViT-MAE of the bundled size, seeded."""
+    from sdfast.models.checkpoint import save_mae
+    from sdfast.models.initialise import fresh_mae
+    from sdfast.models.processor import ImageProcessor
+    from sdfast.models.vit import TransformerShape, ViTShape
 
-    torch.manual_seed(0)
-    config = ViTMAEConfig(
-        hidden_size=128,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        intermediate_size=512,
-        image_size=SIDE,
+    shape = ViTShape(
+        image_size=(SIDE, SIDE),
         patch_size=4,
-        decoder_hidden_size=96,
-        decoder_num_hidden_layers=2,
-        decoder_num_attention_heads=3,
-        decoder_intermediate_size=384,
-        norm_pix_loss=True,
+        channels=3,
+        encoder=TransformerShape(width=128, depth=6, heads=4, mlp_width=512),
+        decoder=TransformerShape(width=96, depth=2, heads=3, mlp_width=384),
     )
-    ViTMAEForPreTraining(config).save_pretrained(arguments.out)
-    ViTImageProcessor(
-        size={"height": SIDE, "width": SIDE},
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    ).save_pretrained(arguments.out)
+    folder = Path(arguments.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    processor = ImageProcessor(SIDE, SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    save_mae(fresh_mae(shape, seed=0), folder, processor)
 
 
 def make_images(arguments: argparse.Namespace) -> None:

@@ -73,9 +73,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention and MLP (exact GELU), each behind a LayerNorm and a residual."""
 
-    def __init__(
-        self, shape: TransformerShape, norm_eps: float, qkv_bias: bool, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, shape: TransformerShape, norm_eps: float, qkv_bias: bool, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
         self.attn = Attention(shape.width, shape.heads, qkv_bias, dropout)
@@ -105,9 +103,7 @@ class ViTEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
 
-    def forward(
-        self, pixels: Tensor, visible_ids: Tensor | None = None, visible_valid: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, pixels: Tensor, visible_ids: Tensor | None = None, visible_valid: Tensor | None = None) -> Tensor:
         """Encode images, whole or only their visible patches.
 
         Args:
@@ -125,9 +121,7 @@ class ViTEncoder(nn.Module):
         x = self.dropout(torch.cat((cls, tokens), dim=1))
         key_mask = None
         if visible_valid is not None:
-            key_mask = F.pad(visible_valid, (1, 0), value=True)[
-                :, None, None, :
-            ]  # the CLS token always takes part
+            key_mask = F.pad(visible_valid, (1, 0), value=True)[:, None, None, :]  # the CLS token always takes part
         for block in self.blocks:
             x = block(x, key_mask)
         return self.norm(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -134,3 +135,24 @@ def test_a_killed_writer_leaves_no_visible_checkpoint(make_trainer: Callable[...
     torn.mkdir()
     (torn / "state.safetensors").write_bytes(b"half")
     assert make_trainer("pretrain").step == 10
+
+
+def test_tensorboard_events_when_asked(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    make_trainer("pretrain", tensorboard=True).run()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("pretrain/loss")] == [4, 8, 12]
+
+
+def test_a_terminal_shows_a_bar(make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    make_trainer("distill").run()
+    assert "12/12" in screen.getvalue() and "loss_distill" in screen.getvalue() and "img/s" in screen.getvalue()
