@@ -92,9 +92,7 @@ class BuildNative(build_ext):
         }
         if architectures:
             given["CMAKE_CUDA_ARCHITECTURES"] = architectures
-        return [f"-D{key}={value}" for key, value in given.items()] + shlex.split(
-            os.environ.get("CMAKE_ARGS", "")
-        )
+        return [f"-D{key}={value}" for key, value in given.items()] + shlex.split(os.environ.get("CMAKE_ARGS", ""))
 
     def get_outputs(self) -> list[str]:
         target = Path(self.build_lib) / "sdfast" / "lib"

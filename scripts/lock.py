@@ -105,9 +105,7 @@ def main(interpreters: list[str]) -> None:
         raise SystemExit("usage: python scripts/lock.py python3.10 python3.11 ...")
     requirements = wanted()
     answers = dict(resolve(python, requirements) for python in interpreters)
-    names = " ".join(
-        f"python{version}" for version in sorted(answers, key=lambda text: int(text.split(".")[1]))
-    )
+    names = " ".join(f"python{version}" for version in sorted(answers, key=lambda text: int(text.split(".")[1])))
     text = HEADER.format(interpreters=names) + "\n".join(lines(answers)) + "\n"
     (ROOT / "constraints.txt").write_text(text)
     print(f"constraints.txt: {text.count('==')} versions for Python {', '.join(answers)}")
