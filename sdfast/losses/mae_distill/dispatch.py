@@ -12,6 +12,8 @@ from sdfast.losses.mae_distill.native import native_mae_distill
 from sdfast.losses.mae_distill.native import why_not as why_not_native
 from sdfast.losses.mae_distill.output import MaeDistillOutput
 from sdfast.losses.mae_distill.reference import reference_mae_distill
+from sdfast.losses.mae_distill.triton_backend import triton_mae_distill
+from sdfast.losses.mae_distill.triton_backend import why_not as why_not_triton
 
 logger = logging.getLogger("sdfast.losses")
 
@@ -20,7 +22,9 @@ Function = TypeVar("Function", bound=Callable[..., object])
 BACKENDS: dict[str, Callable[[Arguments], MaeDistillOutput]] = {
     "reference": reference_mae_distill,
     "native": native_mae_distill,
+    "triton": triton_mae_distill,
 }
+PREFERENCES = {"cpu": ("native",), "cuda": ("triton", "native")}  # for "auto", best first; then the reference
 
 
 def evaluate(backend: str, arguments: Arguments) -> MaeDistillOutput:
@@ -30,7 +34,9 @@ def evaluate(backend: str, arguments: Arguments) -> MaeDistillOutput:
 
 def why_not(backend: str, device_type: str) -> str | None:
     """None when the backend is ready on such a device, else the reason why it is not."""
-    return None if backend == "reference" else why_not_native(device_type)
+    if backend == "reference":
+        return None
+    return why_not_native(device_type) if backend == "native" else why_not_triton(device_type)
 
 
 def constant_to_the_compiler(function: Function) -> Function:
@@ -62,9 +68,8 @@ def _choice(name: str, device_type: str) -> str:
         if reason is not None:
             raise RuntimeError(f"backend {name!r} is not available on {device_type}: {reason}")
         return name
-    preferences = {"cpu": ("native",), "cuda": ("native",)}.get(device_type, ())
     reasons = []
-    for backend in preferences:
+    for backend in PREFERENCES.get(device_type, ()):
         reason = why_not(backend, device_type)
         if reason is None:
             return backend

@@ -17,6 +17,12 @@ from sdfast.losses.mae_distill.output import MaeDistillOutput
 
 Operator = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 
+SCHEMA = (
+    "(Tensor? pred, Tensor? images, Tensor? mask, Tensor? mask_ids, Tensor? student, Tensor? teacher, Tensor? rows, "
+    "Tensor? teacher_scale, float[] mean, float[] std, int patch_size, bool norm_pix, float mae_weight, "
+    "float distill_weight, bool distill_mean, bool want_grad_pred, bool want_grad_student) -> "
+    "(Tensor loss, Tensor mae, Tensor distill, Tensor grad_pred, Tensor grad_student)"
+)
 PRED, STUDENT = 0, 4  # positions of the two differentiable operands
 OPERANDS = 17
 

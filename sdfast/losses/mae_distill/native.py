@@ -26,6 +26,8 @@ def why_not(device_type: str) -> str | None:
         return str(error)
     if device_type not in ("cpu", "cuda"):
         return f"there is no compiled operator for {device_type}"
+    if not hasattr(torch.ops.sdfast, "mae_distill"):
+        return "the compiled core is older than this Python package: build it again"
     _register()
     return None
 
