@@ -50,7 +50,7 @@ def open_folder(root: Path, options: DataConfig) -> Source:
     if not found:
         ignored = f" ({len(others)} other files, the first: {others[0]})" if others else ""
         raise UserError(
-            f"no images in {root}{ignored}; an image folder holds {', '.join(sorted(IMAGE_SUFFIXES)[:-1])} files."
+            f"no images in {root}{ignored}; an image folder holds {', '.join(sorted(IMAGE_SUFFIXES))} files."
         )
     names, numbers = encode_labels({split: [label for _, label in entry.images] for split, entry in found.items()})
     source = Source(root.name, "image folder", names, {}, _warnings(root, folders, splits, found, others))

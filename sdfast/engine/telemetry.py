@@ -44,7 +44,8 @@ class Telemetry:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"{self.stage}/{name}", value, step)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss"))
+        losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss")}
+        shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         rate = values["rate"]
         if self.bar is not None:
             self.bar.update(self.task, completed=step, losses=shown, rate=f"{rate:.0f} {self.rate_unit}")
@@ -112,7 +113,7 @@ def _rich_bar(stage: str, steps: int, start: int) -> tuple[Any, Any]:
 
     bar = Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TextColumn("{task.fields[losses]}"),
         TextColumn("[green]{task.fields[rate]}"),

@@ -141,6 +141,15 @@ def test_exif_rotation_is_ignored_or_applied() -> None:
     assert notes_of(raw) == {"exif_rotation"}
 
 
+def test_pil_turns_a_tiff_by_itself() -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    raw = encoded(Image.fromarray(pixels(5, 6, 8)), "TIFF", exif=tags)
+    for rotation in ("ignore", "apply"):
+        np.testing.assert_array_equal(row_of(raw, exif_rotation=rotation), pixels(5, 6, 8)[::-1, ::-1])
+    assert notes_of(raw) == set()
+
+
 def test_an_enormous_image_is_refused_before_it_is_decoded() -> None:
     """The file has no pixels at all: had they been asked for, the reason would be another."""
     assert reason_of(png_header(60_000, 60_000)) == "more pixels than data.max_pixels=178956970"

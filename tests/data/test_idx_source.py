@@ -73,6 +73,7 @@ def test_two_files_of_one_split(tmp_path: Path, open_spec: Open) -> None:
         ("train-images-idx3-ubyte.gz", b"\x1f\x8b not gzip", "is not a whole gzip file"),
         ("train-images-idx3-ubyte.gz", gzip.compress(bytes(500))[:-6], "is not a whole gzip file"),
     ],
+    ids=["empty", "dimensions", "cut", "huge", "labels", "not gzip", "cut gzip"],
 )
 def test_damage_is_named(tmp_path: Path, open_spec: Open, name: str, data: bytes, message: str) -> None:
     write_pair(tmp_path, "train", [1, 2], packed=False)

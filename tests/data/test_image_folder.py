@@ -122,7 +122,11 @@ def test_nothing_to_read(tmp_path: Path, open_spec: Open, inside: str | None) ->
         (tmp_path / inside).write_text("x")
     with pytest.raises(UserError, match="no images in") as caught:
         open_spec(tmp_path)
-    assert str(tmp_path) in str(caught.value) and (inside != "notes.txt" or "notes.txt" in str(caught.value))
+    assert (
+        str(tmp_path) in str(caught.value)
+        and ".webp" in str(caught.value)
+        and (inside != "notes.txt" or "notes.txt" in str(caught.value))
+    )
 
 
 def test_classes_of_test_that_train_lacks(tmp_path: Path, open_spec: Open) -> None:

@@ -20,7 +20,7 @@ Open = Callable[..., Source]
     "spec", ["./fotos", "/no/such/folder", "a/b/c", "fotos/", "birds.csv", "../x", "x.parquet", "a b"]
 )
 def test_missing_paths_are_not_looked_for_at_the_hub(
-    open_spec: Open, spec: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, open_spec: Open, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
 
@@ -28,6 +28,8 @@ def test_missing_paths_are_not_looked_for_at_the_hub(
         pytest.fail("the hub was asked")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", asked)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UserError) as caught:
         open_spec(spec)
     assert str(caught.value).startswith(f"{spec} does not exist; --data takes an image folder, a .csv list, a parquet")

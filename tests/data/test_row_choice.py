@@ -99,6 +99,14 @@ def test_rows_without_a_label_are_never_held_out() -> None:
     assert len(rows) == 10 and np.all(labels[rows] == 0)
 
 
+def test_images_of_which_a_copy_has_no_label_are_never_held_out() -> None:
+    digests = digests_of(40)
+    digests[20:] = digests[:20]
+    labels = np.where(np.arange(40) < 30, 0, -1)  # images 10..19 have a copy without a label
+    rows = held_out_rows(digests, labels, 0.9, seed=0)
+    assert len(rows) and np.all(rows % 20 < 10)
+
+
 def test_duplicate_rows() -> None:
     ours, theirs = digests_of(5), digests_of(4, seed=9)
     ours[[1, 3]] = theirs[2]

@@ -174,6 +174,14 @@ def test_the_same_rows_give_the_same_labels_in_every_container(tmp_path: Path, o
     assert read_all(sources[0]) == read_all(sources[1])
 
 
+def test_digest_sees_the_names_of_the_classes(tmp_path: Path, open_spec: Open) -> None:
+    digests = set()
+    for names in (["cat", "dog", "emu"], ["cat", "dog", "owl"]):
+        hf_rows(range(3)).cast_column("label", datasets.ClassLabel(names=names)).to_parquet(tmp_path / "x.parquet")
+        digests.add(open_spec(tmp_path / "x.parquet").content_digest())
+    assert len(digests) == 2
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A hub in place of the real one: name -> data set, or an error to raise for every name."""

@@ -155,4 +155,4 @@ def test_a_terminal_shows_a_bar(make_trainer: Callable[..., Trainer], monkeypatc
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     make_trainer("distill").run()
-    assert "12/12" in screen.getvalue() and "loss_distill" in screen.getvalue() and "img/s" in screen.getvalue()
+    assert "12/12" in screen.getvalue() and "distill 0.1" in screen.getvalue() and "img/s" in screen.getvalue()
