@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := build/native
 PYTEST_ARGS ?=
+# Test processes; each then computes on one thread. A file's tests stay together, so that its fixtures are made once.
+TEST_JOBS ?= 2
 # SDFAST_NO_EXT=1 in the environment: no compiled core, no C++ tests.
 NO_EXT := $(filter-out 0,$(SDFAST_NO_EXT))
 
@@ -48,7 +50,7 @@ test-cpp: $(VENV)/.built
 	$(BIN)/ctest --test-dir $(NATIVE) --output-on-failure
 
 test-python: $(VENV)/.built
-	$(BIN)/python -m pytest tests -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
