@@ -86,7 +86,7 @@ class Pipeline:
         self.resume = resume == "auto"
         self.model_spec = self.config.model or "bundled"
         self.data_spec = self.config.data.source or "bundled"
-        default = f"{_slug(self.model_spec)}-{_slug(self.data_spec)}"
+        default = "-".join(dict.fromkeys((_slug(self.model_spec), _slug(self.data_spec))))
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
         self._held = False
         self._finished: set[Path] = set()
@@ -113,7 +113,7 @@ class Pipeline:
         )
         log.info("model: %s, %s", self.model_spec, _describe(loaded.module))
         for note in loaded.notes:
-            log.warning("model: %s", note)
+            log.warning("model: %s", note.removeprefix("warning: "))
         return loaded
 
     @cached_property
@@ -226,7 +226,13 @@ class Pipeline:
             directory,
             inputs,
             models.weights_digest(module),
-            lambda folder: models.save_mae(module, folder, self.initial.processor),
+            lambda folder: models.save_mae(
+                module,
+                folder,
+                self.initial.processor,
+                mask_ratio=config.pretrain.mask_ratio,
+                norm_pix_loss=config.pretrain.norm_pix,
+            ),
             _numbers(trained),
         )
 

@@ -89,6 +89,11 @@ def load_mae(
         state.update({f"decoder.{name}": tensor for name, tensor in fresh_decoder(shape, seed).state_dict().items()})
         notes.append(_new_decoder_note(spec, shape, seed))
     module = _filled(MaskedAutoencoder, state, shape)
+    if not module.encoder.position_embeddings.any():
+        notes.append(
+            "warning: all position embeddings are zero, so the model cannot tell where a patch lies"
+            " (transformers 5 leaves them so in a ViTMAE that is newly made from its configuration)."
+        )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
     return PretrainedMAE(module, shape, processor, str(spec), weights_digest(module), notes)
 

@@ -15,6 +15,7 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 from sdfast.cli.main import run
 from sdfast.durable import sha256_file
+from sdfast.models.checkpoint import load_mae
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +165,21 @@ def test_sigterm_saves_and_exits_with_its_code(arguments: list[str], tmp_path: P
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command continues" in err and "Traceback" not in err
     assert list((tmp_path / "run" / "pretrain" / "checkpoints").glob("step-*"))
+
+
+def test_the_bundled_model_and_data_are_used_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--stage", "distill", "pretrain.steps=2", "distill.steps=2"]) == 0
+    said = capsys.readouterr().err
+    assert "bundled small ViT-MAE" in said and "bundled Fashion-MNIST" in said and "2000 train, 2000 test" in said
+    model = load_mae(str(tmp_path / "runs" / "bundled" / "distill" / "model"))
+    assert model.shape.image_size == (28, 28)
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "datasets", "pydantic")
+    code = f"import sys, sdfast, sdfast.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sdfast.models.checkpoint import load_mae, weights_digest
+from sdfast.models.checkpoint import load_mae, save_mae, weights_digest
 from sdfast.models.initialise import decoder_shape_for, fresh_decoder, fresh_mae, sincos_positions
+from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import TransformerShape, ViTShape
 
 ENCODER = TransformerShape(768, 12, 12, 3072)
@@ -81,3 +83,13 @@ def test_encoder_only_source_gets_a_seeded_decoder_and_a_warning(hugging_face: A
     assert any(note.startswith("warning:") and "no decoder" in note for note in first.notes)
     larger = load_mae(str(path), image_size=56)
     assert torch.equal(larger.module.decoder.position_embeddings, sincos_positions((14, 14), 32))
+
+
+def test_a_model_without_positions_is_named(tmp_path: Path) -> None:
+    shape = ViTShape((8, 8), 4, 3, TransformerShape(8, 1, 1, 16), TransformerShape(8, 1, 1, 16))
+    for zero in (False, True):
+        module = fresh_mae(shape, seed=0)
+        if zero:
+            module.encoder.position_embeddings.data.zero_()
+        save_mae(module, tmp_path, ImageProcessor(8, 8, (0.5,) * 3, (0.5,) * 3))
+        assert any("position embeddings are zero" in note for note in load_mae(str(tmp_path)).notes) is zero
