@@ -145,21 +145,14 @@ def _walk(directory: Path, folder: str) -> list[str]:
 def _warnings(
     root: Path, folders: list[str], splits: dict[str, Path], found: dict[str, _Found], others: list[str]
 ) -> list[str]:
-    sentences = []
-    if others:
-        sentences.append(
-            f"{len(others)} files in {root.name} are not images and were passed over, the first: {others[0]}."
-        )
-    empty = [name for entry in found.values() for name in entry.empty]
-    if empty:
-        sentences.append(f"{len(empty)} class folders hold no images and are no classes, the first: {empty[0]}.")
-    unused = [name for name in folders if splits and split_name(name) is None]
-    if unused:
-        sentences.append(f"{len(unused)} folders beside the splits are not used, the first: {unused[0]}.")
-    if splits:
-        beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in IMAGE_SUFFIXES]
-        if beside:
-            sentences.append(f"{len(beside)} images beside the split folders are not used, the first: {beside[0]}.")
+    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in IMAGE_SUFFIXES]
+    met = {
+        f"Files in {root.name} that are not images and were passed over": others,
+        "Class folders without images, which are no classes": [name for f in found.values() for name in f.empty],
+        "Folders beside the splits that are not used": [name for name in folders if splits and not split_name(name)],
+        "Images beside the splits that are not used": beside if splits else [],
+    }
+    sentences = [f"{what}: {len(names):,} (the first: {names[0]})." for what, names in met.items() if names]
     for split, directory in splits.items():
         if split not in found:
             sentences.append(f"{directory.name}/ holds no images, so there is no {split} split.")

@@ -107,7 +107,7 @@ def _open(name: str, loaded: Any, options: DataConfig, folder: Path) -> Source:
     source = Source(name, _KIND, None, {})
     unused = sorted(set(parts) - set(known.values()))
     if unused:
-        source.warnings.append(f"{len(unused)} splits of {name} are not used: {', '.join(unused)}.")
+        source.warnings.append(f"Splits of {name} that are not used: {', '.join(unused)}.")
     image: Column | None = None
     label: Column | None = None
     for part in known.values():

@@ -70,12 +70,14 @@ def compare_classes(source: Source, strict: bool) -> None:
         if not trained or not held_out:
             continue
         if unknown := sorted(names[label] for label in held_out - trained):
-            what = f"{split} has {len(unknown)} classes that train lacks, the first: {unknown[0]!r}"
+            what = f"Classes of {split} that train lacks: {len(unknown)} (the first: {unknown[0]!r})"
             if strict:
-                raise UserError(f"{source.name}: {what}; rename the class or remove its images.")
+                raise UserError(f"{source.name}: {what[0].lower()}{what[1:]}; rename the class or remove its images.")
             source.warnings.append(f"{what}.")
         if absent := sorted(names[label] for label in trained - held_out):
-            source.warnings.append(f"{split} has no image of {len(absent)} classes of train, the first: {absent[0]!r}.")
+            source.warnings.append(
+                f"Classes of train without an image in {split}: {len(absent)} (the first: {absent[0]!r})."
+            )
 
 
 def _lookup(number: Mapping[str, int], text: str | None) -> int | None:

@@ -17,9 +17,9 @@ from sdfast.errors import UserError
 
 _FEW = 3  # names in a warning
 _NOTES = {
-    decode.ANIMATED: "have several frames, of which the first is used",
-    decode.ROTATED: "carry an EXIF rotation",
-    decode.TRANSPARENT: "have transparent pixels, whose colours are kept without the transparency",
+    decode.ANIMATED: "Images with several frames, of which the first is used",
+    decode.ROTATED: "Images with an EXIF rotation",
+    decode.TRANSPARENT: "Images with transparent pixels, whose colours are kept without the transparency",
 }
 _ROTATION = {
     "ignore": ", which is not applied (data.exif_rotation=apply turns them upright)",
@@ -99,8 +99,8 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
     if tally.dropped:
         where = " and ".join(sorted({entry["also_in"] for entry in tally.dropped}))
         warnings.append(
-            f"{len(tally.dropped):,} images of train are also in {where} and were left out of train: "
-            f"{_first([entry['name'] for entry in tally.dropped])}."
+            f"Images of train that are also in {where} and were left out of train: {len(tally.dropped):,} "
+            f"({_first([entry['name'] for entry in tally.dropped])})."
         )
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if one not in splits or other not in splits:
@@ -111,12 +111,12 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
             continue
         first = f"{splits[one].names[pairs[0][0]]} ({one}) and {splits[other].names[pairs[0][1]]} ({other})"
         if one == "train" and options.duplicates == "error":
-            more = f", and {len(pairs) - 1:,} more images of {one} are in {other}" if len(pairs) > 1 else ""
+            more = f"; in all, {len(pairs):,} images of {one} are in {other}" if len(pairs) > 1 else ""
             raise UserError(
-                f"{first} are the same image{more}: remove them, or set data.duplicates=drop to leave them out of "
+                f"{first} are the same image{more}; remove them, or set data.duplicates=drop to leave them out of "
                 "train or data.duplicates=keep to train on them."
             )
-        warnings.append(f"{len(pairs):,} images of {one} are also in {other}, the first: {first}.")
+        warnings.append(f"Images of {one} that are also in {other}: {len(pairs):,} (the first: {first}).")
     return record, warnings
 
 
@@ -125,14 +125,14 @@ def skipped_warning(tally: Tally) -> list[str]:
     if not tally.skipped:
         return []
     named = [f"{entry['name']} ({entry['reason']})" for entry in tally.skipped]
-    return [f"{len(named):,} of {tally.total:,} images cannot be used and were skipped: {_first(named)}."]
+    return [f"Skipped {len(named):,} of {tally.total:,} images, which cannot be used: {_first(named)}."]
 
 
 def note_warnings(tally: Tally, options: DataConfig) -> list[str]:
     """One sentence for each kind of image that a person may expect to be treated in another way."""
     return [
-        f"{len(tally.notes[note]):,} images {what}"
-        f"{_ROTATION[options.exif_rotation] if note == decode.ROTATED else ''}: {_first(sorted(tally.notes[note]))}."
+        f"{what}{_ROTATION[options.exif_rotation] if note == decode.ROTATED else ''}: "
+        f"{len(tally.notes[note]):,} ({_first(sorted(tally.notes[note]))})."
         for note, what in _NOTES.items()
         if note in tally.notes
     ]
@@ -145,8 +145,8 @@ def label_warnings(splits: Mapping[str, Rows]) -> list[str]:
         missing = [name for name, label in zip(rows.names, rows.labels, strict=True) if label < 0]
         if missing and rows.labelled:
             sentences.append(
-                f"{len(missing):,} of {len(rows.names):,} images of {split} have no label and take no part in "
-                f"fine-tuning: {_first(missing)}."
+                f"Images of {split} without a label, which take no part in fine-tuning: {len(missing):,} of "
+                f"{len(rows.names):,} ({_first(missing)})."
             )
     return sentences
 

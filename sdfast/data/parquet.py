@@ -91,7 +91,7 @@ def open_parquet(path: Path, options: DataConfig) -> Source:
     source = Source(path.name, "parquet", None, {})
     if any(splits) and not all(splits):
         unused = [name for name, split in zip(names, splits, strict=True) if split is None]
-        source.warnings.append(f"{len(unused)} files name no split and are not used, the first: {unused[0]}.")
+        source.warnings.append(f"Files that name no split and are not used: {len(unused)} (the first: {unused[0]}).")
     elif not any(splits):
         splits = ["train"] * len(files)
     shards: dict[str, list[_Shard]] = {split: [] for split in SPLITS if split in splits}

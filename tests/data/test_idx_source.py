@@ -34,7 +34,7 @@ def test_train_and_t10k(tmp_path: Path, open_spec: Open, packed: bool) -> None:
     assert source.splits["train"].labels == [1, 0, 2] and source.splits["test"].labels == [0, 1]
     np.testing.assert_array_equal(source.splits["train"][1].read(), images[1])
     assert source.splits["train"][1].name.endswith(("images-idx3-ubyte:1", "images-idx3-ubyte.gz:1"))
-    assert source.warnings == ["test has no image of 1 classes of train, the first: '10'."]
+    assert source.warnings == ["Classes of train without an image in test: 1 (the first: '10')."]
 
 
 def test_one_file_finds_its_labels(tmp_path: Path, open_spec: Open) -> None:

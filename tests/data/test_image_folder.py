@@ -103,7 +103,9 @@ def test_hidden_and_left_over_files_are_passed_over_and_others_counted(tmp_path:
     (tmp_path / "readme.md").write_text("x")
     source = open_spec(tmp_path)
     assert names(source) == ["a/000.png", "b/000.png"]
-    assert source.warnings == [f"2 files in {tmp_path.name} are not images and were passed over, the first: readme.md."]
+    assert source.warnings == [
+        f"Files in {tmp_path.name} that are not images and were passed over: 2 (the first: readme.md)."
+    ]
 
 
 def test_an_empty_class_folder_is_no_class(tmp_path: Path, open_spec: Open) -> None:
@@ -111,7 +113,7 @@ def test_an_empty_class_folder_is_no_class(tmp_path: Path, open_spec: Open) -> N
     (tmp_path / "empty").mkdir()
     source = open_spec(tmp_path)
     assert source.class_names == ["a", "b"]
-    assert source.warnings == ["1 class folders hold no images and are no classes, the first: empty."]
+    assert source.warnings == ["Class folders without images, which are no classes: 1 (the first: empty)."]
 
 
 @pytest.mark.parametrize("inside", [None, "notes.txt", "train"])
@@ -132,7 +134,7 @@ def test_nothing_to_read(tmp_path: Path, open_spec: Open, inside: str | None) ->
 def test_classes_of_test_that_train_lacks(tmp_path: Path, open_spec: Open) -> None:
     write_classes(tmp_path / "train", {"cat": 1, "dog": 1})
     write_classes(tmp_path / "test", {"Cat": 1, "dog": 1})
-    with pytest.raises(UserError, match="test has 1 classes that train lacks, the first: 'Cat'"):
+    with pytest.raises(UserError, match=r"classes of test that train lacks: 1 \(the first: 'Cat'\); rename"):
         open_spec(tmp_path)
 
 
@@ -141,7 +143,7 @@ def test_classes_of_train_that_test_lacks(tmp_path: Path, open_spec: Open) -> No
     write_classes(tmp_path / "test", {"dog": 1})
     source = open_spec(tmp_path)
     assert source.splits["test"].labels == [1]
-    assert source.warnings == ["test has no image of 1 classes of train, the first: 'cat'."]
+    assert source.warnings == ["Classes of train without an image in test: 1 (the first: 'cat')."]
 
 
 def test_what_lies_beside_the_splits_is_named(tmp_path: Path, open_spec: Open) -> None:
@@ -151,9 +153,9 @@ def test_what_lies_beside_the_splits_is_named(tmp_path: Path, open_spec: Open) -
     (tmp_path / "test").mkdir()
     source = open_spec(tmp_path)
     assert list(source.splits) == ["train"]
-    assert [sentence.rsplit(": ", 1)[-1] for sentence in source.warnings] == [
-        "raw.",
-        "overview.png.",
+    assert source.warnings == [
+        "Folders beside the splits that are not used: 1 (the first: raw).",
+        "Images beside the splits that are not used: 1 (the first: overview.png).",
         "test/ holds no images, so there is no test split.",
     ]
 

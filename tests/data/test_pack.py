@@ -222,7 +222,7 @@ def test_broken_files_are_skipped_with_one_counted_warning(tmp_path: Path, build
     assert build.said == pack.warnings  # type: ignore[attr-defined]
     assert len(pack.warnings) == 1
     assert pack.warnings[0].startswith(
-        "4 of 22 images cannot be used and were skipped: train/a/000.png (empty (0 bytes)), train/a/001.png (truncated"
+        "Skipped 4 of 22 images, which cannot be used: train/a/000.png (empty (0 bytes)), train/a/001.png (truncated"
     )
     assert pack.warnings[0].endswith("train/a/002.png (not an image of a known format) and 1 more.")
     assert [entry["name"] for entry in pack.manifest["skipped"]] == [f"train/a/00{i}.png" for i in range(4)]
@@ -273,10 +273,10 @@ def test_unexpected_images_are_counted(tmp_path: Path, build: Build) -> None:
     Image.new("I;16", (8, 6), 700).save(source / "train" / "b" / "xray.png")
     pack = build(source)
     assert pack.warnings == [
-        "1 images have several frames, of which the first is used: train/a/moving.gif.",
-        "1 images carry an EXIF rotation, which is not applied (data.exif_rotation=apply turns them upright): "
-        "train/a/phone.jpg.",
-        "1 images have transparent pixels, whose colours are kept without the transparency: train/b/clip.png.",
+        "Images with several frames, of which the first is used: 1 (train/a/moving.gif).",
+        "Images with an EXIF rotation, which is not applied (data.exif_rotation=apply turns them upright): 1 "
+        "(train/a/phone.jpg).",
+        "Images with transparent pixels, whose colours are kept without the transparency: 1 (train/b/clip.png).",
     ]
     assert pack.manifest["conversions"] == {
         "animated": 1,
@@ -295,7 +295,9 @@ def test_rows_without_a_label_are_kept_and_counted(tmp_path: Path, build: Build)
     pack = build(source)
     labels = pack.split("train").labels
     assert labels is not None and labels.tolist() == [0, 0, 1, 1, -1]
-    assert pack.warnings == ["1 of 5 images of train have no label and take no part in fine-tuning: train/unknown.png."]
+    assert pack.warnings == [
+        "Images of train without a label, which take no part in fine-tuning: 1 of 5 (train/unknown.png)."
+    ]
 
 
 # The same image in train and test.
@@ -314,7 +316,7 @@ def test_shared_images_stop_the_build(tmp_path: Path, build: Build) -> None:
     with pytest.raises(UserError) as caught:
         build(share_images(tmp_path))
     assert str(caught.value) == (
-        "train/a/zz.png (train) and test/b/001.png (test) are the same image, and 1 more images of train are in test: "
+        "train/a/zz.png (train) and test/b/001.png (test) are the same image; in all, 2 images of train are in test; "
         "remove them, or set data.duplicates=drop to leave them out of train or data.duplicates=keep to train on them."
     )
 
@@ -325,7 +327,7 @@ def test_shared_images_are_dropped_from_train(tmp_path: Path, build: Build) -> N
     assert not set(rows_of(pack, "train").values()) & set(rows_of(pack, "test").values())
     assert not {"train/a/zz.png", "train/b/same.bmp"} & set(pack.split("train").names)
     assert pack.warnings == [
-        "2 images of train are also in test and were left out of train: train/a/zz.png, train/b/same.bmp."
+        "Images of train that are also in test and were left out of train: 2 (train/a/zz.png, train/b/same.bmp)."
     ]
     assert len(pack.manifest["duplicates"]["dropped_from_train"]) == 2
 
@@ -334,7 +336,7 @@ def test_shared_images_are_kept_and_counted(tmp_path: Path, build: Build) -> Non
     pack = build(share_images(tmp_path), duplicates="keep")
     assert len(pack.split("train").images) == 8
     assert pack.warnings == [
-        "2 images of train are also in test, the first: train/a/zz.png (train) and test/b/001.png (test)."
+        "Images of train that are also in test: 2 (the first: train/a/zz.png (train) and test/b/001.png (test))."
     ]
 
 
@@ -346,7 +348,7 @@ def test_val_counts_as_held_out_too(tmp_path: Path, build: Build) -> None:
     shutil.rmtree(source / "val")
     shutil.copytree(source / "test", source / "val")
     assert build(source).warnings == [
-        "2 images of val are also in test, the first: val/a/000.png (val) and test/a/000.png (test)."
+        "Images of val that are also in test: 2 (the first: val/a/000.png (val) and test/a/000.png (test))."
     ]
 
 

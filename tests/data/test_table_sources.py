@@ -63,7 +63,7 @@ def test_parquet_folder_with_splits_and_shards(tmp_path: Path, open_spec: Open) 
     assert list(source.splits) == ["train", "val"] and source.name == "set"
     assert read_all(source) == [png(seed) for seed in range(5)]
     assert source.splits["train"][4].name == "data/train-00001-of-00002.parquet:1"
-    assert source.warnings[0] == "1 files name no split and are not used, the first: data/extra.parquet."
+    assert source.warnings[0] == "Files that name no split and are not used: 1 (the first: data/extra.parquet)."
 
 
 @pytest.mark.parametrize("labels", [[5, 7, -1, None], ["b", "a", None, ""], [2.5, 0.5, None, float("nan")]])
@@ -149,7 +149,7 @@ def test_saved_data_set(tmp_path: Path, open_spec: Open) -> None:
     assert read_all(source) == [png(seed) for seed in range(70)]
     assert source.splits["val"][1].read() == png(71) and source.splits["val"][1].name == "validation:1"
     assert source.splits["test"].labels == [1, 2, 0]
-    assert source.warnings == ["1 splits of saved are not used: extra."]
+    assert source.warnings == ["Splits of saved that are not used: extra."]
 
 
 def test_saved_data_set_without_splits(tmp_path: Path, open_spec: Open) -> None:
