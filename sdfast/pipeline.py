@@ -21,7 +21,7 @@ from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import Trained, Trainer, resolve_precision
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, predict
+from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import attach_file, log
 from sdfast.models import checkpoint as models
 from sdfast.models.vit import MaskedAutoencoder
@@ -175,9 +175,10 @@ class Pipeline:
                 loaded = models.load_mae(str(source.model))
                 module, digest = loaded.module, loaded.digest
             inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
-            inputs["train labels"] = _digest(_labels(self.pack.split("train"))[self._train_rows().numpy()])
-            inputs["test images"] = _digest(self._test_split().digests)
-            inputs["test labels"] = _digest(_labels(self._test_split()))
+            train, test = self.pack.split("train"), self._test_split()
+            inputs["train labels"] = _digest(_labels(train)[self._train_rows("finetune").numpy()])
+            inputs["test images"] = _digest(test.digests[labelled_rows(test).numpy()])
+            inputs["test labels"] = _digest(_labels(test)[labelled_rows(test).numpy()])
             return self._train_classifier(StageDirectory(self.out / name, "finetune"), inputs, module, seed)
 
     def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
@@ -252,7 +253,7 @@ class Pipeline:
         objective = Classification(module, self.normalise, labels, config.flip, seed)
         trained = self._fit(directory, "finetune", objective, inputs, seed)
         scores = {}
-        for split, rows in ((train, self._train_rows()), (test, torch.arange(len(test.images)))):
+        for split, rows in ((train, self._train_rows("finetune")), (test, labelled_rows(test))):
             logits = predict(module, self.normalise, self.images(split), rows)
             scores[split is train] = classification_metrics(logits, torch.from_numpy(_labels(split))[rows])
         metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
@@ -276,7 +277,7 @@ class Pipeline:
         seed: int,
     ) -> Trained:
         config = getattr(self.config, stage)
-        order = BatchOrder(self._train_rows(), config.batch_size, seed)
+        order = BatchOrder(self._train_rows(stage), config.batch_size, seed)
         if self.config.engine.compile:
             for block in objective.module.modules():
                 if type(block).__name__ == "Block":
@@ -310,9 +311,11 @@ class Pipeline:
 
         return gather
 
-    def _train_rows(self) -> Tensor:
-        data = self.config.data
-        return torch.from_numpy(self.pack.split("train").limited(data.limit, data.limit_seed))
+    def _train_rows(self, stage: str) -> Tensor:
+        """[n] int64: the rows within `data.limit`; for `finetune` those that have a label."""
+        data, train = self.config.data, self.pack.split("train")
+        rows = torch.from_numpy(train.limited(data.limit, data.limit_seed))
+        return labelled_rows(train, rows) if stage == "finetune" else rows
 
     def _test_split(self) -> PackSplit:
         for name in ("test", "val"):
@@ -321,18 +324,21 @@ class Pipeline:
         raise UserError(f"{self.data_spec} has no test split; add one, or set data.test_fraction above 0.")
 
     def _check_labels(self) -> None:
-        if self.pack.class_names is None or self.pack.split("train").labels is None:
+        names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
+        if names is None or "train" in unlabelled:
             raise UserError(
                 f"{self.data_spec} has no labels, and finetune needs them; put each class's images in a folder of its"
                 " own, or run --stage distill."
             )
-        if len(self.pack.class_names) < 2:
-            raise UserError(f"{self.data_spec} has one class only ('{self.pack.class_names[0]}'); finetune needs two.")
+        if len(names) < 2:
+            raise UserError(f"{self.data_spec} has one class only ('{names[0]}'); finetune needs two.")
+        if self._test_split().labels is None:
+            raise UserError(f"the test images of {self.data_spec} have no labels, and finetune evaluates on them.")
 
     def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
         """Everything that decides a stage's result: content digests and configuration values, by name."""
         inputs: dict[str, Any] = {"stage": stage, "seed": self.config.seed, **content}
-        inputs["train images"] = _digest(self.pack.split("train").digests[self._train_rows().numpy()])
+        inputs["train images"] = _digest(self.pack.split("train").digests[self._train_rows(stage).numpy()])
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
         sections = [stage] if stage != "distill" else ["distill", "pretrain"]

@@ -180,6 +180,25 @@ def test_unlabelled_images_can_be_pretrained_but_not_finetuned(inputs: dict[str,
         pipe.finetune()
 
 
+def test_images_without_a_label_are_pretrained_on_and_left_out_of_the_rest(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = ["file_name,label,split"]
+    for split in ("train", "test"):
+        for number, path in enumerate(sorted((inputs["data"] / split).rglob("*.png"))):
+            lines.append(f"{path},{path.parent.name if number % 3 else ''},{split}")
+    table = tmp_path / "some.csv"
+    table.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "run"
+    pipe = pipeline({**inputs, "data": table}, out, "finetune.batch_size=100", "pretrain.batch_size=100")
+    assert 0 <= pipe.run().metrics["accuracy"] <= 1
+    rows = {stage: read_json(out / stage / "result.json") for stage in ("pretrain", "finetune")}
+    ratio = {stage: round(stored["img_per_s"] * stored["seconds"] / 6) for stage, stored in rows.items()}
+    labelled = len(pipe.pack.split("train")) - int((pipe.pack.split("train").labels < 0).sum())
+    assert ratio == {"pretrain": len(pipe.pack.split("train")), "finetune": labelled}
+    assert labelled < ratio["pretrain"]
+
+
 def test_one_class_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     data = write_images(tmp_path / "one", classes=1)
     with pytest.raises(UserError, match="class0"):

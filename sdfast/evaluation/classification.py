@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.data.order import all_batches
+from sdfast.data.pack import PackSplit
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise
+
+
+def labelled_rows(split: PackSplit, rows: Tensor | None = None) -> Tensor:
+    """[n] int64: the rows (of `rows`, or of the split) that have a label."""
+    assert split.labels is not None
+    rows = torch.arange(len(split)) if rows is None else rows
+    return rows[torch.from_numpy(split.labels)[rows] >= 0]
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdfast import durable
-from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
+from sdfast.data.pack import Pack, open_pack, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, predict
+from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import log
 from sdfast.models.checkpoint import load_classifier
 from sdfast.models.processor import ImageProcessor
@@ -46,14 +46,15 @@ def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
         raise UserError(
             f"{data or pipeline.data_spec} has classes that the model was not trained on: {', '.join(unknown)}."
         )
-    labels = torch.tensor([names.index(name) for name in source_names])[torch.from_numpy(split.labels)]
+    rows = labelled_rows(split)
+    labels = torch.tensor([names.index(name) for name in source_names])[torch.from_numpy(split.labels)[rows]]
     normalise = Normalise(processor.mean, processor.std).to(pipeline.device)
-    logits = predict(module, normalise, pipeline.images(split), torch.arange(len(split.images)))
+    logits = predict(module, normalise, pipeline.images(split), rows)
     scores = classification_metrics(logits, labels)
     metrics = {"accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"], "micro_f1": scores["micro_f1"]}
     metrics["test_loss"] = scores["loss"]
     path = pipeline.out / "predictions.csv"
-    durable.write_bytes(path, _predictions(split, labels, logits, names).encode())
+    durable.write_bytes(path, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names).encode())
     log.info("evaluated %d images (%s); predictions: %s", len(labels), split_name, path)
     return metrics
 
@@ -67,13 +68,13 @@ def _pack(pipeline: Pipeline, data: str | None, module: ViTClassifier, processor
     return prepare_pack(data, pipeline.out / "eval-pack", transform, options, log.warning)
 
 
-def _predictions(split: PackSplit, labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:
+def _predictions(files: list[str], labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:
     probabilities, predicted = logits.softmax(dim=1).max(dim=1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file_name", "label", "predicted", "probability"])
     for file_name, label, guess, p in zip(
-        split.names, labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True
+        files, labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True
     ):
         writer.writerow([file_name, names[label], names[guess], f"{p:.6f}"])
     return text.getvalue()
