@@ -56,9 +56,9 @@ bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
 
 lint: $(VENV)/.locked
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	@failed=; for tool in "ruff format --check ." "ruff check ." mypy; do \
+	  echo "$(BIN)/$$tool"; $(BIN)/$$tool || failed=yes; \
+	done; test -z "$$failed"
 
 clean:
 	rm -rf build dist *.egg-info sdfast/lib .pytest_cache .ruff_cache .mypy_cache .benchmarks $(VENV)/.built
