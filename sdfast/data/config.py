@@ -51,7 +51,8 @@ class DataConfig(BaseModel):
     image_key: str | None = Field(default=None, description="column of the images in a table; found when not given")
     label_key: str | None = Field(default=None, description="column of the labels in a table; found when not given")
     exif_rotation: Literal["ignore", "apply"] = Field(
-        default="ignore", description="what to do with a photograph's EXIF orientation tag"
+        default="apply",
+        description="turn photographs upright by their EXIF orientation tag, or not",
     )
     max_pixels: int = Field(
         default=178_956_970, ge=1, description="an image of more pixels counts as broken and is never decoded"

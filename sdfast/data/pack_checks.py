@@ -22,8 +22,8 @@ _NOTES = {
     decode.TRANSPARENT: "Images with transparent pixels, whose colours are kept without the transparency",
 }
 _ROTATION = {
-    "ignore": ", which is not applied (data.exif_rotation=apply turns them upright)",
-    "apply": ", which is applied (data.exif_rotation=apply)",
+    "ignore": ", which is not applied (data.exif_rotation=apply does)",
+    "apply": ", which is applied (data.exif_rotation=ignore leaves them as stored)",
 }
 
 

@@ -274,7 +274,7 @@ def test_unexpected_images_are_counted(tmp_path: Path, build: Build) -> None:
     pack = build(source)
     assert pack.warnings == [
         "Images with several frames, of which the first is used: 1 (train/a/moving.gif).",
-        "Images with an EXIF rotation, which is not applied (data.exif_rotation=apply turns them upright): 1 "
+        "Images with an EXIF rotation, which is applied (data.exif_rotation=ignore leaves them as stored): 1 "
         "(train/a/phone.jpg).",
         "Images with transparent pixels, whose colours are kept without the transparency: 1 (train/b/clip.png).",
     ]
@@ -286,7 +286,7 @@ def test_unexpected_images_are_counted(tmp_path: Path, build: Build) -> None:
         "transparent": 1,
     }
     assert np.all(pack.split("train").images[pack.split("train").names.index("train/b/xray.png")] == 3)
-    assert "which is applied" in build(source, exif_rotation="apply").warnings[1]
+    assert "which is not applied" in build(source, exif_rotation="ignore").warnings[1]
 
 
 def test_rows_without_a_label_are_kept_and_counted(tmp_path: Path, build: Build) -> None:
