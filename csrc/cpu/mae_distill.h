@@ -8,6 +8,12 @@
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define SDFAST_ANY_SIDE __host__ __device__
+#else
+#define SDFAST_ANY_SIDE
+#endif
+
 namespace sdfast {
 
 enum class Kind : int { f32, f64, bf16, f16, u8, i8 };
@@ -69,7 +75,7 @@ MaeDistillKernels mae_distill_avx512();
 // Those of simd_level().
 MaeDistillKernels mae_distill_kernels();
 
-constexpr int64_t kind_size(Kind kind) {
+SDFAST_ANY_SIDE constexpr int64_t kind_size(Kind kind) {
   return kind == Kind::f64 ? 8 : kind == Kind::f32 ? 4 : kind == Kind::bf16 || kind == Kind::f16 ? 2 : 1;
 }
 

@@ -15,6 +15,7 @@ constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 // Asks for huge pages under a large fresh output (500 times fewer page faults; a hint, free to fail) and says
 // whether it should be written past the caches.
 inline bool prepare_output(void* data, int64_t bytes) {
+  if (data == nullptr) return false;
 #if defined(__linux__)
   const uintptr_t mask = static_cast<uintptr_t>(kHugePageBytes - 1);
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + mask) & ~mask;

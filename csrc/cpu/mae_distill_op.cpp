@@ -2,8 +2,6 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -14,197 +12,31 @@
 
 #include "cpu/mae_distill.h"
 #include "cpu/mae_distill_memory.h"
+#include "cpu/mae_distill_operands.h"
 
 namespace sdfast {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-
 // Values that a thread takes at a time. Fixed, so that no sum depends on the number of threads.
 constexpr int64_t kChunkValues = 16384;
 
-Kind kind_of(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Kind::f32;
-    case ScalarType::Double:
-      return Kind::f64;
-    case ScalarType::BFloat16:
-      return Kind::bf16;
-    case ScalarType::Half:
-      return Kind::f16;
-    case ScalarType::Byte:
-      return Kind::u8;
-    case ScalarType::Char:
-      return Kind::i8;
-    default:
-      STD_TORCH_CHECK(false, "mae_distill: ", name, " has a dtype that is not supported");
-  }
-  return Kind::f32;
-}
-
-Tensor contiguous_of_type(const Tensor& tensor, ScalarType type, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == type, "mae_distill: ", name, " has the wrong dtype");
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
-
-Tensor with_adjacent_values(const Tensor& tensor) {
-  const int64_t last = tensor.dim() - 1;
-  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : torch::stable::contiguous(tensor);
-}
-
-const int64_t* indices(const Tensor& ids, int64_t limit, const char* name) {
+void check_indices(const Tensor& ids, int64_t limit, const char* name) {
   const int64_t* values = static_cast<const int64_t*>(ids.const_data_ptr());
   for (int64_t i = 0; i < ids.numel(); ++i) {
     STD_TORCH_CHECK(values[i] >= 0 && values[i] < limit, "mae_distill: ", name, " should lie in [0, ", limit, ")");
   }
-  return values;
 }
 
-Tensor empty_gradient(const Tensor& like) { return torch::stable::new_empty(like, {0}, like.scalar_type()); }
-
-// The pixel part unpacked. The tensors keep alive what `x` points to.
-struct PixelPart {
-  PixelRows x;
-  Tensor pred, mask, ids, grad;
-  std::vector<double> gain, offset;
-  int64_t rows = 0, values = 0;
-  double divisor = 1.0;  // values of all counted rows
-};
-
-void set_counted_rows(PixelPart& part, const MaybeTensor& mask, const MaybeTensor& ids, int64_t patches) {
-  STD_TORCH_CHECK(mask.has_value() != ids.has_value(), "mae_distill: give mask or mask_ids");
+void count_rows(PixelPart& part, double weight) {
   int64_t counted = part.rows;
-  if (mask.has_value()) {
-    part.mask = contiguous_of_type(*mask, ScalarType::Bool, "mask");
-    STD_TORCH_CHECK(part.pred.size(1) == patches && part.mask.numel() == part.rows,
-                    "mae_distill: mask does not fit pred and images");
-    part.x.mask = static_cast<const uint8_t*>(part.mask.const_data_ptr());
+  if (part.masked) {
     counted = 0;
     for (int64_t row = 0; row < part.rows; ++row) counted += part.x.mask[row] != 0;
   } else {
-    part.ids = contiguous_of_type(*ids, ScalarType::Long, "mask_ids");
-    STD_TORCH_CHECK(part.ids.numel() == part.rows, "mae_distill: mask_ids does not fit pred");
-    part.x.ids = indices(part.ids, patches, "mask_ids");
+    check_indices(part.ids, part.patches, "mask_ids");
   }
   if (counted > 0) part.divisor = static_cast<double>(part.values) * static_cast<double>(counted);
-}
-
-void set_pixel_scale(PixelPart& part, const std::vector<double>& mean, const std::vector<double>& std) {
-  if (mean.empty()) return;
-  STD_TORCH_CHECK(static_cast<int64_t>(mean.size()) == part.x.channels && mean.size() == std.size(),
-                  "mae_distill: mean and std should have one number for each channel");
-  for (size_t channel = 0; channel < mean.size(); ++channel) {
-    part.gain.push_back(1.0 / (255.0 * std[channel]));
-    part.offset.push_back(-mean[channel] / std[channel]);
-  }
-  part.x.gain = part.gain.data();
-  part.x.offset = part.offset.data();
-}
-
-std::unique_ptr<PixelPart> pixel_part(const Tensor& pred, const MaybeTensor& images, const MaybeTensor& mask,
-                                      const MaybeTensor& ids, const std::vector<double>& mean,
-                                      const std::vector<double>& std, int64_t patch_size, bool norm_pix,
-                                      double weight, bool want_grad) {
-  auto part = std::make_unique<PixelPart>();
-  STD_TORCH_CHECK(images.has_value() && images->dim() == 4 && pred.dim() == 3 && patch_size > 0,
-                  "mae_distill: pred should be [B, L, P] and images [B, C, H, W]");
-  part->pred = with_adjacent_values(pred);
-  PixelRows& x = part->x;
-  x.pred = part->pred.const_data_ptr();
-  x.pred_kind = kind_of(pred, "pred");
-  x.pred_stride[0] = part->pred.stride(0);
-  x.pred_stride[1] = part->pred.stride(1);
-  x.images = images->const_data_ptr();
-  x.image_kind = kind_of(*images, "images");
-  for (int64_t d = 0; d < 4; ++d) x.image_stride[d] = images->stride(d);
-  x.channels = images->size(1);
-  x.patch_size = patch_size;
-  x.patch_columns = images->size(3) / patch_size;
-  x.rows_per_sample = pred.size(1);
-  x.norm_pix = norm_pix;
-  part->values = patch_size * patch_size * x.channels;
-  part->rows = pred.size(0) * pred.size(1);
-  STD_TORCH_CHECK(pred.size(0) == images->size(0) && pred.size(2) == part->values,
-                  "mae_distill: pred does not fit images and patch_size");
-  set_counted_rows(*part, mask, ids, (images->size(2) / patch_size) * x.patch_columns);
-  set_pixel_scale(*part, mean, std);
-  x.grad_factor = 2.0 * weight / part->divisor;
-  part->grad = want_grad ? torch::stable::new_empty(pred, pred.sizes(), pred.scalar_type()) : empty_gradient(pred);
-  if (want_grad) {
-    x.grad = part->grad.mutable_data_ptr();
-    x.stream = prepare_output(x.grad, part->grad.numel() * kind_size(x.pred_kind));
-  }
-  return part;
-}
-
-// The representation part unpacked.
-struct TokenPart {
-  TokenRows x;
-  Tensor student, teacher, bank_rows, scale, grad;
-  int64_t rows = 0;
-  double divisor = 1.0;
-};
-
-void set_teacher(TokenPart& part, const Tensor& teacher, const MaybeTensor& bank_rows, const MaybeTensor& scale,
-                 int64_t batch) {
-  TokenRows& x = part.x;
-  const bool one_token = teacher.dim() == 2;
-  part.teacher = with_adjacent_values(teacher);
-  STD_TORCH_CHECK(teacher.size(teacher.dim() - 1) == x.features && (one_token || teacher.size(1) == x.tokens),
-                  "mae_distill: teacher does not fit student");
-  x.teacher = part.teacher.const_data_ptr();
-  x.teacher_kind = kind_of(teacher, "teacher");
-  x.teacher_stride[0] = part.teacher.stride(0);
-  x.teacher_stride[1] = one_token ? 0 : part.teacher.stride(1);
-  if (bank_rows.has_value()) {
-    part.bank_rows = contiguous_of_type(*bank_rows, ScalarType::Long, "rows");
-    STD_TORCH_CHECK(part.bank_rows.numel() == batch, "mae_distill: rows does not fit student");
-    x.bank_rows = indices(part.bank_rows, teacher.size(0), "rows");
-  } else {
-    STD_TORCH_CHECK(teacher.size(0) == batch, "mae_distill: teacher does not fit student");
-  }
-  if (scale.has_value()) {
-    STD_TORCH_CHECK(scale->dim() == teacher.dim() - 1 && scale->size(0) == teacher.size(0) &&
-                        (one_token || scale->size(1) == x.tokens),
-                    "mae_distill: teacher_scale does not fit teacher");
-    part.scale = *scale;
-    x.teacher_scale = scale->const_data_ptr();
-    x.scale_kind = kind_of(*scale, "teacher_scale");
-    x.scale_stride[0] = scale->stride(0);
-    x.scale_stride[1] = one_token ? 0 : scale->stride(1);
-  }
-}
-
-std::unique_ptr<TokenPart> token_part(const Tensor& student, const MaybeTensor& teacher, const MaybeTensor& bank_rows,
-                                      const MaybeTensor& scale, double weight, bool mean, bool want_grad) {
-  auto part = std::make_unique<TokenPart>();
-  STD_TORCH_CHECK(teacher.has_value() && teacher->dim() == student.dim() && (student.dim() == 2 || student.dim() == 3),
-                  "mae_distill: student and teacher should be [B, D] or [B, N, D]");
-  const bool one_token = student.dim() == 2;
-  const int64_t batch = student.size(0);
-  part->student = with_adjacent_values(student);
-  TokenRows& x = part->x;
-  x.tokens = one_token ? 1 : student.size(1);
-  x.features = student.size(student.dim() - 1);
-  x.student = part->student.const_data_ptr();
-  x.student_kind = kind_of(student, "student");
-  x.student_stride[0] = part->student.stride(0);
-  x.student_stride[1] = one_token ? 0 : part->student.stride(1);
-  part->rows = batch * x.tokens;
-  set_teacher(*part, *teacher, bank_rows, scale, batch);
-  const int64_t divisor = mean ? student.numel() : batch;
-  if (divisor > 0) part->divisor = static_cast<double>(divisor);
-  x.grad_factor = 2.0 * weight / part->divisor;
-  part->grad =
-      want_grad ? torch::stable::new_empty(student, student.sizes(), student.scalar_type()) : empty_gradient(student);
-  if (want_grad) {
-    x.grad = part->grad.mutable_data_ptr();
-    x.stream = prepare_output(x.grad, part->grad.numel() * kind_size(x.student_kind));
-  }
-  return part;
+  part.x.grad_factor = 2.0 * weight / part.divisor;
 }
 
 // The rows of both parts in chunks of a fixed number of values. Threads take chunks as they come; a chunk's sum has
@@ -283,27 +115,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cpu(
     double distill_weight, bool distill_mean, bool want_grad_pred, bool want_grad_student) {
   STD_TORCH_CHECK(pred.has_value() || student.has_value(), "mae_distill: neither pred nor student was given");
   const Tensor& like = pred.has_value() ? *pred : *student;
-  bool wide = false;
-  for (const MaybeTensor* tensor : {&pred, &images, &student, &teacher}) {
-    wide = wide || (tensor->has_value() && (*tensor)->scalar_type() == ScalarType::Double);
-  }
-  std::unique_ptr<PixelPart> pixels;
-  std::unique_ptr<TokenPart> tokens;
+  const bool wide = computes_in_double(pred, images, student, teacher);
+  std::optional<PixelPart> pixels;
+  std::optional<TokenPart> tokens;
   if (pred.has_value()) {
-    pixels =
-        pixel_part(*pred, images, mask, mask_ids, mean, std, patch_size, norm_pix, mae_weight, want_grad_pred);
+    PixelPart& part = pixels.emplace();
+    unpack(part, *pred, images, mask, mask_ids, mean, std, patch_size, norm_pix, want_grad_pred);
+    count_rows(part, mae_weight);
+    part.x.stream = prepare_output(part.x.grad, part.rows * part.values * kind_size(part.x.pred_kind));
   }
   if (student.has_value()) {
-    tokens = token_part(*student, teacher, rows, teacher_scale, distill_weight, distill_mean, want_grad_student);
+    TokenPart& part = tokens.emplace();
+    unpack(part, *student, teacher, rows, teacher_scale, distill_weight, distill_mean, want_grad_student);
+    if (part.x.bank_rows != nullptr) check_indices(part.bank_rows, part.bank_size, "rows");
+    part.x.stream = prepare_output(part.x.grad, part.rows * part.x.features * kind_size(part.x.student_kind));
   }
   Chunks pixel_chunks(pixels ? pixels->rows : 0, pixels ? pixels->values : 1);
   Chunks token_chunks(tokens ? tokens->rows : 0, tokens ? tokens->x.features : 1);
-  run(pixels.get(), pixel_chunks, tokens.get(), token_chunks, wide);
+  run(pixels ? &*pixels : nullptr, pixel_chunks, tokens ? &*tokens : nullptr, token_chunks, wide);
   const double mae = pixels ? pixel_chunks.total() / pixels->divisor : 0.0;
   const double distill = tokens ? token_chunks.total() / tokens->divisor : 0.0;
   return {scalar(like, wide, mae_weight * mae + distill_weight * distill), scalar(like, wide, mae),
-          scalar(like, wide, distill), pixels ? pixels->grad : empty_gradient(like),
-          tokens ? tokens->grad : empty_gradient(like)};
+          scalar(like, wide, distill), pixels ? pixels->grad : gradient_for(like, false),
+          tokens ? tokens->grad : gradient_for(like, false)};
 }
 
 }  // namespace
