@@ -1,0 +1,97 @@
+"""What a bank holds the features of, by content: never by names, paths or times."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdfast.data.transform import Transform
+from sdfast.durable import sha256_json
+from sdfast.errors import UserError
+from sdfast.models.vit import ViTEncoder, ViTShape
+from sdfast.models.weights import weights_digest
+from sdfast.teacher.features import Tokens
+
+
+def identity_of(
+    encoder: ViTEncoder,
+    shape: ViTShape,
+    digests: NDArray[np.uint8],
+    transform: Transform,
+    tokens: Tokens,
+    feature_shape: tuple[int, ...],
+    dtype: str,
+) -> dict[str, Any]:
+    """Everything that decides the features, as a JSON value.
+
+    Args:
+        encoder: the teacher.
+        shape: of its architecture; the decoder does not matter.
+        digests: [n, 32] uint8, the content digests of the rows, in any order and with repetitions.
+        transform: from image to pixels, mean and standard deviation included.
+        tokens: which tokens.
+        feature_shape: of one row of features.
+        dtype: that they are stored in.
+    """
+    config = {**asdict(shape), "image_size": list(shape.image_size)}
+    config.pop("decoder")
+    return {
+        "teacher": {"weights": weights_digest(encoder.state_dict()), "config": config},
+        "rows": rows_digest(digests),
+        "transform": transform.to_json(),
+        "features": {"tokens": tokens, "layer": "last", "norm": True, "shape": list(feature_shape)},
+        "dtype": dtype,
+    }
+
+
+def rows_digest(digests: NDArray[np.uint8]) -> str:
+    """SHA-256 of the set of row digests: independent of their order and of repetitions."""
+    keys = np.unique(digest_keys(digests))
+    return hashlib.sha256(keys.tobytes()).hexdigest()
+
+
+def digest_keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """[n, 32] uint8 -> [n] values of 32 bytes that can be sorted and searched."""
+    return np.ascontiguousarray(digests).view("S32").reshape(-1)
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """SHA-256 of an identity."""
+    return sha256_json(identity)
+
+
+def first_difference(stored: Any, wanted: Any, name: str = "") -> str | None:
+    """A sentence part that names the first field in which two identities differ; None when they are equal."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in {**wanted, **stored}:
+            path = f"{name}.{key}" if name else str(key)
+            if (found := first_difference(stored.get(key), wanted.get(key), path)) is not None:
+                return found
+        return None
+    if type(stored) is type(wanted) and stored == wanted:
+        return None
+    return f"{name} is {_short(stored)} there and {_short(wanted)} here"
+
+
+def check_identity(stored: dict[str, Any], wanted: dict[str, Any], directory: Path) -> None:
+    """Compare a bank's identity with the one that is needed.
+
+    Raises:
+        UserError: they differ; the message names the field.
+    """
+    difference = first_difference(stored, wanted)
+    if difference is not None:
+        raise UserError(
+            f"the teacher bank {directory} is of something else: {difference}; delete it, or run `sdfast cache build "
+            "--rebuild` with the same settings, to replace it."
+        )
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text[:12] + "..." if len(text) == 64 else text[:60]

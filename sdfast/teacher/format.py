@@ -1,0 +1,291 @@
+"""How a bank lies on the disk: sizes that follow from a few numbers, checksums of blocks, and a manifest written last.
+
+A bank is a directory:
+
+* `manifest.json`: `{"sha256": ..., "manifest": {...}}`, the digest being that of the inner value in canonical form;
+* `rows.bin`: [n, 32] uint8, the content digest of each row's image (as in the pack);
+* `checksums.bin`: [blocks, 32] uint8, BLAKE2b-256 of each block of features;
+* `features-00000.bin`, ...: the features, little-endian, row after row, `rows_per_shard` rows in each file;
+* `built.json`: when and how long it was built, for people; nothing depends on it.
+
+No file name, size or offset is read from the manifest: all follow from the number of rows, their shape and dtype, and
+are compared with the files that are there. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdfast.durable import sha256_json
+from sdfast.errors import UserError
+
+FORMAT = 1
+MANIFEST, ROWS, CHECKSUMS, BUILT = "manifest.json", "rows.bin", "checksums.bin", "built.json"
+DIGEST_BYTES = 32
+ITEM_BYTES = {"float64": 8, "float32": 4}
+
+_MANIFEST_LIMIT = 1 << 20  # bytes; a real one has about two thousand
+_LARGEST = 1 << 48  # of any number in a manifest
+_BATCH_ROWS = 64
+_BLOCK_BYTES = 1 << 20
+_SHARD_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every row lies.
+
+    Attributes:
+        rows: n.
+        shape: of one row: (D,) or (N, D).
+        dtype: one of `ITEM_BYTES`.
+        rows_per_block: rows under one checksum; divides `rows_per_batch`.
+        rows_per_batch: rows that went through the teacher together; divides `rows_per_shard`.
+        rows_per_shard: rows in each file but the last.
+    """
+
+    rows: int
+    shape: tuple[int, ...]
+    dtype: str
+    rows_per_block: int
+    rows_per_batch: int
+    rows_per_shard: int
+
+    @classmethod
+    def plan(cls, rows: int, shape: tuple[int, ...], dtype: str) -> Layout:
+        """The layout of a new bank: batches of 64 rows, blocks of at most 1 MiB, files of about 4 GiB."""
+        row_bytes = math.prod(shape) * ITEM_BYTES[dtype]
+        block = _BATCH_ROWS
+        while block > 1 and block * row_bytes > _BLOCK_BYTES:
+            block //= 2
+        shard = max(_SHARD_BYTES // row_bytes // _BATCH_ROWS, 1) * _BATCH_ROWS
+        return cls(rows, shape, dtype, block, _BATCH_ROWS, shard)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]  # exact also for numbers that are not trusted yet
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in all."""
+        return -(-self.rows // self.rows_per_block)
+
+    @property
+    def batches(self) -> int:
+        """Batches of the build."""
+        return -(-self.rows // self.rows_per_batch)
+
+    @property
+    def shards(self) -> int:
+        """Data files."""
+        return -(-self.rows // self.rows_per_shard)
+
+    def shard_rows(self, shard: int) -> int:
+        """Rows in a data file."""
+        return min(self.rows_per_shard, self.rows - shard * self.rows_per_shard)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every binary file, by name."""
+        files = {ROWS: self.rows * DIGEST_BYTES, CHECKSUMS: self.blocks * DIGEST_BYTES}
+        return files | {shard_name(k): self.shard_rows(k) * self.row_bytes for k in range(self.shards)}
+
+    def block_place(self, block: int) -> tuple[int, int, int]:
+        """(data file, offset in bytes, length in bytes) of a block; a block never crosses files."""
+        first = block * self.rows_per_block
+        count = min(self.rows_per_block, self.rows - first)
+        shard, inside = divmod(first, self.rows_per_shard)
+        return shard, inside * self.row_bytes, count * self.row_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON value."""
+        return {
+            "rows": self.rows,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "rows_per_block": self.rows_per_block,
+            "rows_per_batch": self.rows_per_batch,
+            "rows_per_shard": self.rows_per_shard,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Layout:
+        """The layout that `to_json` described, every number checked.
+
+        Raises:
+            ValueError: what does not fit.
+        """
+        if not isinstance(value, dict) or value.keys() != cls(0, (), "float32", 1, 1, 1).to_json().keys():
+            raise ValueError("its layout is not one")
+        shape, dtype = value["shape"], value["dtype"]
+        if not isinstance(shape, list) or len(shape) not in (1, 2) or not isinstance(dtype, str):
+            raise ValueError("its shape is not one")
+        if dtype not in ITEM_BYTES:
+            raise ValueError(f"its dtype {dtype[:20]!r} is not known")
+        names = ("rows", "rows_per_block", "rows_per_batch", "rows_per_shard")
+        for number in (*shape, *(value[name] for name in names)):
+            if type(number) is not int or not 1 <= number <= _LARGEST:
+                raise ValueError("a number of its layout is out of range")
+        layout = cls(value["rows"], tuple(shape), dtype, *(value[name] for name in names[1:]))
+        if layout.rows_per_batch % layout.rows_per_block or layout.rows_per_shard % layout.rows_per_batch:
+            raise ValueError("its blocks do not fit its files")
+        if layout.rows * layout.row_bytes > _LARGEST or layout.shards > 100_000:
+            raise ValueError("its size is out of range")
+        return layout
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Attributes:
+        identity: what the features are of (see `sdfast.teacher.fingerprint`).
+        layout: where they lie.
+        rows_sha256, checksums_sha256: of `rows.bin` and `checksums.bin`.
+        spread: largest standard deviation of a feature over a sample of the rows.
+    """
+
+    identity: dict[str, Any]
+    layout: Layout
+    rows_sha256: str
+    checksums_sha256: str
+    spread: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON value that is written."""
+        inner = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "layout": self.layout.to_json(),
+            "rows_sha256": self.rows_sha256,
+            "checksums_sha256": self.checksums_sha256,
+            "spread": self.spread,
+        }
+        return {"sha256": sha256_json(inner), "manifest": inner}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Manifest:
+        """The manifest in a value that is not trusted.
+
+        Raises:
+            ValueError: what does not fit.
+        """
+        if not isinstance(value, dict) or value.keys() != {"sha256", "manifest"}:
+            raise ValueError("its manifest is not one")
+        inner = value["manifest"]
+        if not isinstance(inner, dict) or sha256_json(inner) != value["sha256"]:
+            raise ValueError("its manifest differs from the manifest's own digest")
+        if inner.get("format") != FORMAT:
+            raise ValueError(f"it is of format {inner.get('format')!r}, not {FORMAT}")
+        names = {"format", "identity", "layout", "rows_sha256", "checksums_sha256", "spread"}
+        if inner.keys() != names or not isinstance(inner["identity"], dict):
+            raise ValueError("its manifest is not one")
+        return cls(
+            inner["identity"],
+            Layout.from_json(inner["layout"]),
+            inner["rows_sha256"],
+            inner["checksums_sha256"],
+            inner["spread"],
+        )
+
+
+def shard_name(shard: int) -> str:
+    """Name of a data file."""
+    return f"features-{shard:05d}.bin"
+
+
+def checksum(data: Any) -> bytes:
+    """BLAKE2b-256 of a buffer: 32 bytes."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def open_regular(path: Path, size: int | None = None) -> int:
+    """A descriptor for reading a regular file; links are not followed, so that nothing outside the folder is read.
+
+    Args:
+        path: of the file.
+        size: that it must have, in bytes.
+
+    Raises:
+        ValueError: it is missing, a link, a device, or of another size.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be opened ({error.strerror})") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):
+        os.close(descriptor)
+        what = "is not a file" if size is None or not stat.S_ISREG(status.st_mode) else f"is not {size} bytes long"
+        raise ValueError(f"{path.name} {what}")
+    return descriptor
+
+
+def read_whole(path: Path, size: int | None = None, limit: int | None = None) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        ValueError: see `open_regular`; or it is longer than `limit`.
+    """
+    with os.fdopen(open_regular(path, size), "rb") as file:
+        data = file.read(-1 if limit is None else limit + 1)
+    if (limit is not None and len(data) > limit) or (size is not None and len(data) != size):
+        raise ValueError(f"{path.name} has a wrong length")
+    return data
+
+
+def read_into(descriptor: int, view: memoryview, offset: int) -> None:
+    """Fill `view` from a file at `offset`.
+
+    Raises:
+        ValueError: the file ends before.
+    """
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if count == 0:
+            raise ValueError("a data file ended early")
+        view, offset = view[count:], offset + count
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a bank.
+
+    Raises:
+        ValueError: none, or not a valid one; the message says what.
+    """
+    text = read_whole(directory / MANIFEST, limit=_MANIFEST_LIMIT)
+    try:
+        value = json.loads(text)
+        return Manifest.from_json(value)
+    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError("its manifest is not whole JSON") from error
+
+
+def damaged(directory: Path, reason: object) -> UserError:
+    """The error for a bank that cannot be used as it is."""
+    return UserError(
+        f"the teacher bank {directory} is damaged: {reason}; delete it, or run `sdfast cache build --rebuild`, to "
+        "build it anew."
+    )
+
+
+def blocks_in(layout: Layout, batch: int) -> Iterator[int]:
+    """The blocks of a batch of the build."""
+    each = layout.rows_per_batch // layout.rows_per_block
+    return iter(range(batch * each, min((batch + 1) * each, layout.blocks)))
+
+
+def as_digests(data: bytes) -> NDArray[np.uint8]:
+    """[n, 32] uint8."""
+    return np.frombuffer(data, np.uint8).reshape(-1, DIGEST_BYTES)

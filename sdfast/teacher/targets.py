@@ -1,0 +1,49 @@
+"""What the loss is given to match: computed beside the student, or read from a bank by row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """Arguments of `mae_distill_loss`.
+
+    Attributes:
+        teacher: [B, D] or [B, N, D]; or a bank, [n, D] or [n, N, D].
+        rows: [B] int64, the bank's row of each sample; None without a bank.
+    """
+
+    teacher: Tensor
+    rows: Tensor | None
+
+
+class Teacher(Protocol):
+    """Where targets come from."""
+
+    def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
+        """The targets of some samples.
+
+        Args:
+            pixels: [B, C, H, W] normalised, unmasked, on the device.
+            rows: [B] int64 on the CPU, which rows of the split they are.
+        """
+        ...
+
+
+class ResidentBank:
+    """A bank in the memory of the device; the loss reads it by row, nothing is gathered."""
+
+    def __init__(self, features: Tensor, bank_rows: Tensor) -> None:
+        """Hold a bank.
+
+        Args:
+            features: [n, D] or [n, N, D], on the device.
+            bank_rows: [m] int64 on the CPU: for each row of the split its row of the bank, -1 where it has none.
+        """
+        self.features, self.bank_rows = features, bank_rows
+
+    def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
+        """See `Teacher.targets`."""
+        return Targets(self.features, self.bank_rows[rows].to(self.features.device, non_blocking=True))
