@@ -97,7 +97,7 @@ def test_a_bank_of_something_else_is_refused_by_name_and_replaced_on_request(tmp
 
 def test_a_new_teacher_may_replace_the_old_ones_bank_and_nothing_else(tmp_path: Path) -> None:
     prepare_bank(tmp_path / "teacher", make_recipe())
-    with pytest.raises(UserError, match="features.tokens"):
+    with pytest.raises(UserError, match=r"features\.tokens"):
         prepare_bank(tmp_path / "teacher", make_recipe(tokens="all"), new_teacher=True)
     recipe = make_recipe(encoder=make_module(4).encoder)
     assert prepare_bank(tmp_path / "teacher", recipe, new_teacher=True).identity == recipe.identity
