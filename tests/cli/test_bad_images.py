@@ -1,0 +1,108 @@
+"""Every hard image, as a user meets it: one sentence that names the file and exit code 2, or a counted warning."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pipeline_fixtures import FEW_STEPS, write_images, write_model
+
+from sdfast.cli.main import run
+
+
+def truncated(path: Path, sample: Path) -> None:
+    path.write_bytes(sample.read_bytes()[:-200])
+
+
+def zero_byte(path: Path, sample: Path) -> None:
+    path.write_bytes(b"")
+
+
+def text_with_an_images_name(path: Path, sample: Path) -> None:
+    path.write_text("not a picture")
+
+
+def enormous(path: Path, sample: Path) -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end)
+
+
+def copy_of_a_test_image(path: Path, sample: Path) -> None:
+    shutil.copy(sorted((path.parents[2] / "test").rglob("*.png"))[0], path)
+
+
+def cmyk(path: Path, sample: Path) -> None:
+    Image.open(sample).convert("CMYK").save(path, "JPEG")
+
+
+def sixteen_bit(path: Path, sample: Path) -> None:
+    Image.new("I;16", (20, 20), 40_000).save(path, "PNG")
+
+
+def animated(path: Path, sample: Path) -> None:
+    frames = [Image.new("L", (20, 20), level) for level in (10, 200)]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    model, data = write_model(tmp_path / "model"), write_images(tmp_path / "images")
+    steps = [*FEW_STEPS, "--stage", "pretrain"]
+    return ["train", "--model", str(model), "--data", str(data), "--out", str(tmp_path / "run"), *steps]
+
+
+def put(spoil: object, tmp_path: Path, name: str) -> None:
+    sample = tmp_path / "images" / "train" / "class0" / "train0.png"
+    spoil(sample.with_name(name), sample)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("spoil", [truncated, zero_byte, text_with_an_images_name, enormous, copy_of_a_test_image])
+def test_one_sentence_that_names_the_file(
+    spoil: object, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(spoil, tmp_path, "spoiled.png")
+    assert run([*arguments, "data.max_broken=0"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdfast: ")]
+    assert len(lines) == 1
+    assert "spoiled.png" in lines[0]
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+@pytest.mark.parametrize("spoil", [truncated, zero_byte, text_with_an_images_name, enormous])
+def test_broken_files_are_skipped_with_a_counted_warning_up_to_the_cap(
+    spoil: object, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(spoil, tmp_path, "spoiled.png")
+    assert run(arguments) == 0
+    said = capsys.readouterr().err
+    assert "Skipped 1 of 37" in said and "spoiled.png" in said
+    for number in range(4):
+        put(spoil, tmp_path, f"more{number}.png")
+    assert run(arguments) == 2
+    assert "data.max_broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"), [(cmyk, "c.jpg"), (sixteen_bit, "s.png"), (animated, "a.gif"), (cmyk, "jpeg.png")]
+)
+def test_unusual_images_are_converted(spoil: object, name: str, arguments: list[str], tmp_path: Path) -> None:
+    put(spoil, tmp_path, name)
+    assert run([*arguments, "data.max_broken=0"]) == 0
+
+
+def test_duplicates_across_train_and_test_can_be_dropped_or_kept(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(copy_of_a_test_image, tmp_path, "copy.png")
+    assert run(arguments) == 2
+    assert "data.duplicates=drop" in capsys.readouterr().err
+    assert run([*arguments, "data.duplicates=drop"]) == 0
+    assert "24 train" in capsys.readouterr().err
+    assert run([*arguments, "data.duplicates=keep"]) == 0
+    assert "25 train" in capsys.readouterr().err
