@@ -77,7 +77,10 @@ class FinetuneConfig(OptimisationConfig):
 class TeacherConfig(_Section):
     """Where the StopGrad targets of self-distillation come from."""
 
-    mode: Literal["live"] = Field("live", description="the teacher runs beside the student")
+    mode: Literal["bank", "live"] = Field(
+        "bank", description="its features are computed once and kept on the disk, or it runs beside the student"
+    )
+    dtype: Literal["float32"] = Field("float32", description="what the bank keeps them in")
 
 
 class EngineConfig(_Section):

@@ -20,6 +20,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import Trained, Trainer, resolve_precision
+from sdfast.engine.teacher_bank import bank_targets, build_or_open
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import attach_file, log
@@ -30,7 +31,11 @@ from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.rng import derive_seed
 from sdfast.rundir import Result, StageDirectory, locked
+from sdfast.teacher.bank import Bank
 from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.preflight import check_deterministic, check_teacher_differs
+from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.targets import Teacher
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -145,15 +150,27 @@ class Pipeline:
     def distill(self) -> Result:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
         with self._session():
-            teacher = self.pretrain()
             rounds = self.config.distill.rounds
-            for number in range(1, rounds + 1):
-                name = "distill" if number == rounds else f"distill/round-{number}"
-                inputs = self._inputs("distill", start=self.initial.digest, teacher=teacher.weights, round=number)
-                teacher = self._train_mae(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
+            teacher = self._distill_rounds(rounds)
             if rounds == 0:
                 teacher = self._adopt_as_distilled(teacher)
             return teacher
+
+    def build_bank(self, rebuild: bool = False) -> Bank:
+        """The bank of the last round's teacher, built when it is not there; what it needs is trained first.
+
+        Args:
+            rebuild: replace the bank that is there.
+
+        Raises:
+            UserError: the bank there is of something else or damaged, and `rebuild` is off.
+        """
+        with self._session():
+            teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
+            recipe = self._recipe(models.load_mae(str(teacher.model)))
+            bank = build_or_open(self.out / "teacher", recipe, rebuild)
+            bank.check()
+            return bank
 
     def finetune(self, start: Start | None = None, seed: int | None = None, name: str = "finetune") -> Result:
         """Train the classifier and evaluate it.
@@ -214,9 +231,8 @@ class Pipeline:
         seed = derive_seed(config.seed, stage, inputs.get("round", 0))
         more: dict[str, Any] = {}
         if teacher is not None:
-            encoder = models.load_mae(str(teacher.model)).module.encoder
             more = {
-                "teacher": LiveTeacher(encoder, config.distill.tokens).to(self.device),
+                "teacher": self._teacher(teacher),
                 "tokens": config.distill.tokens,
                 "mae_weight": config.distill.mae_weight,
                 "distill_weight": config.distill.weight,
@@ -235,6 +251,45 @@ class Pipeline:
                 norm_pix_loss=config.pretrain.norm_pix,
             ),
             _numbers(trained),
+        )
+
+    def _distill_rounds(self, count: int) -> Result:
+        """The model after so many rounds; the further pre-trained one after none."""
+        teacher = self.pretrain()
+        for number in range(1, count + 1):
+            name = "distill" if number == self.config.distill.rounds else f"distill/round-{number}"
+            inputs = self._inputs("distill", start=self.initial.digest, teacher=teacher.weights, round=number)
+            teacher = self._train_mae(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
+        return teacher
+
+    def _teacher(self, source: Result) -> Teacher | None:
+        """Where distill's targets come from; None when they have no weight."""
+        if self.config.distill.weight == 0:
+            return None
+        loaded = models.load_mae(str(source.model))
+        check_teacher_differs(loaded.module.encoder, self.initial.module.encoder)
+        if self.config.teacher.mode == "live":
+            return LiveTeacher(loaded.module.encoder, self.config.distill.tokens).to(self.device)
+        recipe = self._recipe(loaded)
+        images = self.images(self.pack.split("train"))
+        check_deterministic(lambda rows: self.normalise(images(rows)), torch.from_numpy(recipe.rows))
+        bank = build_or_open(self.out / "teacher", recipe, rebuild=not self.resume, new_teacher=True)
+        return bank_targets(bank, recipe)
+
+    def _recipe(self, teacher: models.PretrainedMAE) -> Recipe:
+        """What a teacher's bank is made from."""
+        train = self.pack.split("train")
+        return Recipe(
+            encoder=teacher.module.encoder,
+            shape=teacher.shape,
+            images=train.images,
+            digests=train.digests,
+            rows=self._train_rows("distill").numpy(),
+            transform=self.pack.transform,
+            normalise=self.normalise,
+            tokens=self.config.distill.tokens,
+            dtype=self.config.teacher.dtype,
+            device=self.device,
         )
 
     def _train_classifier(
@@ -341,6 +396,8 @@ class Pipeline:
         inputs["train images"] = _digest(self.pack.split("train").digests[self._train_rows(stage).numpy()])
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
+        if stage == "distill" and self.config.teacher.mode == "live" and inputs["precision"] == "bf16":
+            inputs["teacher.dtype"] = "bf16"  # it runs under autocast; in float32, live and bank give the same result
         sections = [stage] if stage != "distill" else ["distill", "pretrain"]
         for section in sections:
             for key, value in getattr(self.config, section).model_dump(mode="json").items():

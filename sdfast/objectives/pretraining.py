@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from sdfast.losses import mae_distill_loss
 from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise
 from sdfast.teacher.features import Tokens, select_tokens
+from sdfast.teacher.targets import Targets, Teacher
 
 
 class FurtherPretraining:
@@ -32,7 +33,7 @@ class FurtherPretraining:
         normalise: Normalise,
         masking: PretrainConfig,
         seed: int,
-        teacher: Callable[[Tensor], Tensor] | None = None,
+        teacher: Teacher | None = None,
         tokens: Tokens = "cls",
         mae_weight: float = 1.0,
         distill_weight: float = 1.0,
@@ -60,21 +61,23 @@ class FurtherPretraining:
         mask = drawn[part]
         masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())
         row_share = len(images) / len(batch.rows)
-        pred = mask_on_device = student = teacher = None
+        pred = mask_on_device = student = None
+        targets = Targets(None, None)
         if self.mae_weight:
             visible_ids = mask.visible_ids.to(images.device, non_blocking=True)
             valid = None if mask.visible_valid is None else mask.visible_valid.to(images.device, non_blocking=True)
             mask_on_device = mask.mask.to(images.device, non_blocking=True)
             pred = self.module.decoder(self.module.encoder(pixels, visible_ids, valid), visible_ids, valid)
         if self.distill_weight and self.teacher is not None:
-            teacher = self.teacher(pixels)
+            targets = self.teacher.targets(pixels, batch.rows[part])
             student = select_tokens(self.module.encoder(pixels), self.tokens)
         out = mae_distill_loss(
             pred,
             pixels if pred is not None else None,
             mask_on_device,
             student,
-            teacher,
+            targets.teacher,
+            rows=targets.rows,
             patch_size=self.module.shape.patch_size,
             norm_pix=self.masking.norm_pix,
             mae_weight=self.mae_weight * masked_share,

@@ -87,8 +87,8 @@ def _build(part: Path, recipe: Recipe, progress: Progress, commit_seconds: float
     started = time.monotonic()
     try:
         _fill(partial, recipe, progress, commit_seconds)
-        partial.commit()
     finally:
+        partial.commit()
         partial.close()
     spread = _spread(partial, layout)
     manifest = Manifest(recipe.identity, layout, sha256_file(part / ROWS), sha256_file(part / CHECKSUMS), spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdfast.data.transform import Transform
 from sdfast.models.vit import ViTEncoder, ViTShape
-from sdfast.objectives.base import Normalise
 from sdfast.teacher.features import Tokens
 from sdfast.teacher.fingerprint import digest_keys, identity_of
 from sdfast.teacher.live import LiveTeacher
@@ -32,6 +32,7 @@ class Recipe:
         digests: [m, 32] uint8, the content digest of each.
         rows: [n] int64, the rows that the bank shall hold; of equal contents one is kept.
         transform: how the images were made, and their normalisation.
+        normalise: the same from uint8 [B, H, W, C] to the model's input, as training does it.
         tokens: which tokens are kept.
         dtype: that they are stored in.
         device: where the teacher runs.
@@ -43,6 +44,7 @@ class Recipe:
     digests: NDArray[np.uint8]
     rows: NDArray[np.int64]
     transform: Transform
+    normalise: nn.Module
     tokens: Tokens
     dtype: str
     device: torch.device
@@ -68,10 +70,10 @@ class Recipe:
         return {"cls": (width,), "patch": (patches, width), "all": (1 + patches, width)}[self.tokens]
 
     @cached_property
-    def _teacher(self) -> tuple[LiveTeacher, Normalise]:
+    def _teacher(self) -> tuple[LiveTeacher, nn.Module]:
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
         teacher = LiveTeacher(self.encoder, self.tokens).to(self.device, dtype)
-        return teacher, Normalise(self.transform.mean, self.transform.std).to(self.device, dtype)
+        return teacher, copy.deepcopy(self.normalise).to(self.device, dtype)
 
     def features(self, images: NDArray[np.uint8]) -> Tensor:
         """[b, H, W, C] uint8 -> the teacher's features, on its device, in evaluation mode and full float32."""

@@ -11,11 +11,11 @@ class Targets(NamedTuple):
     """Arguments of `mae_distill_loss`.
 
     Attributes:
-        teacher: [B, D] or [B, N, D]; or a bank, [n, D] or [n, N, D].
+        teacher: [B, D] or [B, N, D]; or a bank, [n, D] or [n, N, D]; None when nothing is matched.
         rows: [B] int64, the bank's row of each sample; None without a bank.
     """
 
-    teacher: Tensor
+    teacher: Tensor | None
     rows: Tensor | None
 
 

@@ -11,6 +11,7 @@ import torch
 from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
 from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
+from sdfast.objectives.base import Normalise
 from sdfast.teacher.recipe import Recipe
 
 SHAPE = ViTShape((8, 8), 4, 3, TransformerShape(16, 2, 2, 32), TransformerShape(8, 1, 2, 16))
@@ -45,6 +46,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "digests": digests_of(images),
         "rows": np.arange(len(images)),
         "transform": TRANSFORM,
+        "normalise": Normalise(TRANSFORM.mean, TRANSFORM.std),
         "tokens": "cls",
         "dtype": "float32",
         "device": torch.device("cpu"),

@@ -1,0 +1,114 @@
+"""The bank as part of a run: built when it is needed, never trained on when it is wrong, and no other result."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pipeline_fixtures import FEW_STEPS, write_images, write_model
+
+import sdfast
+from sdfast.durable import read_json
+from sdfast.errors import UserError
+from sdfast.models.checkpoint import load_mae
+from sdfast.teacher.bank import open_bank
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("inputs")
+    return {"model": write_model(root / "model"), "data": write_images(root / "images")}
+
+
+def pipeline(inputs: dict[str, Path], out: Path, *overrides: str, **more: Any) -> sdfast.Pipeline:
+    return sdfast.Pipeline(**inputs, out=out, overrides=(*FEW_STEPS, *overrides), **more)
+
+
+@pytest.mark.parametrize("tokens", ["cls", "all"])
+def test_bank_and_live_give_one_result_under_one_fingerprint(
+    inputs: dict[str, Path], tmp_path: Path, tokens: str
+) -> None:
+    wanted = f"distill.tokens={tokens}"
+    banked = pipeline(inputs, tmp_path / "bank", wanted).distill()
+    live = pipeline(inputs, tmp_path / "live", wanted, "teacher.mode=live").distill()
+    assert (tmp_path / "bank" / "teacher" / "manifest.json").is_file() and not (tmp_path / "live" / "teacher").exists()
+    assert banked.fingerprint == live.fingerprint
+    one, other = (load_mae(str(result.model)).module.state_dict() for result in (banked, live))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=2e-5, rtol=1e-3)
+    again = pipeline(inputs, tmp_path / "bank", wanted, "teacher.mode=live").distill()
+    assert again.weights == banked.weights  # done is done, whatever the mode
+
+
+def test_a_bank_is_kept_for_another_student_and_follows_the_teacher(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out, manifest = tmp_path / "run", tmp_path / "run" / "teacher" / "manifest.json"
+    pipeline(inputs, out).distill()
+    first = manifest.stat().st_mtime_ns
+    pipeline(inputs, out, "distill.weight=0.5").distill()
+    assert manifest.stat().st_mtime_ns == first
+    pipeline(inputs, out, "pretrain.lr=1e-3").distill()
+    assert manifest.stat().st_mtime_ns != first
+    result = pipeline(inputs, out, "distill.rounds=2").distill()
+    stored = open_bank(out / "teacher").identity["teacher"]["weights"]
+    assert read_json(result.model.parent / "result.json")["inputs"]["round"] == 2
+    from sdfast.models.weights import weights_digest
+
+    assert stored == weights_digest(load_mae(str(out / "distill" / "round-1" / "model")).module.encoder.state_dict())
+
+
+def test_a_damaged_bank_stops_the_run_before_the_first_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out).distill()
+    data = out / "teacher" / "features-00000.bin"
+    damaged = bytearray(data.read_bytes())
+    damaged[1000] ^= 1
+    data.write_bytes(damaged)
+    records = (out / "distill" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"damaged: block 0 of features-00000\.bin differs.*--rebuild"):
+        pipeline(inputs, out, "distill.weight=0.5").distill()
+    assert (out / "distill" / "metrics.jsonl").read_bytes() == records
+    pipe = pipeline(inputs, out, "distill.weight=0.5")
+    pipe.build_bank(rebuild=True)
+    assert pipe.distill().steps == 6
+
+
+def test_other_tokens_need_another_bank(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out).distill()
+    with pytest.raises(UserError, match=r"features\.tokens is cls there and patch here"):
+        pipeline(inputs, out, "distill.tokens=patch").distill()
+    assert pipeline(inputs, out, "distill.tokens=patch", resume="never").distill().steps == 6
+
+
+@pytest.mark.parametrize("mode", ["bank", "live"])
+def test_a_teacher_that_learned_nothing_is_refused(inputs: dict[str, Path], tmp_path: Path, mode: str) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="same weights as the student"):
+        pipeline(inputs, out, "pretrain.lr=0", f"teacher.mode={mode}").distill()
+    assert not (out / "teacher").exists() and not (out / "distill" / "model").exists()
+
+
+def test_a_random_transform_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, turns = sdfast.Pipeline.images, itertools.count()
+
+    def flipping(self: sdfast.Pipeline, split: Any) -> Any:
+        read = plain(self, split)
+        return lambda rows: read(rows).flip(2) if next(turns) % 2 else read(rows)
+
+    monkeypatch.setattr(sdfast.Pipeline, "images", flipping)
+    with pytest.raises(UserError, match="transform is random"):
+        pipeline(inputs, tmp_path / "run").distill()
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_without_weight_no_bank_is_built(inputs: dict[str, Path], tmp_path: Path) -> None:
+    pipeline(inputs, tmp_path / "run", "distill.weight=0").distill()
+    assert not (tmp_path / "run" / "teacher").exists()
