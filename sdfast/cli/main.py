@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sdfast import __version__
+from sdfast.cli import cache
 from sdfast.errors import SdfastError, UserError
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
+app.add_typer(cache.app, name="cache")
 
 Overrides = Annotated[
     list[str] | None,
@@ -187,7 +189,7 @@ def _root(
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n for a signal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _set_up_messages()
+    handler = _show_messages()
     try:
         result = app(arguments, prog_name="sdfast", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -200,6 +202,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail("interrupted.", 130)
     except BrokenPipeError:
         return 1
+    finally:
+        logging.getLogger("sdfast").removeHandler(handler)
 
 
 def _fail(message: str, code: int) -> int:
@@ -207,18 +211,15 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _set_up_messages() -> None:
-    from sdfast.log import log
-
+def _show_messages() -> logging.Handler:
+    handler: logging.Handler = logging.StreamHandler()
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler
 
-        handler: logging.Handler = RichHandler(
-            console=Console(stderr=True), show_path=False, show_level=False, markup=False
-        )
-    else:
-        handler = logging.StreamHandler()
+        handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("sdfast")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    return handler

@@ -154,5 +154,6 @@ def test_a_terminal_shows_a_bar(make_trainer: Callable[..., Trainer], monkeypatc
 
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("COLUMNS", "100")
     make_trainer("distill").run()
     assert "12/12" in screen.getvalue() and "distill 0.1" in screen.getvalue() and "img/s" in screen.getvalue()
