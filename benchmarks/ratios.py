@@ -1,4 +1,4 @@
-"""Table of a run: `pytest benchmarks/bench_step.py --benchmark-only --benchmark-json=F; python benchmarks/ratios.py F`."""
+"""Table of a run: `pytest benchmarks/bench_step.py --benchmark-only --benchmark-json=F`, then this with F."""
 
 from __future__ import annotations
 
