@@ -20,7 +20,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import Trained, Trainer, resolve_precision
-from sdfast.engine.teacher_bank import bank_targets, build_or_open
+from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import attach_file, log
@@ -34,7 +34,6 @@ from sdfast.rundir import Result, StageDirectory, locked
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.preflight import check_deterministic, check_teacher_differs
-from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.targets import Teacher
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
@@ -167,8 +166,8 @@ class Pipeline:
         """
         with self._session():
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
-            recipe = self._recipe(models.load_mae(str(teacher.model)))
-            bank = build_or_open(self.out / "teacher", recipe, rebuild)
+            recipe = recipe_of(models.load_mae(str(teacher.model)), self.pack, self.config, self.device)
+            bank = build_or_open(self.out / "teacher", recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
             bank.check()
             return bank
 
@@ -270,27 +269,11 @@ class Pipeline:
         check_teacher_differs(loaded.module.encoder, self.initial.module.encoder)
         if self.config.teacher.mode == "live":
             return LiveTeacher(loaded.module.encoder, self.config.distill.tokens).to(self.device)
-        recipe = self._recipe(loaded)
+        recipe = recipe_of(loaded, self.pack, self.config, self.device)
         images = self.images(self.pack.split("train"))
         check_deterministic(lambda rows: self.normalise(images(rows)), torch.from_numpy(recipe.rows))
         bank = build_or_open(self.out / "teacher", recipe, rebuild=not self.resume, new_teacher=True)
         return bank_targets(bank, recipe)
-
-    def _recipe(self, teacher: models.PretrainedMAE) -> Recipe:
-        """What a teacher's bank is made from."""
-        train = self.pack.split("train")
-        return Recipe(
-            encoder=teacher.module.encoder,
-            shape=teacher.shape,
-            images=train.images,
-            digests=train.digests,
-            rows=self._train_rows("distill").numpy(),
-            transform=self.pack.transform,
-            normalise=self.normalise,
-            tokens=self.config.distill.tokens,
-            dtype=self.config.teacher.dtype,
-            device=self.device,
-        )
 
     def _train_classifier(
         self, directory: StageDirectory, inputs: dict[str, Any], start: MaskedAutoencoder, seed: int

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import torch
 
+from sdfast.config import Config
+from sdfast.data.pack import Pack, open_pack
 from sdfast.engine.signals import stop_on_signal
-from sdfast.errors import Interrupted
+from sdfast.errors import Interrupted, UserError
 from sdfast.log import log
-from sdfast.teacher.bank import Bank
+from sdfast.models.checkpoint import PretrainedMAE, load_mae
+from sdfast.objectives.base import Normalise
+from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
+from sdfast.teacher.fingerprint import check_identity
 from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.targets import ResidentBank
+from sdfast.teacher.verify import SampleErrors, sample_errors
 
 _LOG_SECONDS = 30.0
 
@@ -58,3 +64,44 @@ def bank_targets(bank: Bank, recipe: Recipe) -> ResidentBank:
     """
     features = bank.load().to(recipe.device)
     return ResidentBank(features, torch.from_numpy(bank.rows_of(recipe.digests)))
+
+
+def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.device) -> Recipe:
+    """What a teacher's bank for a run is made from."""
+    train, transform = pack.split("train"), pack.transform
+    return Recipe(
+        encoder=teacher.module.encoder,
+        shape=teacher.shape,
+        images=train.images,
+        digests=train.digests,
+        rows=train.limited(config.data.limit, config.data.limit_seed),
+        transform=transform,
+        normalise=Normalise(transform.mean, transform.std).to(device),
+        tokens=config.distill.tokens,
+        dtype=config.teacher.dtype,
+        device=device,
+    )
+
+
+def verify_bank(out: Path, config: Config, sample: int, device: torch.device) -> tuple[Bank, SampleErrors | None]:
+    """Check a run's bank: every block, its identity, and the features of a few rows. Nothing is written.
+
+    Args:
+        out: run directory.
+        config: of the run.
+        sample: rows that go through the teacher again; none for 0.
+        device: where.
+
+    Raises:
+        UserError: no bank, no teacher, or a bank that is damaged or of something else.
+        RunError: features that the teacher does not give.
+    """
+    bank = open_bank(out / "teacher")
+    rounds = config.distill.rounds
+    folder = out / ("pretrain" if rounds <= 1 else f"distill/round-{rounds - 1}") / "model"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no teacher to compare with; run `sdfast train --stage pretrain` first.")
+    recipe = recipe_of(load_mae(str(folder)), open_pack(out / "pack"), config, device)
+    check_identity(bank.identity, recipe.identity, bank.directory)
+    bank.check()
+    return bank, sample_errors(bank, recipe, sample, time.time_ns() >> 1) if sample else None

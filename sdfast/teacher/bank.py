@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sdfast.durable import recover_directory
 from sdfast.errors import UserError
 from sdfast.teacher.fingerprint import check_identity, digest_keys, fingerprint, rows_digest
 from sdfast.teacher.format import (
+    BUILT,
     CHECKSUMS,
     MANIFEST,
     ROWS,
@@ -34,6 +37,21 @@ from sdfast.teacher.format import (
 
 NUMPY_DTYPES: dict[str, Any] = {"float64": np.dtype("<f8"), "float32": np.dtype("<f4")}
 _READ_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Built:
+    """When and how a bank was built, for people; nothing depends on it.
+
+    Attributes:
+        at: seconds since 1970.
+        seconds: that it took.
+        device: that the teacher ran on.
+    """
+
+    at: float
+    seconds: float
+    device: str
 
 
 class Bank:
@@ -67,6 +85,15 @@ class Bank:
     def bytes(self) -> int:
         """Bytes of the binary files."""
         return sum(self.layout.sizes().values())
+
+    @property
+    def built(self) -> Built | None:
+        """The note of the build; None when it cannot be read."""
+        try:
+            stored = json.loads(read_whole(self.directory / BUILT, limit=1 << 16))
+            return Built(float(stored["at"]), float(stored["seconds"]), str(stored["device"])[:60])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return None
 
     def rows_of(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
         """[m, 32] uint8 content digests -> [m] int64 rows of the bank, -1 where it holds none."""

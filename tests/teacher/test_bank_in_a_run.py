@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast

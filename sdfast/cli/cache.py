@@ -1,0 +1,103 @@
+"""`sdfast cache`: build, verify and describe the bank of teacher features of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdfast.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Build, verify or describe a run's bank of teacher features.")
+
+Out = Annotated[Path, typer.Option(help="run directory")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
+
+
+@app.command()
+def build(
+    out: Out,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
+    model: Annotated[str | None, typer.Option(help="hub id or folder; that of the run when not given")] = None,
+    data: Annotated[str | None, typer.Option(help="data; that of the run when not given")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file; that of the run when not given")] = None,
+    preset: Annotated[str | None, typer.Option(help="named configuration")] = None,
+    device: Device = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="replace the bank that is there")] = False,
+) -> None:
+    """Compute the features, after training the teacher if need be; an interrupted build continues."""
+    own = out / "config.yaml"
+    if own.is_file() and config is None and preset is None:
+        config = own
+    pipeline = _pipeline(
+        out=out, overrides=overrides or (), model=model, data=data, config=config, preset=preset, device=device
+    )
+    _show(pipeline.build_bank(rebuild))
+
+
+@app.command()
+def verify(
+    out: Out,
+    sample: Annotated[int, typer.Option(min=0, help="rows that go through the teacher again")] = 64,
+    device: Device = None,
+) -> None:
+    """Check every byte and the identity, and run the teacher again on a random sample."""
+    from sdfast.engine.teacher_bank import verify_bank
+
+    config = out / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
+    pipeline = _pipeline(out=out, config=config, device=device)
+    bank, errors = verify_bank(pipeline.out, pipeline.config, sample, pipeline.device)
+    typer.echo(f"{bank.directory}: {len(bank)} rows, every block as it was written, of this run's teacher and data")
+    if errors is not None:
+        typer.echo(
+            f"teacher run again on {errors.rows} rows: largest error {errors.largest:.3g}, mean error {errors.mean:.3g}"
+            f" (features have size {errors.size:.3g})"
+        )
+
+
+@app.command()
+def info(out: Out) -> None:
+    """Print size, identity, age, and what it would cost to build it again."""
+    from sdfast.teacher.bank import open_bank
+
+    _show(open_bank(out / "teacher"))
+
+
+def _pipeline(**arguments: Any) -> Any:
+    from sdfast.pipeline import Pipeline
+
+    return Pipeline(**arguments)
+
+
+def _show(bank: Any) -> None:
+    """Print what a bank is, one quantity a line."""
+    identity, layout = bank.identity, bank.layout
+    features, built = identity["features"], bank.built
+    lines = {
+        "bank": bank.directory,
+        "rows": len(bank),
+        "features": f"{features['tokens']}, {list(layout.shape)} {layout.dtype}, after the last LayerNorm",
+        "size": f"{bank.bytes:,} bytes in {layout.shards} data file{'s' if layout.shards > 1 else ''}",
+        "spread": f"{bank.spread:.4g}",
+        "fingerprint": bank.fingerprint,
+        "teacher": identity["teacher"]["weights"],
+        "images": identity["rows"],
+        "transform": json.dumps(identity["transform"]),
+    }
+    if built is not None:
+        lines["built"] = f"{_duration(time.time() - built.at)} ago, on {built.device}"
+        lines["to rebuild"] = f"about {_duration(built.seconds)} ({len(bank) / max(built.seconds, 1e-9):.0f} images/s)"
+    for name, value in lines.items():
+        typer.echo(f"{name:12} {value}")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(seconds, 0):.1f} seconds"
