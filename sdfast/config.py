@@ -80,7 +80,9 @@ class TeacherConfig(_Section):
     mode: Literal["bank", "live"] = Field(
         "bank", description="its features are computed once and kept on the disk, or it runs beside the student"
     )
-    dtype: Literal["float32"] = Field("float32", description="what the bank keeps them in")
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = Field(
+        "float32", description="what the bank keeps them in; int8 has a scale per token"
+    )
 
 
 class EngineConfig(_Section):

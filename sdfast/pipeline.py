@@ -379,8 +379,11 @@ class Pipeline:
         inputs["train images"] = _digest(self.pack.split("train").digests[self._train_rows(stage).numpy()])
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
-        if stage == "distill" and self.config.teacher.mode == "live" and inputs["precision"] == "bf16":
-            inputs["teacher.dtype"] = "bf16"  # it runs under autocast; in float32, live and bank give the same result
+        if stage == "distill":  # in float32, live and bank give the same result
+            live, bf16 = self.config.teacher.mode == "live", inputs["precision"] == "bf16"
+            dtype = ("bf16 autocast" if bf16 else "float32") if live else self.config.teacher.dtype
+            if dtype != "float32":
+                inputs["teacher.dtype"] = dtype
         sections = [stage] if stage != "distill" else ["distill", "pretrain"]
         for section in sections:
             for key, value in getattr(self.config, section).model_dump(mode="json").items():

@@ -62,8 +62,9 @@ def bank_targets(bank: Bank, recipe: Recipe) -> ResidentBank:
     Raises:
         UserError: a block is damaged.
     """
-    features = bank.load().to(recipe.device)
-    return ResidentBank(features, torch.from_numpy(bank.rows_of(recipe.digests)))
+    features, scale = bank.load()
+    scale = None if scale is None else scale.to(recipe.device)
+    return ResidentBank(features.to(recipe.device), scale, torch.from_numpy(bank.rows_of(recipe.digests)))
 
 
 def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.device) -> Recipe:

@@ -62,7 +62,7 @@ class FurtherPretraining:
         masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())
         row_share = len(images) / len(batch.rows)
         pred = mask_on_device = student = None
-        targets = Targets(None, None)
+        targets = Targets(None)
         if self.mae_weight:
             visible_ids = mask.visible_ids.to(images.device, non_blocking=True)
             valid = None if mask.visible_valid is None else mask.visible_valid.to(images.device, non_blocking=True)
@@ -78,6 +78,7 @@ class FurtherPretraining:
             student,
             targets.teacher,
             rows=targets.rows,
+            teacher_scale=targets.scale,
             patch_size=self.module.shape.patch_size,
             norm_pix=self.masking.norm_pix,
             mae_weight=self.mae_weight * masked_share,

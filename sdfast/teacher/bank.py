@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,8 +35,8 @@ from sdfast.teacher.format import (
     read_whole,
     shard_name,
 )
+from sdfast.teacher.storage import decode
 
-NUMPY_DTYPES: dict[str, Any] = {"float64": np.dtype("<f8"), "float32": np.dtype("<f4")}
 _READ_BYTES = 8 << 20
 
 
@@ -103,23 +104,25 @@ class Bank:
         rows = order[place]
         return np.where(keys[rows] == wanted, rows, -1).astype(np.int64)
 
-    def shard(self, number: int) -> NDArray[Any]:
-        """One data file as a read-only memory map, [rows, *shape]; its blocks are not checked."""
-        layout = self.layout
-        path = self.directory / shard_name(number)
-        os.close(open_regular(path, layout.sizes()[path.name]))
-        shape = (layout.shard_rows(number), *layout.shape)
-        return np.memmap(path, NUMPY_DTYPES[layout.dtype], "r", shape=shape)
+    def shard(self, number: int, stream: str = "features") -> NDArray[np.uint8]:
+        """One data file as a read-only memory map, [rows, bytes of a row] uint8; its blocks are not checked."""
+        path = self.directory / shard_name(number, stream)
+        shape = (self.layout.shard_rows(number), self.layout.streams[stream])
+        os.close(open_regular(path, shape[0] * shape[1]))
+        return np.memmap(path, np.uint8, "r", shape=shape)
 
-    def load(self) -> Tensor:
-        """All features in memory, [n, *shape], each block compared with its checksum.
+    def load(self) -> tuple[Tensor, Tensor | None]:
+        """All features in memory, each block compared with its checksum.
+
+        Returns:
+            [n, *shape] in the bank's dtype, and for int8 the scales, [n, *shape[:-1]] float32.
 
         Raises:
             UserError: a block is damaged.
         """
-        features = np.empty((len(self), *self.layout.shape), NUMPY_DTYPES[self.layout.dtype])
-        self._read_all(features.reshape(-1).view(np.uint8).data)
-        return torch.from_numpy(features)
+        whole = [np.empty((len(self), size), np.uint8) for size in self.layout.streams.values()]
+        self._read_all(whole)
+        return decode(whole, self.layout)
 
     def check(self) -> None:
         """Compare every block with its checksum, a few MiB in memory at a time.
@@ -129,38 +132,57 @@ class Bank:
         """
         self._read_all(None)
 
-    def _read_all(self, target: memoryview | None) -> None:
-        """Read and check all blocks in threads, into `target` when it is given."""
-        layout = self.layout
-        each = max(1, _READ_BYTES // (layout.rows_per_block * layout.row_bytes))
-        parts = [range(first, min(first + each, layout.blocks)) for first in range(0, layout.blocks, each)]
-        descriptors: list[int] = []
+    def read_block(self, block: int, targets: list[NDArray[np.uint8]], descriptors: dict[str, int]) -> None:
+        """Read one block and compare it with its checksum.
+
+        Args:
+            block: its number.
+            targets: [rows, bytes of a row] for each stream, contiguous, filled here.
+            descriptors: of the data files, by name.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        shard, first, _ = self.layout.block_place(block)
+        views = [target.reshape(-1).data for target in targets]
+        for (stream, size), view in zip(self.layout.streams.items(), views, strict=True):
+            read_into(descriptors[shard_name(shard, stream)], view, first * size)
+        if checksum(*views) != self._checksums[block * 32 : block * 32 + 32]:
+            raise ValueError(f"block {block} of {shard_name(shard)} differs from its checksum")
+
+    @contextlib.contextmanager
+    def data_files(self) -> Iterator[dict[str, int]]:
+        """Descriptors of the data files, by name; a damaged block read inside becomes a UserError."""
+        descriptors: dict[str, int] = {}
         try:
-            for number in range(layout.shards):
-                name = shard_name(number)
-                descriptors.append(open_regular(self.directory / name, layout.sizes()[name]))
-            for _ in ordered_map(
-                lambda part: self._read_part(part, descriptors, target), parts, min(available_threads(), len(parts))
-            ):
-                pass
+            for name, size in self.layout.sizes().items():
+                if name not in (ROWS, CHECKSUMS):
+                    descriptors[name] = open_regular(self.directory / name, size)
+            yield descriptors
         except ValueError as error:
             raise damaged(self.directory, error) from error
         finally:
-            for descriptor in descriptors:
+            for descriptor in descriptors.values():
                 os.close(descriptor)
 
-    def _read_part(self, part: range, descriptors: list[int], target: memoryview | None) -> None:
+    def _read_all(self, whole: list[NDArray[np.uint8]] | None) -> None:
+        """Read and check all blocks in threads, into `whole` when it is given."""
         layout = self.layout
-        block_bytes = layout.rows_per_block * layout.row_bytes
-        for block in part:
-            shard, offset, length = layout.block_place(block)
-            if target is None:
-                view = memoryview(bytearray(length))
-            else:
-                view = target[block * block_bytes :][:length]
-            read_into(descriptors[shard], view, offset)
-            if checksum(view) != self._checksums[block * 32 : block * 32 + 32]:
-                raise ValueError(f"block {block} of {shard_name(shard)} differs from its checksum")
+        each = max(1, _READ_BYTES // (layout.rows_per_block * layout.row_bytes))
+        parts = [range(first, min(first + each, layout.blocks)) for first in range(0, layout.blocks, each)]
+        with self.data_files() as descriptors:
+
+            def read(part: range) -> None:
+                for block in part:
+                    first, (_, _, count) = block * layout.rows_per_block, layout.block_place(block)
+                    if whole is None:
+                        targets = [np.empty((count, size), np.uint8) for size in layout.streams.values()]
+                    else:
+                        targets = [values[first : first + count] for values in whole]
+                    self.read_block(block, targets, descriptors)
+
+            for _ in ordered_map(read, parts, min(available_threads(), len(parts))):
+                pass
 
 
 def open_bank(directory: Path, wanted: dict[str, Any] | None = None) -> Bank:

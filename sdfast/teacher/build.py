@@ -23,10 +23,11 @@ from sdfast import __version__
 from sdfast.data.rows import row_digest
 from sdfast.durable import explain_os_error, fsync_path, recover_directory, sha256_file, write_json
 from sdfast.errors import RunError, UserError
-from sdfast.teacher.bank import NUMPY_DTYPES, Bank, open_bank
+from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.format import BUILT, CHECKSUMS, MANIFEST, ROWS, Layout, Manifest, read_manifest
 from sdfast.teacher.partial import JOURNAL, PLAN, Partial
 from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.storage import encode
 
 Progress = Callable[[int, int], None]
 _SPREAD_ROWS = 512
@@ -86,11 +87,13 @@ def _build(part: Path, recipe: Recipe, progress: Progress, commit_seconds: float
     partial = Partial(part, recipe, layout)
     started = time.monotonic()
     try:
-        _fill(partial, recipe, progress, commit_seconds)
+        try:
+            _fill(partial, recipe, progress, commit_seconds)
+        finally:
+            partial.commit()
+        spread = _spread(partial, layout)
     finally:
-        partial.commit()
         partial.close()
-    spread = _spread(partial, layout)
     manifest = Manifest(recipe.identity, layout, sha256_file(part / ROWS), sha256_file(part / CHECKSUMS), spread)
     seconds = partial.earlier_seconds + time.monotonic() - started
     built = {
@@ -148,14 +151,14 @@ def _store(
     for row, image in zip(rows, images, strict=True):
         if row_digest(image) != recipe.digests[row].tobytes():
             raise UserError(f"row {row} of the pack differs from its digest; delete the pack to build it anew.")
-    values = features.cpu().numpy()
-    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    values = features.cpu()
+    finite = torch.isfinite(values).flatten(1).all(dim=1).numpy()
     if not finite.all():
         raise RunError(
             f"the teacher's features of {int((~finite).sum())} of {len(rows)} images are not finite (the first is row "
             f"{rows[~finite][0]}); train the teacher again with a lower pretrain.lr."
         )
-    partial.write(batch, np.ascontiguousarray(values, NUMPY_DTYPES[recipe.dtype]))
+    partial.write(batch, encode(values, recipe.dtype))
 
 
 def _spread(partial: Partial, layout: Layout) -> float:
@@ -168,8 +171,8 @@ def _spread(partial: Partial, layout: Layout) -> float:
         return 0.0
     chosen = np.unique(np.linspace(0, layout.rows - 1, min(layout.rows, _SPREAD_ROWS)).astype(np.int64))
     sample = partial.read_rows(chosen)
-    size = float(np.sqrt(np.mean(np.square(sample))))
-    spread = float(sample.std(axis=0).max())
+    size = float(sample.square().mean().sqrt())
+    spread = float(sample.std(dim=0, correction=0).max())
     if spread <= _SMALLEST_SPREAD * size:
         raise RunError(
             f"the teacher gives every image the same features (spread {spread:.1e}, size {size:.1e}): it has collapsed;"
@@ -208,6 +211,8 @@ def _refuse_foreign(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise UserError(f"{directory} is not a folder; move it away or choose another --out.")
     names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
-    foreign = [n for n in names if n not in _KNOWN and not (n.startswith("features-") and n.endswith(".bin"))]
+    foreign = [
+        n for n in names if n not in _KNOWN and not (n.startswith(("features-", "scales-")) and n.endswith(".bin"))
+    ]
     if foreign:
         raise UserError(f"{directory} holds {foreign[0]!r}, which is no part of a bank; move it away.")

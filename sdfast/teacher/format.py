@@ -6,6 +6,7 @@ A bank is a directory:
 * `rows.bin`: [n, 32] uint8, the content digest of each row's image (as in the pack);
 * `checksums.bin`: [blocks, 32] uint8, BLAKE2b-256 of each block of features;
 * `features-00000.bin`, ...: the features, little-endian, row after row, `rows_per_shard` rows in each file;
+* `scales-00000.bin`, ...: for int8, the float32 scale of each token, in the same order;
 * `built.json`: when and how long it was built, for people; nothing depends on it.
 
 No file name, size or offset is read from the manifest: all follow from the number of rows, their shape and dtype, and
@@ -33,7 +34,7 @@ from sdfast.errors import UserError
 FORMAT = 1
 MANIFEST, ROWS, CHECKSUMS, BUILT = "manifest.json", "rows.bin", "checksums.bin", "built.json"
 DIGEST_BYTES = 32
-ITEM_BYTES = {"float64": 8, "float32": 4}
+ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has about two thousand
 _LARGEST = 1 << 48  # of any number in a manifest
@@ -73,8 +74,14 @@ class Layout:
         return cls(rows, shape, dtype, block, _BATCH_ROWS, shard)
 
     @property
+    def streams(self) -> dict[str, int]:
+        """Bytes of one row in each kind of data file."""
+        scales = {"scales": 4 * math.prod(self.shape[:-1])} if self.dtype == "int8" else {}
+        return {"features": self.row_bytes, **scales}
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of the features of one row."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]  # exact also for numbers that are not trusted yet
 
     @property
@@ -99,14 +106,15 @@ class Layout:
     def sizes(self) -> dict[str, int]:
         """Bytes of every binary file, by name."""
         files = {ROWS: self.rows * DIGEST_BYTES, CHECKSUMS: self.blocks * DIGEST_BYTES}
-        return files | {shard_name(k): self.shard_rows(k) * self.row_bytes for k in range(self.shards)}
+        for stream, size in self.streams.items():
+            files |= {shard_name(shard, stream): self.shard_rows(shard) * size for shard in range(self.shards)}
+        return files
 
     def block_place(self, block: int) -> tuple[int, int, int]:
-        """(data file, offset in bytes, length in bytes) of a block; a block never crosses files."""
+        """(number of the data file, first row inside it, rows) of a block; a block never crosses files."""
         first = block * self.rows_per_block
-        count = min(self.rows_per_block, self.rows - first)
         shard, inside = divmod(first, self.rows_per_shard)
-        return shard, inside * self.row_bytes, count * self.row_bytes
+        return shard, inside, min(self.rows_per_block, self.rows - first)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON value."""
@@ -200,14 +208,17 @@ class Manifest:
         )
 
 
-def shard_name(shard: int) -> str:
+def shard_name(shard: int, stream: str = "features") -> str:
     """Name of a data file."""
-    return f"features-{shard:05d}.bin"
+    return f"{stream}-{shard:05d}.bin"
 
 
-def checksum(data: Any) -> bytes:
-    """BLAKE2b-256 of a buffer: 32 bytes."""
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+def checksum(*buffers: Any) -> bytes:
+    """BLAKE2b-256 of buffers, one after the other: 32 bytes."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.digest()
 
 
 def open_regular(path: Path, size: int | None = None) -> int:

@@ -27,4 +27,4 @@ class LiveTeacher(nn.Module):
 
     def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
         """See `Teacher.targets`; the rows do not matter."""
-        return Targets(self(pixels), None)
+        return Targets(self(pixels))

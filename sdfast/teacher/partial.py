@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sdfast.durable import fsync_path, read_json, write_bytes, write_json
 from sdfast.errors import RunError
-from sdfast.teacher.bank import NUMPY_DTYPES
 from sdfast.teacher.fingerprint import fingerprint
 from sdfast.teacher.format import (
     CHECKSUMS,
@@ -25,6 +25,7 @@ from sdfast.teacher.format import (
     shard_name,
 )
 from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.storage import decode, widen
 
 PLAN, JOURNAL = "plan.json", "journal.bin"
 _NUMBER_BYTES = 8
@@ -75,18 +76,18 @@ class Partial:
         if self.resumed:
             self._read_journal()
 
-    def write(self, batch: int, features: NDArray[np.floating]) -> None:
-        """Write the features of a batch, [b, *shape] in the bank's dtype, and note its blocks' checksums."""
-        data = features.reshape(-1).view(np.uint8).data
-        block_bytes = self.layout.rows_per_block * self.layout.row_bytes
-        sums = b""
-        for position, block in enumerate(blocks_in(self.layout, batch)):
-            shard, offset, length = self.layout.block_place(block)
-            view = data[position * block_bytes :][:length]
-            _write_all(self._descriptors[shard_name(shard)], view, offset)
-            sums += checksum(view)
-        first = next(blocks_in(self.layout, batch))
-        _write_all(self._descriptors[CHECKSUMS], memoryview(sums), first * DIGEST_BYTES)
+    def write(self, batch: int, streams: list[NDArray[np.uint8]]) -> None:
+        """Write a batch, [b, bytes] for each stream of the layout, and note its blocks' checksums."""
+        layout, sums = self.layout, b""
+        for position, block in enumerate(blocks_in(layout, batch)):
+            shard, first, count = layout.block_place(block)
+            start = position * layout.rows_per_block
+            views = [values[start : start + count].reshape(-1).data for values in streams]
+            for (stream, size), view in zip(layout.streams.items(), views, strict=True):
+                _write_all(self._descriptors[shard_name(shard, stream)], view, first * size)
+            sums += checksum(*views)
+        first_block = batch * layout.rows_per_batch // layout.rows_per_block
+        _write_all(self._descriptors[CHECKSUMS], memoryview(sums), first_block * DIGEST_BYTES)
         number = batch.to_bytes(_NUMBER_BYTES, "little")
         self._fresh.append(number + checksum(number + sums))
         self.done.add(batch)
@@ -107,18 +108,16 @@ class Partial:
         seconds = self.earlier_seconds + time.monotonic() - self._started
         write_json(self.directory / PLAN, {"plan": self._plan, "seconds": seconds})
 
-    def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Some rows of the features, from the disk, as float64."""
-        layout = self.layout
-        read = np.empty((len(rows), *layout.shape))
-        for position, row in enumerate(rows.tolist()):
-            shard, inside = divmod(row, layout.rows_per_shard)
-            one = np.empty(layout.shape, NUMPY_DTYPES[layout.dtype])
-            with open(self.directory / shard_name(shard), "rb") as file:
-                view = one.reshape(-1).view(np.uint8).data
-                read_into(file.fileno(), view, inside * layout.row_bytes)
-            read[position] = one
-        return read
+    def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
+        """The numbers of some rows, from the disk: [b, *shape] float64."""
+        layout, streams = self.layout, []
+        for stream, size in layout.streams.items():
+            values = np.empty((len(rows), size), np.uint8)
+            for target, row in zip(values, rows.tolist(), strict=True):
+                shard, inside = divmod(row, layout.rows_per_shard)
+                read_into(self._descriptors[shard_name(shard, stream)], target.data, inside * size)
+            streams.append(values)
+        return widen(*decode(streams, layout))
 
     def close(self) -> None:
         """Close the files."""
@@ -161,14 +160,17 @@ class Partial:
                 self.done.add(batch)
 
     def _is_done(self, batch: int, record: bytes) -> bool:
-        sums = b""
-        for block in blocks_in(self.layout, batch):
-            shard, offset, length = self.layout.block_place(block)
-            view = memoryview(bytearray(length))
-            read_into(self._descriptors[shard_name(shard)], view, offset)
-            sums += checksum(view)
+        layout, sums = self.layout, b""
+        for block in blocks_in(layout, batch):
+            shard, first, count = layout.block_place(block)
+            views = []
+            for stream, size in layout.streams.items():
+                views.append(memoryview(bytearray(count * size)))
+                read_into(self._descriptors[shard_name(shard, stream)], views[-1], first * size)
+            sums += checksum(*views)
         stored = memoryview(bytearray(len(sums)))
-        read_into(self._descriptors[CHECKSUMS], stored, next(blocks_in(self.layout, batch)) * DIGEST_BYTES)
+        first_block = batch * layout.rows_per_batch // layout.rows_per_block
+        read_into(self._descriptors[CHECKSUMS], stored, first_block * DIGEST_BYTES)
         return stored == sums and checksum(record[:_NUMBER_BYTES] + sums) == record[_NUMBER_BYTES:]
 
 

@@ -13,10 +13,12 @@ class Targets(NamedTuple):
     Attributes:
         teacher: [B, D] or [B, N, D]; or a bank, [n, D] or [n, N, D]; None when nothing is matched.
         rows: [B] int64, the bank's row of each sample; None without a bank.
+        scale: [n] or [n, N] float32, of an int8 teacher's tokens; None for others.
     """
 
     teacher: Tensor | None
-    rows: Tensor | None
+    rows: Tensor | None = None
+    scale: Tensor | None = None
 
 
 class Teacher(Protocol):
@@ -35,15 +37,16 @@ class Teacher(Protocol):
 class ResidentBank:
     """A bank in the memory of the device; the loss reads it by row, nothing is gathered."""
 
-    def __init__(self, features: Tensor, bank_rows: Tensor) -> None:
+    def __init__(self, features: Tensor, scale: Tensor | None, bank_rows: Tensor) -> None:
         """Hold a bank.
 
         Args:
             features: [n, D] or [n, N, D], on the device.
+            scale: [n] or [n, N] float32 for int8 features, there too.
             bank_rows: [m] int64 on the CPU: for each row of the split its row of the bank, -1 where it has none.
         """
-        self.features, self.bank_rows = features, bank_rows
+        self.features, self.scale, self.bank_rows = features, scale, bank_rows
 
     def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
         """See `Teacher.targets`."""
-        return Targets(self.features, self.bank_rows[rows].to(self.features.device, non_blocking=True))
+        return Targets(self.features, self.bank_rows[rows].to(self.features.device, non_blocking=True), self.scale)

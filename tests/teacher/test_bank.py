@@ -16,6 +16,8 @@ from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.features import select_tokens
 from sdfast.teacher.format import Layout
+from sdfast.teacher.storage import widen
+from sdfast.teacher.verify import sample_errors
 
 
 def expected(recipe, rows: np.ndarray) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -32,16 +34,53 @@ def test_a_bank_holds_the_teachers_features(tmp_path: Path, tokens: str) -> None
     recipe = make_recipe(tokens=tokens)
     bank = prepare_bank(tmp_path / "teacher", recipe)
     truth = expected(recipe, np.arange(COUNT))
-    assert bank.load().dtype == torch.float32
-    torch.testing.assert_close(bank.load().double(), truth, atol=1e-5, rtol=1e-5)
+    features, scale = bank.load()
+    assert features.dtype == torch.float32 and scale is None
+    torch.testing.assert_close(features.double(), truth, atol=1e-5, rtol=1e-5)
     assert bank.spread == pytest.approx(float(truth.std(dim=0, correction=0).max()), rel=1e-4)
     assert bank.rows_of(recipe.digests).tolist() == list(range(COUNT))
-    assert np.array_equal(np.concatenate([bank.shard(k) for k in range(bank.layout.shards)]), bank.load().numpy())
+    mapped = np.concatenate([bank.shard(k) for k in range(bank.layout.shards)])
+    assert mapped.tobytes() == features.numpy().tobytes()
+
+
+# Relative to the largest feature of the token: half a unit in the last place, or half a step of 1/127.
+ROUNDING = {"float16": 2**-11, "bfloat16": 2**-8, "int8": 0.5 / 127}
+
+
+@pytest.mark.parametrize("tokens", ["cls", "all"])
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_other_dtypes_round_and_no_more(tmp_path: Path, dtype: str, tokens: str) -> None:
+    recipe = make_recipe(tokens=tokens, dtype=dtype)
+    bank = prepare_bank(tmp_path / "teacher", recipe)
+    features, scale = bank.load()
+    truth = expected(recipe, np.arange(COUNT))
+    error = (widen(features, scale) - truth).abs() / truth.abs().amax(dim=-1, keepdim=True)
+    assert str(features.dtype) == f"torch.{dtype}" and features.shape == truth.shape
+    assert ROUNDING[dtype] / 4 < float(error.max()) <= ROUNDING[dtype] * 1.001 + 1e-6
+    if scale is not None:
+        assert scale.shape == truth.shape[:-1] and int(features.abs().amax()) == 127
+    assert sample_errors(bank, recipe, 50, 0).rows == 50
+
+
+def test_too_large_for_float16(tmp_path: Path) -> None:
+    module = make_module()
+    module.encoder.norm.bias.data[0] = 1e5
+    with pytest.raises(RunError, match=r"do not fit teacher\.dtype=float16; use float32"):
+        prepare_bank(tmp_path / "teacher", make_recipe(encoder=module.encoder, dtype="float16"))
+
+
+def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare_bank(tmp_path / "one", make_recipe(tokens="all", dtype="int8"))
+    monkeypatch.setattr("sdfast.teacher.format._SHARD_BYTES", 1)  # one batch of the build in each file
+    split = prepare_bank(tmp_path / "many", make_recipe(tokens="all", dtype="int8"))
+    assert (whole.layout.shards, split.layout.shards) == (1, 3)
+    for one, other in zip(whole.load(), split.load(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_rows_are_found_by_content_not_by_order(tmp_path: Path) -> None:
     built = prepare_bank(tmp_path / "teacher", make_recipe())
-    features = built.load()
+    features, _ = built.load()
     order = np.random.default_rng(0).permutation(COUNT)
     shuffled = make_recipe(images=make_images()[order])
     again = prepare_bank(tmp_path / "teacher", shuffled)
@@ -143,11 +182,11 @@ def test_the_layout_covers_every_row_once() -> None:
     for rows, shape in ((1, (3,)), (64, (700,)), (1000, (17, 5000)), (150, (50, 768))):
         layout = Layout.plan(rows, shape, "float32")
         layout = replace(layout, rows_per_shard=128)
-        places = [layout.block_place(block) for block in range(layout.blocks)]
         filled = dict.fromkeys(range(layout.shards), 0)
-        for shard, offset, length in places:
-            assert offset == filled[shard]
-            filled[shard] += length
-        assert sum(filled.values()) == rows * layout.row_bytes
-        assert all(filled[k] == layout.sizes()[f"features-{k:05d}.bin"] for k in filled)
+        for block in range(layout.blocks):
+            shard, first, count = layout.block_place(block)
+            assert first == filled[shard]
+            filled[shard] += count
+        assert sum(filled.values()) == rows
+        assert all(filled[k] * layout.row_bytes == layout.sizes()[f"features-{k:05d}.bin"] for k in filled)
         assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout

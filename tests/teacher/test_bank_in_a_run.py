@@ -106,6 +106,16 @@ def test_a_random_transform_is_refused(
     assert not (tmp_path / "run" / "teacher").exists()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_a_rounded_bank_is_another_result(inputs: dict[str, Path], tmp_path: Path, dtype: str) -> None:
+    exact = pipeline(inputs, tmp_path / "exact", "distill.tokens=all").distill()
+    rounded = pipeline(inputs, tmp_path / "rounded", "distill.tokens=all", f"teacher.dtype={dtype}").distill()
+    assert rounded.fingerprint != exact.fingerprint and rounded.weights != exact.weights
+    one, other = (load_mae(str(result.model)).module.state_dict() for result in (exact, rounded))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=2e-3, rtol=1e-2)
+
+
 def test_without_weight_no_bank_is_built(inputs: dict[str, Path], tmp_path: Path) -> None:
     pipeline(inputs, tmp_path / "run", "distill.weight=0").distill()
     assert not (tmp_path / "run" / "teacher").exists()
