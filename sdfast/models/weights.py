@@ -76,14 +76,14 @@ def read_weights(folder: Path) -> Weights:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes."""
-    from safetensors.torch import save_file
+    """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes.
 
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        path,
-        metadata={"format": "pt"},
-    )
+    The file is readable by whom the umask lets read; `safetensors.torch.save_file` leaves it to its owner alone.
+    """
+    from safetensors.torch import save
+
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.write_bytes(save(on_cpu, metadata={"format": "pt"}))
 
 
 def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:
