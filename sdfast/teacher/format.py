@@ -194,11 +194,13 @@ class Manifest:
         inner = value["manifest"]
         if not isinstance(inner, dict) or sha256_json(inner) != value["sha256"]:
             raise ValueError("its manifest differs from the manifest's own digest")
-        if inner.get("format") != FORMAT:
+        if type(inner.get("format")) is not int or inner["format"] != FORMAT:
             raise ValueError(f"it is of format {inner.get('format')!r}, not {FORMAT}")
         names = {"format", "identity", "layout", "rows_sha256", "checksums_sha256", "spread"}
-        if inner.keys() != names or not isinstance(inner["identity"], dict):
+        if inner.keys() != names or not _has_form(inner["identity"], _IDENTITY_FORM):
             raise ValueError("its manifest is not one")
+        if type(inner["spread"]) not in (int, float):
+            raise ValueError("its spread is not a number")
         return cls(
             inner["identity"],
             Layout.from_json(inner["layout"]),
@@ -206,6 +208,22 @@ class Manifest:
             inner["checksums_sha256"],
             inner["spread"],
         )
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a JSON value has (at least) the keys and kinds of `form`."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(_has_form(value.get(key), part) for key, part in form.items())
+    return isinstance(value, form)
+
+
+_IDENTITY_FORM = {
+    "teacher": {"weights": str, "config": {}},
+    "rows": str,
+    "transform": {},
+    "features": {"tokens": str, "shape": list},
+    "dtype": str,
+}
 
 
 def shard_name(shard: int, stream: str = "features") -> str:

@@ -1,0 +1,70 @@
+"""A full disk or a read-only directory: one sentence, no bank, and the build goes on when there is space again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bank_samples import contents, make_recipe
+
+from sdfast.errors import RunError
+from sdfast.teacher.bank import open_bank
+from sdfast.teacher.build import prepare_bank
+
+
+def failing(function: Any, number: int, after: int) -> Any:
+    calls = 0
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise OSError(number, os.strerror(number))
+        return function(*arguments, **more)
+
+    return call
+
+
+@pytest.mark.parametrize("after", [0, 3, 5])
+@pytest.mark.parametrize("call", ["pwrite", "write"])
+def test_the_disk_gets_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: int) -> None:
+    directory = tmp_path / "teacher"
+    prepare_bank(tmp_path / "whole", make_recipe())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(getattr(os, call), errno.ENOSPC, after if call == "pwrite" else after // 3))
+        with pytest.raises(RunError, match=r"^cannot write .*teacher: the disk is full; free some space"):
+            prepare_bank(directory, make_recipe(), commit_seconds=0)
+    assert not directory.exists()
+    prepare_bank(directory, make_recipe())
+    assert contents(directory) == contents(tmp_path / "whole")
+
+
+def test_too_little_space_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    with pytest.raises(RunError, match=r"needs 0\.00 GB .* 0\.00 GB are free"):
+        prepare_bank(tmp_path / "teacher", make_recipe())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(os, "mkdir", failing(os.mkdir, number, 0))
+    with pytest.raises(RunError, match=r"^cannot write .*choose another --out"):
+        prepare_bank(tmp_path / "run" / "teacher", make_recipe())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_bank_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "teacher"
+    prepare_bank(directory, make_recipe())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 2))
+        with pytest.raises(RunError, match="the disk is full"):
+            prepare_bank(directory, make_recipe(tokens="all"), rebuild=True)
+    open_bank(directory, make_recipe().identity).check()
