@@ -83,7 +83,7 @@ constexpr int64_t kMaeDistillBlock = 4096;  // values of a token row taken at on
 
 constexpr int64_t mae_distill_scratch_bytes(int64_t patch_values) {
   const int64_t widest = patch_values > kMaeDistillBlock ? patch_values : kMaeDistillBlock;
-  return 3 * (widest + 32) * static_cast<int64_t>(sizeof(double)) + 64;
+  return 5 * (widest + 32) * static_cast<int64_t>(sizeof(double)) + 64;
 }
 
 }  // namespace sdfast

@@ -18,7 +18,7 @@ namespace sdfast {
 namespace {
 
 // Values that a thread takes at a time. Fixed, so that no sum depends on the number of threads.
-constexpr int64_t kChunkValues = 16384;
+constexpr int64_t kChunkValues = 32768;
 
 void check_indices(const Tensor& ids, int64_t limit, const char* name) {
   const int64_t* values = static_cast<const int64_t*>(ids.const_data_ptr());
@@ -62,10 +62,10 @@ class Chunks {
   std::vector<double> sums_;
 };
 
-// Threads worth waking for so many values: one for each two chunks' worth.
+// Threads worth waking for so many values: one for each chunk's worth.
 int64_t worth_waking(int64_t values) {
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t worth = 1 + values / (2 * kChunkValues);
+  const int64_t worth = 1 + values / kChunkValues;
   return worth < threads ? worth : threads;
 }
 
