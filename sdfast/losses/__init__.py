@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from sdfast.losses.mae_distill import MaeDistillLoss, MaeDistillOutput, mae_distill_loss
+from sdfast.losses.mlm_distill import MlmDistillOutput, mlm_distill_loss
 
-__all__ = ["MaeDistillLoss", "MaeDistillOutput", "mae_distill_loss"]
+__all__ = ["MaeDistillLoss", "MaeDistillOutput", "MlmDistillOutput", "mae_distill_loss", "mlm_distill_loss"]

@@ -65,8 +65,9 @@ def check_arguments(
     if pred is not None:
         _check_pixel_part(pred, images, mask, mask_ids, patch_size, norm_pix)
         assert images is not None
-        mean, std = _check_mean_std(images, mean, std)
+        means, stds = _check_mean_std(images, mean, std)
     else:
+        means = stds = None
         _check_absent("pred", images=images, mask=mask, mask_ids=mask_ids, mean=mean, std=std)
     if student is not None:
         _check_representation_part(student, teacher, rows, teacher_scale)
@@ -92,8 +93,8 @@ def check_arguments(
         teacher,
         rows,
         teacher_scale,
-        mean,
-        std,
+        means,
+        stds,
         patch_size,
         bool(norm_pix),
         _number("mae_weight", mae_weight),

@@ -139,7 +139,13 @@ def _pixel_operands(
     patch_size: int,
 ) -> dict[str, Any]:
     operands: dict[str, Any] = dict.fromkeys(("pred", "images", "mask", "mask_ids", "grad_pred", "GAIN", "OFFSET"))
-    integers = ("pixel_rows_total", "rows_per_sample", "patches", "patch_columns", "pred_stride_sample")
+    integers: tuple[str, ...] = (
+        "pixel_rows_total",
+        "rows_per_sample",
+        "patches",
+        "patch_columns",
+        "pred_stride_sample",
+    )
     integers += ("pred_stride_row", "image_stride_sample", "image_stride_channel", "image_stride_row")
     operands |= dict.fromkeys((*integers, "image_stride_column"), 0)
     operands |= {"PATCH": 1, "CHANNELS": 1}
@@ -180,7 +186,7 @@ def _token_operands(
     grad_student: Tensor,
 ) -> dict[str, Any]:
     operands: dict[str, Any] = dict.fromkeys(("student", "teacher", "bank_rows", "teacher_scale", "grad_student"))
-    integers = ("token_rows_total", "bank_size", "student_stride_sample", "student_stride_token")
+    integers: tuple[str, ...] = ("token_rows_total", "bank_size", "student_stride_sample", "student_stride_token")
     integers += ("teacher_stride_sample", "teacher_stride_token", "scale_stride_sample", "scale_stride_token")
     operands |= dict.fromkeys(integers, 0) | {"tokens": 1, "features": 1}
     if student is None or teacher is None:
