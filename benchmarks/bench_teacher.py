@@ -1,0 +1,129 @@
+"""The teacher's bank: what building it costs beside one bare teacher epoch, what a step gains, what opening it takes.
+
+Each comparison runs its two arms in turn, in one process; `extra_info` holds the other arm's seconds and the ratio of
+the medians. Both arms compute in float32 without torch.compile. `SDFAST_BENCH_IMAGES` sets how many images are built.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdfast.config import EngineConfig, PretrainConfig
+from sdfast.data.order import BatchOrder
+from sdfast.data.rows import row_digest
+from sdfast.data.transform import Transform
+from sdfast.engine.loop import Trainer
+from sdfast.engine.teacher_bank import bank_targets
+from sdfast.models.initialise import fresh_mae
+from sdfast.models.vit import TransformerShape, ViTShape
+from sdfast.objectives.base import Normalise
+from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.teacher.bank import open_bank
+from sdfast.teacher.build import prepare_bank
+from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.recipe import Recipe
+
+IMAGES = int(os.environ.get("SDFAST_BENCH_IMAGES", "128"))
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SMALL = ViTShape((224, 224), 16, 3, TransformerShape(384, 12, 6, 1536), TransformerShape(256, 8, 8, 1024))
+# As wide as ViT-B with one small block: the bank is as large, and there is hardly a teacher to wait for.
+WIDE = ViTShape((16, 16), 16, 3, TransformerShape(768, 1, 12, 768), TransformerShape(8, 0, 1, 8))
+CUB_ROWS = 5994
+
+
+def recipe_of(shape: ViTShape, count: int, tokens: Any = "cls") -> Recipe:
+    height, width = shape.image_size
+    images = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    transform = Transform(height, width)
+    return Recipe(
+        encoder=fresh_mae(shape, 1).encoder,
+        shape=shape,
+        images=images,
+        digests=np.frombuffer(b"".join(map(row_digest, images)), np.uint8).reshape(-1, 32),
+        rows=np.arange(count),
+        transform=transform,
+        normalise=Normalise(transform.mean, transform.std).to(DEVICE),
+        tokens=tokens,
+        dtype="float32",
+        device=DEVICE,
+    )
+
+
+def compare(benchmark: Any, arm: Callable[[], Any], other: Callable[[], Any], other_name: str, rounds: int) -> None:
+    """Benchmark `arm`, with `other` timed before each of its rounds."""
+    seconds: list[float] = []
+
+    def timed_other() -> None:
+        started = time.perf_counter()
+        other()
+        seconds.append(time.perf_counter() - started)
+
+    benchmark.pedantic(arm, setup=timed_other, rounds=rounds, warmup_rounds=1)
+    median = statistics.median(seconds[1:])
+    benchmark.extra_info.update(
+        {other_name: median, "ratio": benchmark.stats.stats.median / median, "threads": torch.get_num_threads()}
+    )
+
+
+def synchronised(function: Callable[[], Any]) -> Callable[[], Any]:
+    def call() -> None:
+        function()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call
+
+
+def test_build(benchmark: Any, tmp_path: Path) -> None:
+    """A whole build, checks and fsync included, against the same batches through the same teacher and nothing else."""
+    recipe = recipe_of(SMALL, IMAGES)
+    teacher, normalise = LiveTeacher(recipe.encoder, "cls").to(DEVICE), recipe.normalise
+    directory = tmp_path / "teacher"
+
+    def bare() -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        for batch in torch.from_numpy(recipe.images).split(64):
+            teacher(normalise(batch.to(DEVICE))).cpu()
+
+    benchmark.group = f"build, ViT-S/16, {IMAGES} images, float32"
+    compare(benchmark, lambda: prepare_bank(directory, recipe), bare, "bare epoch", rounds=5)
+
+
+@pytest.mark.parametrize("tokens", ["cls", "all"])
+def test_step(benchmark: Any, tmp_path: Path, tokens: Any) -> None:
+    """A step of distill against the bank, and with the teacher beside the student."""
+    batch = 8 if DEVICE.type == "cpu" else 64
+    recipe = recipe_of(SMALL, batch, tokens)
+    images = torch.from_numpy(recipe.images).to(DEVICE)
+    banked = bank_targets(prepare_bank(tmp_path / "teacher", recipe), recipe)
+    live = LiveTeacher(recipe.encoder, tokens).to(DEVICE)
+
+    def step(teacher: Any) -> Callable[[], Any]:
+        module = fresh_mae(SMALL, 0).to(DEVICE)
+        objective = FurtherPretraining(module, recipe.normalise, PretrainConfig(), 0, teacher, tokens)
+        order = BatchOrder(torch.arange(batch), batch, seed=0)
+        trainer = Trainer(
+            "bench", objective, PretrainConfig(), EngineConfig(), order, lambda rows: images[rows], tmp_path, "bench"
+        )
+        return synchronised(trainer._one_step)
+
+    benchmark.group = f"step, ViT-S/16, batch {batch}, {tokens}, float32"
+    compare(benchmark, step(banked), step(live), "live", rounds=7)
+
+
+def test_open(benchmark: Any, tmp_path: Path) -> None:
+    """Open, check and load a bank as large as CUB's (5,994 CLS rows of 768 float32); the identity is at hand."""
+    recipe = recipe_of(WIDE, CUB_ROWS)
+    prepare_bank(tmp_path / "teacher", recipe)
+    benchmark.group = f"open and check {CUB_ROWS} rows"
+    benchmark.pedantic(lambda: open_bank(tmp_path / "teacher", recipe.identity).load(), rounds=20, warmup_rounds=2)
