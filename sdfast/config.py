@@ -83,6 +83,9 @@ class TeacherConfig(_Section):
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = Field(
         "float32", description="what the bank keeps them in; int8 has a scale per token"
     )
+    residency: Literal["auto", "device", "stream"] = Field(
+        "auto", description="in the device's memory (when half of what is free holds it), or read from the disk"
+    )
 
 
 class EngineConfig(_Section):

@@ -273,7 +273,7 @@ class Pipeline:
         images = self.images(self.pack.split("train"))
         check_deterministic(lambda rows: self.normalise(images(rows)), torch.from_numpy(recipe.rows))
         bank = build_or_open(self.out / "teacher", recipe, rebuild=not self.resume, new_teacher=True)
-        return bank_targets(bank, recipe)
+        return bank_targets(bank, recipe, self.config.teacher.residency)
 
     def _train_classifier(
         self, directory: StageDirectory, inputs: dict[str, Any], start: MaskedAutoencoder, seed: int

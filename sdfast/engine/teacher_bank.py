@@ -18,7 +18,8 @@ from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fingerprint import check_identity
 from sdfast.teacher.recipe import Recipe
-from sdfast.teacher.targets import ResidentBank
+from sdfast.teacher.residency import Residency, StreamedBank, choose_residency
+from sdfast.teacher.targets import ResidentBank, Teacher
 from sdfast.teacher.verify import SampleErrors, sample_errors
 
 _LOG_SECONDS = 30.0
@@ -56,15 +57,21 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
     return bank
 
 
-def bank_targets(bank: Bank, recipe: Recipe) -> ResidentBank:
-    """A bank in the device's memory, every block checked, for the rows of the recipe's split.
+def bank_targets(bank: Bank, recipe: Recipe, residency: Residency = "device") -> Teacher:
+    """A bank as the targets of the recipe's split: in the device's memory, every block checked, or on the disk.
 
     Raises:
         UserError: a block is damaged.
     """
+    rows = torch.from_numpy(bank.rows_of(recipe.digests))
+    chosen = choose_residency(residency, bank.bytes, recipe.device)
+    where = f"in the memory of {recipe.device}" if chosen == "device" else "read from the disk at each step"
+    log.info("teacher bank: %s", where)
+    if chosen == "stream":
+        return StreamedBank(bank, rows, recipe.device)
     features, scale = bank.load()
     scale = None if scale is None else scale.to(recipe.device)
-    return ResidentBank(features.to(recipe.device), scale, torch.from_numpy(bank.rows_of(recipe.digests)))
+    return ResidentBank(features.to(recipe.device), scale, rows)
 
 
 def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.device) -> Recipe:

@@ -51,6 +51,8 @@ class FurtherPretraining:
 
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
+        if self.distill_weight and self.teacher is not None:
+            self.teacher.announce(batch.rows)
         ratio, kind = self.masking.mask_ratio, self.masking.mask
         return patch_mask(self.seed, batch.epoch, batch.rows, self.module.shape.patches, ratio, kind)
 

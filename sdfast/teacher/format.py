@@ -39,7 +39,7 @@ ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has about two thousand
 _LARGEST = 1 << 48  # of any number in a manifest
 _BATCH_ROWS = 64
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 256 << 10
 _SHARD_BYTES = 4 << 30
 
 
@@ -65,7 +65,7 @@ class Layout:
 
     @classmethod
     def plan(cls, rows: int, shape: tuple[int, ...], dtype: str) -> Layout:
-        """The layout of a new bank: batches of 64 rows, blocks of at most 1 MiB, files of about 4 GiB."""
+        """The layout of a new bank: batches of 64 rows, blocks of at most 256 KiB, files of about 4 GiB."""
         row_bytes = math.prod(shape) * ITEM_BYTES[dtype]
         block = _BATCH_ROWS
         while block > 1 and block * row_bytes > _BLOCK_BYTES:

@@ -24,6 +24,10 @@ class Targets(NamedTuple):
 class Teacher(Protocol):
     """Where targets come from."""
 
+    def announce(self, rows: Tensor) -> None:
+        """Say which rows [B] of the split (on the CPU) the next batch has."""
+        ...
+
     def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
         """The targets of some samples.
 
@@ -46,6 +50,9 @@ class ResidentBank:
             bank_rows: [m] int64 on the CPU: for each row of the split its row of the bank, -1 where it has none.
         """
         self.features, self.scale, self.bank_rows = features, scale, bank_rows
+
+    def announce(self, rows: Tensor) -> None:
+        """Nothing to do."""
 
     def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
         """See `Teacher.targets`."""
