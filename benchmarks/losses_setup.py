@@ -69,34 +69,40 @@ def plain_loss(pred: Tensor, images: Tensor, mask: Tensor, student: Tensor, teac
     return mae + ((student - teacher) ** 2).sum() / batch
 
 
-def contenders(point: Point, device: str) -> dict[str, Step]:
-    """Forward and backward of the plain formula, eager and compiled, and of every backend that is ready."""
+def operands(point: Point, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """pred, images, mask, student and teacher of a point."""
     rng = torch.Generator().manual_seed(0)
 
     def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(shape, generator=rng).to(device, dtype)
 
-    dtype, width = DTYPES[point.dtype], WIDTHS[point.model]
-    side = PATCH_SIZE * int(PATCHES**0.5)
+    dtype, width, side = DTYPES[point.dtype], WIDTHS[point.model], PATCH_SIZE * int(PATCHES**0.5)
     features = (point.batch, TOKENS, width) if point.tokens else (point.batch, width)
     pred = random(point.batch, PATCHES, PATCH_SIZE**2 * 3, dtype=dtype).requires_grad_()
     images, mask = random(point.batch, 3, side, side), random(point.batch, PATCHES).argsort(1) < MASKED
-    student, teacher = random(*features, dtype=dtype).requires_grad_(), random(*features)
+    return pred, images, mask, random(*features, dtype=dtype).requires_grad_(), random(*features)
+
+
+def contenders(point: Point, device: str) -> dict[str, Step]:
+    """Forward and backward of the plain formula, eager and compiled, and of every backend that is ready."""
+    tensors = operands(point, device)
+    pred, _, _, student, _ = tensors
     compiled = torch.compile(plain_loss, fullgraph=True, dynamic=False)
 
     def through(loss: Callable[[], Tensor]) -> Step:
         return lambda: torch.autograd.grad(loss(), (pred, student))
 
-    steps = {
-        "eager": through(lambda: plain_loss(pred, images, mask, student, teacher)),
-        "compile": through(lambda: compiled(pred, images, mask, student, teacher)),
-    }
+    steps = {"eager": through(lambda: plain_loss(*tensors)), "compile": through(lambda: compiled(*tensors))}
     for backend in dispatch.BACKENDS:
         if dispatch.why_not(backend, device) is None:
-            steps[backend] = through(
-                lambda backend=backend: mae_distill_loss(pred, images, mask, student, teacher, backend=backend).loss
-            )
+            steps[backend] = through(lambda backend=backend: mae_distill_loss(*tensors, backend=backend).loss)
     return steps
+
+
+def forward_call(point: Point, device: str, backend: str) -> Callable[[], Tensor]:
+    """The forward call of one backend (which makes the gradients too)."""
+    tensors = operands(point, device)
+    return lambda: mae_distill_loss(*tensors, backend=backend).loss
 
 
 def seconds_of(step: Step, calls: int, device: str) -> float:
