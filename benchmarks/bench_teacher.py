@@ -11,6 +11,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,51 @@ def test_open(benchmark: Any, tmp_path: Path) -> None:
     prepare_bank(tmp_path / "teacher", recipe)
     benchmark.group = f"open and check {CUB_ROWS} rows"
     benchmark.pedantic(lambda: open_bank(tmp_path / "teacher", recipe.identity).load(), rounds=20, warmup_rounds=2)
+
+
+class Invented(Recipe):
+    """Features without a teacher: what is timed is the disk."""
+
+    def features(self, images: np.ndarray) -> torch.Tensor:
+        """[b, N, D] float32."""
+        return torch.randn(len(images), *self.feature_shape)
+
+
+def test_stream(benchmark: Any, tmp_path: Path) -> None:
+    """All tokens of shuffled batches, checked, against reading the same file from end to end; both from the disk."""
+    count = int(os.environ.get("SDFAST_BENCH_STREAM_ROWS", "3072"))
+    shape = replace(WIDE, image_size=(224, 224), encoder=replace(WIDE.encoder, width=768))
+    pictures = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    plain = recipe_of(WIDE, 1)
+    digests = np.frombuffer(b"".join(map(row_digest, pictures)), np.uint8).reshape(-1, 32)
+    encoder = fresh_mae(shape, 1).encoder
+    changes = {"shape": shape, "images": pictures, "digests": digests, "encoder": encoder, "rows": np.arange(count)}
+    recipe = Invented(**{**vars(plain), **changes, "tokens": "all", "dtype": "bfloat16"})
+    bank = prepare_bank(tmp_path / "teacher", recipe)
+    files = [bank.directory / f"features-{shard:05d}.bin" for shard in range(bank.layout.shards)]
+
+    def forget() -> None:
+        for path in files:
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sequential() -> None:
+        forget()
+        buffer = bytearray(8 << 20)
+        for path in files:
+            with open(path, "rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+        forget()
+
+    teacher = bank_targets(bank, recipe, "stream")
+    nothing, order = torch.empty(0), torch.randperm(count)
+
+    def shuffled() -> None:
+        for rows in order.split(64):
+            teacher.announce(rows)
+            teacher.targets(nothing, rows)
+
+    benchmark.group = f"read {bank.bytes / 1e9:.2f} GB of all tokens, batches of 64"
+    compare(benchmark, shuffled, sequential, "sequential", rounds=5)
+    benchmark.extra_info["share of the sequential bandwidth"] = 1 / benchmark.extra_info["ratio"]

@@ -125,6 +125,9 @@ def _read(
 ) -> None:
     """Read one block and put its wanted rows (`inside`) where they belong in the batch (`places`)."""
     count = bank.layout.block_place(block)[2]
+    if count == len(places) == 1:  # a large row is a block of its own: no copy
+        bank.read_block(block, [target[places[0]] for target in streams], descriptors)
+        return
     whole = [np.empty((count, size), np.uint8) for size in bank.layout.streams.values()]
     bank.read_block(block, whole, descriptors)
     for values, target in zip(whole, streams, strict=True):
