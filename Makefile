@@ -1,6 +1,7 @@
 # One command each; every one creates .venv with the locked packages and builds the compiled core first, if need be.
 #   make demo    the three stages on the bundled model and images      make test    C++ and Python tests
 #   make bench   the benchmark suites                                  make lint    format, lint, types
+#   make stress  the long tests, such as 200 killed builds of a bank
 #   make build   the packages and the compiled core alone              make clean   remove what was built (distclean: and .venv)
 # PYTHON names the interpreter that .venv is made with: make PYTHON=python3.12 test
 
@@ -14,7 +15,7 @@ TEST_JOBS ?= 2
 # SDFAST_NO_EXT=1 in the environment: no compiled core, no C++ tests.
 NO_EXT := $(filter-out 0,$(SDFAST_NO_EXT))
 
-.PHONY: help venv build demo test test-cpp test-python bench lint clean distclean
+.PHONY: help venv build demo test test-cpp test-python stress bench lint clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,9 @@ test-cpp: $(VENV)/.built
 
 test-python: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+stress: $(VENV)/.built
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow $(PYTEST_ARGS)
 
 bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
