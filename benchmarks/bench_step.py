@@ -94,7 +94,7 @@ def sdfast_step(stage: str, model: str, directory: Path) -> Callable[[], Any]:
         teacher = LiveTeacher(module.encoder, "cls") if stage == "distill" else None
         objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher)
     order = BatchOrder(torch.arange(batch), batch, seed=0)
-    trainer = Trainer(stage, objective, config, EngineConfig(), order, lambda rows: images[rows], directory, "bench")
+    trainer = Trainer(stage, objective, config, EngineConfig(), order, lambda rows: images[rows], directory, {})
     return trainer._one_step
 
 

@@ -114,7 +114,7 @@ def test_step(benchmark: Any, tmp_path: Path, tokens: Any) -> None:
         objective = FurtherPretraining(module, recipe.normalise, PretrainConfig(), 0, teacher, tokens)
         order = BatchOrder(torch.arange(batch), batch, seed=0)
         trainer = Trainer(
-            "bench", objective, PretrainConfig(), EngineConfig(), order, lambda rows: images[rows], tmp_path, "bench"
+            "bench", objective, PretrainConfig(), EngineConfig(), order, lambda rows: images[rows], tmp_path, {}
         )
         return synchronised(trainer._one_step)
 

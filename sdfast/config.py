@@ -6,20 +6,22 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdfast.data.config import DataConfig
 from sdfast.errors import UserError
 
-DEFAULT_PRESET = "paper-vit"
 BUNDLED_PRESET = "demo"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimisationConfig(_Section):
@@ -28,7 +30,7 @@ class OptimisationConfig(_Section):
     steps: int = Field(20_000, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=1, description="images per optimiser step, over all devices and micro-batches")
     lr: float = Field(1.5e-4, ge=0, description="peak learning rate, absolute (never scaled by the batch size)")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW betas")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
@@ -56,6 +58,12 @@ class DistillConfig(OptimisationConfig):
     weight: float = Field(1.0, ge=0, description="weight of the representation loss")
     mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding loss")
 
+    @model_validator(mode="after")
+    def _something_is_minimised(self) -> DistillConfig:
+        if not self.weight and not self.mae_weight:
+            raise ValueError("one of distill.weight and distill.mae_weight must be above 0")
+        return self
+
 
 class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
@@ -63,7 +71,7 @@ class FinetuneConfig(OptimisationConfig):
     steps: int = Field(10_000, ge=1, description="optimiser steps")
     batch_size: int = Field(32, ge=1, description="images per optimiser step, over all devices and micro-batches")
     lr: float = Field(1e-4, ge=0, description="peak learning rate, absolute")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW betas")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate (500 of 10,000)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 does not clip")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout after embeddings, attention projections and MLPs")
@@ -107,8 +115,10 @@ class EngineConfig(_Section):
 class Config(_Section):
     """A whole run."""
 
-    model: str | None = Field(None, description="hub id or folder of the pre-trained model; bundled when not given")
-    out: str | None = Field(None, description="run directory")
+    model: str | None = Field(
+        None, min_length=1, description="hub id or folder of the pre-trained model; bundled when not given"
+    )
+    out: str | None = Field(None, min_length=1, description="run directory")
     seed: int = Field(0, ge=0, description="seed of order, masks, flips, dropout and heads")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
     data: DataConfig = DataConfig()
@@ -142,7 +152,7 @@ def resolve(
     """Merge preset, file, `key=value` overrides and options (strongest last) into a checked configuration.
 
     Args:
-        preset: a name from `presets()`; without one, `demo` for the bundled model and `paper-vit` for any other.
+        preset: a name from `presets()`; without one, `demo` for the bundled model.
         file: a YAML file of (some of) the keys.
         overrides: strings `dotted.key=value`; values are read as YAML.
         options: nested mapping, e.g. from command line options.
@@ -156,9 +166,17 @@ def resolve(
     given: dict[str, Any] = {}
     for layer in layers:
         given = _merged(given, layer)
-    if preset is None:
-        preset = BUNDLED_PRESET if given.get("model") in (None, "bundled") else DEFAULT_PRESET
-    return _validated(_merged(_read_preset(preset), given))
+    if preset is None and given.get("model") in (None, "bundled"):
+        preset = BUNDLED_PRESET
+    base = {} if preset is None else _read_preset(preset)
+    if preset == BUNDLED_PRESET and _section(given, "data").get("source") not in (None, "bundled"):
+        base.pop("data")  # its limit is meant for the bundled images
+    return _validated(_merged(base, given))
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _read_preset(name: str) -> dict[str, Any]:
@@ -223,12 +241,15 @@ def _validated(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
-        key = ".".join(location)
+        keys = valid_keys()
+        known = [depth for depth in range(len(location), 0, -1) if ".".join(location[:depth]) in keys]
+        key = ".".join(location[: known[0]] if known else location)
         if first["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, valid_keys(), n=1, cutoff=0.4)
-            last = [name for name in valid_keys() if name.rsplit(".", 1)[-1] == location[-1]]
+            close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
+            last = [name for name in keys if name.rsplit(".", 1)[-1] == location[-1]]
             fix = f"did you mean '{(close or last)[0]}'" if close or last else "`sdfast config show` lists all keys"
             raise UserError(f"there is no configuration key '{key}'; {fix}.") from None
         value = first.get("input")
         shown = f"={value}" if isinstance(value, (str, int, float, bool)) else ""
-        raise UserError(f"{key}{shown} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{key}{shown} does not fit: {reason[0].lower()}{reason[1:]}.") from None

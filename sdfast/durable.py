@@ -1,7 +1,7 @@
 """Durable before visible: write beside, fsync, rename, fsync the directory; the old goes when the new is safe.
 
-Every file that sdfast leaves on disk goes through here. A reader sees a file or directory whole or not at all,
-also after a SIGKILL or a power cut.
+Every model, checkpoint, result and manifest goes through here (growing logs do not). A reader sees a file or directory
+whole or not at all, also after a SIGKILL or a power cut.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdfast.errors import RunError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 _STAGING = ".staging-"
 _OLD = ".old-"
@@ -70,6 +75,26 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, durably."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n").encode())
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, readable by whom the umask lets read (the library's own leaves it to its owner).
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with explain_os_error(path):
+        path.touch()
+        mode = path.stat().st_mode
+        try:
+            save_file(dict(tensors), path, metadata=metadata)
+        except SafetensorError as error:  # an OSError whose number is in its text alone
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+        path.chmod(mode)
 
 
 @contextlib.contextmanager
@@ -134,6 +159,13 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     ).hexdigest()
+
+
+def sha256_array(array: NDArray[Any]) -> str:
+    """Hexadecimal SHA-256 of an array's bytes, in C order."""
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def read_json(path: Path) -> Any | None:

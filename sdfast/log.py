@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import logging
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-log = logging.getLogger("sdfast")
-log.addHandler(logging.NullHandler())
+if TYPE_CHECKING:
+    from rich.console import Console
+
+log = logging.getLogger("sdfast")  # without a handler, Python prints its warnings to stderr
+
+
+@functools.cache
+def _console(stream: TextIO | None) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream or io.StringIO())
+
+
+def console() -> Console:
+    """The one console on stderr that messages and progress bars share, so that neither tears the other."""
+    return _console(sys.stderr)
 
 
 def attach_file(path: Path) -> logging.Handler:

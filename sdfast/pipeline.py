@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import copy
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +18,17 @@ from torch import Tensor
 
 from sdfast import bundled, durable
 from sdfast.config import Config, resolve
+from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import Trained, Trainer, resolve_precision
 from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
+from sdfast.evaluation.classification import classification_metrics, evaluation_split, labelled_rows, predict
 from sdfast.log import attach_file, log
 from sdfast.models import checkpoint as models
-from sdfast.models.vit import MaskedAutoencoder
+from sdfast.models.vit import Block, MaskedAutoencoder
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
@@ -38,6 +41,7 @@ from sdfast.teacher.targets import Teacher
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 class Pipeline:
@@ -93,7 +97,12 @@ class Pipeline:
         default = "-".join(dict.fromkeys((_slug(self.model_spec), _slug(self.data_spec))))
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
         self._held = False
-        self._finished: set[Path] = set()
+        self._finished: dict[Path, Result] = {}
+
+    @property
+    def results(self) -> list[Result]:
+        """What this object has trained or found done, in that order."""
+        return list(self._finished.values())
 
     # What the stages work on, made when first needed.
 
@@ -126,7 +135,7 @@ class Pipeline:
         processor, shape = self.initial.processor, self.initial.shape
         transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
         spec = str(bundled.data_folder()) if self.data_spec == "bundled" else self.data_spec
-        pack = prepare_pack(spec, self.out / "pack", transform, self.config.data, log.warning)
+        pack = prepare_pack(spec, self.out / "pack", transform, self.config.data, log.warning, _progress("data"))
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in pack.splits.items())
         classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
         log.info("data: %s: %s%s", self.data_spec, counts, classes)
@@ -142,13 +151,13 @@ class Pipeline:
 
     def pretrain(self) -> Result:
         """Further pre-training: theta_init -> theta_0, the teacher."""
-        with self._session():
+        with self.session():
             inputs = self._inputs("pretrain", start=self.initial.digest)
             return self._train_mae(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
 
     def distill(self) -> Result:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
-        with self._session():
+        with self.session():
             rounds = self.config.distill.rounds
             teacher = self._distill_rounds(rounds)
             if rounds == 0:
@@ -164,7 +173,7 @@ class Pipeline:
         Raises:
             UserError: the bank there is of something else or damaged, and `rebuild` is off.
         """
-        with self._session():
+        with self.session():
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
             recipe = recipe_of(models.load_mae(str(teacher.model)), self.pack, self.config, self.device)
             bank = build_or_open(self.out / "teacher", recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
@@ -180,22 +189,19 @@ class Pipeline:
             seed: seed of this fine-tuning alone; the run's when not given.
             name: folder in the run directory.
         """
-        with self._session():
+        with self.session():
             self._check_labels()
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
-            if start == "init":
-                module, digest = self.initial.module, self.initial.digest
-            else:
-                source = self.pretrain() if start == "pretrain" else self.distill()
-                loaded = models.load_mae(str(source.model))
-                module, digest = loaded.module, loaded.digest
+            source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
+            from_stage = None if source is None else source()
+            digest = self.initial.digest if from_stage is None else from_stage.weights
             inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
             train, test = self.pack.split("train"), self._test_split()
-            inputs["train labels"] = _digest(_labels(train)[self._train_rows("finetune").numpy()])
-            inputs["test images"] = _digest(test.digests[labelled_rows(test).numpy()])
-            inputs["test labels"] = _digest(_labels(test)[labelled_rows(test).numpy()])
-            return self._train_classifier(StageDirectory(self.out / name, "finetune"), inputs, module, seed)
+            inputs["train labels"] = durable.sha256_array(_labels(train)[self._train_rows("finetune").numpy()])
+            inputs["test images"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
+            inputs["test labels"] = durable.sha256_array(_labels(test)[labelled_rows(test).numpy()])
+            return self._train_classifier(StageDirectory(self.out / name, "finetune"), inputs, from_stage, seed)
 
     def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
         """Classify with the fine-tuned model; predictions go to `predictions.csv` in the run directory.
@@ -208,7 +214,7 @@ class Pipeline:
         """
         from sdfast.evaluation.run import evaluate_run
 
-        with self._session():
+        with self.session(training=False):
             return evaluate_run(self, None if data is None else str(data))
 
     # How a stage is trained.
@@ -224,9 +230,14 @@ class Pipeline:
         if done is not None:
             return done
         config = self.config
-        module = MaskedAutoencoder(self.initial.shape)
-        module.load_state_dict(self.initial.module.state_dict())
-        module.to(self.device)
+        if config.pretrain.mask == "fixed" and not visible_count(
+            self.initial.shape.patches, config.pretrain.mask_ratio
+        ):
+            raise UserError(
+                f"pretrain.mask_ratio={config.pretrain.mask_ratio} leaves none of the {self.initial.shape.patches}"
+                " patches of an image visible; lower it."
+            )
+        module = copy.deepcopy(self.initial.module).to(self.device)
         seed = derive_seed(config.seed, stage, inputs.get("round", 0))
         more: dict[str, Any] = {}
         if teacher is not None:
@@ -276,7 +287,7 @@ class Pipeline:
         return bank_targets(bank, recipe, self.config.teacher.residency)
 
     def _train_classifier(
-        self, directory: StageDirectory, inputs: dict[str, Any], start: MaskedAutoencoder, seed: int
+        self, directory: StageDirectory, inputs: dict[str, Any], start: Result | None, seed: int
     ) -> Result:
         done = self._already(directory, inputs)
         if done is not None:
@@ -284,7 +295,10 @@ class Pipeline:
         assert self.pack.class_names is not None
         seed = derive_seed(seed, "finetune")
         config = self.config.finetune
-        module = models.classifier_from_mae(start, len(self.pack.class_names), config.dropout, seed).to(self.device)
+        encoder_source = self.initial.module if start is None else models.load_mae(str(start.model)).module
+        module = models.classifier_from_mae(encoder_source, len(self.pack.class_names), config.dropout, seed).to(
+            self.device
+        )
         train, test = self.pack.split("train"), self._test_split()
         labels = torch.from_numpy(_labels(train)).to(self.device)
         torch.manual_seed(seed)  # dropout
@@ -318,7 +332,7 @@ class Pipeline:
         order = BatchOrder(self._train_rows(stage), config.batch_size, seed)
         if self.config.engine.compile:
             for block in objective.module.modules():
-                if type(block).__name__ == "Block":
+                if isinstance(block, Block):
                     block.compile()
         log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, self.device)
         trainer = Trainer(
@@ -329,7 +343,7 @@ class Pipeline:
             order,
             self.images(self.pack.split("train")),
             directory.path,
-            durable.sha256_json(inputs),
+            inputs,
             self.resume,
         )
         return trainer.run()
@@ -356,10 +370,7 @@ class Pipeline:
         return labelled_rows(train, rows) if stage == "finetune" else rows
 
     def _test_split(self) -> PackSplit:
-        for name in ("test", "val"):
-            if name in self.pack.splits:
-                return self.pack.splits[name]
-        raise UserError(f"{self.data_spec} has no test split; add one, or set data.test_fraction above 0.")
+        return evaluation_split(self.pack)[1]
 
     def _check_labels(self) -> None:
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
@@ -372,11 +383,14 @@ class Pipeline:
             raise UserError(f"{self.data_spec} has one class only ('{names[0]}'); finetune needs two.")
         if self._test_split().labels is None:
             raise UserError(f"the test images of {self.data_spec} have no labels, and finetune evaluates on them.")
+        if not len(self._train_rows("finetune")):
+            raise UserError(f"none of the images that data.limit={self.config.data.limit} keeps has a label; raise it.")
 
     def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
         """Everything that decides a stage's result: content digests and configuration values, by name."""
         inputs: dict[str, Any] = {"stage": stage, "seed": self.config.seed, **content}
-        inputs["train images"] = _digest(self.pack.split("train").digests[self._train_rows(stage).numpy()])
+        inputs["train images"] = durable.sha256_array(self.pack.split("train").digests[self._train_rows(stage).numpy()])
+        inputs["train rows"] = durable.sha256_array(self._train_rows(stage).numpy())  # they key masks, order and flips
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
         if stage == "distill":  # in float32, live and bank give the same result
@@ -395,62 +409,96 @@ class Pipeline:
 
     def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:
         """The stage's result, when there is nothing to do; says which input changed when there is."""
-        made_here = directory.path in self._finished
-        if not self.resume and not made_here:
+        known = self._finished.get(directory.path)
+        if known is not None and known.fingerprint == durable.sha256_json(inputs):
+            return known
+        if not self.resume:
             return None
         done = directory.finished(inputs)
-        if done is None:
-            if (changed := directory.changed_input(inputs)) is not None:
-                log.info("%s: runs again, because %s changed", directory.path.name, changed)
-        elif not made_here:
+        if done is not None:
             log.info("%s: already done (%s)", directory.path.name, directory.model)
-            self._finished.add(directory.path)
+            self._finished[directory.path] = done
+        elif (changed := directory.changed_input(inputs)) is not None:
+            log.info("%s: runs again, because %s changed", directory.path.name, changed)
         return done
 
     def _finish(self, directory: StageDirectory, *args: Any, **more: Any) -> Result:
-        self._finished.add(directory.path)
-        return directory.finish(*args, **more)
+        self._finished[directory.path] = directory.finish(*args, **more)
+        return self._finished[directory.path]
 
     def _adopt_as_distilled(self, teacher: Result) -> Result:
         """distill.rounds=0: no self-distillation, the further pre-trained model is handed on."""
         directory = StageDirectory(self.out / "distill", "distill")
         inputs = {"stage": "distill", "round": 0, "teacher": teacher.weights}
-        loaded = models.load_mae(str(teacher.model))
         return self._already(directory, inputs) or self._finish(
             directory,
             inputs,
             teacher.weights,
-            lambda folder: models.save_mae(loaded.module, folder, loaded.processor),
+            lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
             {"steps": 0, "seconds": 0.0, "img_per_s": 0.0},
         )
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[None]:
-        """Hold the run directory and its log while something is done in it; nested calls share it."""
+    def session(self, training: bool = True) -> Iterator[None]:
+        """Hold the run directory and its log while something is done in it; nested calls share it.
+
+        Args:
+            training: whether a stage is to be trained: model and data are opened, and the configuration is written.
+
+        Raises:
+            UserError: another process holds the directory, or it is another run's.
+        """
         if self._held:
             yield
             return
+        self._check_directory()
         with locked(self.out):
             handler = attach_file(self.out / "log.txt")
             self._held = True
             try:
                 if self.config.engine.threads is not None:
                     torch.set_num_threads(self.config.engine.threads)
-                log.info("run directory: %s", self.out)
-                if self.model_spec == "bundled":
-                    log.info("no model given: using the bundled small ViT-MAE")
-                if self.data_spec == "bundled":
-                    log.info("no data given: using the bundled Fashion-MNIST images")
-                durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
+                if training and "pack" not in self.__dict__:
+                    self._open_inputs()
                 yield
             finally:
                 self._held = False
                 log.removeHandler(handler)
                 handler.close()
 
+    def _open_inputs(self) -> None:
+        log.info("run directory: %s", self.out)
+        if self.model_spec == "bundled":
+            log.info("no model given: using the bundled small ViT-MAE")
+        if self.data_spec == "bundled":
+            log.info("no data given: using the bundled Fashion-MNIST images")
+        count, limit = len(self.pack.split("train")), self.config.data.limit
+        if limit is not None and limit < count:
+            log.info("data: training on %d of %d images (data.limit)", limit, count)
+        durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    def _check_directory(self) -> None:
+        """A default --out is named after the ends of two paths, which another pair may share."""
+        path = self.out / "config.yaml"
+        if self.config.out is not None or not path.is_file():
+            return
+        other = resolve(file=path)
+        theirs = (other.model or "bundled", other.data.source or "bundled")
+        if theirs != (self.model_spec, self.data_spec):
+            raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Says every few seconds how far a long reading is."""
+    said = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            log.info("%s: %d of %d images", what, done, total)
+
+    return report
 
 
 def _labels(split: PackSplit) -> np.ndarray:

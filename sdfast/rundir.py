@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.durable import (
-    explain_os_error,
     read_json,
     recover_directory,
     sha256_file,
@@ -58,15 +57,20 @@ class StageDirectory:
         """The result, when the stage was finished from these very inputs and its model is intact."""
         recover_directory(self.model)
         stored = read_json(self.path / "result.json")
+        names = ("steps", "seconds", "img_per_s", "fingerprint", "weights")
         if not isinstance(stored, dict) or stored.get("fingerprint") != sha256_json(inputs):
             return None
-        files = stored.get("files", {})
-        if not files or any(
-            not (self.model / name).is_file() or sha256_file(self.model / name) != digest
-            for name, digest in files.items()
+        files = stored.get("files")
+        if (
+            not isinstance(files, dict)
+            or not files
+            or not set(names) <= set(stored)
+            or any(
+                not (self.model / name).is_file() or sha256_file(self.model / name) != digest
+                for name, digest in files.items()
+            )
         ):
             return None
-        names = ("steps", "seconds", "img_per_s", "fingerprint", "weights")
         return Result(self.stage, self.model, metrics=stored.get("metrics", {}), **{n: stored[n] for n in names})
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:
@@ -74,7 +78,9 @@ class StageDirectory:
         stored = read_json(self.path / "result.json")
         if not isinstance(stored, dict):
             return None
-        old = stored.get("inputs", {})
+        old = stored.get("inputs")
+        if not isinstance(old, dict):
+            return "result.json"
         changed = [name for name in {**inputs, **old} if inputs.get(name) != old.get(name)]
         return changed[0] if changed else "the model's files"
 
@@ -121,9 +127,13 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    with explain_os_error(directory):
+    try:
         directory.mkdir(parents=True, exist_ok=True)
         file = open(directory / ".lock", "w")  # noqa: SIM115 (held until the block ends)
+    except OSError as error:
+        raise UserError(
+            f"--out {directory} cannot be used: {(error.strerror or str(error)).lower()}; choose another --out."
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

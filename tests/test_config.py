@@ -18,11 +18,21 @@ def test_defaults_are_the_papers() -> None:
     assert (config.pretrain.lr, config.pretrain.betas, config.pretrain.clip) == (1.5e-4, (0.9, 0.95), 0.0)
     assert (config.finetune.steps, config.finetune.batch_size, config.finetune.clip) == (10_000, 32, 1.0)
     assert config.distill.tokens == "cls" and config.distill.rounds == 1
-    assert resolve(preset="paper-vit").model_dump() == Config().model_dump()
+    assert config.engine.precision == "auto"
+    exactly = resolve(preset="paper-vit")  # also what the released code did besides its hyperparameters
+    assert exactly.engine.precision == "fp32" and exactly.data.exif_rotation == "ignore"
+    for section in ("pretrain", "distill", "finetune"):
+        assert getattr(exactly, section) == getattr(config, section) == getattr(Config(), section)
 
 
 def test_the_bundled_model_takes_the_demo_preset() -> None:
     assert resolve().pretrain.steps == resolve(preset="demo").pretrain.steps < 1000
+
+
+def test_the_demos_limit_is_for_the_bundled_images() -> None:
+    assert resolve().data.limit == 500
+    assert resolve(options={"data": {"source": "photos"}}).data.limit is None
+    assert resolve(preset="demo", overrides=["data.source=photos", "data.limit=7"]).data.limit == 7
 
 
 def test_file_then_overrides_then_options(tmp_path: Path) -> None:
@@ -60,6 +70,11 @@ def test_every_key_has_a_description_in_the_schema() -> None:
         ("distill.tokens=cl", "distill.tokens=cl"),
         ("pretrain.steps", "key=value"),
         ("pretrain=3", "pretrain=3"),
+        ("pretrain.lr=.inf", "pretrain.lr=inf"),
+        ("finetune.betas=[1.0, 2.0]", "finetune.betas"),
+        ("data.image_size=abc", "data.image_size=abc"),
+        ("distill={weight: 0, mae_weight: 0}", "must be above 0"),
+        ("data.source=''", "data.source="),
         ("a=[1", "cannot be read"),
     ],
 )

@@ -254,3 +254,72 @@ def test_bad_arguments_are_one_sentence(inputs: dict[str, Path], tmp_path: Path)
             sdfast.Pipeline(**inputs, out=tmp_path, **arguments)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--stage fintune"):
         pipeline(inputs, tmp_path / "run").run("fintune")  # type: ignore[arg-type]
+
+
+def test_evaluation_refuses_a_pack_of_other_data(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out).run()
+    other = write_images(tmp_path / "other", test=4, side=24)
+    pipeline({**inputs, "data": other}, out).pretrain()
+    with pytest.raises(UserError, match="other data than the model"):
+        pipeline(inputs, out).evaluate()
+    pipeline(inputs, out).pretrain()
+    pipeline(inputs, out, "data.image_size=32").pretrain()
+    with pytest.raises(UserError, match="other data than the model"):
+        pipeline(inputs, out).evaluate()
+
+
+def test_a_command_that_cannot_start_leaves_the_configuration(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline(inputs, out).pretrain()
+    before = (out / "config.yaml").read_bytes()
+    with pytest.raises(UserError):
+        pipeline({**inputs, "data": tmp_path / "absent"}, out).pretrain()
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_rows_that_move_are_another_input(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Masks are keyed by the row: an image that joins before the chosen ones changes the run."""
+    data = write_images(tmp_path / "data")
+    out = tmp_path / "run"
+    first = pipeline({**inputs, "data": data}, out, "data.limit=6").pretrain()
+    (data / "train" / "class0" / "aaa.png").write_bytes((data / "train" / "class0" / "train0.png").read_bytes()[:-50])
+    again = pipeline({**inputs, "data": data}, out, "data.limit=6", "data.max_broken=0.5").pretrain()
+    assert again.fingerprint == first.fingerprint  # a broken file takes no row
+    from PIL import Image
+
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(data / "train" / "class0" / "aaa.png")
+    moved = pipeline({**inputs, "data": data}, out, "data.limit=6", "data.max_broken=0.5").pretrain()
+    assert moved.fingerprint != first.fingerprint
+
+
+def test_damaged_results_are_made_again(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = pipeline(inputs, out).pretrain()
+    path = out / "pretrain" / "result.json"
+    whole = json.loads(path.read_text())
+    for damaged in ({"a": 1}, [1], {**whole, "files": [1]}, {**whole, "inputs": None, "fingerprint": "x"},
+                    {name: value for name, value in whole.items() if name != "steps"}):  # fmt: skip
+        path.write_text(json.dumps(damaged))
+        assert pipeline(inputs, out).pretrain().weights == first.weights
+
+
+def test_masks_that_leave_nothing_visible_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of the 16"):
+        pipeline(inputs, tmp_path / "run", "pretrain.mask_ratio=0.97").pretrain()
+    assert pipeline(inputs, tmp_path / "run", "pretrain.mask_ratio=1e-17").pretrain().steps == 6
+
+
+def test_a_limit_without_labels_is_one_sentence(inputs: dict[str, Path], tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    files = sorted((inputs["data"] / "train").rglob("*.png"))
+    rows = [f"{path},{path.parent.name if number < 4 or number > 20 else ''}" for number, path in enumerate(files)]
+    table.write_text("file_name,label\n" + "\n".join(rows) + "\n")
+    messages = []
+    for seed in range(12):
+        pipe = pipeline({**inputs, "data": table}, tmp_path / "run", "data.limit=1", f"data.limit_seed={seed}")
+        try:
+            pipe.finetune("init")
+        except UserError as error:
+            messages.append(str(error))
+    assert messages and all("data.limit=1" in message for message in messages)

@@ -38,7 +38,7 @@ Data = Annotated[
     str | None,
     typer.Option(help="image folder, csv, parquet, IDX, saved or hub data set; bundled when not given"),
 ]
-Out = Annotated[Path | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
+Out = Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
 Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
@@ -78,7 +78,7 @@ def train(
     result = pipeline.run(stage)
     from sdfast.cli.show import show_result
 
-    show_result(result, pipeline.out)
+    show_result(result, pipeline.results)
 
 
 @app.command(name="eval")
@@ -112,19 +112,10 @@ def study(
     """Compare methods on the same data and fine-tuning budget."""
     from sdfast.studies import run_study
 
-    run_study(
-        name,
-        _pipeline(
-            model=model,
-            data=data,
-            out=out,
-            config=config,
-            preset=preset,
-            device=device,
-            overrides=overrides or (),
-        ),
-        seeds,
+    pipeline = _pipeline(
+        model=model, data=data, out=out, config=config, preset=preset, device=device, overrides=overrides or ()
     )
+    typer.echo(run_study(name, pipeline, seeds), nl=False)
 
 
 @config_app.command(name="show")
@@ -191,17 +182,21 @@ def run(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     handler = _show_messages()
     try:
-        result = app(arguments, prog_name="sdfast", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = app(arguments, prog_name="sdfast", standalone_mode=False)
+        return _fail("interrupted.", 130) if code == 130 else code if isinstance(code, int) else 0
     except SdfastError as error:
         return _fail(str(error), error.exit_code)
     except UsageError as error:
+        if not error.format_message():  # the help has been shown
+            return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         return _fail(f"{error.format_message().rstrip('.')}{where}.", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", 130)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}.", 1)
     finally:
         logging.getLogger("sdfast").removeHandler(handler)
 
@@ -213,11 +208,12 @@ def _fail(message: str, code: int) -> int:
 
 def _show_messages() -> logging.Handler:
     handler: logging.Handler = logging.StreamHandler()
-    if sys.stderr.isatty():
-        from rich.console import Console
+    if sys.stderr is not None and sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
+        from sdfast.log import console
+
+        handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("sdfast")
     log.addHandler(handler)

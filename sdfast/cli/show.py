@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from sdfast import __version__
-from sdfast.durable import read_json
 from sdfast.rundir import Result
 
 _PACKAGES = (
@@ -28,14 +26,11 @@ _PACKAGES = (
 )
 
 
-def show_result(result: Result, out: Path) -> None:
-    """Seconds, speed and model of each finished stage, and the classifier's scores."""
+def show_result(result: Result, stages: Sequence[Result]) -> None:
+    """Seconds, speed and model of each stage that the command needed, and the classifier's scores."""
     table = Table("stage", "steps", "seconds", "img/s", "model")
-    for stage in ("pretrain", "distill", "finetune"):
-        stored = read_json(out / stage / "result.json")
-        if stored:
-            speed, seconds = f"{stored['img_per_s']:.0f}", f"{stored['seconds']:.0f}"
-            table.add_row(stage, str(stored["steps"]), seconds, speed, str(out / stage / "model"))
+    for each in stages:
+        table.add_row(each.stage, str(each.steps), f"{each.seconds:.0f}", f"{each.img_per_s:.0f}", str(each.model))
     Console().print(table)
     if result.metrics:
         show_metrics(result.metrics)

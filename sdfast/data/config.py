@@ -14,6 +14,7 @@ class DataConfig(BaseModel):
 
     source: str | None = Field(
         default=None,
+        min_length=1,
         description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; "
         "bundled when not given",
     )

@@ -33,8 +33,8 @@ class PatchMask:
 
 
 def visible_count(patches: int, mask_ratio: float) -> int:
-    """Visible patches with fixed masking: int(L (1 - ratio)), MAE's rule (49 of 196 at 0.75)."""
-    return int(patches * (1 - mask_ratio))
+    """Visible patches with fixed masking: int(L (1 - ratio)), MAE's rule (49 of 196 at 0.75), but never all."""
+    return min(int(patches * (1 - mask_ratio)), patches - 1)
 
 
 def patch_mask(

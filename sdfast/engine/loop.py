@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Trainer:
         order: BatchOrder,
         images: Callable[[Tensor], Tensor],
         directory: Path,
-        fingerprint: str,
+        inputs: dict[str, Any],
         resume: bool = True,
     ) -> None:
         """Set up a stage.
@@ -61,17 +62,19 @@ class Trainer:
             order: the batches.
             images: rows [B] int64 (CPU) -> [B, H, W, C] uint8 on the module's device.
             directory: where `checkpoints/` and `metrics.jsonl` go.
-            fingerprint: identity of the stage; only checkpoints with the same one are resumed.
+            inputs: everything that decides the result, by name; only checkpoints of the same are resumed.
             resume: whether to look for a checkpoint.
         """
         self.stage, self.objective, self.config, self.engine = stage, objective, config, engine
-        self.order, self.images, self.directory, self.fingerprint = order, images, directory, fingerprint
+        self.order, self.images, self.directory, self.inputs = order, images, directory, inputs
         self.parameters = {name: p for name, p in objective.trained_parameters() if p.requires_grad}
         self.optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule)
         self.device = next(iter(self.parameters.values())).device
         self.step, self.seconds, self.seen = 0, 0.0, 0
         if resume:
             self._resume()
+        else:
+            checkpoint.clear(directory / "checkpoints")
 
     def run(self) -> Trained:
         """Train to the last step.
@@ -103,7 +106,8 @@ class Trainer:
             due = time.monotonic() - saved >= self.engine.checkpoint_seconds or (
                 self.engine.checkpoint_steps is not None and self.step % self.engine.checkpoint_steps == 0
             )
-            due = (due or stop.signal_number is not None) and not done
+            signal_number = stop.signal_number  # read once: it may come at any moment
+            due = (due and not done) or signal_number is not None
             if due or done or self.step % self.engine.log_every == 0:
                 values = {name: float(value) for name, value in parts.items()}  # waits for the device
                 if not finite:
@@ -121,11 +125,11 @@ class Trainer:
                 telemetry.flush()
                 self._save()
                 saved = lap = time.monotonic()
-            if stop.signal_number is not None and not done:
+            if signal_number is not None:
                 raise Interrupted(
                     f"stopped at step {self.step} of {self.config.steps} of {self.stage}; the state is saved, and the"
                     " same command continues from here.",
-                    stop.signal_number,
+                    signal_number,
                 )
 
     def _one_step(self) -> dict[str, Tensor]:
@@ -169,10 +173,10 @@ class Trainer:
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         values = {"seconds": self.seconds, "seen": self.seen}
         keep = self.engine.keep_checkpoints
-        checkpoint.save(self.directory / "checkpoints", self.step, self.fingerprint, tensors, values, keep)
+        checkpoint.save(self.directory / "checkpoints", self.step, self.inputs, tensors, values, keep)
 
     def _resume(self) -> None:
-        found = checkpoint.load_newest(self.directory / "checkpoints", self.fingerprint)
+        found = checkpoint.load_newest(self.directory / "checkpoints", self.inputs)
         if found is None:
             return
         prefix = "module/"

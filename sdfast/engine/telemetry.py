@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from sdfast.log import log
+from sdfast import durable
+from sdfast.errors import UserError
+from sdfast.log import console, log
 
 _PLAIN_SECONDS = 10.0
 
@@ -23,18 +24,17 @@ class Telemetry:
         directory: Path,
         steps: int,
         start: int,
-        rate_unit: str = "img/s",
         tensorboard: bool = False,
     ) -> None:
-        self.stage, self.steps, self.rate_unit = stage, steps, rate_unit
+        self.stage, self.steps = stage, steps
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
         _drop_lines_after(self.path, start)
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.writer = _tensorboard_writer(directory / "tensorboard", start) if tensorboard else None
         self.bar: Any = None
         self.task: Any = None
-        if sys.stderr.isatty():
+        if console().is_terminal:
             self.bar, self.task = _rich_bar(stage, steps, start)
         self.said = time.monotonic()
 
@@ -48,18 +48,17 @@ class Telemetry:
         shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         rate = values["rate"]
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, losses=shown, rate=f"{rate:.0f} {self.rate_unit}")
+            self.bar.update(self.task, completed=step, losses=shown, rate=f"{rate:.0f} img/s")
         elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
             self.said = time.monotonic()
             left = (self.steps - step) * values["step_seconds"]
             log.info(
-                "%s %d/%d  %s  %.0f %s  %s left",
+                "%s %d/%d  %s  %.0f img/s  %s left",
                 self.stage,
                 step,
                 self.steps,
                 shown,
                 rate,
-                self.rate_unit,
                 _clock(left),
             )
 
@@ -88,27 +87,24 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    path.write_text("".join(kept) if step else "", encoding="utf-8")
+    durable.write_bytes(path, "".join(kept if step else []).encode())
 
 
 def _tensorboard_writer(directory: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
-        from sdfast.errors import UserError
-
         raise UserError("engine.tensorboard=true needs the package tensorboard: pip install tensorboard.") from error
     return SummaryWriter(str(directory), purge_step=start)
 
 
 def _rich_bar(stage: str, steps: int, start: int) -> tuple[Any, Any]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = Progress(
@@ -118,7 +114,7 @@ def _rich_bar(stage: str, steps: int, start: int) -> tuple[Any, Any]:
         TextColumn("{task.fields[losses]}"),
         TextColumn("[green]{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(),
     )
     task = bar.add_task(stage, total=steps, completed=start, losses="", rate="")
     bar.start()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.data.order import all_batches
-from sdfast.data.pack import PackSplit
+from sdfast.data.pack import Pack, PackSplit
+from sdfast.errors import UserError
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise
 
@@ -19,6 +20,19 @@ def labelled_rows(split: PackSplit, rows: Tensor | None = None) -> Tensor:
     assert split.labels is not None
     rows = torch.arange(len(split)) if rows is None else rows
     return rows[torch.from_numpy(split.labels)[rows] >= 0]
+
+
+def evaluation_split(pack: Pack) -> tuple[str, PackSplit]:
+    """The split to evaluate on, and its name: the first of test and val that has labels, or else that there is.
+
+    Raises:
+        UserError: the pack has neither.
+    """
+    found = [(name, pack.splits[name]) for name in ("test", "val") if name in pack.splits]
+    if not found:
+        source = pack.manifest["source"]["name"]
+        raise UserError(f"{source} has no test split; add one, or set data.test_fraction above 0.")
+    return next((each for each in found if each[1].labels is not None), found[0])
 
 
 @torch.no_grad()

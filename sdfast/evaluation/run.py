@@ -12,7 +12,7 @@ from sdfast import durable
 from sdfast.data.pack import Pack, open_pack, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
+from sdfast.evaluation.classification import classification_metrics, evaluation_split, labelled_rows, predict
 from sdfast.log import log
 from sdfast.models.checkpoint import load_classifier
 from sdfast.models.processor import ImageProcessor
@@ -30,6 +30,7 @@ def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
         UserError: there is no fine-tuned model, the source has no labels, or it has classes the model does not know.
     """
     folder = pipeline.out / "finetune" / "model"
+    durable.recover_directory(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
@@ -37,8 +38,8 @@ def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
     module, processor, names = load_classifier(folder)
     module.to(pipeline.device)
     pack = _pack(pipeline, data, module, processor)
-    split_name = next(name for name in ("test", "val", "train") if name in pack.splits)
-    split, source_names = pack.split(split_name), pack.class_names
+    split_name, split = ("train", pack.split("train")) if set(pack.splits) == {"train"} else evaluation_split(pack)
+    source_names = pack.class_names
     if split.labels is None or source_names is None:
         raise UserError(f"{data or pipeline.data_spec} has no labels to compare predictions with.")
     unknown = sorted(set(source_names) - set(names))
@@ -61,11 +62,26 @@ def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
 
 def _pack(pipeline: Pipeline, data: str | None, module: ViTClassifier, processor: ImageProcessor) -> Pack:
     """The run's own pack, which needs neither its source nor its first model any more, or that of another source."""
-    if data is None:
-        return open_pack(pipeline.out / "pack")
     transform = Transform(processor.height, processor.width, module.shape.channels, processor.mean, processor.std)
-    options = pipeline.config.data.model_copy(update={"test_fraction": 0.0})
-    return prepare_pack(data, pipeline.out / "eval-pack", transform, options, log.warning)
+    if data is not None:
+        # Every row is for evaluation, whatever it shares with others.
+        options = pipeline.config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        return prepare_pack(data, pipeline.out / "eval-pack", transform, options, log.warning)
+    pack = open_pack(pipeline.out / "pack")
+    stored = durable.read_json(pipeline.out / "finetune" / "result.json")
+    _, split = evaluation_split(pack)
+    tested = split.digests[labelled_rows(split).numpy()] if split.labels is not None else split.digests
+    inputs = stored.get("inputs") if isinstance(stored, dict) else None
+    if (
+        not isinstance(inputs, dict)
+        or inputs.get("test images") != durable.sha256_array(tested)
+        or pack.transform != transform
+    ):
+        raise UserError(
+            f"{pipeline.out / 'pack'} holds other data than the model was fine-tuned on; run"
+            " `sdfast train --stage finetune` with this --out again, or give --data."
+        )
+    return pack
 
 
 def _predictions(files: list[str], labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:

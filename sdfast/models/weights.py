@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdfast.durable import save_tensors
 from sdfast.errors import UserError
 
 SAFETENSORS_FILE = "model.safetensors"
@@ -76,14 +77,8 @@ def read_weights(folder: Path) -> Weights:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes.
-
-    The file is readable by whom the umask lets read; `safetensors.torch.save_file` leaves it to its owner alone.
-    """
-    from safetensors.torch import save
-
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.write_bytes(save(on_cpu, metadata={"format": "pt"}))
+    """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes."""
+    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
 
 
 def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:

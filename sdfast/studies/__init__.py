@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
 
-def run_study(name: str, pipeline: Pipeline, seeds: int) -> None:
-    """Run a study by name and print its table.
+def run_study(name: str, pipeline: Pipeline, seeds: int) -> str:
+    """Run a study by name and return its table, as Markdown.
 
     Raises:
         UserError: there is no study of that name.
@@ -21,3 +21,4 @@ def run_study(name: str, pipeline: Pipeline, seeds: int) -> None:
     from sdfast.studies.compare import compare
 
     compare(pipeline, seeds)
+    return (pipeline.out / "compare.md").read_text(encoding="utf-8")

@@ -35,23 +35,18 @@ def compare(pipeline: Pipeline, seeds: int) -> dict[str, list[Result]]:
     Returns:
         The results by method, in the order of the seeds.
     """
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    stages = {"pretrain": pipeline.pretrain(), "distill": pipeline.distill()}
-    first = pipeline.config.seed
-    results: dict[str, list[Result]] = {}
-    for start, method in METHODS.items():
-        results[method] = [
-            pipeline.finetune(start, seed, _folder(pipeline, start, seed)) for seed in range(first, first + seeds)
-        ]
-    text = _markdown(results, stages, seeds)
-    durable.write_bytes(pipeline.out / "compare.md", text.encode())
-    durable.write_bytes(pipeline.out / "compare.csv", _csv(results, first).encode())
-    runs = {method: [run.metrics for run in each] for method, each in results.items()}
-    durable.write_json(pipeline.out / "compare.json", {"seeds": list(range(first, first + seeds)), "metrics": runs})
-    console = Console()
-    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=not console.is_terminal)
+    with pipeline.session():
+        stages = {"pretrain": pipeline.pretrain(), "distill": pipeline.distill()}
+        first = pipeline.config.seed
+        results: dict[str, list[Result]] = {}
+        for start, method in METHODS.items():
+            results[method] = [
+                pipeline.finetune(start, seed, _folder(pipeline, start, seed)) for seed in range(first, first + seeds)
+            ]
+        durable.write_bytes(pipeline.out / "compare.md", _markdown(results, stages, seeds).encode())
+        durable.write_bytes(pipeline.out / "compare.csv", _csv(results, first).encode())
+        runs = {method: [run.metrics for run in each] for method, each in results.items()}
+        durable.write_json(pipeline.out / "compare.json", {"seeds": list(range(first, first + seeds)), "metrics": runs})
     return results
 
 
@@ -68,28 +63,31 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _markdown(results: dict[str, list[Result]], stages: dict[str, Result], seeds: int) -> str:
-    lines = [
-        "| method | accuracy % | macro-F1 % | test loss | train loss | seconds to fine-tune | models |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows: list[tuple[str, ...]] = [("method", "accuracy %", "macro-F1 %", "test loss", "train loss", "seconds")]
     for method, runs in results.items():
         cells = [method]
         for column in _COLUMNS:
             mean, deviation = mean_and_deviation([run.metrics[column] for run in runs])
             percent = column in ("accuracy", "macro_f1")
-            cells.append(f"{100 * mean:.2f} ± {100 * deviation:.2f}" if percent else f"{mean:.3f} ± {deviation:.3f}")
-        cells.append(f"{statistics.fmean(run.seconds for run in runs):.0f}")
-        cells.append(", ".join(str(run.model) for run in runs))
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"Mean ± standard deviation over {seeds} fine-tuning seeds of one checkpoint per method.",
-        "",
-    ]
-    lines += ["| stage | steps | seconds | img/s | model |", "|---|---|---|---|---|"]
+            cells.append(f"{100 * mean:.1f} ± {100 * deviation:.1f}" if percent else f"{mean:.3f} ± {deviation:.3f}")
+        rows.append((*cells, f"{statistics.fmean(run.seconds for run in runs):.0f}"))
+    lines = [*_table(rows), ""]
+    lines += [f"Mean ± standard deviation over {seeds} fine-tuning seeds of one checkpoint per method.", ""]
+    stage_rows = [("stage", "steps", "seconds", "img/s", "model")]
     for stage, run in stages.items():
-        lines.append(f"| {stage} | {run.steps} | {run.seconds:.0f} | {run.img_per_s:.0f} | {run.model} |")
+        stage_rows.append((stage, str(run.steps), f"{run.seconds:.0f}", f"{run.img_per_s:.0f}", str(run.model)))
+    lines += [*_table(stage_rows), "", "Classifiers:", ""]
+    lines += [f"- {method}: {', '.join(str(run.model) for run in runs)}" for method, runs in results.items()]
     return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns are aligned for reading as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _csv(results: dict[str, list[Result]], first_seed: int) -> str:

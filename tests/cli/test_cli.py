@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
@@ -83,6 +85,34 @@ def test_bad_inputs_are_one_sentence_and_exit_code_2(
     assert "nothing" in sentence(capsys)
 
 
+def test_an_out_that_cannot_be_used(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for out in (file, file / "below"):
+        assert run(["train", *arguments, "--out", str(out)]) == 2
+        assert str(out) in sentence(capsys)
+    assert run(["train", *arguments, "--out", ""]) == 2
+    assert "out" in sentence(capsys)
+
+
+def test_the_default_out_is_not_shared_by_sources_of_the_same_name(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(arguments[3], tmp_path / "b" / "images")
+    train = ["train", "--stage", "pretrain", *FEW_STEPS, *arguments[:2]]
+    assert run([*train, *arguments[2:]]) == 0
+    capsys.readouterr()
+    assert run([*train, "--data", str(tmp_path / "b" / "images")]) == 2
+    assert "--out" in sentence(capsys)
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) in (0, 2)
+    printed = capsys.readouterr()
+    assert "train" in printed.out + printed.err and "sdfast: " not in printed.err
+
+
 def test_config_and_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "show", "seed=5"]) == 0
     assert "seed: 5" in capsys.readouterr().out
@@ -137,20 +167,39 @@ def wait_for_line(path: Path, count: int, process: subprocess.Popen[bytes]) -> N
         time.sleep(0.005)
 
 
+# The command, with a thread that kills the process a moment after a given step of a given stage has begun.
+KILLED_AT = """
+import os, signal, sys, threading, time
+from sdfast.engine.loop import Trainer
+stage, step, delay = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+one_step = Trainer._one_step
+def kill():
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGKILL)
+def counted(self):
+    if self.stage == stage and self.step == step:
+        threading.Thread(target=kill, daemon=True).start()
+    return one_step(self)
+Trainer._one_step = counted
+from sdfast.cli.main import run
+run(sys.argv[4:])
+time.sleep(10 * delay)
+"""
+
+
 def test_a_killed_run_ends_with_the_same_bits(arguments: list[str], tmp_path: Path) -> None:
-    """SIGKILL in each stage, at a step that differs from run to run, then the same command again."""
+    """SIGKILL in each stage, at a random moment, then the same command again."""
+    seed = time.time_ns()
+    random = Random(seed)
+    print("seed", seed)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(arguments, whole), check=True, env=environment(), capture_output=True)
     for stage in ("pretrain", "distill", "finetune"):
-        lines = 5 + time.time_ns() % 20
-        process = subprocess.Popen(command(arguments, killed), env=environment(), stderr=subprocess.DEVNULL)
-        # Lines are written through a buffer that checkpoints flush, so the kill comes a few steps after `lines`.
-        wait_for_line(killed / stage / "metrics.jsonl", lines, process)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        assert not (killed / stage / "result.json").exists()
+        moment = [stage, str(random.randrange(5, 28)), str(random.uniform(0, 0.05))]
+        code = [sys.executable, "-c", KILLED_AT, *moment, *command(arguments, killed)[3:]]
+        assert subprocess.run(code, env=environment(), capture_output=True).returncode == -signal.SIGKILL
     last = subprocess.run(command(arguments, killed), check=True, env=environment(), capture_output=True, text=True)
-    assert "resuming at step" in last.stderr
+    assert "resuming at step" in last.stderr or "already done" in last.stderr
     for stage in ("pretrain", "distill", "finetune"):
         name = Path(stage) / "model" / "model.safetensors"
         assert sha256_file(whole / name) == sha256_file(killed / name), stage

@@ -57,7 +57,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             BatchOrder(torch.arange(50), 16, seed=9),
             lambda rows: IMAGES[rows],
             directory,
-            fingerprint,
+            {"identity": fingerprint},
         )
 
     return make

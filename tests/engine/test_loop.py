@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sdfast.engine.loop import Trainer
+from sdfast.engine.telemetry import Telemetry
 from sdfast.errors import Interrupted, RunError
 
 STAGES = ("pretrain", "distill", "finetune")
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(
     trainer = make_trainer("pretrain", checkpoint_steps=3)
     with torch.no_grad():
         trainer.objective.module.get_parameter("encoder.norm.weight").fill_(float("nan"))
-    with pytest.raises(RunError, match=r"pretrain.*not|pretrain.lr"):
+    with pytest.raises(RunError, match=r"loss of pretrain stopped being finite.*pretrain\.lr"):
         trainer.run()
     assert not list((tmp_path / "checkpoints").glob("step-*")) if (tmp_path / "checkpoints").exists() else True
 
@@ -157,3 +158,60 @@ def test_a_terminal_shows_a_bar(make_trainer: Callable[..., Trainer], monkeypatc
     monkeypatch.setenv("COLUMNS", "100")
     make_trainer("distill").run()
     assert "12/12" in screen.getvalue() and "distill 0.1" in screen.getvalue() and "img/s" in screen.getvalue()
+
+
+def test_a_signal_while_a_record_is_written_saves_too(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = make_trainer("pretrain")
+    record = Telemetry.record
+
+    def interrupted_record(self: Telemetry, step: int, values: dict[str, float]) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        record(self, step, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Telemetry, "record", interrupted_record)
+        with pytest.raises(Interrupted):
+            trainer.run()
+    resumed = make_trainer("pretrain")
+    assert resumed.step == trainer.step == 5  # the step after the one whose record was being written
+
+
+def test_a_signal_in_the_last_step_stops_there(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = make_trainer("pretrain")
+    stop_after(trainer, 11, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    resumed = make_trainer("pretrain")
+    assert resumed.step == 12
+    resumed.run()
+    assert resumed.seen == trainer.seen
+
+
+def test_another_identitys_checkpoints_never_push_out_the_runs_own(
+    make_trainer: Callable[..., Trainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_trainer("pretrain", checkpoint_steps=10).run()
+    other = make_trainer("pretrain", fingerprint="other", checkpoint_steps=2, keep_checkpoints=1)
+    assert other.step == 0 and "identity changed" in caplog.text
+    stop_after(other, 4, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        other.run()
+    assert make_trainer("pretrain", fingerprint="other").step == 5
+    assert make_trainer("pretrain").step == 0
+
+
+def test_what_killed_writers_left_is_swept(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".staging-step-00000003").mkdir(parents=True)
+    make_trainer("pretrain", checkpoint_steps=5).run()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000005", "step-00000010"]
+
+
+def test_garbage_in_the_records_does_not_stop_a_resumption(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    make_trainer("pretrain", checkpoint_steps=5).run()
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b"\xff\xfe\x00{torn")
+    make_trainer("pretrain").run()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 12

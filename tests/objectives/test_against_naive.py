@@ -81,7 +81,7 @@ def train_ours(
         BatchOrder(torch.arange(40), BATCH, SEED),
         lambda rows: IMAGES[rows],
         directory,
-        "f",
+        {},
     )
     records = []
     step = trainer._one_step

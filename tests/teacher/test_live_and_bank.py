@@ -40,7 +40,7 @@ def train(
         BatchOrder(torch.from_numpy(recipe.rows), batch_size, seed),
         lambda rows: images[rows],
         directory,
-        "f",
+        {},
     )
     losses = []
     for _ in range(STEPS):
