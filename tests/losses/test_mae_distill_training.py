@@ -92,7 +92,8 @@ def test_checkpointing_over_the_loss_itself(backend: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def test_distributed_data_parallel_and_hooks(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+def test_data_parallel_wrappers_and_hooks(backend: str, wrapper: str, tmp_path: Path) -> None:
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available() or not distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")
@@ -103,11 +104,18 @@ def test_distributed_data_parallel_and_hooks(backend: str, tmp_path: Path) -> No
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: seen.append(name))
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        nn.parallel.DistributedDataParallel(model)(*batch()).backward()
+        if wrapper == "ddp":
+            nn.parallel.DistributedDataParallel(model)(*batch()).backward()
+        else:
+            from torch.distributed.fsdp import fully_shard
+
+            fully_shard(model, mesh=distributed.init_device_mesh("cpu", (1,)))(*batch()).backward()
+        made = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in gradients(model)]
     finally:
         distributed.destroy_process_group()
-    assert sorted(seen) == sorted(name for name, _ in model.named_parameters())
-    for ours, theirs in zip(gradients(model), gradients(plain), strict=True):
+    if wrapper == "ddp":  # FSDP replaces the parameters, and their hooks
+        assert sorted(seen) == sorted(name for name, _ in model.named_parameters())
+    for ours, theirs in zip(made, gradients(plain), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 

@@ -99,7 +99,8 @@ def launch(
     token_block = min(_power_of_two(tokens["features"]), 2 * TILE_VALUES)
     pixel_tile, token_tile = max(1, TILE_VALUES // pixel_block), max(1, TILE_VALUES // token_block)
     tiles = max(-(-pixels["pixel_rows_total"] // pixel_tile), -(-tokens["token_rows_total"] // token_tile), 1)
-    programs = min(tiles, PROGRAMS_A_MULTIPROCESSOR * _multiprocessors(loss.device))
+    most_programs = PROGRAMS_A_MULTIPROCESSOR * _multiprocessors(loss.device)
+    programs = min(tiles, most_programs)
     counters = loss.new_empty((2,), dtype=torch.int32)
     total = pixels["pixel_rows_total"]
     count_kernel[(1,)](pixels["mask"], counters, total, HAS_MASK=mask is not None, BLOCK=COUNT_BLOCK, num_warps=8)
@@ -122,7 +123,7 @@ def launch(
         PIXEL_BLOCK=pixel_block,
         TOKEN_ROWS=token_tile,
         TOKEN_BLOCK=token_block,
-        PROGRAMS_BLOCK=_power_of_two(programs),
+        PROGRAMS_BLOCK=_power_of_two(most_programs),
         num_warps=4 if max(pixel_block, token_block) <= 2048 else 8 if pixel_block <= 8192 else 16,
     )
     return outputs
@@ -170,7 +171,7 @@ def _pixel_operands(
         "image_stride_row": images.stride(2),
         "image_stride_column": images.stride(3),
         "PATCH": patch_size,
-        "CHANNELS": images.shape[1],
+        "CHANNELS": int(images.shape[1]),
     }
     if mean:
         operands["GAIN"] = tuple(1.0 / (255.0 * s) for s in std)
@@ -202,7 +203,7 @@ def _token_operands(
         "grad_student": grad_student,
         "token_rows_total": student.shape[0] * tokens,
         "tokens": tokens,
-        "features": student.shape[-1],
+        "features": int(student.shape[-1]),
         "bank_size": teacher.shape[0],
         "student_stride_sample": student.stride(0),
         "student_stride_token": 0 if one_token else student.stride(1),
