@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.engine import checkpoint
+from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.optim import build_optimizer, learning_rate
 from sdfast.engine.signals import StopRequest, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
@@ -88,7 +89,8 @@ class Trainer:
             self.stage, self.directory, self.config.steps, self.step, tensorboard=self.engine.tensorboard
         )
         try:
-            with stop_on_signal() as stop:
+            pages = freed_pages_kept() if self.device.type == "cpu" else contextlib.nullcontext()
+            with stop_on_signal() as stop, pages:
                 self._run(telemetry, stop)
         finally:
             telemetry.close()
