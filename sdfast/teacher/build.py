@@ -197,6 +197,8 @@ def _publish(part: Path, directory: Path) -> None:
     """Put a finished part in the place of the bank; what was there goes last."""
     for name in (PLAN, JOURNAL):
         (part / name).unlink(missing_ok=True)
+    for left_by_a_kill in part.glob(".staging-*"):
+        left_by_a_kill.unlink()
     fsync_path(part)
     old = directory.with_name(f".old-{directory.name}")
     if directory.exists():
@@ -212,7 +214,11 @@ def _refuse_foreign(directory: Path) -> None:
         raise UserError(f"{directory} is not a folder; move it away or choose another --out.")
     names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
     foreign = [
-        n for n in names if n not in _KNOWN and not (n.startswith(("features-", "scales-")) and n.endswith(".bin"))
+        n
+        for n in names
+        if n not in _KNOWN
+        and not n.startswith(".staging-")  # a file whose writer was killed
+        and not (n.startswith(("features-", "scales-")) and n.endswith(".bin"))
     ]
     if foreign:
         raise UserError(f"{directory} holds {foreign[0]!r}, which is no part of a bank; move it away.")

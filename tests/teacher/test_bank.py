@@ -190,3 +190,17 @@ def test_the_layout_covers_every_row_once() -> None:
         assert sum(filled.values()) == rows
         assert all(filled[k] * layout.row_bytes == layout.sizes()[f"features-{k:05d}.bin"] for k in filled)
         assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+
+
+def test_what_a_kill_left_of_a_write_neither_stays_nor_stops(tmp_path: Path) -> None:
+    directory = tmp_path / "teacher"
+    part = tmp_path / ".partial-teacher"
+    part.mkdir()
+    (part / ".staging-plan.json").write_text("{")
+    prepare_bank(directory, make_recipe())
+    assert not list(directory.glob(".staging-*"))
+    (directory / ".staging-plan.json").write_text("{")
+    assert (
+        prepare_bank(directory, make_recipe(tokens="all"), rebuild=True).identity == make_recipe(tokens="all").identity
+    )
+    assert not list(directory.glob(".staging-*"))

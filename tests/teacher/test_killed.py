@@ -122,11 +122,16 @@ def test_killed_while_it_replaces_another_teachers_bank(tmp_path: Path, whole: d
 def test_killed_at_two_hundred_random_moments(tmp_path: Path, whole: dict[str, bytes]) -> None:
     chance = random.Random(0)
     killed = 0
+    began = time.monotonic()
+    process = processes.Process(target=build, args=(str(tmp_path / "timed" / "teacher"), None, False, 3))
+    process.start()
+    process.join()
+    span = time.monotonic() - began  # of a whole build, on this machine
     for attempt in range(200):
         directory = tmp_path / str(attempt) / "teacher"
         process = processes.Process(target=build, args=(str(directory), None, False, 3))
         process.start()
-        time.sleep(chance.uniform(0.0, 0.5))
+        time.sleep(chance.uniform(0.0, span))
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
