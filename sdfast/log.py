@@ -6,6 +6,8 @@ import functools
 import io
 import logging
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 log = logging.getLogger("sdfast")  # without a handler, Python prints its warnings to stderr
+
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 @functools.cache
@@ -35,3 +39,16 @@ def attach_file(path: Path) -> logging.Handler:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     return handler
+
+
+def progress_lines(what: str) -> Callable[[int, int], None]:
+    """Says every few seconds how far a long reading is."""
+    said = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            log.info("%s: %d of %d images", what, done, total)
+
+    return report

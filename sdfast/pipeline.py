@@ -6,8 +6,7 @@ import contextlib
 import copy
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from sdfast.engine.loop import Trained, Trainer, resolve_precision
 from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, evaluation_split, labelled_rows, predict
-from sdfast.log import attach_file, log
+from sdfast.log import attach_file, log, progress_lines
 from sdfast.models import checkpoint as models
 from sdfast.models.vit import Block, MaskedAutoencoder
 from sdfast.objectives.base import Normalise, Objective
@@ -41,7 +40,6 @@ from sdfast.teacher.targets import Teacher
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 class Pipeline:
@@ -135,7 +133,7 @@ class Pipeline:
         processor, shape = self.initial.processor, self.initial.shape
         transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
         spec = str(bundled.data_folder()) if self.data_spec == "bundled" else self.data_spec
-        pack = prepare_pack(spec, self.out / "pack", transform, self.config.data, log.warning, _progress("data"))
+        pack = prepare_pack(spec, self.out / "pack", transform, self.config.data, log.warning, progress_lines("data"))
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in pack.splits.items())
         classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
         log.info("data: %s: %s%s", self.data_spec, counts, classes)
@@ -486,19 +484,6 @@ class Pipeline:
         theirs = (other.model or "bundled", other.data.source or "bundled")
         if theirs != (self.model_spec, self.data_spec):
             raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """Says every few seconds how far a long reading is."""
-    said = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            log.info("%s: %d of %d images", what, done, total)
-
-    return report
 
 
 def _labels(split: PackSplit) -> np.ndarray:

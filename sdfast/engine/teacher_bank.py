@@ -11,7 +11,7 @@ from sdfast.config import Config
 from sdfast.data.pack import Pack, open_pack
 from sdfast.engine.signals import stop_on_signal
 from sdfast.errors import Interrupted, UserError
-from sdfast.log import log
+from sdfast.log import log, progress_lines
 from sdfast.models.checkpoint import PretrainedMAE, load_mae
 from sdfast.objectives.base import Normalise
 from sdfast.teacher.bank import Bank, open_bank
@@ -22,8 +22,6 @@ from sdfast.teacher.residency import Residency, StreamedBank, choose_residency
 from sdfast.teacher.targets import ResidentBank, Teacher
 from sdfast.teacher.verify import SampleErrors, sample_errors
 
-_LOG_SECONDS = 30.0
-
 
 def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_teacher: bool = False) -> Bank:
     """`prepare_bank` with words for the log; a signal ends it with the part saved.
@@ -32,17 +30,15 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
         UserError, RunError: see `prepare_bank`.
         Interrupted: a signal came.
     """
-    started = said = time.monotonic()
+    started, say = time.monotonic(), progress_lines("teacher bank")
     work = 0
 
     with stop_on_signal() as stop:
 
         def progress(done: int, total: int) -> None:
-            nonlocal said, work
+            nonlocal work
             work = total
-            if time.monotonic() - said >= _LOG_SECONDS:
-                said = time.monotonic()
-                log.info("teacher bank: %d of %d images", done, total)
+            say(done, total)
             if stop.signal_number is not None and done < total:
                 raise Interrupted(
                     f"stopped at image {done} of {total} of the teacher bank; what is done is saved, and the same"
