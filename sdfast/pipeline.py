@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,32 +10,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sdfast import bundled, durable
 from sdfast.config import Config, resolve
-from sdfast.data.masking import visible_count
-from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
-from sdfast.engine.loop import Trained, Trainer, resolve_precision
-from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
+from sdfast.engine.loop import resolve_precision
+from sdfast.engine.teacher_bank import build_or_open, recipe_of
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, evaluation_split, labelled_rows, predict
+from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.log import attach_file, log, progress_lines
 from sdfast.models import checkpoint as models
-from sdfast.models.vit import Block, MaskedAutoencoder
-from sdfast.objectives.base import Normalise, Objective
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.models.vit import MaskedAutoencoder
+from sdfast.objectives.base import Normalise
 from sdfast.rng import derive_seed
-from sdfast.rundir import Result, StageDirectory, locked
+from sdfast.rundir import Outcome, Result, StageDirectory, locked
+from sdfast.stages import labels_of, train_classifier, train_mae
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.preflight import check_deterministic, check_teacher_differs
-from sdfast.teacher.targets import Teacher
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -151,7 +143,7 @@ class Pipeline:
         """Further pre-training: theta_init -> theta_0, the teacher."""
         with self.session():
             inputs = self._inputs("pretrain", start=self.initial.digest)
-            return self._train_mae(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
+            return self._mae_stage(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
 
     def distill(self) -> Result:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
@@ -195,11 +187,15 @@ class Pipeline:
             from_stage = None if source is None else source()
             digest = self.initial.digest if from_stage is None else from_stage.weights
             inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
-            train, test = self.pack.split("train"), self._test_split()
-            inputs["train labels"] = durable.sha256_array(_labels(train)[self._train_rows("finetune").numpy()])
+            train, test = self.pack.split("train"), self.test_split
+            inputs["train labels"] = durable.sha256_array(labels_of(train)[self.train_rows("finetune").numpy()])
             inputs["test images"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
-            inputs["test labels"] = durable.sha256_array(_labels(test)[labelled_rows(test).numpy()])
-            return self._train_classifier(StageDirectory(self.out / name, "finetune"), inputs, from_stage, seed)
+            inputs["test labels"] = durable.sha256_array(labels_of(test)[labelled_rows(test).numpy()])
+            directory = StageDirectory(self.out / name, "finetune")
+            done = self._already(directory, inputs)
+            return done or self._finish(
+                directory, inputs, train_classifier(self, directory.path, inputs, from_stage, seed)
+            )
 
     def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
         """Classify with the fine-tuned model; predictions go to `predictions.csv` in the run directory.
@@ -217,7 +213,7 @@ class Pipeline:
 
     # How a stage is trained.
 
-    def _train_mae(
+    def _mae_stage(
         self,
         directory: StageDirectory,
         stage: Literal["pretrain", "distill"],
@@ -225,41 +221,7 @@ class Pipeline:
         teacher: Result | None,
     ) -> Result:
         done = self._already(directory, inputs)
-        if done is not None:
-            return done
-        config = self.config
-        if config.pretrain.mask == "fixed" and not visible_count(
-            self.initial.shape.patches, config.pretrain.mask_ratio
-        ):
-            raise UserError(
-                f"pretrain.mask_ratio={config.pretrain.mask_ratio} leaves none of the {self.initial.shape.patches}"
-                " patches of an image visible; lower it."
-            )
-        module = copy.deepcopy(self.initial.module).to(self.device)
-        seed = derive_seed(config.seed, stage, inputs.get("round", 0))
-        more: dict[str, Any] = {}
-        if teacher is not None:
-            more = {
-                "teacher": self._teacher(teacher),
-                "tokens": config.distill.tokens,
-                "mae_weight": config.distill.mae_weight,
-                "distill_weight": config.distill.weight,
-            }
-        objective = FurtherPretraining(module, self.normalise, config.pretrain, seed, **more)
-        trained = self._fit(directory, stage, objective, inputs, seed)
-        return self._finish(
-            directory,
-            inputs,
-            models.weights_digest(module),
-            lambda folder: models.save_mae(
-                module,
-                folder,
-                self.initial.processor,
-                mask_ratio=config.pretrain.mask_ratio,
-                norm_pix_loss=config.pretrain.norm_pix,
-            ),
-            _numbers(trained),
-        )
+        return done or self._finish(directory, inputs, train_mae(self, directory.path, stage, inputs, teacher))
 
     def _distill_rounds(self, count: int) -> Result:
         """The model after so many rounds; the further pre-trained one after none."""
@@ -267,84 +229,8 @@ class Pipeline:
         for number in range(1, count + 1):
             name = "distill" if number == self.config.distill.rounds else f"distill/round-{number}"
             inputs = self._inputs("distill", start=self.initial.digest, teacher=teacher.weights, round=number)
-            teacher = self._train_mae(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
+            teacher = self._mae_stage(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
         return teacher
-
-    def _teacher(self, source: Result) -> Teacher | None:
-        """Where distill's targets come from; None when they have no weight."""
-        if self.config.distill.weight == 0:
-            return None
-        loaded = models.load_mae(str(source.model))
-        check_teacher_differs(loaded.module.encoder, self.initial.module.encoder)
-        if self.config.teacher.mode == "live":
-            return LiveTeacher(loaded.module.encoder, self.config.distill.tokens).to(self.device)
-        recipe = recipe_of(loaded, self.pack, self.config, self.device)
-        images = self.images(self.pack.split("train"))
-        check_deterministic(lambda rows: self.normalise(images(rows)), torch.from_numpy(recipe.rows))
-        bank = build_or_open(self.out / "teacher", recipe, rebuild=not self.resume, new_teacher=True)
-        return bank_targets(bank, recipe, self.config.teacher.residency)
-
-    def _train_classifier(
-        self, directory: StageDirectory, inputs: dict[str, Any], start: Result | None, seed: int
-    ) -> Result:
-        done = self._already(directory, inputs)
-        if done is not None:
-            return done
-        assert self.pack.class_names is not None
-        seed = derive_seed(seed, "finetune")
-        config = self.config.finetune
-        encoder_source = self.initial.module if start is None else models.load_mae(str(start.model)).module
-        module = models.classifier_from_mae(encoder_source, len(self.pack.class_names), config.dropout, seed).to(
-            self.device
-        )
-        train, test = self.pack.split("train"), self._test_split()
-        labels = torch.from_numpy(_labels(train)).to(self.device)
-        torch.manual_seed(seed)  # dropout
-        objective = Classification(module, self.normalise, labels, config.flip, seed)
-        trained = self._fit(directory, "finetune", objective, inputs, seed)
-        scores = {}
-        for split, rows in ((train, self._train_rows("finetune")), (test, labelled_rows(test))):
-            logits = predict(module, self.normalise, self.images(split), rows)
-            scores[split is train] = classification_metrics(logits, torch.from_numpy(_labels(split))[rows])
-        metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
-        metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
-        processor, names = self.initial.processor, self.pack.class_names
-        return self._finish(
-            directory,
-            inputs,
-            models.weights_digest(module),
-            lambda folder: models.save_classifier(module, folder, processor, names, config.dropout),
-            _numbers(trained),
-            metrics,
-        )
-
-    def _fit(
-        self,
-        directory: StageDirectory,
-        stage: Literal["pretrain", "distill", "finetune"],
-        objective: Objective,
-        inputs: dict[str, Any],
-        seed: int,
-    ) -> Trained:
-        config = getattr(self.config, stage)
-        order = BatchOrder(self._train_rows(stage), config.batch_size, seed)
-        if self.config.engine.compile:
-            for block in objective.module.modules():
-                if isinstance(block, Block):
-                    block.compile()
-        log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, self.device)
-        trainer = Trainer(
-            stage,
-            objective,
-            config,
-            self.config.engine,
-            order,
-            self.images(self.pack.split("train")),
-            directory.path,
-            inputs,
-            self.resume,
-        )
-        return trainer.run()
 
     # What a stage needs.
 
@@ -361,13 +247,15 @@ class Pipeline:
 
         return gather
 
-    def _train_rows(self, stage: str) -> Tensor:
-        """[n] int64: the rows within `data.limit`; for `finetune` those that have a label."""
+    def train_rows(self, stage: str) -> Tensor:
+        """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
         data, train = self.config.data, self.pack.split("train")
         rows = torch.from_numpy(train.limited(data.limit, data.limit_seed))
         return labelled_rows(train, rows) if stage == "finetune" else rows
 
-    def _test_split(self) -> PackSplit:
+    @property
+    def test_split(self) -> PackSplit:
+        """What fine-tuning is evaluated on."""
         return evaluation_split(self.pack)[1]
 
     def _check_labels(self) -> None:
@@ -379,16 +267,16 @@ class Pipeline:
             )
         if len(names) < 2:
             raise UserError(f"{self.data_spec} has one class only ('{names[0]}'); finetune needs two.")
-        if self._test_split().labels is None:
+        if self.test_split.labels is None:
             raise UserError(f"the test images of {self.data_spec} have no labels, and finetune evaluates on them.")
-        if not len(self._train_rows("finetune")):
+        if not len(self.train_rows("finetune")):
             raise UserError(f"none of the images that data.limit={self.config.data.limit} keeps has a label; raise it.")
 
     def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
         """Everything that decides a stage's result: content digests and configuration values, by name."""
         inputs: dict[str, Any] = {"stage": stage, "seed": self.config.seed, **content}
-        inputs["train images"] = durable.sha256_array(self.pack.split("train").digests[self._train_rows(stage).numpy()])
-        inputs["train rows"] = durable.sha256_array(self._train_rows(stage).numpy())  # they key masks, order and flips
+        inputs["train images"] = durable.sha256_array(self.pack.split("train").digests[self.train_rows(stage).numpy()])
+        inputs["train rows"] = durable.sha256_array(self.train_rows(stage).numpy())  # they key masks, order and flips
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
         if stage == "distill":  # in float32, live and bank give the same result
@@ -420,21 +308,20 @@ class Pipeline:
             log.info("%s: runs again, because %s changed", directory.path.name, changed)
         return done
 
-    def _finish(self, directory: StageDirectory, *args: Any, **more: Any) -> Result:
-        self._finished[directory.path] = directory.finish(*args, **more)
+    def _finish(self, directory: StageDirectory, inputs: dict[str, Any], outcome: Outcome) -> Result:
+        self._finished[directory.path] = directory.finish(inputs, outcome)
         return self._finished[directory.path]
 
     def _adopt_as_distilled(self, teacher: Result) -> Result:
         """distill.rounds=0: no self-distillation, the further pre-trained model is handed on."""
         directory = StageDirectory(self.out / "distill", "distill")
         inputs = {"stage": "distill", "round": 0, "teacher": teacher.weights}
-        return self._already(directory, inputs) or self._finish(
-            directory,
-            inputs,
+        outcome = Outcome(
             teacher.weights,
             lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
             {"steps": 0, "seconds": 0.0, "img_per_s": 0.0},
         )
+        return self._already(directory, inputs) or self._finish(directory, inputs, outcome)
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
@@ -484,16 +371,6 @@ class Pipeline:
         theirs = (other.model or "bundled", other.data.source or "bundled")
         if theirs != (self.model_spec, self.data_spec):
             raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")
-
-
-def _labels(split: PackSplit) -> np.ndarray:
-    """[n] int64; `Pipeline._check_labels` has made sure that there are some."""
-    assert split.labels is not None
-    return split.labels
-
-
-def _numbers(trained: Trained) -> dict[str, Any]:
-    return {"steps": trained.steps, "seconds": trained.seconds, "img_per_s": trained.images_per_second}
 
 
 def _describe(module: MaskedAutoencoder) -> str:

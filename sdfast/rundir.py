@@ -46,6 +46,23 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the training of a stage hands over to be kept.
+
+    Attributes:
+        weights: digest of the weights.
+        write_model: writes the model's files into the folder it is given.
+        numbers: `steps`, `seconds`, `img_per_s`.
+        metrics: see `Result`.
+    """
+
+    weights: str
+    write_model: Callable[[Path], object]
+    numbers: dict[str, Any]
+    metrics: dict[str, float] | None = None
+
+
 class StageDirectory:
     """One stage's folder: `model/`, `checkpoints/`, `metrics.jsonl`, `result.json`."""
 
@@ -84,25 +101,16 @@ class StageDirectory:
         changed = [name for name in {**inputs, **old} if inputs.get(name) != old.get(name)]
         return changed[0] if changed else "the model's files"
 
-    def finish(
-        self,
-        inputs: dict[str, Any],
-        weights: str,
-        write_model: Callable[[Path], None],
-        numbers: dict[str, Any],
-        metrics: dict[str, float] | None = None,
-    ) -> Result:
+    def finish(self, inputs: dict[str, Any], outcome: Outcome) -> Result:
         """Write the model, then the result, durably; then drop the checkpoints.
 
         Args:
             inputs: everything that decided the result; its digest is the fingerprint.
-            weights: digest of the weights.
-            write_model: writes the model's files into the folder it is given.
-            numbers: `steps`, `seconds`, `img_per_s`.
-            metrics: see `Result`.
+            outcome: what came out.
         """
+        weights, numbers, metrics = outcome.weights, outcome.numbers, outcome.metrics
         with staged_directory(self.model) as staging:
-            write_model(staging)
+            outcome.write_model(staging)
         fingerprint = sha256_json(inputs)
         value = {
             "stage": self.stage,

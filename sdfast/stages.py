@@ -1,0 +1,164 @@
+"""How one stage is trained: its objective, its batches, and what is kept of it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from sdfast.data.masking import visible_count
+from sdfast.data.order import BatchOrder
+from sdfast.data.pack import PackSplit
+from sdfast.engine.loop import Trained, Trainer
+from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
+from sdfast.errors import UserError
+from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
+from sdfast.log import log
+from sdfast.models import checkpoint as models
+from sdfast.models.vit import Block
+from sdfast.objectives.base import Objective
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.rng import derive_seed
+from sdfast.rundir import Outcome, Result
+from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.preflight import check_deterministic, check_teacher_differs
+from sdfast.teacher.targets import Teacher
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+
+def train_mae(
+    run: Pipeline,
+    directory: Path,
+    stage: Literal["pretrain", "distill"],
+    inputs: dict[str, Any],
+    teacher: Result | None,
+) -> Outcome:
+    """Further pre-training, or with a teacher self-distillation, from the initial weights.
+
+    Args:
+        run: the run that the stage belongs to.
+        directory: of the stage.
+        stage: its name.
+        inputs: everything that decides the result, by name.
+        teacher: the stage whose model is matched.
+
+    Raises:
+        UserError: masks that leave nothing visible, or a teacher that is unfit.
+    """
+    config, initial = run.config, run.initial
+    if config.pretrain.mask == "fixed" and not visible_count(initial.shape.patches, config.pretrain.mask_ratio):
+        raise UserError(
+            f"pretrain.mask_ratio={config.pretrain.mask_ratio} leaves none of the {initial.shape.patches}"
+            " patches of an image visible; lower it."
+        )
+    module = copy.deepcopy(initial.module).to(run.device)
+    seed = derive_seed(config.seed, stage, inputs.get("round", 0))
+    more: dict[str, Any] = {}
+    if teacher is not None:
+        more = {
+            "teacher": _teacher(run, teacher),
+            "tokens": config.distill.tokens,
+            "mae_weight": config.distill.mae_weight,
+            "distill_weight": config.distill.weight,
+        }
+    objective = FurtherPretraining(module, run.normalise, config.pretrain, seed, **more)
+    trained = _fit(run, directory, stage, objective, inputs, seed)
+    return Outcome(
+        models.weights_digest(module),
+        lambda folder: models.save_mae(
+            module,
+            folder,
+            initial.processor,
+            mask_ratio=config.pretrain.mask_ratio,
+            norm_pix_loss=config.pretrain.norm_pix,
+        ),
+        _numbers(trained),
+    )
+
+
+def _teacher(run: Pipeline, source: Result) -> Teacher | None:
+    """Where distill's targets come from; None when they have no weight."""
+    config = run.config
+    if config.distill.weight == 0:
+        return None
+    loaded = models.load_mae(str(source.model))
+    check_teacher_differs(loaded.module.encoder, run.initial.module.encoder)
+    if config.teacher.mode == "live":
+        return LiveTeacher(loaded.module.encoder, config.distill.tokens).to(run.device)
+    recipe = recipe_of(loaded, run.pack, config, run.device)
+    images = run.images(run.pack.split("train"))
+    check_deterministic(lambda rows: run.normalise(images(rows)), torch.from_numpy(recipe.rows))
+    bank = build_or_open(run.out / "teacher", recipe, rebuild=not run.resume, new_teacher=True)
+    return bank_targets(bank, recipe, config.teacher.residency)
+
+
+def train_classifier(
+    run: Pipeline, directory: Path, inputs: dict[str, Any], start: Result | None, seed: int
+) -> Outcome:
+    """Fine-tuning, and its metrics on the training and test rows.
+
+    Args:
+        run: the run that the stage belongs to; its train and test splits have labels.
+        directory: of the stage.
+        inputs: everything that decides the result, by name.
+        start: the stage whose weights it starts from; the initial ones when None.
+        seed: of order, flips, dropout and head.
+    """
+    names = run.pack.class_names
+    assert names is not None
+    seed = derive_seed(seed, "finetune")
+    config = run.config.finetune
+    encoder_source = run.initial.module if start is None else models.load_mae(str(start.model)).module
+    module = models.classifier_from_mae(encoder_source, len(names), config.dropout, seed).to(run.device)
+    train, test = run.pack.split("train"), run.test_split
+    labels = torch.from_numpy(labels_of(train)).to(run.device)
+    torch.manual_seed(seed)  # dropout
+    objective = Classification(module, run.normalise, labels, config.flip, seed)
+    trained = _fit(run, directory, "finetune", objective, inputs, seed)
+    scores = {}
+    for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
+        logits = predict(module, run.normalise, run.images(split), rows)
+        scores[split is train] = classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
+    metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
+    metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
+    return Outcome(
+        models.weights_digest(module),
+        lambda folder: models.save_classifier(module, folder, run.initial.processor, names, config.dropout),
+        _numbers(trained),
+        metrics,
+    )
+
+
+def _fit(
+    run: Pipeline,
+    directory: Path,
+    stage: Literal["pretrain", "distill", "finetune"],
+    objective: Objective,
+    inputs: dict[str, Any],
+    seed: int,
+) -> Trained:
+    config, engine = getattr(run.config, stage), run.config.engine
+    order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
+    if engine.compile:
+        for block in objective.module.modules():
+            if isinstance(block, Block):
+                block.compile()
+    log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, run.device)
+    images = run.images(run.pack.split("train"))
+    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume).run()
+
+
+def labels_of(split: PackSplit) -> np.ndarray:
+    """[n] int64, of a split that has labels (`Pipeline.finetune` makes sure of it)."""
+    assert split.labels is not None
+    return split.labels
+
+
+def _numbers(trained: Trained) -> dict[str, Any]:
+    return {"steps": trained.steps, "seconds": trained.seconds, "img_per_s": trained.images_per_second}
