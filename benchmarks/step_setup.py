@@ -28,8 +28,9 @@ from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
+from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import Block, ViTShape
+from sdfast.models.vit import Block, ViTEncoder, ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
@@ -139,6 +140,12 @@ def _ours_once(model: str) -> PretrainedMAE:
 
 
 @cache
+def _teacher_once(model: str) -> ViTEncoder:
+    """Other weights than the student's, as in a run."""
+    return fresh_mae(_ours_once(model).shape, seed=1).encoder
+
+
+@cache
 def _mae_once(model: str) -> ViTMAEForPreTraining:
     return ViTMAEForPreTraining.from_pretrained(folder_of(model).name, attn_implementation="sdpa")
 
@@ -175,7 +182,7 @@ def pixels_of(point: Point) -> Tensor:
 @cache
 def targets_of(model: str, count: int, device: str) -> Tensor:
     """[count, D] float32: the teacher's CLS tokens, which every arm with a cache is given."""
-    teacher = LiveTeacher(_ours_once(model).module.encoder, "cls").to(device)
+    teacher = LiveTeacher(_teacher_once(model), "cls").to(device)
     normalise = Normalise(MEAN, STD).to(device)
     parts = images_of(MODELS[model].image, count, device).split(64)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -262,7 +269,7 @@ def trainer_of(point: Point, ours: Ours, directory: Path, dtype: torch.dtype = t
     else:
         teacher: Teacher | None = None
         if point.stage == "distill" and ours.teacher == "live":
-            teacher = LiveTeacher(module.encoder, "cls").to(point.device, dtype)
+            teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
         elif point.stage == "distill":
             targets = targets_of(point.model, point.rows, point.device).to(dtype)
             teacher = ResidentBank(targets, None, torch.arange(point.rows))
