@@ -102,6 +102,16 @@ class EngineConfig(_Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast where the device has it (fp32 on a CPU), or one of them"
     )
+    packed: bool = Field(True, description="the masked and the clean view go through the encoder in one pass")
+    cls_tail: bool = Field(
+        True, description="where only CLS is used, the encoder's last block computes nothing for other tokens"
+    )
+    masked_tail: bool = Field(
+        True, description="the decoder's last block and pixel head compute nothing for visible patches"
+    )
+    attention: Literal["auto", "reference", "sdpa", "native", "varlen", "xformers"] = Field(
+        "auto", description="what computes attention; auto takes the best that is there for the device and shape"
+    )
     compile: bool = Field(False, description="torch.compile the transformer blocks")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
     threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when not given")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from sdfast.config import EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
@@ -18,8 +19,8 @@ from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import log
 from sdfast.models import checkpoint as models
-from sdfast.models.vit import Block
-from sdfast.objectives.base import Objective
+from sdfast.models.vit import Block, use_attention
+from sdfast.objectives.base import Objective, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.rng import derive_seed
@@ -59,9 +60,9 @@ def train_mae(
         )
     module = copy.deepcopy(initial.module).to(run.device)
     seed = derive_seed(config.seed, stage, inputs.get("round", 0))
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"shortcuts": _shortcuts(run.config.engine)}
     if teacher is not None:
-        more = {
+        more |= {
             "teacher": _teacher(run, teacher),
             "tokens": config.distill.tokens,
             "mae_weight": config.distill.mae_weight,
@@ -119,7 +120,7 @@ def train_classifier(
     train, test = run.pack.split("train"), run.test_split
     labels = torch.from_numpy(labels_of(train)).to(run.device)
     torch.manual_seed(seed)  # dropout
-    objective = Classification(module, run.normalise, labels, config.flip, seed)
+    objective = Classification(module, run.normalise, labels, config.flip, seed, _shortcuts(run.config.engine))
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
@@ -144,6 +145,7 @@ def _fit(
     seed: int,
 ) -> Trained:
     config, engine = getattr(run.config, stage), run.config.engine
+    use_attention(objective.module, engine.attention)
     order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
     if engine.compile:
         for block in objective.module.modules():
@@ -152,6 +154,10 @@ def _fit(
     log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, run.device)
     images = run.images(run.pack.split("train"))
     return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume).run()
+
+
+def _shortcuts(engine: EngineConfig) -> Shortcuts:
+    return Shortcuts(engine.packed, engine.cls_tail, engine.masked_tail)
 
 
 def labels_of(split: PackSplit) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
@@ -11,8 +13,8 @@ from sdfast.data.masking import PatchMask, patch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
-from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import Normalise
+from sdfast.models.vit import MaskedAutoencoder, View, take_tokens, with_cls
+from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
 from sdfast.teacher.features import Tokens, select_tokens
 from sdfast.teacher.targets import Targets, Teacher
 
@@ -37,11 +39,12 @@ class FurtherPretraining:
         tokens: Tokens = "cls",
         mae_weight: float = 1.0,
         distill_weight: float = 1.0,
+        shortcuts: Shortcuts = ALL_SHORTCUTS,
     ) -> None:
         self.module, self.normalise, self.masking, self.seed = module, normalise, masking, seed
         self.mae_weight = mae_weight
         self.distill_weight = distill_weight if teacher is not None else 0.0
-        self.teacher, self.tokens = teacher, tokens
+        self.teacher, self.tokens, self.shortcuts = teacher, tokens, shortcuts
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Encoder and decoder; the encoder alone when the masked part is switched off."""
@@ -63,28 +66,23 @@ class FurtherPretraining:
         mask = drawn[part]
         masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())
         row_share = len(images) / len(batch.rows)
-        pred = mask_on_device = student = None
-        targets = Targets(None)
-        if self.mae_weight:
-            visible_ids = mask.visible_ids.to(images.device, non_blocking=True)
-            valid = None if mask.visible_valid is None else mask.visible_valid.to(images.device, non_blocking=True)
-            mask_on_device = mask.mask.to(images.device, non_blocking=True)
-            pred = self.module.decoder(self.module.encoder(pixels, visible_ids, valid), visible_ids, valid)
-        if self.distill_weight and self.teacher is not None:
-            targets = self.teacher.targets(pixels, batch.rows[part])
-            student = select_tokens(self.module.encoder(pixels), self.tokens)
+        distils = bool(self.distill_weight) and self.teacher is not None
+        pred, student, where = self._encode(pixels, mask, distils)
+        targets = (
+            self.teacher.targets(pixels, batch.rows[part]) if distils and self.teacher is not None else Targets(None)
+        )
         out = mae_distill_loss(
             pred,
             pixels if pred is not None else None,
-            mask_on_device,
-            student,
-            targets.teacher,
+            student=student,
+            teacher=targets.teacher,
             rows=targets.rows,
             teacher_scale=targets.scale,
             patch_size=self.module.shape.patch_size,
             norm_pix=self.masking.norm_pix,
             mae_weight=self.mae_weight * masked_share,
             distill_weight=self.distill_weight * row_share,
+            **where,
         )
         parts = {"loss": out.loss}
         if pred is not None:
@@ -92,3 +90,40 @@ class FurtherPretraining:
         if student is not None:
             parts["loss_distill"] = out.distill * row_share
         return parts
+
+    def _encode(
+        self, pixels: Tensor, mask: PatchMask, distils: bool
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
+        """Both branches, as the weights ask for them.
+
+        Returns:
+            predictions, [B, L, P] or [B, M, P] for the masked patches only, None without the masked branch; the
+            student's matched tokens, None without a teacher; and the loss's argument that tells the masked patches.
+        """
+        encoder, device, shortcuts = self.module.encoder, pixels.device, self.shortcuts
+        clean = student = None
+        if distils:
+            clean = View(encoder.embed(pixels), cls_only=self.tokens == "cls" and shortcuts.cls_tail)
+        if not self.mae_weight:
+            assert clean is not None
+            return None, self._matched(encoder.encode(clean)[0]), {}
+        visible_ids = mask.visible_ids.to(device, non_blocking=True)
+        valid = None if mask.visible_valid is None else mask.visible_valid.to(device, non_blocking=True)
+        if clean is not None and shortcuts.packed:
+            # One pass: the visible patches have been embedded already, and CLS stays first.
+            masked = View(take_tokens(clean.tokens, F.pad(visible_ids + 1, (1, 0))), with_cls(valid))
+            encoded, matched = encoder.encode(masked, clean)
+            student = self._matched(matched)
+        else:
+            encoded = encoder.encode(View(encoder.embed(pixels, visible_ids), with_cls(valid)))[0]
+            if clean is not None:
+                student = self._matched(encoder.encode(clean)[0])
+        if shortcuts.masked_tail and mask.masked_ids is not None:
+            masked_ids = mask.masked_ids.to(device, non_blocking=True)
+            return self.module.decoder(encoded, visible_ids, valid, masked_ids), student, {"mask_ids": masked_ids}
+        where = {"mask": mask.mask.to(device, non_blocking=True)}
+        return self.module.decoder(encoded, visible_ids, valid), student, where
+
+    def _matched(self, encoded: Tensor) -> Tensor:
+        """The matched tokens of the clean branch."""
+        return encoded if encoded.dim() == 2 else select_tokens(encoded, self.tokens)
