@@ -14,12 +14,26 @@ from torch import Tensor, nn
 from transformers import ViTForImageClassification, ViTMAEForPreTraining
 
 
-def paper_optimizer(model: nn.Module, lr: float = 1.5e-4, weight_decay: float = 0.01) -> torch.optim.AdamW:
+def pretraining_optimizer(
+    model: nn.Module, lr: float = 1.5e-4, weight_decay: float = 0.01, fused: bool = False
+) -> torch.optim.AdamW:
     """AdamW with betas (0.9, 0.95) and no decay on 1-D tensors and biases."""
     decayed = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and not n.endswith(".bias")]
     spared = [p for n, p in model.named_parameters() if p.requires_grad and (p.ndim <= 1 or n.endswith(".bias"))]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)
+
+
+def finetuning_optimizer(
+    model: nn.Module, lr: float = 1e-4, weight_decay: float = 0.01, fused: bool = False
+) -> torch.optim.AdamW:
+    """AdamW with betas (0.9, 0.999) and no decay on biases, position embeddings and the CLS token."""
+    spared_names = ("bias", "position_embeddings", "cls_token")
+    named = list(model.named_parameters())
+    spared = [p for n, p in named if any(part in n for part in spared_names)]
+    decayed = [p for n, p in named if not any(part in n for part in spared_names)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, fused=fused)
 
 
 def freeze_positions(model: ViTMAEForPreTraining) -> ViTMAEForPreTraining:
@@ -45,7 +59,7 @@ class NaivePretraining:
 
     def __init__(self, model: ViTMAEForPreTraining, lr: float = 1.5e-4) -> None:
         self.model = freeze_positions(model).train()
-        self.optimizer = paper_optimizer(self.model, lr)
+        self.optimizer = pretraining_optimizer(self.model, lr)
 
     def step(self, pixels: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """pixels: [B, C, H, W] normalised; noise: [B, L], decides the masks."""
@@ -62,7 +76,7 @@ class NaiveDistillation:
     def __init__(self, model: ViTMAEForPreTraining, teacher: ViTMAEForPreTraining, lr: float = 1.5e-4) -> None:
         self.model = freeze_positions(model).train()
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-        self.optimizer = paper_optimizer(self.model, lr)
+        self.optimizer = pretraining_optimizer(self.model, lr)
 
     def step(self, pixels: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """pixels: [B, C, H, W] normalised; noise: [B, L], decides the masks."""
@@ -78,16 +92,11 @@ class NaiveDistillation:
 
 
 class NaiveFinetuning:
-    """One fine-tuning step: cross-entropy, clipping at 1, AdamW with betas (0.9, 0.999)."""
+    """One fine-tuning step: cross-entropy, clipping at 1, AdamW."""
 
-    def __init__(self, model: ViTForImageClassification, lr: float = 1e-4, weight_decay: float = 0.01) -> None:
+    def __init__(self, model: ViTForImageClassification, lr: float = 1e-4) -> None:
         self.model = model.train()
-        spared_names = ("bias", "position_embeddings", "cls_token")
-        named = list(model.named_parameters())
-        spared = [p for n, p in named if any(part in n for part in spared_names)]
-        decayed = [p for n, p in named if not any(part in n for part in spared_names)]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr)
+        self.optimizer = finetuning_optimizer(self.model, lr)
 
     def step(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """pixels: [B, C, H, W] normalised; labels: [B] int64."""

@@ -3,28 +3,115 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+from typing import Any
+
+PRODUCT, OURS = "float32 product", "sdfast"
+BASELINES = ("naive", "honest", "honest compiled")
+NAMES = {"naive": "the naive step", "honest": "the honest baseline", "peak": "of the product's peak"}
+# What sdfast with its default settings is wanted to reach: stage, model (None: each), against what, must, aim.
+TARGETS = [
+    ("pretrain", None, "naive", 1.15, None),
+    ("distill", None, "naive", 1.5, 1.7),
+    ("distill", None, "honest", 1.1, 1.2),
+    ("distill", "ViT-S/16", "peak", 0.7, None),
+]
 
 
-def table(path: str) -> str:
-    """img/s of the naive step and ours by medians, their ratio, and the ratio of the fastest rounds, as Markdown."""
+def load(path: str) -> tuple[list[dict[str, Any]], str]:
+    """The extra_info of every point of a run, and a line about the machine."""
     with open(path, encoding="utf-8") as file:
         run = json.load(file)
-    medians: dict[tuple[str, str, int], dict[str, float]] = {}
-    fastest: dict[tuple[str, str, int], dict[str, float]] = {}
-    for entry in run["benchmarks"]:
-        info = entry["extra_info"]
-        key = (info["stage"], info["model"], info["batch"])
-        medians.setdefault(key, {})[info["who"]] = entry["stats"]["median"]
-        fastest.setdefault(key, {})[info["who"]] = entry["stats"]["min"]
-    lines = ["| stage | model | batch | naive img/s | sdfast img/s | ratio | of the fastest rounds |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for (stage, model, batch), median in medians.items():
-        naive, ours = batch / median["naive"], batch / median["sdfast"]
-        best = fastest[stage, model, batch]["naive"] / fastest[stage, model, batch]["sdfast"]
-        lines.append(f"| {stage} | {model} | {batch} | {naive:.2f} | {ours:.2f} | {ours / naive:.2f} | {best:.2f} |")
+    points = [entry["extra_info"] for entry in run["benchmarks"] if "rows" in entry["extra_info"]]
+    cpu = run["machine_info"]["cpu"].get("brand_raw", "unknown CPU")
+    commit = ((run.get("commit_info") or {}).get("id") or "unknown")[:12]
+    said = f"{cpu}, {run['datetime'][:10]}, commit {commit}"
+    if points:
+        info = points[0]
+        said += f"; torch {info['torch']}, {info['threads']} threads, float32, {info['allocator']}"
+    return points, said
+
+
+def figures(point: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """For every arm: img/s by the median and by the fastest round, FLOP/s, its share of the product's, ratios."""
+    rows, batch = point["rows"], point["batch"]
+    median = {name: statistics.median(row["seconds"]) for name, row in rows.items()}
+    fastest = {name: min(row["seconds"]) for name, row in rows.items()}
+    honest = min((name for name in BASELINES[1:] if name in rows), key=median.__getitem__)
+    peak = rows[PRODUCT]["flops"] / median[PRODUCT]
+    found = {}
+    for name, row in rows.items():
+        if name == PRODUCT:
+            continue
+        rate = row["flops"] * batch / median[name]
+        found[name] = {
+            "img/s": batch / median[name],
+            "naive": median["naive"] / median[name],
+            "honest": median[honest] / median[name],
+            "naive, fastest": fastest["naive"] / fastest[name],
+            "honest, fastest": fastest[honest] / fastest[name],
+            "GFLOP/s": rate / 1e9,
+            "peak": rate / peak,
+            "first": row["first_extra_s"],
+        }
+    return found
+
+
+def table(points: list[dict[str, Any]]) -> str:
+    """One line an arm; sdfast is marked where a baseline is faster."""
+    header = ["stage", "model", "batch", "arm", "img/s", "x naive", "x honest", "of the fastest rounds"]
+    header += ["GFLOP/s", "of peak", "compile s"]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for point in points:
+        for name, row in figures(point).items():
+            shown = name
+            if name == OURS and min(row["naive"], row["honest"]) < 1:
+                shown = f"{name}, **slower than a baseline**"
+            fastest = f"{row['naive, fastest']:.2f}, {row['honest, fastest']:.2f}"
+            compiled = f"{row['first']:.0f}" if "compiled" in name else ""
+            cells = [point["stage"], point["model"], str(point["batch"]), shown, f"{row['img/s']:.2f}"]
+            cells += [f"{row['naive']:.2f}", f"{row['honest']:.2f}", fastest]
+            cells += [f"{row['GFLOP/s']:.0f}", f"{row['peak']:.0%}", compiled]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def targets(points: list[dict[str, Any]]) -> str:
+    """One line a target and model: what was reached, and whether that is enough."""
+    lines = ["| target | model | reached | must | | aim | |", "|---|---|---|---|---|---|---|"]
+    for stage, only, against, must, aim in TARGETS:
+        for point in points:
+            if point["stage"] != stage or only not in (None, point["model"]):
+                continue
+            reached = figures(point)[OURS][against]
+            form = "{:.0%}" if against == "peak" else "{:.2f}"
+            what = f"{stage}, {'share' if against == 'peak' else 'times'} {NAMES[against]}"
+            cells = [what, point["model"], form.format(reached), form.format(must), verdict(reached, must)]
+            cells += ["", ""] if aim is None else [form.format(aim), verdict(reached, aim)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdict(reached: float, wanted: float) -> str:
+    return "met" if reached >= wanted else "**missed**"
+
+
+def report(path: str) -> str:
+    """Both tables and what they were measured on."""
+    points, said = load(path)
+    peaks = [row["flops"] / statistics.median(row["seconds"]) / 1e9 for row in (p["rows"][PRODUCT] for p in points)]
+    rounds = ", ".join(f"{p['model']} {len(p['rows'][OURS]['seconds'])}" for p in points if p["stage"] == "distill")
+    notes = [
+        f"{said}.",
+        f"Medians of the rounds ({rounds}), the arms in turns; x honest: against the faster of the two honest arms;"
+        " of the fastest rounds: both ratios of each arm's fastest round, to tell a disturbed median.",
+        f"The matrix product (1024, float32) in the same rounds: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s."
+        if peaks
+        else "",
+    ]
+    return "\n\n".join([*notes, table(points), targets(points)])
+
+
 if __name__ == "__main__":
-    print(table(sys.argv[1]))
+    print(report(sys.argv[1]))

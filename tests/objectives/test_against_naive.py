@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from naive_setup import BATCH, IMAGES, LR, MEAN, SEED, STD, STEPS, batches, decayed_rate, noise_of, pixels_of
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
-from sdfast.data.order import Batch, BatchOrder
+from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import load_mae, save_classifier, save_mae
 from sdfast.models.processor import ImageProcessor
@@ -20,53 +20,9 @@ from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.rng import STREAM_MASK, philox_bits
 from sdfast.teacher.live import LiveTeacher
 
 transformers = pytest.importorskip("transformers")
-
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-IMAGES = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-STEPS, BATCH, SEED, LR = 20, 16, 6, 1e-3
-
-
-@pytest.fixture(scope="module")
-def naive() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "naive.py"
-    spec = importlib.util.spec_from_file_location("naive", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def mae_folder(tmp_path: Path) -> Callable[[int], Path]:
-    def make(seed: int) -> Path:
-        torch.manual_seed(seed)
-        config = transformers.ViTMAEConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            image_size=16,
-            patch_size=4,
-            decoder_hidden_size=16,
-            decoder_num_hidden_layers=1,
-            decoder_num_attention_heads=2,
-            decoder_intermediate_size=32,
-            norm_pix_loss=True,
-        )
-        folder = tmp_path / f"mae-{seed}"
-        transformers.ViTMAEForPreTraining(config).save_pretrained(folder)
-        return folder
-
-    return make
-
-
-def batches() -> list[Batch]:
-    order = BatchOrder(torch.arange(40), BATCH, SEED)
-    return [order.batch(step) for step in range(STEPS)]
 
 
 def train_ours(
@@ -94,19 +50,6 @@ def train_ours(
     trainer._one_step = recording  # type: ignore[method-assign]
     trainer.run()
     return records
-
-
-def decayed_rate(naive_step: object, step: int, lr: float = LR) -> None:
-    for group in naive_step.optimizer.param_groups:  # type: ignore[attr-defined]
-        group["lr"] = lr * (STEPS - step) / STEPS
-
-
-def pixels_of(batch: Batch, dtype: torch.dtype) -> Tensor:
-    return Normalise(MEAN, STD).to(dtype)(IMAGES[batch.rows])
-
-
-def noise_of(batch: Batch, dtype: torch.dtype) -> Tensor:
-    return philox_bits(SEED, batch.epoch, batch.rows, 16, STREAM_MASK).to(torch.float64)
 
 
 def compare_weights(
