@@ -13,12 +13,14 @@ from sdfast.config import EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
+from sdfast.engine.accounting import step_spec
 from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import log
 from sdfast.models import checkpoint as models
+from sdfast.models.flops import step_flops
 from sdfast.models.vit import Block, use_attention
 from sdfast.objectives.base import Objective, Shortcuts
 from sdfast.objectives.classification import Classification
@@ -153,7 +155,9 @@ def _fit(
                 block.compile()
     log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, run.device)
     images = run.images(run.pack.split("train"))
-    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume).run()
+    classes = len(run.pack.class_names or ())
+    flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total
+    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops).run()
 
 
 def _shortcuts(engine: EngineConfig) -> Shortcuts:

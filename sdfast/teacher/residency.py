@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.data.parallel import available_threads
+from sdfast.data.waiting import waiting
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.format import damaged
 from sdfast.teacher.storage import decode
@@ -78,7 +79,8 @@ class StreamedBank:
         assert self._announced is not None
         announced, reading = self._announced
         try:
-            streams = reading.finish()
+            with waiting():
+                streams = reading.finish()
         except ValueError as error:
             raise damaged(self.bank.directory, error) from error
         if not torch.equal(announced, rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from bank_samples import COUNT, make_recipe
 from test_live_and_bank import train
 
+from sdfast.data.waiting import seconds_waited
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.errors import UserError
 from sdfast.teacher.build import prepare_bank
@@ -44,6 +46,17 @@ def test_rows_that_were_not_announced_are_read_all_the_same(tmp_path: Path) -> N
     teacher.announce(torch.tensor([5, 3]))
     for rows in ([3], [5, 3], [9, 9, 140], list(range(COUNT))):
         assert torch.equal(teacher.targets(pixels, torch.tensor(rows)).teacher, whole[rows])
+
+
+def test_waiting_for_rows_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe()
+    teacher = bank_targets(prepare_bank(tmp_path / "teacher", recipe), recipe, "stream")
+    monkeypatch.setattr("sdfast.teacher.residency._read", lambda *arguments: time.sleep(0.02))
+    before = seconds_waited()
+    teacher.announce(torch.tensor([5, 3]))
+    assert seconds_waited() == before
+    teacher.targets(torch.empty(0), torch.tensor([5, 3]))
+    assert seconds_waited() - before >= 0.01
 
 
 def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
