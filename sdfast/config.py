@@ -91,8 +91,10 @@ class TeacherConfig(_Section):
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = Field(
         "float32", description="what the bank keeps them in; int8 has a scale per token"
     )
-    residency: Literal["auto", "device", "stream"] = Field(
-        "auto", description="in the device's memory (when half of what is free holds it), or read from the disk"
+    residency: Literal["auto", "device", "host", "stream"] = Field(
+        "auto",
+        description="where the bank is while distill trains: in the device's memory (auto: when half of what is free"
+        " holds it), else in pinned host memory (likewise), else read from the disk; on a CPU host is device",
     )
 
 

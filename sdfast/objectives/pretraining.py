@@ -49,10 +49,13 @@ class FurtherPretraining:
             if self.mae_weight or not name.startswith("decoder."):
                 yield name, parameter
 
+    def announce(self, batch: Batch) -> None:
+        """See `Objective.announce`: the teacher may fetch its targets."""
+        if self.distill_weight and self.teacher is not None:
+            self.teacher.announce(batch.rows, batch.epoch)
+
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
-        if self.distill_weight and self.teacher is not None:
-            self.teacher.announce(batch.rows)
         ratio, kind = self.masking.mask_ratio, self.masking.mask
         return patch_mask(self.seed, batch.epoch, batch.rows, self.module.shape.patches, ratio, kind)
 
@@ -71,7 +74,7 @@ class FurtherPretraining:
             mask_on_device = mask.mask.to(images.device, non_blocking=True)
             pred = self.module.decoder(self.module.encoder(pixels, visible_ids, valid), visible_ids, valid)
         if self.distill_weight and self.teacher is not None:
-            targets = self.teacher.targets(pixels, batch.rows[part])
+            targets = self.teacher.targets(pixels, batch.rows[part], batch.epoch)
             student = select_tokens(self.module.encoder(pixels), self.tokens)
         out = mae_distill_loss(
             pred,

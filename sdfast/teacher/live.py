@@ -25,9 +25,9 @@ class LiveTeacher(nn.Module):
         """[B, C, H, W] normalised, unmasked -> the matched tokens (see `select_tokens`)."""
         return select_tokens(self.encoder(pixels), self.tokens)
 
-    def announce(self, rows: Tensor) -> None:
+    def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 
-    def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
-        """See `Teacher.targets`; the rows do not matter."""
+    def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
+        """See `Teacher.targets`; rows and epoch do not matter."""
         return Targets(self(pixels))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -116,7 +117,7 @@ class Partial:
             for target, row in zip(values, rows.tolist(), strict=True):
                 shard, inside = divmod(row, layout.rows_per_shard)
                 read_into(self._descriptors[shard_name(shard, stream)], target.data, inside * size)
-            streams.append(values)
+            streams.append(torch.from_numpy(values))
         return widen(*decode(streams, layout))
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_module, make_recipe
 
+from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
@@ -204,3 +205,12 @@ def test_what_a_kill_left_of_a_write_neither_stays_nor_stops(tmp_path: Path) -> 
         prepare_bank(directory, make_recipe(tokens="all"), rebuild=True).identity == make_recipe(tokens="all").identity
     )
     assert not list(directory.glob(".staging-*"))
+
+
+def test_a_bank_of_an_older_format_says_so(tmp_path: Path) -> None:
+    prepare_bank(tmp_path / "teacher", make_recipe())
+    path = tmp_path / "teacher" / "manifest.json"
+    inner = {**json.loads(path.read_text())["manifest"], "format": 1}
+    path.write_text(json.dumps({"sha256": sha256_json(inner), "manifest": inner}))
+    with pytest.raises(UserError, match=rf"is of format 1, and .* format 2; .*build --out {tmp_path} --rebuild`"):
+        prepare_bank(tmp_path / "teacher", make_recipe())

@@ -102,7 +102,7 @@ def test_a_wrong_row_shows(tmp_path: Path) -> None:
     """The comparison above can fail: with the rows shifted by one the losses are others."""
     recipe = make_recipe(dtype="float64")
     bank = bank_targets(prepare_bank(tmp_path / "teacher", recipe), recipe)
-    bank.bank_rows = bank.bank_rows.roll(1)
+    bank.bank_rows = bank.bank_rows.roll(1, dims=1)
     arguments = (torch.float64, 16, 0, tmp_path, 1)
     losses, _ = train(recipe, LiveTeacher(recipe.encoder, "cls").double(), *arguments)
     shifted, _ = train(recipe, bank, *arguments)
