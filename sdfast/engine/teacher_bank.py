@@ -79,6 +79,7 @@ def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.
         tokens=config.distill.tokens,
         dtype=config.teacher.dtype,
         device=device,
+        layer=config.distill.layer,
     )
 
 

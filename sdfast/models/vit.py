@@ -7,6 +7,7 @@ difference is that the query, key and value projections are one matrix.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -103,16 +104,23 @@ class ViTEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
 
-    def forward(self, pixels: Tensor, visible_ids: Tensor | None = None, visible_valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        pixels: Tensor,
+        visible_ids: Tensor | None = None,
+        visible_valid: Tensor | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
         """Encode images, whole or only their visible patches.
 
         Args:
             pixels: [B, C, H, W] normalised.
             visible_ids: [B, K] int64 patch numbers to keep, in the order the tokens shall have; None keeps all.
             visible_valid: [B, K] bool, False where `visible_ids` is padding (rows with fewer visible patches).
+            layer: stop after so many blocks, before the final LayerNorm; None goes through all and the LayerNorm.
 
         Returns:
-            [B, 1 + K, D] (K = L without `visible_ids`): CLS, then the patches, after the final LayerNorm.
+            [B, 1 + K, D] (K = L without `visible_ids`): CLS, then the patches.
         """
         tokens = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.position_embeddings[:, 1:]
         if visible_ids is not None:
@@ -122,9 +130,9 @@ class ViTEncoder(nn.Module):
         key_mask = None
         if visible_valid is not None:
             key_mask = F.pad(visible_valid, (1, 0), value=True)[:, None, None, :]  # the CLS token always takes part
-        for block in self.blocks:
+        for block in itertools.islice(self.blocks, layer):
             x = block(x, key_mask)
-        return self.norm(x)
+        return self.norm(x) if layer is None else x
 
 
 class MAEDecoder(nn.Module):

@@ -13,7 +13,7 @@ from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
 from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise
-from sdfast.teacher.features import Tokens, select_tokens
+from sdfast.teacher.features import Layer, Tokens, matched_features
 from sdfast.teacher.targets import Targets, Teacher
 
 
@@ -21,8 +21,8 @@ class FurtherPretraining:
     """Minimise `mae_weight * L_MAE + distill_weight * L_Distill` (equations 2 and 3; fidelity 9.5).
 
     Without a teacher this is further pre-training. With one, the student's encoder also sees the clean image, and the
-    chosen tokens after its final LayerNorm are drawn to the teacher's: squared distance, summed over features, mean
-    over the batch. Masks are keyed by (seed, epoch, row).
+    chosen tokens of the chosen layer are drawn to the teacher's: squared distance, summed over features, mean over the
+    batch. Masks are keyed by (seed, epoch, row).
     """
 
     decay_rule: DecayRule = "pretrain"
@@ -35,18 +35,23 @@ class FurtherPretraining:
         seed: int,
         teacher: Teacher | None = None,
         tokens: Tokens = "cls",
+        layer: Layer = "last",
         mae_weight: float = 1.0,
         distill_weight: float = 1.0,
     ) -> None:
         self.module, self.normalise, self.masking, self.seed = module, normalise, masking, seed
         self.mae_weight = mae_weight
         self.distill_weight = distill_weight if teacher is not None else 0.0
-        self.teacher, self.tokens = teacher, tokens
+        self.teacher, self.tokens, self.layer = teacher, tokens, layer
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Encoder and decoder; the encoder alone when the masked part is switched off."""
+        """Encoder and decoder; only as far as the matched layer when the masked part is switched off."""
+        unused: tuple[str, ...] = () if self.mae_weight else ("decoder.",)
+        if unused and self.layer != "last":
+            after = range(self.layer, len(self.module.encoder.blocks))
+            unused += ("encoder.norm.", *(f"encoder.blocks.{number}." for number in after))
         for name, parameter in self.module.named_parameters():
-            if self.mae_weight or not name.startswith("decoder."):
+            if not name.startswith(unused):
                 yield name, parameter
 
     def announce(self, batch: Batch) -> None:
@@ -75,7 +80,7 @@ class FurtherPretraining:
             pred = self.module.decoder(self.module.encoder(pixels, visible_ids, valid), visible_ids, valid)
         if self.distill_weight and self.teacher is not None:
             targets = self.teacher.targets(pixels, batch.rows[part], batch.epoch)
-            student = select_tokens(self.module.encoder(pixels), self.tokens)
+            student = matched_features(self.module.encoder, pixels, self.tokens, self.layer)
         out = mae_distill_loss(
             pred,
             pixels if pred is not None else None,

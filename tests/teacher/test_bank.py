@@ -26,13 +26,21 @@ def expected(recipe, rows: np.ndarray) -> torch.Tensor:  # type: ignore[no-untyp
     pixels = torch.from_numpy(recipe.images[rows]).permute(0, 3, 1, 2).double() / 255
     mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (TRANSFORM.mean, TRANSFORM.std))
     encoder = make_module().encoder.double().eval()
+    pixels = (pixels - mean) / std
     with torch.no_grad():
-        return select_tokens(encoder((pixels - mean) / std), recipe.tokens)
+        if recipe.layer == "last":
+            return select_tokens(encoder(pixels), recipe.tokens)
+        patches = encoder.patch_embed(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat((encoder.cls_token.expand(len(pixels), -1, -1), patches), dim=1) + encoder.position_embeddings
+        for number in range(recipe.layer):
+            x = encoder.blocks[number](x)
+        return select_tokens(x, recipe.tokens)
 
 
+@pytest.mark.parametrize("layer", ["last", 1])
 @pytest.mark.parametrize("tokens", ["cls", "patch", "all"])
-def test_a_bank_holds_the_teachers_features(tmp_path: Path, tokens: str) -> None:
-    recipe = make_recipe(tokens=tokens)
+def test_a_bank_holds_the_teachers_features(tmp_path: Path, tokens: str, layer: str | int) -> None:
+    recipe = make_recipe(tokens=tokens, layer=layer)
     bank = prepare_bank(tmp_path / "teacher", recipe)
     truth = expected(recipe, np.arange(COUNT))
     features, scale = bank.load()
@@ -118,6 +126,7 @@ OTHER = {
     "transform.mean": {"transform": replace(TRANSFORM, mean=(0.5, 0.4, 0.31))},
     "transform.resample": {"transform": replace(TRANSFORM, resample="bicubic")},
     "features.tokens": {"tokens": "all"},
+    "features.layer": {"layer": 1},
     "dtype": {"dtype": "float64"},
 }
 
