@@ -20,7 +20,6 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,12 +311,6 @@ def damaged(directory: Path, reason: ValueError) -> UserError:
         f"the teacher bank {directory} {what}; delete it, or run `sdfast cache build --out {directory.parent} "
         "--rebuild`, to build it anew."
     )
-
-
-def blocks_in(layout: Layout, batch: int) -> Iterator[int]:
-    """The blocks of a batch of the build."""
-    each = layout.rows_per_batch // layout.rows_per_block
-    return iter(range(batch * each, min((batch + 1) * each, layout.blocks)))
 
 
 def as_digests(data: bytes) -> NDArray[np.uint8]:
