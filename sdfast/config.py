@@ -51,8 +51,11 @@ class DistillConfig(OptimisationConfig):
     """Self-distillation: starts again from the initial weights and matches the teacher on the clean image."""
 
     tokens: Literal["cls", "patch", "all"] = Field(
-        "cls",
-        description="tokens matched after the last LayerNorm: the released code's CLS, the patches, or all",
+        "cls", description="tokens that are matched: the released code's CLS, the patches, or all"
+    )
+    layer: Annotated[int, Field(ge=1, strict=True)] | Literal["last"] = Field(
+        "last",
+        description="where they are taken: after all blocks and the last LayerNorm, or right after so many blocks",
     )
     rounds: int = Field(1, ge=0, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
     weight: float = Field(1.0, ge=0, description="weight of the representation loss")
@@ -91,8 +94,10 @@ class TeacherConfig(_Section):
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = Field(
         "float32", description="what the bank keeps them in; int8 has a scale per token"
     )
-    residency: Literal["auto", "device", "stream"] = Field(
-        "auto", description="in the device's memory (when half of what is free holds it), or read from the disk"
+    residency: Literal["auto", "device", "host", "stream"] = Field(
+        "auto",
+        description="where the bank is while distill trains: in the device's memory (auto: when half of what is free"
+        " holds it), else in pinned host memory (likewise), else read from the disk; on a CPU host is device",
     )
 
 

@@ -67,6 +67,7 @@ def train_mae(
         more |= {
             "teacher": _teacher(run, teacher),
             "tokens": config.distill.tokens,
+            "layer": config.distill.layer,
             "mae_weight": config.distill.mae_weight,
             "distill_weight": config.distill.weight,
         }
@@ -93,7 +94,7 @@ def _teacher(run: Pipeline, source: Result) -> Teacher | None:
     loaded = models.load_mae(str(source.model))
     check_teacher_differs(loaded.module.encoder, run.initial.module.encoder)
     if config.teacher.mode == "live":
-        return LiveTeacher(loaded.module.encoder, config.distill.tokens).to(run.device)
+        return LiveTeacher(loaded.module.encoder, config.distill.tokens, config.distill.layer).to(run.device)
     recipe = recipe_of(loaded, run.pack, config, run.device)
     images = run.images(run.pack.split("train"))
     check_deterministic(lambda rows: run.normalise(images(rows)), torch.from_numpy(recipe.rows))

@@ -8,6 +8,7 @@ from sdfast.config import Config, EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.models.flops import StepSpec
 from sdfast.models.vit import ViTShape
+from sdfast.teacher.features import blocks_before
 
 Stage = Literal["pretrain", "distill", "finetune"]
 SHORTCUTS = ("packed", "cls_tail", "masked_tail")
@@ -38,6 +39,7 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         visible=visible,
         masked=patches - visible,
         tokens=config.distill.tokens,
+        layer=blocks_before(config.distill.layer),
         teacher=config.teacher.mode,
         mae=bool(config.distill.mae_weight),
         distill=bool(config.distill.weight),

@@ -142,9 +142,12 @@ class Trainer:
 
     def _one_step(self) -> dict[str, Tensor]:
         batch = self.order.batch(self.step)
+        self.objective.announce(batch)
         with waiting():
             images = self.images(batch.rows)
         drawn = self.objective.draw(batch)
+        if self.step + 1 < self.config.steps:
+            self.objective.announce(self.order.batch(self.step + 1))
         total: dict[str, Tensor] = {}
         for part in micro_slices(len(batch.rows), self.engine.accumulate):
             with self._autocast():

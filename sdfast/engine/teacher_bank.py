@@ -18,8 +18,8 @@ from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fingerprint import check_identity
 from sdfast.teacher.recipe import Recipe
-from sdfast.teacher.residency import Residency, StreamedBank, choose_residency
-from sdfast.teacher.targets import ResidentBank, Teacher
+from sdfast.teacher.residency import Residency, choose_residency, describe_place, place_bank
+from sdfast.teacher.targets import Teacher
 from sdfast.teacher.verify import SampleErrors, sample_errors
 
 
@@ -54,20 +54,15 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
 
 
 def bank_targets(bank: Bank, recipe: Recipe, residency: Residency = "device") -> Teacher:
-    """A bank as the targets of the recipe's split: in the device's memory, every block checked, or on the disk.
+    """A bank as the targets of the recipe's split, where it has its place.
 
     Raises:
         UserError: a block is damaged.
     """
-    rows = torch.from_numpy(bank.rows_of(recipe.digests))
-    chosen = choose_residency(residency, bank.bytes, recipe.device)
-    where = f"in the memory of {recipe.device}" if chosen == "device" else "read from the disk at each step"
-    log.info("teacher bank: %s", where)
-    if chosen == "stream":
-        return StreamedBank(bank, rows, recipe.device)
-    features, scale = bank.load()
-    scale = None if scale is None else scale.to(recipe.device)
-    return ResidentBank(features.to(recipe.device), scale, rows)
+    rows = torch.from_numpy(bank.rows_of(recipe.digests)).unsqueeze(0)
+    place = choose_residency(residency, bank.bytes, recipe.device)
+    log.info("teacher bank: %s", describe_place(place, recipe.device))
+    return place_bank(bank, rows, place, recipe.device)
 
 
 def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.device) -> Recipe:
@@ -84,6 +79,7 @@ def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.
         tokens=config.distill.tokens,
         dtype=config.teacher.dtype,
         device=device,
+        layer=config.distill.layer,
     )
 
 

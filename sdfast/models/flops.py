@@ -8,7 +8,7 @@ backward pass. Counted is what is computed: rows that a shortcut leaves out are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sdfast.models.vit import TransformerShape, ViTShape
@@ -26,8 +26,9 @@ class StepSpec:
         visible: patches that the masked view shows (padding included).
         masked: patches that are hidden (padding included).
         tokens: of the clean view, those matched by `distill`.
+        layer: blocks before the matched features; None for all.
         teacher: `live` runs beside the student, `bank` is read.
-        packed: patches are embedded once for both views, and only the visible ones where there is no clean view.
+        packed: patches are embedded once for both views; else the masked view embeds its visible ones again.
         cls_tail: the last encoder block of the clean view has queries for the CLS token only, where only it is needed.
         masked_tail: the last decoder block has queries for the masked patches only, and so has the pixel head.
         mae: whether the masked auto-encoding loss has a weight.
@@ -40,6 +41,7 @@ class StepSpec:
     visible: int = 0
     masked: int = 0
     tokens: Literal["cls", "patch", "all"] = "cls"
+    layer: int | None = None
     teacher: Literal["bank", "live"] = "bank"
     packed: bool = False
     cls_tail: bool = False
@@ -67,9 +69,9 @@ class StepSpec:
     def embedded(self) -> tuple[int, ...]:
         """Patches embedded with a gradient, by pass of the patch embedding."""
         patches = self.shape.patches
-        if self.packed:
-            return (patches,) if self.clean_view else (self.visible,)
-        return (patches,) * (self.masked_view + self.clean_view)
+        if self.packed and self.clean_view:
+            return (patches,)
+        return (self.visible,) * self.masked_view + (patches,) * self.clean_view
 
     @property
     def all_tokens(self) -> int:
@@ -117,12 +119,14 @@ def step_flops(step: StepSpec) -> StepFlops:
         forward["decoder"] += _blocks(decoder, step.all_tokens, step.predicted)
         forward["pixel head"] = 2 * step.predicted * decoder.width * shape.patch_values
     if step.clean_view:
-        forward["clean encoder"] = _blocks(encoder, step.all_tokens, step.clean_queries)
+        forward["clean encoder"] = _blocks(_as_deep(encoder, step.layer), step.all_tokens, step.clean_queries)
     if step.stage == "finetune":
         forward["classifier"] = 2 * encoder.width * step.classes
     backward = {part: count if part == "patch embedding" else 2 * count for part, count in forward.items()}
     if step.live_teacher:
-        forward["teacher"] = encoder_flops(shape)
+        queries = 1 if step.tokens == "cls" else step.all_tokens
+        blocks = _blocks(_as_deep(encoder, step.layer), step.all_tokens, queries)
+        forward["teacher"] = _embedding(shape, shape.patches) + blocks
     return StepFlops(forward, backward)
 
 
@@ -130,6 +134,10 @@ def encoder_flops(shape: ViTShape) -> int:
     """Forward FLOPs of the encoder, patch embedding included, on one whole image."""
     tokens = 1 + shape.patches
     return _embedding(shape, shape.patches) + _blocks(shape.encoder, tokens, tokens)
+
+
+def _as_deep(shape: TransformerShape, layer: int | None) -> TransformerShape:
+    return shape if layer is None else replace(shape, depth=layer)
 
 
 def _embedding(shape: ViTShape, patches: int) -> int:
@@ -140,13 +148,23 @@ def _blocks(shape: TransformerShape, tokens: int, last_queries: int) -> int:
     """A stack of blocks over some tokens, the last one with queries for `last_queries` of them."""
     if not shape.depth:
         return 0
-    return (shape.depth - 1) * _block(shape, tokens, tokens) + _block(shape, tokens, last_queries)
+    last = _first_query(shape, tokens) if last_queries == 1 < tokens else _block(shape, tokens, last_queries)
+    return (shape.depth - 1) * _block(shape, tokens, tokens) + last
 
 
 def _block(shape: TransformerShape, tokens: int, queries: int) -> int:
-    width = shape.width
-    keys_and_values = 2 * tokens * width * 2 * width
-    query_and_projection = 2 * queries * width * 2 * width
-    products = 2 * 2 * queries * tokens * width
-    mlp = 2 * queries * width * 2 * shape.mlp_width
-    return keys_and_values + query_and_projection + products + mlp
+    """A block with queries for some of its tokens."""
+    keys_and_values = 2 * tokens * shape.width * 2 * shape.width
+    products = 2 * 2 * queries * tokens * shape.width
+    return keys_and_values + products + _query_projection_mlp(shape, queries)
+
+
+def _first_query(shape: TransformerShape, tokens: int) -> int:
+    """A block with a query for one token, without keys and values: see `sdfast.models.vit.Attention.first_query`."""
+    through_weights = 2 * 2 * shape.width * shape.width  # W_k^T q, and W_v of the weighted sum
+    products = 2 * 2 * shape.heads * tokens * shape.width
+    return through_weights + products + _query_projection_mlp(shape, 1)
+
+
+def _query_projection_mlp(shape: TransformerShape, queries: int) -> int:
+    return 2 * queries * shape.width * 2 * (shape.width + shape.mlp_width)

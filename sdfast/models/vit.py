@@ -7,6 +7,7 @@ difference is that the query, key and value projections are one matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -64,11 +65,19 @@ class View:
         tokens: [B, N, D] from `ViTEncoder.embed`, CLS first.
         valid: [B, N] bool, False at padding, which follows the valid tokens; None when there is none.
         cls_only: whether only the CLS token of the result is wanted, [B, D].
+        layer: stop after so many blocks, before the final LayerNorm; None goes through all and the LayerNorm.
     """
 
     tokens: Tensor
     valid: Tensor | None = None
     cls_only: bool = False
+    layer: int | None = None
+
+    @property
+    def group(self) -> Group:
+        """Its sequences."""
+        batch, count, _ = self.tokens.shape
+        return Group(batch, count, count, self.valid)
 
 
 class Attention(nn.Module):
@@ -174,7 +183,13 @@ class ViTEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
 
-    def forward(self, pixels: Tensor, visible_ids: Tensor | None = None, visible_valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        pixels: Tensor,
+        visible_ids: Tensor | None = None,
+        visible_valid: Tensor | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
         """Encode images, whole or only their visible patches.
 
         Args:
@@ -205,35 +220,48 @@ class ViTEncoder(nn.Module):
         batch, count, _ = patches.shape
         embedded = linear(patches.flatten(0, 1), self.patch_embed.weight.flatten(1), self.patch_embed.bias)
         cls = (self.cls_token + self.position_embeddings[:, :1]).expand(batch, -1, -1)
-        return self.dropout(torch.cat((cls.to(embedded.dtype), embedded.view(batch, count, -1) + positions), dim=1))
+        return self.dropout(
+            torch.cat((cls.to(embedded.dtype), embedded.view(batch, count, embedded.shape[-1]) + positions), dim=1)
+        )
 
     def encode(self, *views: View) -> list[Tensor]:
         """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
 
         Returns:
-            for each view [B, N, D] after the final LayerNorm, or [B, D] where only the CLS token is wanted: there the
-            last block computes nothing for the other tokens.
+            for each view [B, N, D], or [B, D] where only the CLS token is wanted: there its last block computes nothing
+            for the other tokens.
         """
-        groups = Groups(tuple(Group(v.tokens.shape[0], v.tokens.shape[1], v.tokens.shape[1], v.valid) for v in views))
-        x = (
-            torch.cat([view.tokens.flatten(0, 1) for view in views])
-            if len(views) > 1
-            else views[0].tokens.flatten(0, 1)
-        )
-        *body, tail = (cast(Block, block) for block in self.blocks)
-        for block in body:
+        going = {number: view.tokens.flatten(0, 1) for number, view in enumerate(views)}  # rows of views that go on
+        ended: dict[int, Tensor] = {}
+        x, groups = _together(views, going)
+        for depth, block in enumerate(self.blocks, 1):
+            ending = [number for number in going if depth == (views[number].layer or len(self.blocks))]
+            if ending:
+                going = dict(zip(going, x.split(groups.query_sizes), strict=True))
+            for number in ending:
+                if views[number].cls_only:
+                    view_rows = going.pop(number).view_as(views[number].tokens)
+                    ended[number] = cast(Block, block).first_query(view_rows)
+            if not going:
+                break
+            if ending:
+                x, groups = _together(views, going)
             x = block(x, groups)
-        parts = list(x.split(groups.query_sizes))
-        whole = [number for number, view in enumerate(views) if not view.cls_only]
-        if whole:
-            rest = Groups(tuple(groups.groups[number] for number in whole))
-            x = torch.cat([parts[number] for number in whole]) if len(whole) > 1 else parts[whole[0]]
-            for number, part in zip(whole, tail(x, rest).split(rest.query_sizes), strict=True):
-                parts[number] = self.norm(part).view_as(views[number].tokens)
-        for number, view in enumerate(views):
-            if view.cls_only:
-                parts[number] = self.norm(tail.first_query(parts[number].view_as(view.tokens)))
-        return parts
+            if any(number in going for number in ending):
+                going = dict(zip(going, x.split(groups.query_sizes), strict=True))
+                ended |= {
+                    number: going.pop(number).view_as(views[number].tokens) for number in ending if number in going
+                }
+                if not going:
+                    break
+                x, groups = _together(views, going)
+        return [ended[n] if view.layer is not None else self.norm(ended[n]) for n, view in enumerate(views)]
+
+
+def _together(views: Sequence[View], rows: dict[int, Tensor]) -> tuple[Tensor, Groups]:
+    """The rows of some views as one matrix (those of one view are not copied), and their sequences."""
+    parts = list(rows.values())
+    return torch.cat(parts) if len(parts) > 1 else parts[0], Groups(tuple(views[number].group for number in rows))
 
 
 class MAEDecoder(nn.Module):

@@ -47,6 +47,10 @@ class Objective(Protocol):
         """The named parameters that receive gradients."""
         ...
 
+    def announce(self, batch: Batch) -> None:
+        """Say which batch will be asked for soon, so that what it needs can be fetched meanwhile."""
+        ...
+
     def draw(self, batch: Batch) -> Any:
         """What is random in a batch (masks, flips), drawn for the whole of it from its address."""
         ...

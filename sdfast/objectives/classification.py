@@ -37,6 +37,9 @@ class Classification:
         """All parameters, the position embeddings included."""
         yield from self.module.named_parameters()
 
+    def announce(self, batch: Batch) -> None:
+        """Nothing to do."""
+
     def draw(self, batch: Batch) -> Tensor:
         """[B] bool: which images are mirrored."""
         words = philox_bits(self.seed, batch.epoch, batch.rows, 1, STREAM_FLIP)[:, 0]

@@ -15,7 +15,7 @@ from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
 from sdfast.models.vit import MaskedAutoencoder, View, take_tokens, with_cls
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
-from sdfast.teacher.features import Tokens, select_tokens
+from sdfast.teacher.features import Layer, Tokens, blocks_before, select_tokens
 from sdfast.teacher.targets import Targets, Teacher
 
 
@@ -23,8 +23,8 @@ class FurtherPretraining:
     """Minimise `mae_weight * L_MAE + distill_weight * L_Distill` (equations 2 and 3; fidelity 9.5).
 
     Without a teacher this is further pre-training. With one, the student's encoder also sees the clean image, and the
-    chosen tokens after its final LayerNorm are drawn to the teacher's: squared distance, summed over features, mean
-    over the batch. Masks are keyed by (seed, epoch, row).
+    chosen tokens of the chosen layer are drawn to the teacher's: squared distance, summed over features, mean over the
+    batch. Masks are keyed by (seed, epoch, row).
     """
 
     decay_rule: DecayRule = "pretrain"
@@ -37,6 +37,7 @@ class FurtherPretraining:
         seed: int,
         teacher: Teacher | None = None,
         tokens: Tokens = "cls",
+        layer: Layer = "last",
         mae_weight: float = 1.0,
         distill_weight: float = 1.0,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
@@ -44,18 +45,25 @@ class FurtherPretraining:
         self.module, self.normalise, self.masking, self.seed = module, normalise, masking, seed
         self.mae_weight = mae_weight
         self.distill_weight = distill_weight if teacher is not None else 0.0
-        self.teacher, self.tokens, self.shortcuts = teacher, tokens, shortcuts
+        self.teacher, self.tokens, self.layer, self.shortcuts = teacher, tokens, layer, shortcuts
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Encoder and decoder; the encoder alone when the masked part is switched off."""
+        """Encoder and decoder; only as far as the matched layer when the masked part is switched off."""
+        unused: tuple[str, ...] = () if self.mae_weight else ("decoder.",)
+        if unused and self.layer != "last":
+            after = range(self.layer, len(self.module.encoder.blocks))
+            unused += ("encoder.norm.", *(f"encoder.blocks.{number}." for number in after))
         for name, parameter in self.module.named_parameters():
-            if self.mae_weight or not name.startswith("decoder."):
+            if not name.startswith(unused):
                 yield name, parameter
+
+    def announce(self, batch: Batch) -> None:
+        """See `Objective.announce`: the teacher may fetch its targets."""
+        if self.distill_weight and self.teacher is not None:
+            self.teacher.announce(batch.rows, batch.epoch)
 
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
-        if self.distill_weight and self.teacher is not None:
-            self.teacher.announce(batch.rows)
         ratio, kind = self.masking.mask_ratio, self.masking.mask
         return patch_mask(self.seed, batch.epoch, batch.rows, self.module.shape.patches, ratio, kind)
 
@@ -68,9 +76,9 @@ class FurtherPretraining:
         row_share = len(images) / len(batch.rows)
         distils = bool(self.distill_weight) and self.teacher is not None
         pred, student, where = self._encode(pixels, mask, distils)
-        targets = (
-            self.teacher.targets(pixels, batch.rows[part]) if distils and self.teacher is not None else Targets(None)
-        )
+        targets = Targets(None)
+        if distils and self.teacher is not None:
+            targets = self.teacher.targets(pixels, batch.rows[part], batch.epoch)
         out = mae_distill_loss(
             pred,
             pixels if pred is not None else None,
@@ -103,7 +111,8 @@ class FurtherPretraining:
         encoder, device, shortcuts = self.module.encoder, pixels.device, self.shortcuts
         clean = student = None
         if distils:
-            clean = View(encoder.embed(pixels), cls_only=self.tokens == "cls" and shortcuts.cls_tail)
+            only_cls = self.tokens == "cls" and shortcuts.cls_tail
+            clean = View(encoder.embed(pixels), cls_only=only_cls, layer=blocks_before(self.layer))
         if not self.mae_weight:
             assert clean is not None
             return None, self._matched(encoder.encode(clean)[0]), {}

@@ -15,7 +15,7 @@ from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.models.weights import weights_digest
-from sdfast.teacher.features import Tokens
+from sdfast.teacher.features import Layer, Tokens
 
 
 def identity_of(
@@ -24,6 +24,7 @@ def identity_of(
     digests: NDArray[np.uint8],
     transform: Transform,
     tokens: Tokens,
+    layer: Layer,
     feature_shape: tuple[int, ...],
     dtype: str,
 ) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def identity_of(
         digests: [n, 32] uint8, the content digests of the rows, in any order and with repetitions.
         transform: from image to pixels, mean and standard deviation included.
         tokens: which tokens.
+        layer: after which block.
         feature_shape: of one row of features.
         dtype: that they are stored in.
     """
@@ -44,7 +46,7 @@ def identity_of(
         "teacher": {"weights": weights_digest(encoder.state_dict()), "config": config},
         "rows": rows_digest(digests),
         "transform": transform.to_json(),
-        "features": {"tokens": tokens, "layer": "last", "norm": True, "shape": list(feature_shape)},
+        "features": {"tokens": tokens, "layer": layer, "norm": layer == "last", "shape": list(feature_shape)},
         "dtype": dtype,
     }
 

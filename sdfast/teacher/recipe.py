@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdfast.data.transform import Transform
 from sdfast.models.vit import ViTEncoder, ViTShape
-from sdfast.teacher.features import Tokens
+from sdfast.teacher.features import Layer, Tokens
 from sdfast.teacher.fingerprint import digest_keys, identity_of
 from sdfast.teacher.live import LiveTeacher
 
@@ -36,6 +36,7 @@ class Recipe:
         tokens: which tokens are kept.
         dtype: that they are stored in.
         device: where the teacher runs.
+        layer: after which block they are taken.
     """
 
     encoder: ViTEncoder
@@ -48,13 +49,14 @@ class Recipe:
     tokens: Tokens
     dtype: str
     device: torch.device
+    layer: Layer = "last"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """See `identity_of`."""
         wanted = self.digests[self.rows]
         return identity_of(
-            self.encoder, self.shape, wanted, self.transform, self.tokens, self.feature_shape, self.dtype
+            self.encoder, self.shape, wanted, self.transform, self.tokens, self.layer, self.feature_shape, self.dtype
         )
 
     @cached_property
@@ -72,7 +74,7 @@ class Recipe:
     @cached_property
     def _teacher(self) -> tuple[LiveTeacher, nn.Module]:
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        teacher = LiveTeacher(self.encoder, self.tokens).to(self.device, dtype)
+        teacher = LiveTeacher(self.encoder, self.tokens, self.layer).to(self.device, dtype)
         return teacher, copy.deepcopy(self.normalise).to(self.device, dtype)
 
     def features(self, images: NDArray[np.uint8]) -> Tensor:

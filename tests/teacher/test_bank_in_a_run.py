@@ -119,3 +119,37 @@ def test_a_rounded_bank_is_another_result(inputs: dict[str, Path], tmp_path: Pat
 def test_without_weight_no_bank_is_built(inputs: dict[str, Path], tmp_path: Path) -> None:
     pipeline(inputs, tmp_path / "run", "distill.weight=0").distill()
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_an_inner_layer_is_another_result_and_the_same_for_bank_and_live(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    plain = pipeline(inputs, tmp_path / "run").distill()
+    assert "distill.layer" not in read_json(plain.model.parent / "result.json")["inputs"]
+    build = pipeline(inputs, tmp_path / "run", "distill.layer=1")
+    build.build_bank(rebuild=True)
+    banked = build.distill()
+    live = pipeline(inputs, tmp_path / "live", "distill.layer=1", "teacher.mode=live").distill()
+    assert banked.fingerprint == live.fingerprint != plain.fingerprint and banked.weights != plain.weights
+    one, other = (load_mae(str(result.model)).module.state_dict() for result in (banked, live))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"), [("2", "which has 2 blocks; use 1 to 1, or last"), ("0", "distill.layer=0")]
+)
+def test_a_layer_that_is_not_there_is_one_sentence_before_any_training(
+    inputs: dict[str, Path], tmp_path: Path, layer: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        pipeline(inputs, tmp_path / "run", f"distill.layer={layer}").distill()
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_without_the_masked_part_only_what_the_layer_needs_is_trained(inputs: dict[str, Path], tmp_path: Path) -> None:
+    result = pipeline(inputs, tmp_path / "run", "distill.layer=1", "distill.mae_weight=0").distill()
+    start, end = (load_mae(str(path)).module.state_dict() for path in (inputs["model"], result.model))
+    changed = {name for name, value in end.items() if not torch.equal(value, start[name])}
+    assert any(name.startswith("encoder.blocks.0.") for name in changed)
+    assert not any(name.startswith(("decoder.", "encoder.blocks.1.", "encoder.norm.")) for name in changed)
