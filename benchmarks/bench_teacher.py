@@ -133,7 +133,7 @@ def test_open(benchmark: Any, tmp_path: Path) -> None:
 class Invented(Recipe):
     """Features without a teacher: what is timed is the disk."""
 
-    def features(self, images: np.ndarray) -> torch.Tensor:
+    def features(self, images: np.ndarray, entries: np.ndarray) -> torch.Tensor:
         """[b, N, D] float32."""
         return torch.randn(len(images), *self.feature_shape)
 

@@ -38,11 +38,16 @@ class OptimisationConfig(_Section):
 
 
 class PretrainConfig(OptimisationConfig):
-    """Further pre-training by masked auto-encoding; `distill` masks in the same way."""
+    """Further pre-training by masked auto-encoding; `distill` masks and augments in the same way."""
 
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of masked patches")
     mask: Literal["fixed", "bernoulli"] = Field(
         "fixed", description="the same number in every image (MAE), or each patch independently (section 3.1)"
+    )
+    augment: Literal["none", "flip", "crop"] = Field(
+        "none",
+        description="training transform: none as in the paper, horizontal flips, or MAE's random resized crop and"
+        " flips; for distill these need teacher.mode=live or teacher.views",
     )
     norm_pix: bool = Field(True, description="reconstruct pixels normalised per patch (MAE's norm_pix_loss)")
 
@@ -98,6 +103,12 @@ class TeacherConfig(_Section):
         "auto",
         description="where the bank is while distill trains: in the device's memory (auto: when half of what is free"
         " holds it), else in pinned host memory (likewise), else read from the disk; on a CPU host is device",
+    )
+    views: int = Field(
+        0,
+        ge=0,
+        description="with pretrain.augment: K views of each image, taken in turn by epoch, whose features the bank"
+        " keeps; 0 draws anew in every epoch, for which only teacher.mode=live will do",
     )
 
 

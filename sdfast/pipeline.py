@@ -30,9 +30,10 @@ from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import labels_of, train_classifier, train_mae
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.features import check_layer
+from sdfast.teacher.preflight import check_augment
 
 # Settings that came later: left out of a stage's inputs at their defaults, so that what was done before stays done.
-_LATER = {"distill.layer": "last"}
+_LATER = {"distill.layer": "last", "pretrain.augment": "none"}
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -171,6 +172,7 @@ class Pipeline:
         """
         with self.session():
             self._check_distill()
+            check_augment(self.config, banked=True)
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
             recipe = recipe_of(models.load_mae(str(teacher.model)), self.pack, self.config, self.device)
             bank = build_or_open(self.out / "teacher", recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
@@ -267,7 +269,9 @@ class Pipeline:
 
     def _check_distill(self) -> None:
         """What would stop distill, before its teacher is trained."""
-        check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
+        if self.config.distill.weight:
+            check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
+            check_augment(self.config, banked=self.config.teacher.mode == "bank")
 
     def _check_labels(self) -> None:
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
@@ -295,10 +299,12 @@ class Pipeline:
             dtype = ("bf16 autocast" if bf16 else "float32") if live else self.config.teacher.dtype
             if dtype != "float32":
                 inputs["teacher.dtype"] = dtype
+            if self.config.teacher.views:  # they decide the pixels
+                inputs["teacher.views"] = self.config.teacher.views
         sections = [stage] if stage != "distill" else ["distill", "pretrain"]
         for section in sections:
             for key, value in getattr(self.config, section).model_dump(mode="json").items():
-                if section == stage or key in ("mask_ratio", "mask", "norm_pix"):
+                if section == stage or key in ("mask_ratio", "mask", "norm_pix", "augment"):
                     inputs[f"{section}.{key}"] = value
         for decided_elsewhere in ("distill.rounds", "finetune.start"):
             inputs.pop(decided_elsewhere, None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdfast.config import EngineConfig
 from sdfast.data.masking import visible_count
@@ -15,7 +16,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
 from sdfast.engine.accounting import step_spec
 from sdfast.engine.loop import Trained, Trainer
-from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
+from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import log
@@ -62,7 +63,12 @@ def train_mae(
         )
     module = copy.deepcopy(initial.module).to(run.device)
     seed = derive_seed(config.seed, stage, inputs.get("round", 0))
-    more: dict[str, Any] = {"shortcuts": _shortcuts(run.config.engine)}
+    digests = run.pack.split("train").digests
+    fresh = teacher is None or not config.teacher.views
+    more: dict[str, Any] = {
+        "augment": augmentation(config, digests, seed if fresh else None),
+        "shortcuts": _shortcuts(config.engine),
+    }
     if teacher is not None:
         more |= {
             "teacher": _teacher(run, teacher),
@@ -97,7 +103,12 @@ def _teacher(run: Pipeline, source: Result) -> Teacher | None:
         return LiveTeacher(loaded.module.encoder, config.distill.tokens, config.distill.layer).to(run.device)
     recipe = recipe_of(loaded, run.pack, config, run.device)
     images = run.images(run.pack.split("train"))
-    check_deterministic(lambda rows: run.normalise(images(rows)), torch.from_numpy(recipe.rows))
+
+    def read(rows: Tensor) -> Tensor:
+        pixels = run.normalise(images(rows))
+        return pixels if recipe.augment is None else recipe.augment(pixels, rows, 0)
+
+    check_deterministic(read, torch.from_numpy(recipe.rows))
     bank = build_or_open(run.out / "teacher", recipe, rebuild=not run.resume, new_teacher=True)
     return bank_targets(bank, recipe, config.teacher.residency)
 

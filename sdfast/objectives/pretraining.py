@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
+from sdfast.data.augment import Augmentation
 from sdfast.data.masking import PatchMask, patch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
@@ -24,7 +25,7 @@ class FurtherPretraining:
 
     Without a teacher this is further pre-training. With one, the student's encoder also sees the clean image, and the
     chosen tokens of the chosen layer are drawn to the teacher's: squared distance, summed over features, mean over the
-    batch. Masks are keyed by (seed, epoch, row).
+    batch. Masks are keyed by (seed, epoch, row). With `augment`, student and teacher see the same augmented pixels.
     """
 
     decay_rule: DecayRule = "pretrain"
@@ -40,10 +41,11 @@ class FurtherPretraining:
         layer: Layer = "last",
         mae_weight: float = 1.0,
         distill_weight: float = 1.0,
+        augment: Augmentation | None = None,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
     ) -> None:
         self.module, self.normalise, self.masking, self.seed = module, normalise, masking, seed
-        self.mae_weight = mae_weight
+        self.mae_weight, self.augment = mae_weight, augment
         self.distill_weight = distill_weight if teacher is not None else 0.0
         self.teacher, self.tokens, self.layer, self.shortcuts = teacher, tokens, layer, shortcuts
 
@@ -70,6 +72,8 @@ class FurtherPretraining:
     def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` and `loss_distill`."""
         pixels = self.normalise(images)
+        if self.augment is not None:
+            pixels = self.augment(pixels, batch.rows[part], batch.epoch)
         # Means over masked patches and over samples, as the shares of this part in the whole batch's.
         mask = drawn[part]
         masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())

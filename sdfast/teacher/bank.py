@@ -211,7 +211,9 @@ def open_bank(directory: Path, wanted: dict[str, Any] | None = None) -> Bank:
     directory = Path(directory)
     recover_directory(directory)
     if not (directory / MANIFEST).exists():
-        raise UserError(f"{directory} holds no teacher bank; run `sdfast cache build` to make it.")
+        raise UserError(
+            f"{directory} holds no teacher bank; run `sdfast cache build --out {directory.parent}` to make it."
+        )
     try:
         manifest = read_manifest(directory)
     except ValueError as error:

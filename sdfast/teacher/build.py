@@ -71,7 +71,7 @@ def prepare_bank(
     """
     directory, ranks = Path(directory), ranks or Ranks.current()
     part = directory.with_name(f".partial-{directory.name}")
-    layout = Layout.plan(len(recipe.distinct_rows), recipe.feature_shape, recipe.dtype)
+    layout = Layout.plan(len(recipe.entry_digests), recipe.feature_shape, recipe.dtype)
     partial: Partial | None = None
     started = time.monotonic()
 
@@ -160,7 +160,7 @@ def _finish(partial: Partial, recipe: Recipe, seconds: float, processes: int) ->
 
 def _fill(partial: Partial, recipe: Recipe, share: list[int], progress: Progress, commit_seconds: float) -> None:
     """Run the teacher on some batches; checking, hashing and writing go on in threads beside it."""
-    layout, rows = partial.layout, recipe.distinct_rows
+    layout = partial.layout
     saved = time.monotonic()
     threads = available_threads()
     pending: deque[Future[None]] = deque()
@@ -172,10 +172,11 @@ def _fill(partial: Partial, recipe: Recipe, share: list[int], progress: Progress
     with ThreadPoolExecutor(threads, thread_name_prefix="sdfast-bank") as pool:
         for position, batch in enumerate(share, 1):
             first = batch * layout.rows_per_batch
-            chosen = rows[first : first + layout.rows_per_batch]
-            images = np.ascontiguousarray(recipe.images[chosen])
-            features = recipe.features(images)
-            pending.append(pool.submit(_store, partial, recipe, batch, chosen, images, features))
+            entries = np.arange(first, min(first + layout.rows_per_batch, layout.rows))
+            rows = recipe.rows_of_entries(entries)
+            images = np.ascontiguousarray(recipe.images[rows])
+            features = recipe.features(images, entries)
+            pending.append(pool.submit(_store, partial, recipe, batch, rows, images, features))
             while len(pending) > threads or (pending and pending[0].done()):
                 pending.popleft().result()
             if time.monotonic() - saved >= commit_seconds:
@@ -202,9 +203,9 @@ def _store(
         UserError: pixels that are not those of their digest.
         RunError: features that are not finite.
     """
-    for row, image in zip(rows, images, strict=True):
-        if row_digest(image) != recipe.digests[row].tobytes():
-            raise UserError(f"row {row} of the pack differs from its digest; delete the pack to build it anew.")
+    for place in np.unique(rows, return_index=True)[1]:
+        if row_digest(images[place]) != recipe.digests[rows[place]].tobytes():
+            raise UserError(f"row {rows[place]} of the pack differs from its digest; delete the pack to build it anew.")
     values = features.cpu()
     finite = torch.isfinite(values).flatten(1).all(dim=1).numpy()
     if not finite.all():

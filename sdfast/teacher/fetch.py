@@ -61,6 +61,13 @@ class DiskSource:
         cuts = starts[np.linspace(0, len(starts), _TASKS, endpoint=False).astype(np.intp)]
         return [part for part in np.split(order, np.unique(cuts)) if len(part)]
 
+    def read(self, wanted: NDArray[np.int64]) -> list[Tensor]:
+        """The rows `wanted` [b]: [b, bytes] uint8 for each stream, in memory of their own."""
+        streams = [torch.empty(len(wanted), size, dtype=torch.uint8) for size in self.layout.streams.values()]
+        for places in self.tasks(wanted):
+            self.fill(wanted, places, streams)
+        return streams
+
     def fill(self, wanted: NDArray[np.int64], places: NDArray[np.intp], streams: list[Tensor]) -> None:
         """See `Source.fill`."""
         layout, targets = self.layout, [stream.numpy() for stream in streams]

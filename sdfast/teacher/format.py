@@ -224,6 +224,7 @@ _IDENTITY_FORM = {
     "teacher": {"weights": str, "config": {}},
     "rows": str,
     "transform": {},
+    "augment": {"kind": str},
     "features": {"tokens": str, "shape": list},
     "dtype": str,
 }

@@ -66,7 +66,7 @@ class Partial:
         self._fresh: list[bytes] = []
         self._descriptors: dict[str, int] = {}
         self._started = time.monotonic()
-        rows = np.ascontiguousarray(recipe.digests[recipe.distinct_rows]).tobytes()
+        rows = recipe.entry_digests.tobytes()
         self._plan = {
             "identity": fingerprint(recipe.identity),
             "rows": checksum(rows).hex(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
+from sdfast.cli.main import run
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.models.checkpoint import load_mae
@@ -75,12 +78,36 @@ def test_a_damaged_bank_stops_the_run_before_the_first_step(inputs: dict[str, Pa
     assert pipe.distill().steps == 6
 
 
-def test_other_tokens_need_another_bank(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_other_settings_need_another_bank(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The sentence gives the command that rebuilds it with all settings that differ."""
     out = tmp_path / "run"
+    pipeline(inputs, out, "pretrain.augment=crop", "teacher.views=1").distill()
+    changes = ("pretrain.augment=crop", "distill.tokens=patch", "distill.layer=1", "teacher.views=2")
+    with pytest.raises(UserError, match="of something else") as caught:
+        pipeline(inputs, out, *changes).distill()
+    found = re.search(r"`(sdfast cache build .*)`", str(caught.value))
+    assert found is not None
+    command = shlex.split(found[1])
+    assert command == ["sdfast", "cache", "build", "--out", str(out), "--rebuild", *changes[1:]]
+    assert run(command[1:]) == 0
+    result = pipeline(inputs, out, *changes).distill()
+    assert result.steps == 6 and open_bank(out / "teacher").identity["features"]["layer"] == 1
+    assert pipeline(inputs, out, "distill.tokens=all", resume="never").distill().steps == 6
+
+
+def test_the_command_in_the_sentence_is_the_one_that_helps(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a run"
     pipeline(inputs, out).distill()
-    with pytest.raises(UserError, match=r"features\.tokens is cls there and patch here"):
-        pipeline(inputs, out, "distill.tokens=patch").distill()
-    assert pipeline(inputs, out, "distill.tokens=patch", resume="never").distill().steps == 6
+    arguments = ["train", "--stage", "distill", "--out", str(out), *FEW_STEPS]
+    arguments += ["--model", str(inputs["model"]), "--data", str(inputs["data"]), "distill.tokens=patch"]
+    assert run(arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "features.tokens is cls there and patch here" in said
+    assert f"`sdfast cache build --out '{out}' --rebuild distill.tokens=patch`" in said
+    assert run(["cache", "build", "--out", str(out), "--rebuild", "distill.tokens=patch"]) == 0
+    assert run(arguments) == 0
 
 
 @pytest.mark.parametrize("mode", ["bank", "live"])

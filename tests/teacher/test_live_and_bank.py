@@ -31,7 +31,9 @@ def train(
     """The loss of every step, and the weights after the last."""
     module = make_module(8).to(dtype)
     normalise = Normalise(TRANSFORM.mean, TRANSFORM.std).to(dtype)
-    objective = FurtherPretraining(module, normalise, PretrainConfig(), seed, teacher, recipe.tokens, recipe.layer)
+    objective = FurtherPretraining(
+        module, normalise, PretrainConfig(), seed, teacher, recipe.tokens, recipe.layer, augment=recipe.augment
+    )
     images = torch.from_numpy(recipe.images)
     trainer = Trainer(
         "distill",

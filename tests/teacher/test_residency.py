@@ -28,8 +28,7 @@ PLACES = ("device", "host", "stream")
 def placed(bank: Bank, recipe: Recipe, place: str) -> Any:
     """A bank at its place; host memory too, which nobody would choose beside a CPU."""
     if place == "host":
-        rows = torch.from_numpy(bank.rows_of(recipe.digests)).unsqueeze(0)
-        return place_bank(bank, rows, "host", CPU)
+        return place_bank(bank, recipe.bank_rows(bank), "host", CPU)
     return bank_targets(bank, recipe, place)  # type: ignore[arg-type]
 
 
