@@ -133,7 +133,7 @@ def test_open(benchmark: Any, tmp_path: Path) -> None:
 class Invented(Recipe):
     """Features without a teacher: what is timed is the disk."""
 
-    def features(self, images: np.ndarray) -> torch.Tensor:
+    def features(self, images: np.ndarray, entries: np.ndarray) -> torch.Tensor:
         """[b, N, D] float32."""
         return torch.randn(len(images), *self.feature_shape)
 
@@ -169,9 +169,11 @@ def test_stream(benchmark: Any, tmp_path: Path) -> None:
     nothing, order = torch.empty(0), torch.randperm(count)
 
     def shuffled() -> None:
-        for rows in order.split(64):
-            teacher.announce(rows)
-            teacher.targets(nothing, rows)
+        batches = order.split(64)
+        for rows, following in zip(batches, (*batches[1:], batches[-1]), strict=True):  # as the loop announces them
+            teacher.announce(rows, 0)
+            teacher.announce(following, 0)
+            teacher.targets(nothing, rows, 0)
 
     benchmark.group = f"read {bank.bytes / 1e9:.2f} GB of all tokens, batches of 64"
     compare(benchmark, shuffled, sequential, "sequential", rounds=5)

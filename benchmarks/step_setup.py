@@ -272,7 +272,7 @@ def trainer_of(point: Point, ours: Ours, directory: Path, dtype: torch.dtype = t
             teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
         elif point.stage == "distill":
             targets = targets_of(point.model, point.rows, point.device).to(dtype)
-            teacher = ResidentBank(targets, None, torch.arange(point.rows))
+            teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
         objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher)
     if engine.compile is True or engine.compile == "blocks":
         for block in objective.module.modules():

@@ -38,11 +38,16 @@ class OptimisationConfig(_Section):
 
 
 class PretrainConfig(OptimisationConfig):
-    """Further pre-training by masked auto-encoding; `distill` masks in the same way."""
+    """Further pre-training by masked auto-encoding; `distill` masks and augments in the same way."""
 
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of masked patches")
     mask: Literal["fixed", "bernoulli"] = Field(
         "fixed", description="the same number in every image (MAE), or each patch independently (section 3.1)"
+    )
+    augment: Literal["none", "flip", "crop"] = Field(
+        "none",
+        description="training transform: none as in the paper, horizontal flips, or MAE's random resized crop and"
+        " flips; for distill these need teacher.mode=live or teacher.views",
     )
     norm_pix: bool = Field(True, description="reconstruct pixels normalised per patch (MAE's norm_pix_loss)")
 
@@ -51,8 +56,11 @@ class DistillConfig(OptimisationConfig):
     """Self-distillation: starts again from the initial weights and matches the teacher on the clean image."""
 
     tokens: Literal["cls", "patch", "all"] = Field(
-        "cls",
-        description="tokens matched after the last LayerNorm: the released code's CLS, the patches, or all",
+        "cls", description="tokens that are matched: the released code's CLS, the patches, or all"
+    )
+    layer: Annotated[int, Field(ge=1, strict=True)] | Literal["last"] = Field(
+        "last",
+        description="where they are taken: after all blocks and the last LayerNorm, or right after so many blocks",
     )
     rounds: int = Field(1, ge=0, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
     weight: float = Field(1.0, ge=0, description="weight of the representation loss")
@@ -91,8 +99,16 @@ class TeacherConfig(_Section):
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = Field(
         "float32", description="what the bank keeps them in; int8 has a scale per token"
     )
-    residency: Literal["auto", "device", "stream"] = Field(
-        "auto", description="in the device's memory (when half of what is free holds it), or read from the disk"
+    residency: Literal["auto", "device", "host", "stream"] = Field(
+        "auto",
+        description="where the bank is while distill trains: in the device's memory (auto: when half of what is free"
+        " holds it), else in pinned host memory (likewise), else read from the disk; on a CPU host is device",
+    )
+    views: int = Field(
+        0,
+        ge=0,
+        description="with pretrain.augment: K views of each image, taken in turn by epoch, whose features the bank"
+        " keeps; 0 draws anew in every epoch, for which only teacher.mode=live will do",
     )
 
 
@@ -101,6 +117,16 @@ class EngineConfig(_Section):
 
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 autocast where the device has it (fp32 on a CPU), or one of them"
+    )
+    packed: bool = Field(True, description="the masked and the clean view go through the encoder in one pass")
+    cls_tail: bool = Field(
+        True, description="where only CLS is used, the encoder's last block computes nothing for other tokens"
+    )
+    masked_tail: bool = Field(
+        True, description="the decoder's last block and pixel head compute nothing for visible patches"
+    )
+    attention: Literal["auto", "reference", "sdpa", "native", "varlen", "xformers"] = Field(
+        "auto", description="what computes attention; auto takes the best that is there for the device and shape"
     )
     compile: bool = Field(False, description="torch.compile the transformer blocks")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")

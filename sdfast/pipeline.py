@@ -29,6 +29,11 @@ from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import labels_of, train_classifier, train_mae
 from sdfast.teacher.bank import Bank
+from sdfast.teacher.features import check_layer
+from sdfast.teacher.preflight import check_augment
+
+# Settings that came later: left out of a stage's inputs at their defaults, so that what was done before stays done.
+_LATER = {"distill.layer": "last", "pretrain.augment": "none"}
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -149,6 +154,8 @@ class Pipeline:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
         with self.session():
             rounds = self.config.distill.rounds
+            if rounds:
+                self._check_distill()
             teacher = self._distill_rounds(rounds)
             if rounds == 0:
                 teacher = self._adopt_as_distilled(teacher)
@@ -164,6 +171,8 @@ class Pipeline:
             UserError: the bank there is of something else or damaged, and `rebuild` is off.
         """
         with self.session():
+            self._check_distill()
+            check_augment(self.config, banked=True)
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
             recipe = recipe_of(models.load_mae(str(teacher.model)), self.pack, self.config, self.device)
             bank = build_or_open(self.out / "teacher", recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
@@ -258,6 +267,12 @@ class Pipeline:
         """What fine-tuning is evaluated on."""
         return evaluation_split(self.pack)[1]
 
+    def _check_distill(self) -> None:
+        """What would stop distill, before its teacher is trained."""
+        if self.config.distill.weight:
+            check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
+            check_augment(self.config, banked=self.config.teacher.mode == "bank")
+
     def _check_labels(self) -> None:
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
         if names is None or "train" in unlabelled:
@@ -284,13 +299,18 @@ class Pipeline:
             dtype = ("bf16 autocast" if bf16 else "float32") if live else self.config.teacher.dtype
             if dtype != "float32":
                 inputs["teacher.dtype"] = dtype
+            if self.config.teacher.views:  # they decide the pixels
+                inputs["teacher.views"] = self.config.teacher.views
         sections = [stage] if stage != "distill" else ["distill", "pretrain"]
         for section in sections:
             for key, value in getattr(self.config, section).model_dump(mode="json").items():
-                if section == stage or key in ("mask_ratio", "mask", "norm_pix"):
+                if section == stage or key in ("mask_ratio", "mask", "norm_pix", "augment"):
                     inputs[f"{section}.{key}"] = value
         for decided_elsewhere in ("distill.rounds", "finetune.start"):
             inputs.pop(decided_elsewhere, None)
+        for name, default in _LATER.items():
+            if inputs.get(name) == default:
+                del inputs[name]
         return inputs
 
     def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:

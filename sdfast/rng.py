@@ -16,7 +16,7 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _U32 = 0xFFFFFFFF
 
 # What a stream is for: one constant per use, so that no two uses share random bits.
-STREAM_MASK, STREAM_ORDER, STREAM_FLIP = 0, 1, 2
+STREAM_MASK, STREAM_ORDER, STREAM_FLIP, STREAM_AUGMENT = 0, 1, 2, 3
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -31,12 +31,12 @@ def _mulhilo(multiplier: int, value: Tensor) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _U32, product & _U32
 
 
-def philox_bits(seed: int, epoch: int, rows: Tensor, count: int, stream: int) -> Tensor:
+def philox_bits(seed: int, epoch: int | Tensor, rows: Tensor, count: int, stream: int) -> Tensor:
     """Random 32-bit words addressed by (seed, stream, epoch, row, position).
 
     Args:
         seed: 63-bit key.
-        epoch: counter word, below 2**32.
+        epoch: counter word, below 2**32; or one for each row, [B] int64 on the rows' device.
         rows: [B] int64 row numbers, below 2**32; the result lies on their device.
         count: words per row.
         stream: counter word that separates the uses (`STREAM_MASK`, ...), below 2**16.
@@ -49,7 +49,10 @@ def philox_bits(seed: int, epoch: int, rows: Tensor, count: int, stream: int) ->
     shape = (rows.shape[0], blocks)
     c0 = (position | (stream << 16)).expand(shape)
     c1 = rows.to(torch.int64).unsqueeze(1).expand(shape)
-    c2 = torch.full(shape, epoch & _U32, dtype=torch.int64, device=rows.device)
+    if isinstance(epoch, Tensor):
+        c2 = (epoch & _U32).unsqueeze(1).expand(shape)
+    else:
+        c2 = torch.full(shape, epoch & _U32, dtype=torch.int64, device=rows.device)
     c3 = torch.zeros(shape, dtype=torch.int64, device=rows.device)
     k0, k1 = seed & _U32, (seed >> 32) & _U32
     for _ in range(10):

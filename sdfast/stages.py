@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sdfast.config import EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
+from sdfast.engine.accounting import step_spec
 from sdfast.engine.loop import Trained, Trainer
-from sdfast.engine.teacher_bank import bank_targets, build_or_open, recipe_of
+from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import log
 from sdfast.models import checkpoint as models
-from sdfast.models.vit import Block
-from sdfast.objectives.base import Objective
+from sdfast.models.flops import step_flops
+from sdfast.models.vit import Block, use_attention
+from sdfast.objectives.base import Objective, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.rng import derive_seed
@@ -59,11 +63,17 @@ def train_mae(
         )
     module = copy.deepcopy(initial.module).to(run.device)
     seed = derive_seed(config.seed, stage, inputs.get("round", 0))
-    more: dict[str, Any] = {}
+    digests = run.pack.split("train").digests
+    fresh = teacher is None or not config.teacher.views
+    more: dict[str, Any] = {
+        "augment": augmentation(config, digests, seed if fresh else None),
+        "shortcuts": _shortcuts(config.engine),
+    }
     if teacher is not None:
-        more = {
+        more |= {
             "teacher": _teacher(run, teacher),
             "tokens": config.distill.tokens,
+            "layer": config.distill.layer,
             "mae_weight": config.distill.mae_weight,
             "distill_weight": config.distill.weight,
         }
@@ -90,10 +100,15 @@ def _teacher(run: Pipeline, source: Result) -> Teacher | None:
     loaded = models.load_mae(str(source.model))
     check_teacher_differs(loaded.module.encoder, run.initial.module.encoder)
     if config.teacher.mode == "live":
-        return LiveTeacher(loaded.module.encoder, config.distill.tokens).to(run.device)
+        return LiveTeacher(loaded.module.encoder, config.distill.tokens, config.distill.layer).to(run.device)
     recipe = recipe_of(loaded, run.pack, config, run.device)
     images = run.images(run.pack.split("train"))
-    check_deterministic(lambda rows: run.normalise(images(rows)), torch.from_numpy(recipe.rows))
+
+    def read(rows: Tensor) -> Tensor:
+        pixels = run.normalise(images(rows))
+        return pixels if recipe.augment is None else recipe.augment(pixels, rows, 0)
+
+    check_deterministic(read, torch.from_numpy(recipe.rows))
     bank = build_or_open(run.out / "teacher", recipe, rebuild=not run.resume, new_teacher=True)
     return bank_targets(bank, recipe, config.teacher.residency)
 
@@ -119,7 +134,7 @@ def train_classifier(
     train, test = run.pack.split("train"), run.test_split
     labels = torch.from_numpy(labels_of(train)).to(run.device)
     torch.manual_seed(seed)  # dropout
-    objective = Classification(module, run.normalise, labels, config.flip, seed)
+    objective = Classification(module, run.normalise, labels, config.flip, seed, _shortcuts(run.config.engine))
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
@@ -144,6 +159,7 @@ def _fit(
     seed: int,
 ) -> Trained:
     config, engine = getattr(run.config, stage), run.config.engine
+    use_attention(objective.module, engine.attention)
     order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
     if engine.compile:
         for block in objective.module.modules():
@@ -151,7 +167,13 @@ def _fit(
                 block.compile()
     log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, run.device)
     images = run.images(run.pack.split("train"))
-    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume).run()
+    classes = len(run.pack.class_names or ())
+    flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total
+    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops).run()
+
+
+def _shortcuts(engine: EngineConfig) -> Shortcuts:
+    return Shortcuts(engine.packed, engine.cls_tail, engine.masked_tail)
 
 
 def labels_of(split: PackSplit) -> np.ndarray:

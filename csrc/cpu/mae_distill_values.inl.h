@@ -1,48 +1,14 @@
-// Vectors, conversions between storage and the computing type, and writing past the caches: the lower half of
+// Conversions between storage and the computing type, and writing past the caches: the lower half of
 // mae_distill_rows.inl.h, which see for why everything has internal linkage.
 #pragma once
 
 #include <string.h>
 
 #include "cpu/mae_distill.h"
-
-#if defined(__AVX__) || defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include "cpu/vectors.inl.h"
 
 namespace sdfast {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
-template <typename T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
-  static constexpr int64_t lanes = kVectorBytes / sizeof(T);
-};
-
-template <typename T>
-typename VectorOf<T>::type load(const T* p) {
-  return *reinterpret_cast<const typename VectorOf<T>::type*>(p);
-}
-
-template <typename T>
-void store(T* p, typename VectorOf<T>::type v) {
-  *reinterpret_cast<typename VectorOf<T>::type*>(p) = v;
-}
-
-template <typename T>
-double lane_sum(typename VectorOf<T>::type v) {
-  double total = 0.0;
-  for (int64_t lane = 0; lane < VectorOf<T>::lanes; ++lane) total += static_cast<double>(v[lane]);
-  return total;
-}
 
 // ---- conversions between storage and the computing type -------------------------------------------------------
 

@@ -77,11 +77,13 @@ def _pipeline(**arguments: Any) -> Any:
 def _show(bank: Any) -> None:
     """Print what a bank is, one quantity a line."""
     identity, layout = bank.identity, bank.layout
-    features, built = identity["features"], bank.built
+    features, augment, built = identity["features"], identity["augment"], bank.built
+    where = "after the last LayerNorm" if features.get("norm") else f"after block {features.get('layer')}"
     lines = {
         "bank": bank.directory,
         "rows": len(bank),
-        "features": f"{features['tokens']}, {list(layout.shape)} {layout.dtype}, after the last LayerNorm",
+        "features": f"{features['tokens']}, {list(layout.shape)} {layout.dtype}, {where}",
+        "views": "none" if augment["kind"] == "none" else f"{augment.get('views')} of each image, {augment['kind']}",
         "size": f"{bank.bytes:,} bytes in {layout.shards} data file{'s' if layout.shards > 1 else ''}",
         "spread": f"{bank.spread:.4g}",
         "fingerprint": bank.fingerprint,

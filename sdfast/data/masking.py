@@ -21,15 +21,18 @@ class PatchMask:
         mask: [B, L] bool, True = masked.
         visible_ids: [B, K] int64, the visible patches of each row (padded to the longest row with `bernoulli`).
         visible_valid: [B, K] bool, False at padding; None when every row has exactly K.
+        masked_ids: [B, L - K] int64, the masked patches of each row; None when the rows have different numbers of them.
     """
 
     mask: Tensor
     visible_ids: Tensor
     visible_valid: Tensor | None
+    masked_ids: Tensor | None = None
 
     def __getitem__(self, rows: slice) -> PatchMask:
         valid = None if self.visible_valid is None else self.visible_valid[rows]
-        return PatchMask(self.mask[rows], self.visible_ids[rows], valid)
+        masked_ids = None if self.masked_ids is None else self.masked_ids[rows]
+        return PatchMask(self.mask[rows], self.visible_ids[rows], valid, masked_ids)
 
 
 def visible_count(patches: int, mask_ratio: float) -> int:
@@ -55,9 +58,9 @@ def patch_mask(
     bits = philox_bits(seed, epoch, rows, patches, STREAM_MASK)
     order = torch.argsort(bits, dim=1, stable=True)
     if kind == "fixed":
-        visible_ids = order[:, : visible_count(patches, mask_ratio)]
+        visible_ids, masked_ids = order.tensor_split([visible_count(patches, mask_ratio)], dim=1)
         mask = torch.ones(rows.shape[0], patches, dtype=torch.bool, device=rows.device)
-        return PatchMask(mask.scatter_(1, visible_ids, False), visible_ids, None)
+        return PatchMask(mask.scatter_(1, visible_ids, False), visible_ids, None, masked_ids)
     mask = bits >= int((1 - mask_ratio) * 2**32)
     mask.scatter_(1, order[:, :1], False)
     mask.scatter_(1, order[:, -1:], True)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
+from sdfast.data.waiting import seconds_waited, waiting
 from sdfast.engine import checkpoint
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.optim import build_optimizer, learning_rate
+from sdfast.engine.rate import Rate
 from sdfast.engine.signals import StopRequest, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
 from sdfast.errors import Interrupted, RunError
@@ -52,6 +54,7 @@ class Trainer:
         directory: Path,
         inputs: dict[str, Any],
         resume: bool = True,
+        flops_per_image: float | None = None,
     ) -> None:
         """Set up a stage.
 
@@ -65,12 +68,14 @@ class Trainer:
             directory: where `checkpoints/` and `metrics.jsonl` go.
             inputs: everything that decides the result, by name; only checkpoints of the same are resumed.
             resume: whether to look for a checkpoint.
+            flops_per_image: of one image's step, for the records; without it they hold no FLOP/s.
         """
         self.stage, self.objective, self.config, self.engine = stage, objective, config, engine
         self.order, self.images, self.directory, self.inputs = order, images, directory, inputs
         self.parameters = {name: p for name, p in objective.trained_parameters() if p.requires_grad}
         self.optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule)
         self.device = next(iter(self.parameters.values())).device
+        self.flops_per_image = flops_per_image
         self.step, self.seconds, self.seen = 0, 0.0, 0
         if resume:
             self._resume()
@@ -98,8 +103,9 @@ class Trainer:
 
     def _run(self, telemetry: Telemetry, stop: StopRequest) -> None:
         finite = torch.ones((), dtype=torch.bool, device=self.device)
+        rates = Rate(self.flops_per_image, self.device, self._matmul_dtype())
         saved = lap = time.monotonic()
-        lap_step, lap_seen = self.step, self.seen
+        lap_step, lap_seen, lap_waited = self.step, self.seen, seconds_waited()
         while self.step < self.config.steps:
             parts = self._one_step()
             finite &= torch.isfinite(parts["loss"])
@@ -118,11 +124,11 @@ class Trainer:
                 self.seconds += now - lap
                 step_seconds = (now - lap) / (self.step - lap_step)
                 values["lr"] = learning_rate(self.config, self.step - 1)
-                values["rate"] = (self.seen - lap_seen) / (now - lap)
+                values |= rates.of(self.seen - lap_seen, now - lap, seconds_waited() - lap_waited)
                 values["step_seconds"] = step_seconds
                 values["epoch"] = (self.step - 1) // self.order.batches_per_epoch
                 telemetry.record(self.step, values)
-                lap, lap_step, lap_seen = now, self.step, self.seen
+                lap, lap_step, lap_seen, lap_waited = now, self.step, self.seen, seconds_waited()
             if due:
                 telemetry.flush()
                 self._save()
@@ -136,8 +142,12 @@ class Trainer:
 
     def _one_step(self) -> dict[str, Tensor]:
         batch = self.order.batch(self.step)
-        images = self.images(batch.rows)
+        self.objective.announce(batch)
+        with waiting():
+            images = self.images(batch.rows)
         drawn = self.objective.draw(batch)
+        if self.step + 1 < self.config.steps:
+            self.objective.announce(self.order.batch(self.step + 1))
         total: dict[str, Tensor] = {}
         for part in micro_slices(len(batch.rows), self.engine.accumulate):
             with self._autocast():
@@ -158,6 +168,13 @@ class Trainer:
         if resolve_precision(self.engine.precision, self.device) == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
+
+    def _matmul_dtype(self) -> torch.dtype | None:
+        """Of the matrix products; None where they are of several."""
+        if resolve_precision(self.engine.precision, self.device) == "bf16":
+            return torch.bfloat16
+        dtypes = {parameter.dtype for parameter in self.objective.module.parameters()}
+        return dtypes.pop() if len(dtypes) == 1 else None
 
     def _raise_not_finite(self) -> None:
         raise RunError(

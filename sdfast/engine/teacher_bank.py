@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sdfast.config import Config
+from sdfast.data.augment import Augmentation, content_keys
 from sdfast.data.pack import Pack, open_pack
 from sdfast.engine.signals import stop_on_signal
 from sdfast.errors import Interrupted, UserError
 from sdfast.log import log, progress_lines
 from sdfast.models.checkpoint import PretrainedMAE, load_mae
 from sdfast.objectives.base import Normalise
+from sdfast.rng import derive_seed
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fingerprint import check_identity
+from sdfast.teacher.preflight import check_augment
 from sdfast.teacher.recipe import Recipe
-from sdfast.teacher.residency import Residency, StreamedBank, choose_residency
-from sdfast.teacher.targets import ResidentBank, Teacher
+from sdfast.teacher.residency import Residency, choose_residency, describe_place, place_bank
+from sdfast.teacher.targets import Teacher
 from sdfast.teacher.verify import SampleErrors, sample_errors
 
 
@@ -47,27 +52,22 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
                 )
 
         bank = prepare_bank(directory, recipe, rebuild, new_teacher, progress)
-    what = f"{len(bank)} images, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"
+    images = f"{len(bank) // recipe.views} images" + (f", {recipe.views} views of each" if recipe.augment else "")
+    what = f"{images}, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"
     took = f", built in {time.monotonic() - started:.1f} s" if work else ""
     log.info("teacher bank: %s%s (%s)", what, took, directory)
     return bank
 
 
 def bank_targets(bank: Bank, recipe: Recipe, residency: Residency = "device") -> Teacher:
-    """A bank as the targets of the recipe's split: in the device's memory, every block checked, or on the disk.
+    """A bank as the targets of the recipe's split, where it has its place.
 
     Raises:
         UserError: a block is damaged.
     """
-    rows = torch.from_numpy(bank.rows_of(recipe.digests))
-    chosen = choose_residency(residency, bank.bytes, recipe.device)
-    where = f"in the memory of {recipe.device}" if chosen == "device" else "read from the disk at each step"
-    log.info("teacher bank: %s", where)
-    if chosen == "stream":
-        return StreamedBank(bank, rows, recipe.device)
-    features, scale = bank.load()
-    scale = None if scale is None else scale.to(recipe.device)
-    return ResidentBank(features.to(recipe.device), scale, rows)
+    place = choose_residency(residency, bank.bytes, recipe.device)
+    log.info("teacher bank: %s", describe_place(place, recipe.device))
+    return place_bank(bank, recipe.bank_rows(bank), place, recipe.device)
 
 
 def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.device) -> Recipe:
@@ -84,7 +84,25 @@ def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.
         tokens=config.distill.tokens,
         dtype=config.teacher.dtype,
         device=device,
+        layer=config.distill.layer,
+        augment=augmentation(config, train.digests) if config.teacher.views else None,
     )
+
+
+def augmentation(config: Config, digests: NDArray[np.uint8], seed: int | None = None) -> Augmentation | None:
+    """The training transform of a stage; None for images as they are.
+
+    Args:
+        config: of the run.
+        digests: [m, 32] uint8, of the split's images.
+        seed: of draws that are new in every epoch; without one, the views that a bank keeps (`teacher.views`).
+    """
+    kind, views = config.pretrain.augment, config.teacher.views
+    if kind == "none":
+        return None
+    if seed is not None:
+        return Augmentation(kind, seed)
+    return Augmentation(kind, derive_seed(config.seed, "views"), views, content_keys(digests))
 
 
 def verify_bank(out: Path, config: Config, sample: int, device: torch.device) -> tuple[Bank, SampleErrors | None]:
@@ -100,6 +118,7 @@ def verify_bank(out: Path, config: Config, sample: int, device: torch.device) ->
         UserError: no bank, no teacher, or a bank that is damaged or of something else.
         RunError: features that the teacher does not give.
     """
+    check_augment(config, banked=True)
     bank = open_bank(out / "teacher")
     rounds = config.distill.rounds
     folder = out / ("pretrain" if rounds <= 1 else f"distill/round-{rounds - 1}") / "model"

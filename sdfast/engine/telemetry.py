@@ -13,6 +13,7 @@ from sdfast.errors import UserError
 from sdfast.log import console, log
 
 _PLAIN_SECONDS = 10.0
+_WAIT_SHOWN = 0.05  # share of the time waited for data from which a person should know of it
 
 
 class Telemetry:
@@ -44,23 +45,14 @@ class Telemetry:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"{self.stage}/{name}", value, step)
-        losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss")}
-        shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        rate = values["rate"]
+        parts = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
+        shown = " ".join(f"{name} {_short(value)}" for name, value in (parts or {"loss": values["loss"]}).items())
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, losses=shown, rate=f"{rate:.0f} img/s")
+            self.bar.update(self.task, completed=step, losses=shown, rate=_speed(values, brief=True))
         elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
             self.said = time.monotonic()
-            left = (self.steps - step) * values["step_seconds"]
-            log.info(
-                "%s %d/%d  %s  %.0f img/s  %s left",
-                self.stage,
-                step,
-                self.steps,
-                shown,
-                rate,
-                _clock(left),
-            )
+            left = _clock((self.steps - step) * values["step_seconds"])
+            log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values), left)
 
     def flush(self) -> None:
         """Put the recorded lines on the disk (before a checkpoint that relies on them)."""
@@ -74,6 +66,29 @@ class Telemetry:
             self.writer.close()
         if self.bar is not None:
             self.bar.stop()
+
+
+def _speed(values: dict[str, float], brief: bool = False) -> str:
+    """Images a second and what they mean: the share of the device's peak, or of the time that data was waited for."""
+    images = values["rate"]
+    rate = f"{images:.0f} img/s" if images >= 10 else f"{_short(images)} img/s"
+    waits = values["wait_share"] >= _WAIT_SHOWN
+    if brief:  # the bar fits into eighty columns
+        if waits:
+            return f"{rate} {values['wait_share']:.0%} wait"
+        return f"{rate} {values['peak_share']:.0%} peak" if "peak_share" in values else rate
+    if "tflops" in values:
+        tera = values["tflops"]
+        rate += f"  {_short(tera)} TFLOP/s" if tera >= 0.1 else f"  {_short(1000 * tera)} GFLOP/s"
+        if "peak_share" in values:
+            rate += f" ({100 * values['peak_share']:.0f} % of peak)"
+    return rate + (f"  {100 * values['wait_share']:.0f} % waiting for data" if waits else "")
+
+
+def _short(value: float) -> str:
+    """Three digits or so, at most five characters below 100,000."""
+    decimals = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{decimals}f}"
 
 
 def _clock(seconds: float) -> str:
@@ -109,7 +124,7 @@ def _rich_bar(stage: str, steps: int, start: int) -> tuple[Any, Any]:
 
     bar = Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=10),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TextColumn("{task.fields[losses]}"),
         TextColumn("[green]{task.fields[rate]}"),

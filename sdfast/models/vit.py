@@ -7,11 +7,16 @@ difference is that the query, key and value projections are one matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sdfast.models.attention import Group, Groups, attend, attend_across
+from sdfast.models.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -52,22 +57,82 @@ class ViTShape:
         return self.patch_size * self.patch_size * self.channels
 
 
+@dataclass(frozen=True)
+class View:
+    """What an encoder is given of some images: all their patches, or some.
+
+    Attributes:
+        tokens: [B, N, D] from `ViTEncoder.embed`, CLS first.
+        valid: [B, N] bool, False at padding, which follows the valid tokens; None when there is none.
+        cls_only: whether only the CLS token of the result is wanted, [B, D].
+        layer: stop after so many blocks, before the final LayerNorm; None goes through all and the LayerNorm.
+    """
+
+    tokens: Tensor
+    valid: Tensor | None = None
+    cls_only: bool = False
+    layer: int | None = None
+
+    @property
+    def group(self) -> Group:
+        """Its sequences."""
+        batch, count, _ = self.tokens.shape
+        return Group(batch, count, count, self.valid)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one matrix for query, key and value."""
+
+    backend = "auto"  # see sdfast.models.attention.attend
 
     def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        """x: [B, N, D]; key_mask: [B, 1, 1, N] bool, True where a key takes part, or None for all."""
+    def forward(self, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
+        """x, residual: [T, D], the tokens of all groups -> [T, D]."""
+        qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
+        return self.project(attend(qkv, groups, self.backend), residual)
+
+    def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor) -> Tensor:
+        """For some tokens only: x [B, N, D], ids [B, M] of the tokens that ask, residual [B * M, D] -> [B * M, D]."""
         batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
-        return self.dropout(self.proj(x.transpose(1, 2).reshape(batch, tokens, width)))
+        asking = take_tokens(x, ids).flatten(0, 1)
+        q = linear(asking, self.qkv.weight[:width], self._bias(0, 1))
+        kv = linear(x.flatten(0, 1), self.qkv.weight[width:], self._bias(1, 3))
+        groups = Groups((Group(batch, ids.shape[1], tokens),))
+        q, kv = q.view(q.shape[0], self.heads, -1), kv.view(kv.shape[0], 2, self.heads, -1)
+        return self.project(attend_across(q, kv, groups, self.backend), residual)
+
+    def first_query(self, x: Tensor, residual: Tensor) -> Tensor:
+        """For the first token only: x [B, N, D], residual [B, D] -> [B, D].
+
+        No key and no value is made: q . (W_k x_j) = (W_k^T q) . x_j, and sum_j p_j (W_v x_j) = W_v sum_j p_j x_j, which
+        take one row of D numbers a head where the projections take D rows. The key's bias adds the same to every score.
+        """
+        batch, _, width = x.shape
+        heads, dim = self.heads, width // self.heads
+        w_q, w_k, w_v = self.qkv.weight.view(3, heads, dim, width).unbind(0)
+        q = linear(x[:, 0], w_q.flatten(0, 1), self._bias(0, 1)).view(batch, heads, dim)
+        asked = torch.einsum("bhd,hdw->bhw", q * dim**-0.5, w_k)
+        weights = (asked @ x.transpose(1, 2)).softmax(dim=-1)
+        out = torch.einsum("bhw,hdw->bhd", weights @ x, w_v).flatten(1)
+        bias = self._bias(2, 3)
+        return self.project(out if bias is None else out + bias, residual)
+
+    def project(self, attended: Tensor, residual: Tensor) -> Tensor:
+        """The output projection and what it is added to."""
+        if self.training and self.dropout.p:
+            return residual + self.dropout(self.proj(attended))
+        return self.proj(attended, residual)
+
+    def _bias(self, first: int, last: int) -> Tensor | None:
+        """The bias of the query (0), key (1) and value (2) from `first` to `last`, exclusive."""
+        width = self.qkv.in_features
+        return None if self.qkv.bias is None else self.qkv.bias[first * width : last * width]
 
 
 class Block(nn.Module):
@@ -78,14 +143,29 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
         self.attn = Attention(shape.width, shape.heads, qkv_bias, dropout)
         self.norm2 = nn.LayerNorm(shape.width, eps=norm_eps)
-        self.fc1 = nn.Linear(shape.width, shape.mlp_width)
-        self.fc2 = nn.Linear(shape.mlp_width, shape.width)
+        self.fc1 = Linear(shape.width, shape.mlp_width)
+        self.fc2 = Linear(shape.mlp_width, shape.width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        x = x + self.attn(self.norm1(x), key_mask)
-        return x + self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+    def forward(self, x: Tensor, groups: Groups) -> Tensor:
+        """[T, D], the tokens of all groups -> [T, D]."""
+        return self.mlp(self.attn(self.norm1(x), groups, x))
+
+    def some_queries(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The block's output at some tokens only: x [B, N, D], ids [B, M] -> [B * M, D]."""
+        here = take_tokens(x, ids).flatten(0, 1)
+        return self.mlp(self.attn.some_queries(self.norm1(x), ids, here))
+
+    def first_query(self, x: Tensor) -> Tensor:
+        """The block's output at the first token only: x [B, N, D] -> [B, D]."""
+        return self.mlp(self.attn.first_query(self.norm1(x), x[:, 0]))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The second half, [T, D] -> [T, D]."""
+        hidden = F.gelu(self.fc1(self.norm2(x)))
+        if self.training and self.dropout.p:
+            return x + self.dropout(self.fc2(hidden))
+        return self.fc2(hidden, x)
 
 
 class ViTEncoder(nn.Module):
@@ -103,7 +183,13 @@ class ViTEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
 
-    def forward(self, pixels: Tensor, visible_ids: Tensor | None = None, visible_valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        pixels: Tensor,
+        visible_ids: Tensor | None = None,
+        visible_valid: Tensor | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
         """Encode images, whole or only their visible patches.
 
         Args:
@@ -114,17 +200,68 @@ class ViTEncoder(nn.Module):
         Returns:
             [B, 1 + K, D] (K = L without `visible_ids`): CLS, then the patches, after the final LayerNorm.
         """
-        tokens = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.position_embeddings[:, 1:]
-        if visible_ids is not None:
-            tokens = tokens.gather(1, visible_ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(tokens.shape[0], -1, -1)
-        x = self.dropout(torch.cat((cls, tokens), dim=1))
-        key_mask = None
-        if visible_valid is not None:
-            key_mask = F.pad(visible_valid, (1, 0), value=True)[:, None, None, :]  # the CLS token always takes part
-        for block in self.blocks:
-            x = block(x, key_mask)
-        return self.norm(x)
+        return self.encode(View(self.embed(pixels, visible_ids), with_cls(visible_valid)))[0]
+
+    def embed(self, pixels: Tensor, patch_ids: Tensor | None = None) -> Tensor:
+        """Tokens before the first block; only those patches are embedded that are asked for.
+
+        Args:
+            pixels: [B, C, H, W] normalised.
+            patch_ids: [B, K] int64 patch numbers, in the order the tokens shall have; None for all in image order.
+
+        Returns:
+            [B, 1 + K, D] (K = L without `patch_ids`): CLS, then the patches, positions added.
+        """
+        patches = patches_of(pixels, self.patch_embed.kernel_size)
+        positions = self.position_embeddings[:, 1:]
+        if patch_ids is not None:
+            patches = take_tokens(patches, patch_ids)
+            positions = take_tokens(positions.expand(patches.shape[0], -1, -1), patch_ids)
+        batch, count, _ = patches.shape
+        embedded = linear(patches.flatten(0, 1), self.patch_embed.weight.flatten(1), self.patch_embed.bias)
+        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(batch, -1, -1)
+        return self.dropout(
+            torch.cat((cls.to(embedded.dtype), embedded.view(batch, count, embedded.shape[-1]) + positions), dim=1)
+        )
+
+    def encode(self, *views: View) -> list[Tensor]:
+        """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
+
+        Returns:
+            for each view [B, N, D], or [B, D] where only the CLS token is wanted: there its last block computes nothing
+            for the other tokens.
+        """
+        going = {number: view.tokens.flatten(0, 1) for number, view in enumerate(views)}  # rows of views that go on
+        ended: dict[int, Tensor] = {}
+        x, groups = _together(views, going)
+        for depth, block in enumerate(self.blocks, 1):
+            ending = [number for number in going if depth == (views[number].layer or len(self.blocks))]
+            if ending:
+                going = dict(zip(going, x.split(groups.query_sizes), strict=True))
+            for number in ending:
+                if views[number].cls_only:
+                    view_rows = going.pop(number).view_as(views[number].tokens)
+                    ended[number] = cast(Block, block).first_query(view_rows)
+            if not going:
+                break
+            if ending:
+                x, groups = _together(views, going)
+            x = block(x, groups)
+            if any(number in going for number in ending):
+                going = dict(zip(going, x.split(groups.query_sizes), strict=True))
+                ended |= {
+                    number: going.pop(number).view_as(views[number].tokens) for number in ending if number in going
+                }
+                if not going:
+                    break
+                x, groups = _together(views, going)
+        return [ended[n] if view.layer is not None else self.norm(ended[n]) for n, view in enumerate(views)]
+
+
+def _together(views: Sequence[View], rows: dict[int, Tensor]) -> tuple[Tensor, Groups]:
+    """The rows of some views as one matrix (those of one view are not copied), and their sequences."""
+    parts = list(rows.values())
+    return torch.cat(parts) if len(parts) > 1 else parts[0], Groups(tuple(views[number].group for number in rows))
 
 
 class MAEDecoder(nn.Module):
@@ -135,36 +272,79 @@ class MAEDecoder(nn.Module):
         if shape.decoder is None:
             raise ValueError("MAEDecoder needs a ViTShape with a decoder")
         width = shape.decoder.width
-        self.embed = nn.Linear(shape.encoder.width, width)
+        self.embed = Linear(shape.encoder.width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + shape.patches, width))
         self.blocks = nn.ModuleList(
             Block(shape.decoder, shape.norm_eps, shape.qkv_bias) for _ in range(shape.decoder.depth)
         )
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
-        self.pred = nn.Linear(width, shape.patch_values)
+        self.pred = Linear(width, shape.patch_values)
 
-    def forward(self, encoded: Tensor, visible_ids: Tensor, visible_valid: Tensor | None = None) -> Tensor:
-        """Predict all patches from the encoded visible ones.
+    def forward(
+        self,
+        encoded: Tensor,
+        visible_ids: Tensor,
+        visible_valid: Tensor | None = None,
+        masked_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Predict patches from the encoded visible ones.
 
         Args:
             encoded: [B, 1 + K, D] from the encoder: CLS, then the visible patches.
             visible_ids: [B, K] int64, where those patches lie.
             visible_valid: [B, K] bool, False where `visible_ids` is padding.
+            masked_ids: [B, M] int64, the patches to predict: the last block computes nothing for the others; None
+                predicts all.
 
         Returns:
-            [B, L, P] pixel predictions in patch order, channel fastest within a patch.
+            [B, L, P] pixel predictions in patch order, or [B, M, P]; channel fastest within a patch.
         """
-        x = self.embed(encoded)
+        batch = encoded.shape[0]
+        x = self.embed(encoded.flatten(0, 1)).view(batch, encoded.shape[1], -1)
         patches = self.position_embeddings.shape[1] - 1
         # One row more than patches: padding is scattered there and cut off.
         target = visible_ids if visible_valid is None else visible_ids.masked_fill(~visible_valid, patches)
-        full = self.mask_token.to(x.dtype).expand(x.shape[0], patches + 1, -1)
+        full = self.mask_token.to(x.dtype).expand(batch, patches + 1, -1)
         full = full.scatter(1, target.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])[:, :patches]
         x = torch.cat((x[:, :1], full), dim=1) + self.position_embeddings
-        for block in self.blocks:
-            x = block(x)
-        return self.pred(self.norm(x))[:, 1:]
+        shape = x.shape
+        groups = Groups((Group(batch, shape[1], shape[1]),))
+        x = x.flatten(0, 1)
+        blocks = [cast(Block, block) for block in self.blocks]
+        tail = blocks.pop() if blocks and masked_ids is not None else None
+        for block in blocks:
+            x = block(x, groups)
+        if masked_ids is None:
+            return self.pred(self.norm(x)).view(batch, shape[1], -1)[:, 1:]
+        x, asking = x.view(shape), masked_ids + 1  # CLS is token 0
+        rows = take_tokens(x, asking).flatten(0, 1) if tail is None else tail.some_queries(x, asking)
+        return self.pred(self.norm(rows)).view(batch, masked_ids.shape[1], -1)
+
+
+def patches_of(pixels: Tensor, size: tuple[int, ...]) -> Tensor:
+    """[B, C, H, W] -> [B, L, C * h * w]: the patches in image order, each as a convolution's weight is laid out."""
+    batch, channels, height, width = pixels.shape
+    rows, columns = height // size[0], width // size[1]
+    patches = pixels.view(batch, channels, rows, size[0], columns, size[1]).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, rows * columns, -1)
+
+
+def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """tokens [B, N, D], ids [B, K] -> [B, K, D]."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def with_cls(valid: Tensor | None) -> Tensor | None:
+    """[B, K] -> [B, 1 + K]: the CLS token always takes part."""
+    return None if valid is None else F.pad(valid, (1, 0), value=True)
+
+
+def use_attention(module: nn.Module, backend: str) -> None:
+    """Have all attention layers of a module compute with a backend (see `sdfast.models.attention.attend`)."""
+    for layer in module.modules():
+        if isinstance(layer, Attention):
+            layer.backend = backend
 
 
 class MaskedAutoencoder(nn.Module):
@@ -192,6 +372,8 @@ class ViTClassifier(nn.Module):
         self.encoder = ViTEncoder(shape, dropout)
         self.classifier = nn.Linear(shape.encoder.width, classes)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """[B, C, H, W] normalised -> [B, classes] logits."""
+    def forward(self, pixels: Tensor, cls_tail: bool = True) -> Tensor:
+        """[B, C, H, W] normalised -> [B, classes] logits; without `cls_tail` the last block computes all tokens."""
+        if cls_tail:
+            return self.classifier(self.encoder.encode(View(self.encoder.embed(pixels), cls_only=True))[0])
         return self.classifier(self.encoder(pixels)[:, 0])

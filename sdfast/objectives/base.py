@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,25 @@ from torch import Tensor, nn
 
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What a step leaves out because it cannot change the result; each can be switched off to see that it does not.
+
+    Attributes:
+        packed: the masked and the clean view go through the encoder together, and their patches are embedded once.
+        cls_tail: where only the CLS token is used, the encoder's last block computes nothing for the others.
+        masked_tail: the decoder's last block and the pixel head compute nothing for visible patches (masks of a fixed
+            count).
+    """
+
+    packed: bool = True
+    cls_tail: bool = True
+    masked_tail: bool = True
+
+
+ALL_SHORTCUTS = Shortcuts()
 
 
 class Objective(Protocol):
@@ -25,6 +45,10 @@ class Objective(Protocol):
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that receive gradients."""
+        ...
+
+    def announce(self, batch: Batch) -> None:
+        """Say which batch will be asked for soon, so that what it needs can be fetched meanwhile."""
         ...
 
     def draw(self, batch: Batch) -> Any:

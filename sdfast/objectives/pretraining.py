@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
+from sdfast.data.augment import Augmentation
 from sdfast.data.masking import PatchMask, patch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
-from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import Normalise
-from sdfast.teacher.features import Tokens, select_tokens
+from sdfast.models.vit import MaskedAutoencoder, View, take_tokens, with_cls
+from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
+from sdfast.teacher.features import Layer, Tokens, blocks_before, select_tokens
 from sdfast.teacher.targets import Targets, Teacher
 
 
@@ -21,8 +24,8 @@ class FurtherPretraining:
     """Minimise `mae_weight * L_MAE + distill_weight * L_Distill` (equations 2 and 3; fidelity 9.5).
 
     Without a teacher this is further pre-training. With one, the student's encoder also sees the clean image, and the
-    chosen tokens after its final LayerNorm are drawn to the teacher's: squared distance, summed over features, mean
-    over the batch. Masks are keyed by (seed, epoch, row).
+    chosen tokens of the chosen layer are drawn to the teacher's: squared distance, summed over features, mean over the
+    batch. Masks are keyed by (seed, epoch, row). With `augment`, student and teacher see the same augmented pixels.
     """
 
     decay_rule: DecayRule = "pretrain"
@@ -35,56 +38,63 @@ class FurtherPretraining:
         seed: int,
         teacher: Teacher | None = None,
         tokens: Tokens = "cls",
+        layer: Layer = "last",
         mae_weight: float = 1.0,
         distill_weight: float = 1.0,
+        augment: Augmentation | None = None,
+        shortcuts: Shortcuts = ALL_SHORTCUTS,
     ) -> None:
         self.module, self.normalise, self.masking, self.seed = module, normalise, masking, seed
-        self.mae_weight = mae_weight
+        self.mae_weight, self.augment = mae_weight, augment
         self.distill_weight = distill_weight if teacher is not None else 0.0
-        self.teacher, self.tokens = teacher, tokens
+        self.teacher, self.tokens, self.layer, self.shortcuts = teacher, tokens, layer, shortcuts
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Encoder and decoder; the encoder alone when the masked part is switched off."""
+        """Encoder and decoder; only as far as the matched layer when the masked part is switched off."""
+        unused: tuple[str, ...] = () if self.mae_weight else ("decoder.",)
+        if unused and self.layer != "last":
+            after = range(self.layer, len(self.module.encoder.blocks))
+            unused += ("encoder.norm.", *(f"encoder.blocks.{number}." for number in after))
         for name, parameter in self.module.named_parameters():
-            if self.mae_weight or not name.startswith("decoder."):
+            if not name.startswith(unused):
                 yield name, parameter
+
+    def announce(self, batch: Batch) -> None:
+        """See `Objective.announce`: the teacher may fetch its targets."""
+        if self.distill_weight and self.teacher is not None:
+            self.teacher.announce(batch.rows, batch.epoch)
 
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
-        if self.distill_weight and self.teacher is not None:
-            self.teacher.announce(batch.rows)
         ratio, kind = self.masking.mask_ratio, self.masking.mask
         return patch_mask(self.seed, batch.epoch, batch.rows, self.module.shape.patches, ratio, kind)
 
     def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` and `loss_distill`."""
         pixels = self.normalise(images)
+        if self.augment is not None:
+            pixels = self.augment(pixels, batch.rows[part], batch.epoch)
         # Means over masked patches and over samples, as the shares of this part in the whole batch's.
         mask = drawn[part]
         masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())
         row_share = len(images) / len(batch.rows)
-        pred = mask_on_device = student = None
+        distils = bool(self.distill_weight) and self.teacher is not None
+        pred, student, where = self._encode(pixels, mask, distils)
         targets = Targets(None)
-        if self.mae_weight:
-            visible_ids = mask.visible_ids.to(images.device, non_blocking=True)
-            valid = None if mask.visible_valid is None else mask.visible_valid.to(images.device, non_blocking=True)
-            mask_on_device = mask.mask.to(images.device, non_blocking=True)
-            pred = self.module.decoder(self.module.encoder(pixels, visible_ids, valid), visible_ids, valid)
-        if self.distill_weight and self.teacher is not None:
-            targets = self.teacher.targets(pixels, batch.rows[part])
-            student = select_tokens(self.module.encoder(pixels), self.tokens)
+        if distils and self.teacher is not None:
+            targets = self.teacher.targets(pixels, batch.rows[part], batch.epoch)
         out = mae_distill_loss(
             pred,
             pixels if pred is not None else None,
-            mask_on_device,
-            student,
-            targets.teacher,
+            student=student,
+            teacher=targets.teacher,
             rows=targets.rows,
             teacher_scale=targets.scale,
             patch_size=self.module.shape.patch_size,
             norm_pix=self.masking.norm_pix,
             mae_weight=self.mae_weight * masked_share,
             distill_weight=self.distill_weight * row_share,
+            **where,
         )
         parts = {"loss": out.loss}
         if pred is not None:
@@ -92,3 +102,41 @@ class FurtherPretraining:
         if student is not None:
             parts["loss_distill"] = out.distill * row_share
         return parts
+
+    def _encode(
+        self, pixels: Tensor, mask: PatchMask, distils: bool
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
+        """Both branches, as the weights ask for them.
+
+        Returns:
+            predictions, [B, L, P] or [B, M, P] for the masked patches only, None without the masked branch; the
+            student's matched tokens, None without a teacher; and the loss's argument that tells the masked patches.
+        """
+        encoder, device, shortcuts = self.module.encoder, pixels.device, self.shortcuts
+        clean = student = None
+        if distils:
+            only_cls = self.tokens == "cls" and shortcuts.cls_tail
+            clean = View(encoder.embed(pixels), cls_only=only_cls, layer=blocks_before(self.layer))
+        if not self.mae_weight:
+            assert clean is not None
+            return None, self._matched(encoder.encode(clean)[0]), {}
+        visible_ids = mask.visible_ids.to(device, non_blocking=True)
+        valid = None if mask.visible_valid is None else mask.visible_valid.to(device, non_blocking=True)
+        if clean is not None and shortcuts.packed:
+            # One pass: the visible patches have been embedded already, and CLS stays first.
+            masked = View(take_tokens(clean.tokens, F.pad(visible_ids + 1, (1, 0))), with_cls(valid))
+            encoded, matched = encoder.encode(masked, clean)
+            student = self._matched(matched)
+        else:
+            encoded = encoder.encode(View(encoder.embed(pixels, visible_ids), with_cls(valid)))[0]
+            if clean is not None:
+                student = self._matched(encoder.encode(clean)[0])
+        if shortcuts.masked_tail and mask.masked_ids is not None:
+            masked_ids = mask.masked_ids.to(device, non_blocking=True)
+            return self.module.decoder(encoded, visible_ids, valid, masked_ids), student, {"mask_ids": masked_ids}
+        where = {"mask": mask.mask.to(device, non_blocking=True)}
+        return self.module.decoder(encoded, visible_ids, valid), student, where
+
+    def _matched(self, encoded: Tensor) -> Tensor:
+        """The matched tokens of the clean branch."""
+        return encoded if encoded.dim() == 2 else select_tokens(encoded, self.tokens)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -120,9 +121,21 @@ class Bank:
         Raises:
             UserError: a block is damaged.
         """
-        whole = [np.empty((len(self), size), np.uint8) for size in self.layout.streams.values()]
-        self._read_all(whole)
-        return decode(whole, self.layout)
+        return decode(self.load_streams(), self.layout)
+
+    def load_streams(self, pinned: bool = False) -> list[Tensor]:
+        """All data files in memory, each block compared with its checksum: [n, bytes] uint8 for each stream.
+
+        Args:
+            pinned: in pages that a CUDA device copies from by itself.
+
+        Raises:
+            UserError: a block is damaged.
+        """
+        sizes = self.layout.streams.values()
+        whole = [torch.empty(len(self), size, dtype=torch.uint8, pin_memory=pinned) for size in sizes]
+        self._read_all([values.numpy() for values in whole])
+        return whole
 
     def check(self) -> None:
         """Compare every block with its checksum, a few MiB in memory at a time.
@@ -198,7 +211,9 @@ def open_bank(directory: Path, wanted: dict[str, Any] | None = None) -> Bank:
     directory = Path(directory)
     recover_directory(directory)
     if not (directory / MANIFEST).exists():
-        raise UserError(f"{directory} holds no teacher bank; run `sdfast cache build` to make it.")
+        raise UserError(
+            f"{directory} holds no teacher bank; run `sdfast cache build --out {directory.parent}` to make it."
+        )
     try:
         manifest = read_manifest(directory)
     except ValueError as error:

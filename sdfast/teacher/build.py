@@ -1,8 +1,9 @@
 """One pass of the teacher over the data, written so that a kill at any moment leaves no bank or a resumable part.
 
-The part lies beside the bank in `.partial-<name>`. Data first, then its checksums, then a line in the journal, each on
+The part lies beside the bank in `.partial-<name>`. Data first, then its checksums, then a line in a journal, each on
 the disk before the next; the manifest comes last, and a rename makes the bank visible. Rows go through the teacher in
-fixed batches, so that a resumed build gives the same bits as an uninterrupted one.
+fixed batches, so that a resumed build gives the same bits as an uninterrupted one, and several processes give the same
+as one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,19 +23,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast import __version__
+from sdfast.data.parallel import available_threads
 from sdfast.data.rows import row_digest
 from sdfast.durable import explain_os_error, fsync_path, recover_directory, sha256_file, write_json
 from sdfast.errors import RunError, UserError
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.format import BUILT, CHECKSUMS, MANIFEST, ROWS, Layout, Manifest, read_manifest
-from sdfast.teacher.partial import JOURNAL, PLAN, Partial
+from sdfast.teacher.partial import PLAN, Partial
+from sdfast.teacher.ranks import Ranks
 from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.storage import encode
 
 Progress = Callable[[int, int], None]
+_Out = TypeVar("_Out")
 _SPREAD_ROWS = 512
 _SMALLEST_SPREAD = 1e-6  # of a feature, relative to the features' size
-_KNOWN = (MANIFEST, ROWS, CHECKSUMS, BUILT, PLAN, JOURNAL)
+_KNOWN = (MANIFEST, ROWS, CHECKSUMS, BUILT, PLAN)
 
 
 def prepare_bank(
@@ -42,35 +48,86 @@ def prepare_bank(
     new_teacher: bool = False,
     progress: Progress | None = None,
     commit_seconds: float = 10.0,
+    ranks: Ranks | None = None,
 ) -> Bank:
     """The bank of a recipe: opened when it is there, else built, or built to the end when a part is there.
+
+    Several processes may build it together, on one file system: each calls this with the same arguments but its own
+    rank. They share out the batches that are not done, and rank 0 publishes. However many there were and whichever were
+    killed, any number may continue, and the bank has the bits that one process gives it.
 
     Args:
         directory: of the bank.
         recipe: what it shall hold.
         rebuild: replace whatever is there, a part included.
         new_teacher: replace a bank of another teacher (a new round is a new teacher is a new bank).
-        progress: called with (rows done, rows in all).
+        progress: called with (rows done, rows in all), of this process's share and what was done before.
         commit_seconds: time between durable records of what is done; at most this much work is lost.
+        ranks: the processes; those of torch.distributed when not given.
 
     Raises:
         UserError: the bank there is of something else or damaged, and `rebuild` is off; or rows that are unfit.
         RunError: features that are unfit, or a bank that cannot be written.
     """
-    directory = Path(directory)
-    recover_directory(directory)
-    replace = rebuild or (new_teacher and _of_another_teacher(directory, recipe))
-    if not replace and (directory / MANIFEST).exists():
-        return open_bank(directory, recipe.identity)
-    _refuse_foreign(directory)
-    with explain_os_error(directory):
+    directory, ranks = Path(directory), ranks or Ranks.current()
+    part = directory.with_name(f".partial-{directory.name}")
+    layout = Layout.plan(len(recipe.entry_digests), recipe.feature_shape, recipe.dtype)
+    partial: Partial | None = None
+    started = time.monotonic()
+
+    def begin() -> list[int] | None:
+        """On rank 0: the batches that are done already; None when the bank is there, or finished by the way."""
+        nonlocal partial
+        recover_directory(directory)
+        replace = rebuild or (new_teacher and _of_another_teacher(directory, recipe))
+        if not replace and (directory / MANIFEST).exists():
+            open_bank(directory, recipe.identity)
+            return None
+        _refuse_foreign(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        part = directory.with_name(f".partial-{directory.name}")
         if rebuild:
             shutil.rmtree(part, ignore_errors=True)
-        if not _complete(part, recipe):
-            _build(part, recipe, progress or (lambda done, total: None), commit_seconds)
+        if _complete(part, recipe):
+            _publish(part, directory)
+            return None
+        partial = Partial(part, recipe, layout)
+        return sorted(partial.done)
+
+    def fill(done: list[int]) -> None:
+        nonlocal partial
+        partial = partial or Partial(part, recipe, layout, ranks.rank, done)
+        finished = set(done)
+        share = ranks.share([batch for batch in range(layout.batches) if batch not in finished])
+        try:
+            _fill(partial, recipe, share, progress or (lambda done, total: None), commit_seconds)
+        finally:
+            partial.commit()
+
+    def finish() -> None:
+        """On rank 0: the manifest, and the bank becomes visible."""
+        assert partial is not None
+        partial.take_in_others()
+        _finish(partial, recipe, time.monotonic() - started, ranks.world)
+        partial.close()
         _publish(part, directory)
+
+    def together(work: Callable[[], _Out], only_rank_0: bool = False) -> _Out | None:
+        """What rank 0 was given by some work, which all do or it alone."""
+
+        def explained() -> _Out | None:
+            with explain_os_error(directory):
+                return None if only_rank_0 and ranks.rank else work()
+
+        return ranks.agree(explained)[0]
+
+    try:
+        done = together(begin, only_rank_0=True)
+        if done is not None:
+            together(lambda: fill(done))
+            together(finish, only_rank_0=True)
+    finally:
+        if partial is not None:
+            partial.close()
     return open_bank(directory, recipe.identity)
 
 
@@ -82,25 +139,17 @@ def _of_another_teacher(directory: Path, recipe: Recipe) -> bool:
     return stored != recipe.identity["teacher"]
 
 
-def _build(part: Path, recipe: Recipe, progress: Progress, commit_seconds: float) -> None:
-    layout = Layout.plan(len(recipe.distinct_rows), recipe.feature_shape, recipe.dtype)
-    partial = Partial(part, recipe, layout)
-    started = time.monotonic()
-    try:
-        try:
-            _fill(partial, recipe, progress, commit_seconds)
-        finally:
-            partial.commit()
-        spread = _spread(partial, layout)
-    finally:
-        partial.close()
+def _finish(partial: Partial, recipe: Recipe, seconds: float, processes: int) -> None:
+    """Write the manifest of a bank whose batches are all done."""
+    part, layout = partial.directory, partial.layout
+    spread = _spread(partial, layout)
     manifest = Manifest(recipe.identity, layout, sha256_file(part / ROWS), sha256_file(part / CHECKSUMS), spread)
-    seconds = partial.earlier_seconds + time.monotonic() - started
     built = {
         "at": time.time(),
-        "seconds": seconds,
+        "seconds": partial.earlier_seconds + seconds,
         "resumed": partial.resumed,
         "device": str(recipe.device),
+        "processes": processes,
         "versions": {"sdfast": __version__, "torch": torch.__version__},
     }
     write_json(part / BUILT, built)
@@ -109,27 +158,33 @@ def _build(part: Path, recipe: Recipe, progress: Progress, commit_seconds: float
     write_json(part / MANIFEST, manifest.to_json())
 
 
-def _fill(partial: Partial, recipe: Recipe, progress: Progress, commit_seconds: float) -> None:
-    """Run the teacher on every batch that is not done; hashing and writing go on in a thread beside it."""
-    layout, rows = partial.layout, recipe.distinct_rows
+def _fill(partial: Partial, recipe: Recipe, share: list[int], progress: Progress, commit_seconds: float) -> None:
+    """Run the teacher on some batches; checking, hashing and writing go on in threads beside it."""
+    layout = partial.layout
     saved = time.monotonic()
-    pending: list[Future[None]] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="sdfast-bank") as pool:
-        for batch in range(layout.batches):
+    threads = available_threads()
+    pending: deque[Future[None]] = deque()
+    before = len(partial.done)
+
+    def rows_in(batches: int) -> int:
+        return min(batches * layout.rows_per_batch, layout.rows)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="sdfast-bank") as pool:
+        for position, batch in enumerate(share, 1):
             first = batch * layout.rows_per_batch
-            chosen = rows[first : first + layout.rows_per_batch]
-            if batch not in partial.done:
-                images = np.ascontiguousarray(recipe.images[chosen])
-                features = recipe.features(images)
-                pending.append(pool.submit(_store, partial, recipe, batch, chosen, images, features))
-                while len(pending) > 2 or (pending and pending[0].done()):
-                    pending.pop(0).result()
+            entries = np.arange(first, min(first + layout.rows_per_batch, layout.rows))
+            rows = recipe.rows_of_entries(entries)
+            images = np.ascontiguousarray(recipe.images[rows])
+            features = recipe.features(images, entries)
+            pending.append(pool.submit(_store, partial, recipe, batch, rows, images, features))
+            while len(pending) > threads or (pending and pending[0].done()):
+                pending.popleft().result()
             if time.monotonic() - saved >= commit_seconds:
                 while pending:
-                    pending.pop(0).result()
+                    pending.popleft().result()
                 partial.commit()
                 saved = time.monotonic()
-            progress(first + len(chosen), layout.rows)
+            progress(rows_in(before + position), rows_in(before + len(share)))
         for future in pending:
             future.result()
 
@@ -148,9 +203,9 @@ def _store(
         UserError: pixels that are not those of their digest.
         RunError: features that are not finite.
     """
-    for row, image in zip(rows, images, strict=True):
-        if row_digest(image) != recipe.digests[row].tobytes():
-            raise UserError(f"row {row} of the pack differs from its digest; delete the pack to build it anew.")
+    for place in np.unique(rows, return_index=True)[1]:
+        if row_digest(images[place]) != recipe.digests[rows[place]].tobytes():
+            raise UserError(f"row {rows[place]} of the pack differs from its digest; delete the pack to build it anew.")
     values = features.cpu()
     finite = torch.isfinite(values).flatten(1).all(dim=1).numpy()
     if not finite.all():
@@ -195,10 +250,8 @@ def _complete(part: Path, recipe: Recipe) -> bool:
 
 def _publish(part: Path, directory: Path) -> None:
     """Put a finished part in the place of the bank; what was there goes last."""
-    for name in (PLAN, JOURNAL):
-        (part / name).unlink(missing_ok=True)
-    for left_by_a_kill in part.glob(".staging-*"):
-        left_by_a_kill.unlink()
+    for path in (part / PLAN, *part.glob("journal-*.bin"), *part.glob(".staging-*")):  # the last were left by a kill
+        path.unlink(missing_ok=True)
     fsync_path(part)
     old = directory.with_name(f".old-{directory.name}")
     if directory.exists():
@@ -218,7 +271,7 @@ def _refuse_foreign(directory: Path) -> None:
         for n in names
         if n not in _KNOWN
         and not n.startswith(".staging-")  # a file whose writer was killed
-        and not (n.startswith(("features-", "scales-")) and n.endswith(".bin"))
+        and not (n.startswith(("features-", "scales-", "journal-")) and n.endswith(".bin"))
     ]
     if foreign:
         raise UserError(f"{directory} holds {foreign[0]!r}, which is no part of a bank; move it away.")

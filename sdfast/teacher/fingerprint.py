@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdfast.data.augment import Augmentation
 from sdfast.data.transform import Transform
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.models.weights import weights_digest
-from sdfast.teacher.features import Tokens
+from sdfast.teacher.features import Layer, Tokens
 
 
 def identity_of(
@@ -24,19 +26,24 @@ def identity_of(
     digests: NDArray[np.uint8],
     transform: Transform,
     tokens: Tokens,
+    layer: Layer,
     feature_shape: tuple[int, ...],
     dtype: str,
+    augment: Augmentation | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the features, as a JSON value.
 
     Args:
         encoder: the teacher.
         shape: of its architecture; the decoder does not matter.
-        digests: [n, 32] uint8, the content digests of the rows, in any order and with repetitions.
+        digests: [n, 32] uint8, the content digests of the rows (`view_digests` where there are views), in any order
+            and with repetitions.
         transform: from image to pixels, mean and standard deviation included.
         tokens: which tokens.
+        layer: after which block.
         feature_shape: of one row of features.
         dtype: that they are stored in.
+        augment: the views; None for the images as they are.
     """
     config = {**asdict(shape), "image_size": list(shape.image_size)}
     config.pop("decoder")
@@ -44,7 +51,8 @@ def identity_of(
         "teacher": {"weights": weights_digest(encoder.state_dict()), "config": config},
         "rows": rows_digest(digests),
         "transform": transform.to_json(),
-        "features": {"tokens": tokens, "layer": "last", "norm": True, "shape": list(feature_shape)},
+        "augment": {"kind": "none"} if augment is None else augment.to_json(),
+        "features": {"tokens": tokens, "layer": layer, "norm": layer == "last", "shape": list(feature_shape)},
         "dtype": dtype,
     }
 
@@ -58,6 +66,22 @@ def rows_digest(digests: NDArray[np.uint8]) -> str:
 def digest_keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     """[n, 32] uint8 -> [n] values of 32 bytes that can be sorted and searched."""
     return np.ascontiguousarray(digests).view("S32").reshape(-1)
+
+
+def view_digests(digests: NDArray[np.uint8], views: int) -> NDArray[np.uint8]:
+    """Names of the views of some images.
+
+    Args:
+        digests: [n, 32] uint8, content digests.
+        views: K.
+
+    Returns:
+        [n * K, 32] uint8, the views of an image together: its digest, the view's number XORed to the last four bytes
+        (so that view 0 has the image's own).
+    """
+    named = np.repeat(digests, views, axis=0)
+    named[:, -4:] ^= np.tile(np.arange(views, dtype="<u4"), len(digests)).view(np.uint8).reshape(-1, 4)
+    return named
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -86,10 +110,24 @@ def check_identity(stored: dict[str, Any], wanted: dict[str, Any], directory: Pa
     """
     difference = first_difference(stored, wanted)
     if difference is not None:
+        settings = [f"{key}={value}" for key, value in _settings(wanted).items() if value != _settings(stored).get(key)]
+        command = " ".join(("sdfast cache build --out", shlex.quote(str(directory.parent)), "--rebuild", *settings))
         raise UserError(
-            f"the teacher bank {directory} is of something else: {difference}; delete it, or run `sdfast cache build "
-            "--rebuild` with the same settings, to replace it."
+            f"the teacher bank {directory} is of something else: {difference}; delete it, or run `{command}`, to "
+            "replace it."
         )
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """The configuration keys that an identity shows, by name; values of a stored one may be of any kind."""
+    features, augment = identity["features"], identity["augment"]
+    return {
+        "distill.tokens": features["tokens"],
+        "distill.layer": features.get("layer"),
+        "teacher.dtype": identity["dtype"],
+        "pretrain.augment": augment["kind"],
+        "teacher.views": augment.get("views", 0),
+    }
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ A bank is a directory:
 
 * `manifest.json`: `{"sha256": ..., "manifest": {...}}`, the digest being that of the inner value in canonical form;
 * `rows.bin`: [n, 32] uint8, the content digest of each row's image (as in the pack);
-* `checksums.bin`: [blocks, 32] uint8, BLAKE2b-256 of each block of features;
+* `checksums.bin`: [blocks, 32] uint8, SHA-256 of each block of features;
 * `features-00000.bin`, ...: the features, little-endian, row after row, `rows_per_shard` rows in each file;
 * `scales-00000.bin`, ...: for int8, the float32 scale of each token, in the same order;
 * `built.json`: when and how long it was built, for people; nothing depends on it.
@@ -20,7 +20,6 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 
-FORMAT = 1
+FORMAT = 2  # 1 had BLAKE2b-256 checksums
 MANIFEST, ROWS, CHECKSUMS, BUILT = "manifest.json", "rows.bin", "checksums.bin", "built.json"
 DIGEST_BYTES = 32
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -41,6 +40,10 @@ _LARGEST = 1 << 48  # of any number in a manifest
 _BATCH_ROWS = 64
 _BLOCK_BYTES = 256 << 10
 _SHARD_BYTES = 4 << 30
+
+
+class WrongFormat(ValueError):
+    """A whole manifest of another version of the format."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ class Manifest:
         if not isinstance(inner, dict) or sha256_json(inner) != value["sha256"]:
             raise ValueError("its manifest differs from the manifest's own digest")
         if type(inner.get("format")) is not int or inner["format"] != FORMAT:
-            raise ValueError(f"it is of format {inner.get('format')!r}, not {FORMAT}")
+            raise WrongFormat(f"is of format {str(inner.get('format'))[:20]}, and this version reads format {FORMAT}")
         names = {"format", "identity", "layout", "rows_sha256", "checksums_sha256", "spread"}
         if inner.keys() != names or not _has_form(inner["identity"], _IDENTITY_FORM):
             raise ValueError("its manifest is not one")
@@ -221,6 +224,7 @@ _IDENTITY_FORM = {
     "teacher": {"weights": str, "config": {}},
     "rows": str,
     "transform": {},
+    "augment": {"kind": str},
     "features": {"tokens": str, "shape": list},
     "dtype": str,
 }
@@ -232,8 +236,8 @@ def shard_name(shard: int, stream: str = "features") -> str:
 
 
 def checksum(*buffers: Any) -> bytes:
-    """BLAKE2b-256 of buffers, one after the other: 32 bytes."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    """SHA-256 of buffers, one after the other: 32 bytes. Processors have instructions for it, unlike for BLAKE2b."""
+    digest = hashlib.sha256()
     for buffer in buffers:
         digest.update(buffer)
     return digest.digest()
@@ -301,18 +305,13 @@ def read_manifest(directory: Path) -> Manifest:
         raise ValueError("its manifest is not whole JSON") from error
 
 
-def damaged(directory: Path, reason: object) -> UserError:
+def damaged(directory: Path, reason: ValueError) -> UserError:
     """The error for a bank that cannot be used as it is."""
+    what = str(reason) if isinstance(reason, WrongFormat) else f"is damaged: {reason}"
     return UserError(
-        f"the teacher bank {directory} is damaged: {reason}; delete it, or run `sdfast cache build --rebuild`, to "
-        "build it anew."
+        f"the teacher bank {directory} {what}; delete it, or run `sdfast cache build --out {directory.parent} "
+        "--rebuild`, to build it anew."
     )
-
-
-def blocks_in(layout: Layout, batch: int) -> Iterator[int]:
-    """The blocks of a batch of the build."""
-    each = layout.rows_per_batch // layout.rows_per_block
-    return iter(range(batch * each, min((batch + 1) * each, layout.blocks)))
 
 
 def as_digests(data: bytes) -> NDArray[np.uint8]:

@@ -8,26 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.models.vit import ViTEncoder
-from sdfast.teacher.features import Tokens, select_tokens
+from sdfast.teacher.features import Layer, Tokens, matched_features
 from sdfast.teacher.targets import Targets
 
 
 class LiveTeacher(nn.Module):
     """f_theta0 in evaluation mode, without gradient (StopGrad in equation 3)."""
 
-    def __init__(self, encoder: ViTEncoder, tokens: Tokens) -> None:
+    def __init__(self, encoder: ViTEncoder, tokens: Tokens, layer: Layer = "last") -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
-        self.tokens = tokens
+        self.tokens, self.layer = tokens, layer
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, C, H, W] normalised, unmasked -> the matched tokens (see `select_tokens`)."""
-        return select_tokens(self.encoder(pixels), self.tokens)
+        """[B, C, H, W] normalised, unmasked -> see `matched_features`."""
+        return matched_features(self.encoder, pixels, self.tokens, self.layer)
 
-    def announce(self, rows: Tensor) -> None:
+    def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 
-    def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
-        """See `Teacher.targets`; the rows do not matter."""
+    def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
+        """See `Teacher.targets`; rows and epoch do not matter."""
         return Targets(self(pixels))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.durable import fsync_path, read_json, write_bytes, write_json
 from sdfast.errors import RunError
 from sdfast.teacher.fingerprint import fingerprint
@@ -19,7 +22,6 @@ from sdfast.teacher.format import (
     DIGEST_BYTES,
     ROWS,
     Layout,
-    blocks_in,
     checksum,
     read_into,
     shard_name,
@@ -27,15 +29,15 @@ from sdfast.teacher.format import (
 from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.storage import decode, widen
 
-PLAN, JOURNAL = "plan.json", "journal.bin"
+PLAN = "plan.json"
 _NUMBER_BYTES = 8
 
 
 class Partial:
     """The files of an unfinished bank.
 
-    The journal is a row of records, each the number of a batch (8 bytes) and the checksum of that number and the
-    checksums of its blocks (32 bytes). A record counts when its data still have these checksums.
+    Each process has a journal, a row of records: the number of a batch (8 bytes) and the checksum of that number and
+    the checksums of its blocks (32 bytes). A record counts when its data still have these checksums.
 
     Attributes:
         layout: where each row will lie.
@@ -44,18 +46,27 @@ class Partial:
         earlier_seconds: that earlier builds worked.
     """
 
-    def __init__(self, directory: Path, recipe: Recipe, layout: Layout) -> None:
+    def __init__(
+        self, directory: Path, recipe: Recipe, layout: Layout, rank: int = 0, done: Iterable[int] = ()
+    ) -> None:
         """Continue the part in `directory` when it is of the same recipe, else begin anew there.
 
+        Args:
+            directory: of the part.
+            recipe: of the bank.
+            layout: of the bank.
+            rank: of this process; any but 0 joins what rank 0 has begun.
+            done: the batches that are done, as rank 0 found them; it looks itself.
+
         Raises:
-            RunError: too little space on the disk.
+            RunError: too little space on the disk, or what rank 0 has begun is not there, or of something else.
         """
-        self.directory, self.layout = directory, layout
-        self.done: set[int] = set()
+        self.directory, self.layout, self.rank = directory, layout, rank
+        self.done: set[int] = set(done)
         self._fresh: list[bytes] = []
         self._descriptors: dict[str, int] = {}
         self._started = time.monotonic()
-        rows = np.ascontiguousarray(recipe.digests[recipe.distinct_rows]).tobytes()
+        rows = recipe.entry_digests.tobytes()
         self._plan = {
             "identity": fingerprint(recipe.identity),
             "rows": checksum(rows).hex(),
@@ -63,30 +74,32 @@ class Partial:
         }
         stored = read_json(directory / PLAN)
         self.resumed = isinstance(stored, dict) and stored.get("plan") == self._plan and self._sizes_fit()
+        if rank and not self.resumed:
+            raise RunError(
+                f"process {rank} does not find in {directory} what process 0 has begun there; all processes of a build "
+                "need the same model, data and settings, and one file system."
+            )
         self.earlier_seconds = 0.0
         if self.resumed and isinstance(stored, dict) and isinstance(stored.get("seconds"), float):
             self.earlier_seconds = stored["seconds"]
         if not self.resumed:
             self._begin()
-        write_bytes(directory / ROWS, rows)
+        if not rank:
+            write_bytes(directory / ROWS, rows)
         if not self.resumed:
             write_json(directory / PLAN, {"plan": self._plan, "seconds": 0.0})
         for name in layout.sizes():
             self._descriptors[name] = os.open(directory / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if self.resumed:
-            self._read_journal()
+        if self.resumed and not rank:
+            self._read_journals()
 
     def write(self, batch: int, streams: list[NDArray[np.uint8]]) -> None:
-        """Write a batch, [b, bytes] for each stream of the layout, and note its blocks' checksums."""
-        layout, sums = self.layout, b""
-        for position, block in enumerate(blocks_in(layout, batch)):
-            shard, first, count = layout.block_place(block)
-            start = position * layout.rows_per_block
-            views = [values[start : start + count].reshape(-1).data for values in streams]
-            for (stream, size), view in zip(layout.streams.items(), views, strict=True):
-                _write_all(self._descriptors[shard_name(shard, stream)], view, first * size)
-            sums += checksum(*views)
-        first_block = batch * layout.rows_per_batch // layout.rows_per_block
+        """Write a batch, [b, bytes] for each stream of the layout, and note its blocks' checksums; any thread may."""
+        layout, first_block = self.layout, batch * self.layout.rows_per_batch // self.layout.rows_per_block
+        shard, first, _ = layout.block_place(first_block)
+        for (stream, size), values in zip(layout.streams.items(), streams, strict=True):
+            _write_all(self._descriptors[shard_name(shard, stream)], values.reshape(-1).data, first * size)
+        sums = block_checksums(layout, streams)
         _write_all(self._descriptors[CHECKSUMS], memoryview(sums), first_block * DIGEST_BYTES)
         number = batch.to_bytes(_NUMBER_BYTES, "little")
         self._fresh.append(number + checksum(number + sums))
@@ -98,15 +111,34 @@ class Partial:
             return
         for descriptor in self._descriptors.values():
             os.fdatasync(descriptor)
-        descriptor = os.open(self.directory / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        path = self.directory / f"journal-{self.rank:05d}.bin"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             _write_all(descriptor, memoryview(b"".join(self._fresh)), None)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         self._fresh = []
-        seconds = self.earlier_seconds + time.monotonic() - self._started
-        write_json(self.directory / PLAN, {"plan": self._plan, "seconds": seconds})
+        if not self.rank:
+            seconds = self.earlier_seconds + time.monotonic() - self._started
+            write_json(self.directory / PLAN, {"plan": self._plan, "seconds": seconds})
+
+    def take_in_others(self) -> None:
+        """Read in the journals what other processes have done; their data are not read again.
+
+        Raises:
+            RunError: not all batches are done.
+        """
+        for record in self._records():
+            batch = int.from_bytes(record[:_NUMBER_BYTES], "little")
+            if batch < self.layout.batches and batch not in self.done and self._is_done(record, read_data=False):
+                self.done.add(batch)
+        missing = self.layout.batches - len(self.done)
+        if missing:
+            raise RunError(
+                f"{missing} of {self.layout.batches} batches of the teacher bank are not in {self.directory} although "
+                "all processes have ended; it has to be one file system. Run the same command again."
+            )
 
     def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
         """The numbers of some rows, from the disk: [b, *shape] float64."""
@@ -116,7 +148,7 @@ class Partial:
             for target, row in zip(values, rows.tolist(), strict=True):
                 shard, inside = divmod(row, layout.rows_per_shard)
                 read_into(self._descriptors[shard_name(shard, stream)], target.data, inside * size)
-            streams.append(values)
+            streams.append(torch.from_numpy(values))
         return widen(*decode(streams, layout))
 
     def close(self) -> None:
@@ -146,32 +178,48 @@ class Partial:
         paths = {self.directory / name: size for name, size in self.layout.sizes().items()}
         return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
-    def _read_journal(self) -> None:
-        """Find out which batches are done: those whose record and data agree. A cut record at the end is dropped."""
-        path = self.directory / JOURNAL
-        data = path.read_bytes() if path.is_file() else b""
-        size = _NUMBER_BYTES + DIGEST_BYTES
-        records = [data[at : at + size] for at in range(0, len(data) - size + 1, size)]
-        if len(data) % size:
-            write_bytes(path, data[: len(records) * size])  # so that the next record starts at its place
-        for record in dict.fromkeys(records):
-            batch = int.from_bytes(record[:_NUMBER_BYTES], "little")
-            if batch < self.layout.batches and self._is_done(batch, record):
-                self.done.add(batch)
+    def _read_journals(self) -> None:
+        """Find out which batches are done: those whose record and data agree."""
+        records = [r for r in self._records() if int.from_bytes(r[:_NUMBER_BYTES], "little") < self.layout.batches]
+        for record, good in zip(records, ordered_map(self._is_done, records, available_threads()), strict=True):
+            if good:
+                self.done.add(int.from_bytes(record[:_NUMBER_BYTES], "little"))
 
-    def _is_done(self, batch: int, record: bytes) -> bool:
-        layout, sums = self.layout, b""
-        for block in blocks_in(layout, batch):
-            shard, first, count = layout.block_place(block)
-            views = []
-            for stream, size in layout.streams.items():
-                views.append(memoryview(bytearray(count * size)))
-                read_into(self._descriptors[shard_name(shard, stream)], views[-1], first * size)
-            sums += checksum(*views)
-        stored = memoryview(bytearray(len(sums)))
+    def _records(self) -> list[bytes]:
+        """The different records of all journals. One that was cut at the end is dropped; the next takes its place."""
+        found: dict[bytes, None] = {}
+        size = _NUMBER_BYTES + DIGEST_BYTES
+        for path in sorted(self.directory.glob("journal-*.bin")):
+            data = path.read_bytes()
+            whole = len(data) // size * size
+            if len(data) > whole:
+                write_bytes(path, data[:whole])
+            found |= dict.fromkeys(data[at : at + size] for at in range(0, whole, size))
+        return list(found)
+
+    def _is_done(self, record: bytes, read_data: bool = True) -> bool:
+        """Whether a batch's stored checksums are those of its record, and of its data."""
+        layout, batch = self.layout, int.from_bytes(record[:_NUMBER_BYTES], "little")
         first_block = batch * layout.rows_per_batch // layout.rows_per_block
-        read_into(self._descriptors[CHECKSUMS], stored, first_block * DIGEST_BYTES)
-        return stored == sums and checksum(record[:_NUMBER_BYTES] + sums) == record[_NUMBER_BYTES:]
+        shard, first, _ = layout.block_place(first_block)
+        count = min(layout.rows_per_batch, layout.rows - batch * layout.rows_per_batch)
+        stored = bytearray(-(-count // layout.rows_per_block) * DIGEST_BYTES)
+        read_into(self._descriptors[CHECKSUMS], memoryview(stored), first_block * DIGEST_BYTES)
+        if checksum(record[:_NUMBER_BYTES], stored) != record[_NUMBER_BYTES:]:
+            return False
+        if not read_data:
+            return True
+        streams = [np.empty((count, size), np.uint8) for size in layout.streams.values()]
+        for (stream, size), values in zip(layout.streams.items(), streams, strict=True):
+            read_into(self._descriptors[shard_name(shard, stream)], values.reshape(-1).data, first * size)
+        return block_checksums(layout, streams) == stored
+
+
+def block_checksums(layout: Layout, streams: list[NDArray[np.uint8]]) -> bytes:
+    """The checksums of a batch's blocks, one after the other; streams as `Partial.write` takes them."""
+    each, count = layout.rows_per_block, len(streams[0])
+    parts = ([values[at : at + each].reshape(-1).data for values in streams] for at in range(0, count, each))
+    return b"".join(checksum(*views) for views in parts)
 
 
 def _write_all(descriptor: int, view: memoryview, offset: int | None) -> None:

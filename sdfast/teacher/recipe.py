@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdfast.data.augment import Augmentation, content_keys
 from sdfast.data.transform import Transform
 from sdfast.models.vit import ViTEncoder, ViTShape
-from sdfast.teacher.features import Tokens
-from sdfast.teacher.fingerprint import digest_keys, identity_of
+from sdfast.teacher.bank import Bank
+from sdfast.teacher.features import Layer, Tokens
+from sdfast.teacher.fingerprint import digest_keys, identity_of, view_digests
 from sdfast.teacher.live import LiveTeacher
 
 
@@ -36,6 +38,8 @@ class Recipe:
         tokens: which tokens are kept.
         dtype: that they are stored in.
         device: where the teacher runs.
+        layer: after which block they are taken.
+        augment: K views of each image, in the place of the image; None for the image as it is.
     """
 
     encoder: ViTEncoder
@@ -48,13 +52,22 @@ class Recipe:
     tokens: Tokens
     dtype: str
     device: torch.device
+    layer: Layer = "last"
+    augment: Augmentation | None = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """See `identity_of`."""
-        wanted = self.digests[self.rows]
         return identity_of(
-            self.encoder, self.shape, wanted, self.transform, self.tokens, self.feature_shape, self.dtype
+            self.encoder,
+            self.shape,
+            self.entry_digests,
+            self.transform,
+            self.tokens,
+            self.layer,
+            self.feature_shape,
+            self.dtype,
+            self.augment,
         )
 
     @cached_property
@@ -62,6 +75,25 @@ class Recipe:
         """[n'] int64: the first row of each content, in order."""
         _, first = np.unique(digest_keys(self.digests[self.rows]), return_index=True)
         return self.rows[np.sort(first)]
+
+    @property
+    def views(self) -> int:
+        """Rows of the bank for each image: K, or 1."""
+        return 1 if self.augment is None else self.augment.views
+
+    @cached_property
+    def entry_digests(self) -> NDArray[np.uint8]:
+        """[n' * K, 32] uint8: what names each row of the bank, in the order in which they are built."""
+        return view_digests(self.digests[self.distinct_rows], self.views)
+
+    def rows_of_entries(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the bank as they are built -> rows of the split."""
+        return self.distinct_rows[entries // self.views]
+
+    def bank_rows(self, bank: Bank) -> Tensor:
+        """[K, m] int64: for each view and row of the split its row of a bank, -1 where it has none."""
+        rows = bank.rows_of(view_digests(self.digests, self.views))
+        return torch.from_numpy(np.ascontiguousarray(rows.reshape(-1, self.views).T))
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -72,14 +104,26 @@ class Recipe:
     @cached_property
     def _teacher(self) -> tuple[LiveTeacher, nn.Module]:
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        teacher = LiveTeacher(self.encoder, self.tokens).to(self.device, dtype)
+        teacher = LiveTeacher(self.encoder, self.tokens, self.layer).to(self.device, dtype)
         return teacher, copy.deepcopy(self.normalise).to(self.device, dtype)
 
-    def features(self, images: NDArray[np.uint8]) -> Tensor:
-        """[b, H, W, C] uint8 -> the teacher's features, on its device, in evaluation mode and full float32."""
-        teacher, normalise = self._teacher
+    def features(self, images: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
+        """The teacher's features, on its device, in evaluation mode and full float32.
+
+        Args:
+            images: [b, H, W, C] uint8.
+            entries: [b] int64, which rows of the bank they become.
+        """
         with full_precision(self.device):
-            return teacher(normalise(torch.from_numpy(images).to(self.device, non_blocking=True))).contiguous()
+            return self._teacher[0](self.pixels(images, entries)).contiguous()
+
+    def pixels(self, images: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
+        """What the teacher sees for the arguments of `features`: [b, C, H, W]."""
+        pixels = self._teacher[1](torch.from_numpy(images).to(self.device, non_blocking=True))
+        if self.augment is None:
+            return pixels
+        keys = content_keys(self.digests[self.rows_of_entries(entries)])
+        return self.augment.place(pixels, keys, torch.from_numpy(entries % self.views))
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def encode(features: Tensor, dtype: str) -> list[NDArray[np.uint8]]:
     return [_bytes(stored)]
 
 
-def decode(streams: list[NDArray[np.uint8]], layout: Layout) -> tuple[Tensor, Tensor | None]:
+def decode(streams: list[Tensor], layout: Layout) -> tuple[Tensor, Tensor | None]:
     """Features of some rows from their bytes, without a copy.
 
     Args:
@@ -53,10 +53,10 @@ def decode(streams: list[NDArray[np.uint8]], layout: Layout) -> tuple[Tensor, Te
         [b, *shape] in the bank's dtype, and for int8 the scales, [b, *shape[:-1]] float32.
     """
     rows = len(streams[0])
-    features = torch.from_numpy(streams[0]).view(TORCH_DTYPES[layout.dtype]).view(rows, *layout.shape)
+    features = streams[0].view(TORCH_DTYPES[layout.dtype]).view(rows, *layout.shape)
     if len(streams) == 1:
         return features, None
-    return features, torch.from_numpy(streams[1]).view(torch.float32).view(rows, *layout.shape[:-1])
+    return features, streams[1].view(torch.float32).view(rows, *layout.shape[:-1])
 
 
 def widen(features: Tensor, scale: Tensor | None) -> Tensor:

@@ -24,16 +24,17 @@ class Targets(NamedTuple):
 class Teacher(Protocol):
     """Where targets come from."""
 
-    def announce(self, rows: Tensor) -> None:
-        """Say which rows [B] of the split (on the CPU) the next batch has."""
+    def announce(self, rows: Tensor, epoch: int) -> None:
+        """Say which rows [B] of the split (on the CPU) a batch has that will be asked for, and in which epoch."""
         ...
 
-    def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
+    def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
         """The targets of some samples.
 
         Args:
             pixels: [B, C, H, W] normalised, unmasked, on the device.
             rows: [B] int64 on the CPU, which rows of the split they are.
+            epoch: decides which view of each row it is (epoch modulo views), where there are several.
         """
         ...
 
@@ -47,13 +48,15 @@ class ResidentBank:
         Args:
             features: [n, D] or [n, N, D], on the device.
             scale: [n] or [n, N] float32 for int8 features, there too.
-            bank_rows: [m] int64 on the CPU: for each row of the split its row of the bank, -1 where it has none.
+            bank_rows: [K, m] int64 on the CPU: for each view and row of the split its row of the bank, -1 where it
+                has none.
         """
         self.features, self.scale, self.bank_rows = features, scale, bank_rows
 
-    def announce(self, rows: Tensor) -> None:
+    def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 
-    def targets(self, pixels: Tensor, rows: Tensor) -> Targets:
+    def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
         """See `Teacher.targets`."""
-        return Targets(self.features, self.bank_rows[rows].to(self.features.device, non_blocking=True), self.scale)
+        chosen = self.bank_rows[epoch % len(self.bank_rows), rows]
+        return Targets(self.features, chosen.to(self.features.device, non_blocking=True), self.scale)

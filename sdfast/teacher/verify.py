@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from sdfast.errors import RunError
 from sdfast.rng import random_permutation
 from sdfast.teacher.bank import Bank
+from sdfast.teacher.fetch import DiskSource
 from sdfast.teacher.recipe import Recipe
-from sdfast.teacher.storage import quantum, widen
+from sdfast.teacher.storage import decode, quantum, widen
 
 # Error allowed beside the stored dtype's own, relative to the features' size: sums in another order (batches, devices).
 _TOLERANCE = 1e-3
@@ -41,21 +41,23 @@ def sample_errors(bank: Bank, recipe: Recipe, count: int, seed: int) -> SampleEr
     Raises:
         RunError: an error that rounding does not explain.
     """
-    features, scale = bank.load()
-    chosen = recipe.distinct_rows[random_permutation(seed, 0, len(recipe.distinct_rows))[:count].numpy()]
+    source, count = DiskSource(bank), min(count, len(bank))
+    chosen = random_permutation(seed, 0, len(bank))[:count].numpy()
     largest = excess = total = square = 0.0
-    for first in range(0, len(chosen), _BATCH):
-        rows = chosen[first : first + _BATCH]
-        now = recipe.features(np.ascontiguousarray(recipe.images[rows])).cpu().double()
-        kept = torch.from_numpy(bank.rows_of(recipe.digests[rows]))
-        error = (widen(features[kept], None if scale is None else scale[kept]) - now).abs()
+    for first in range(0, count, _BATCH):
+        entries = chosen[first : first + _BATCH]
+        images = np.ascontiguousarray(recipe.images[recipe.rows_of_entries(entries)])
+        now = recipe.features(images, entries).cpu().double()
+        kept = widen(*decode(source.read(bank.rows_of(recipe.entry_digests[entries])), bank.layout))
+        error = (kept - now).abs()
         excess = max(excess, float((error - quantum(now, recipe.dtype)).max()))
-        largest, total = max(largest, float(error.max())), total + float(error.mean()) * len(rows)
-        square += float(now.square().mean()) * len(rows)
+        largest, total = max(largest, float(error.max())), total + float(error.mean()) * len(entries)
+        square += float(now.square().mean()) * len(entries)
     found = SampleErrors(len(chosen), largest, total / len(chosen), (square / len(chosen)) ** 0.5)
     if not excess <= _TOLERANCE * found.size:
         raise RunError(
             f"the teacher bank {bank.directory} is not what the teacher gives: largest error {largest:.2e} in "
-            f"{found.rows} rows, whose features have size {found.size:.2e}; run `sdfast cache build --rebuild`."
+            f"{found.rows} rows, whose features have size {found.size:.2e}; run `sdfast cache build --out "
+            f"{bank.directory.parent} --rebuild`."
         )
     return found

@@ -59,7 +59,7 @@ def test_no_bank_and_no_run(tmp_path: Path, out: Path, capsys: pytest.CaptureFix
         assert "nothing" in sentence(capsys)
     shutil.rmtree(out / "teacher")
     assert run(["cache", "verify", "--out", str(out)]) == 2
-    assert "holds no teacher bank; run `sdfast cache build`" in sentence(capsys)
+    assert f"holds no teacher bank; run `sdfast cache build --out {out}`" in sentence(capsys)
     assert run(["cache", "verify", "--out", str(out), "--sample", "-1"]) == 2
 
 

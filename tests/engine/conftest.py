@@ -46,7 +46,14 @@ def objective_of(stage: str) -> Objective:
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
-    def make(stage: str, *, directory: Path = tmp_path, fingerprint: str = "f", **engine: object) -> Trainer:
+    def make(
+        stage: str,
+        *,
+        directory: Path = tmp_path,
+        fingerprint: str = "f",
+        flops_per_image: float | None = None,
+        **engine: object,
+    ) -> Trainer:
         torch.manual_seed(0)
         kind = FinetuneConfig if stage == "finetune" else PretrainConfig
         return Trainer(
@@ -58,6 +65,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             lambda rows: IMAGES[rows],
             directory,
             {"identity": fingerprint},
+            flops_per_image=flops_per_image,
         )
 
     return make

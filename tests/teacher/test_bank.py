@@ -11,7 +11,9 @@ import pytest
 import torch
 from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_module, make_recipe
 
+from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
+from sdfast.models.attention import Group, Groups
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.features import select_tokens
@@ -25,13 +27,23 @@ def expected(recipe, rows: np.ndarray) -> torch.Tensor:  # type: ignore[no-untyp
     pixels = torch.from_numpy(recipe.images[rows]).permute(0, 3, 1, 2).double() / 255
     mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (TRANSFORM.mean, TRANSFORM.std))
     encoder = make_module().encoder.double().eval()
+    pixels = (pixels - mean) / std
     with torch.no_grad():
-        return select_tokens(encoder((pixels - mean) / std), recipe.tokens)
+        if recipe.layer == "last":
+            return select_tokens(encoder(pixels), recipe.tokens)
+        patches = encoder.patch_embed(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat((encoder.cls_token.expand(len(pixels), -1, -1), patches), dim=1) + encoder.position_embeddings
+        shape, groups = x.shape, Groups((Group(len(x), x.shape[1], x.shape[1]),))
+        x = x.flatten(0, 1)
+        for number in range(recipe.layer):
+            x = encoder.blocks[number](x, groups)
+        return select_tokens(x.view(shape), recipe.tokens)
 
 
+@pytest.mark.parametrize("layer", ["last", 1])
 @pytest.mark.parametrize("tokens", ["cls", "patch", "all"])
-def test_a_bank_holds_the_teachers_features(tmp_path: Path, tokens: str) -> None:
-    recipe = make_recipe(tokens=tokens)
+def test_a_bank_holds_the_teachers_features(tmp_path: Path, tokens: str, layer: str | int) -> None:
+    recipe = make_recipe(tokens=tokens, layer=layer)
     bank = prepare_bank(tmp_path / "teacher", recipe)
     truth = expected(recipe, np.arange(COUNT))
     features, scale = bank.load()
@@ -117,6 +129,7 @@ OTHER = {
     "transform.mean": {"transform": replace(TRANSFORM, mean=(0.5, 0.4, 0.31))},
     "transform.resample": {"transform": replace(TRANSFORM, resample="bicubic")},
     "features.tokens": {"tokens": "all"},
+    "features.layer": {"layer": 1},
     "dtype": {"dtype": "float64"},
 }
 
@@ -204,3 +217,12 @@ def test_what_a_kill_left_of_a_write_neither_stays_nor_stops(tmp_path: Path) -> 
         prepare_bank(directory, make_recipe(tokens="all"), rebuild=True).identity == make_recipe(tokens="all").identity
     )
     assert not list(directory.glob(".staging-*"))
+
+
+def test_a_bank_of_an_older_format_says_so(tmp_path: Path) -> None:
+    prepare_bank(tmp_path / "teacher", make_recipe())
+    path = tmp_path / "teacher" / "manifest.json"
+    inner = {**json.loads(path.read_text())["manifest"], "format": 1}
+    path.write_text(json.dumps({"sha256": sha256_json(inner), "manifest": inner}))
+    with pytest.raises(UserError, match=rf"is of format 1, and .* format 2; .*build --out {tmp_path} --rebuild`"):
+        prepare_bank(tmp_path / "teacher", make_recipe())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
+from sdfast.cli.main import run
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.models.checkpoint import load_mae
@@ -75,12 +78,36 @@ def test_a_damaged_bank_stops_the_run_before_the_first_step(inputs: dict[str, Pa
     assert pipe.distill().steps == 6
 
 
-def test_other_tokens_need_another_bank(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_other_settings_need_another_bank(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The sentence gives the command that rebuilds it with all settings that differ."""
     out = tmp_path / "run"
+    pipeline(inputs, out, "pretrain.augment=crop", "teacher.views=1").distill()
+    changes = ("pretrain.augment=crop", "distill.tokens=patch", "distill.layer=1", "teacher.views=2")
+    with pytest.raises(UserError, match="of something else") as caught:
+        pipeline(inputs, out, *changes).distill()
+    found = re.search(r"`(sdfast cache build .*)`", str(caught.value))
+    assert found is not None
+    command = shlex.split(found[1])
+    assert command == ["sdfast", "cache", "build", "--out", str(out), "--rebuild", *changes[1:]]
+    assert run(command[1:]) == 0
+    result = pipeline(inputs, out, *changes).distill()
+    assert result.steps == 6 and open_bank(out / "teacher").identity["features"]["layer"] == 1
+    assert pipeline(inputs, out, "distill.tokens=all", resume="never").distill().steps == 6
+
+
+def test_the_command_in_the_sentence_is_the_one_that_helps(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a run"
     pipeline(inputs, out).distill()
-    with pytest.raises(UserError, match=r"features\.tokens is cls there and patch here"):
-        pipeline(inputs, out, "distill.tokens=patch").distill()
-    assert pipeline(inputs, out, "distill.tokens=patch", resume="never").distill().steps == 6
+    arguments = ["train", "--stage", "distill", "--out", str(out), *FEW_STEPS]
+    arguments += ["--model", str(inputs["model"]), "--data", str(inputs["data"]), "distill.tokens=patch"]
+    assert run(arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "features.tokens is cls there and patch here" in said
+    assert f"`sdfast cache build --out '{out}' --rebuild distill.tokens=patch`" in said
+    assert run(["cache", "build", "--out", str(out), "--rebuild", "distill.tokens=patch"]) == 0
+    assert run(arguments) == 0
 
 
 @pytest.mark.parametrize("mode", ["bank", "live"])
@@ -119,3 +146,37 @@ def test_a_rounded_bank_is_another_result(inputs: dict[str, Path], tmp_path: Pat
 def test_without_weight_no_bank_is_built(inputs: dict[str, Path], tmp_path: Path) -> None:
     pipeline(inputs, tmp_path / "run", "distill.weight=0").distill()
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_an_inner_layer_is_another_result_and_the_same_for_bank_and_live(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    plain = pipeline(inputs, tmp_path / "run").distill()
+    assert "distill.layer" not in read_json(plain.model.parent / "result.json")["inputs"]
+    build = pipeline(inputs, tmp_path / "run", "distill.layer=1")
+    build.build_bank(rebuild=True)
+    banked = build.distill()
+    live = pipeline(inputs, tmp_path / "live", "distill.layer=1", "teacher.mode=live").distill()
+    assert banked.fingerprint == live.fingerprint != plain.fingerprint and banked.weights != plain.weights
+    one, other = (load_mae(str(result.model)).module.state_dict() for result in (banked, live))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"), [("2", "which has 2 blocks; use 1 to 1, or last"), ("0", "distill.layer=0")]
+)
+def test_a_layer_that_is_not_there_is_one_sentence_before_any_training(
+    inputs: dict[str, Path], tmp_path: Path, layer: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        pipeline(inputs, tmp_path / "run", f"distill.layer={layer}").distill()
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_without_the_masked_part_only_what_the_layer_needs_is_trained(inputs: dict[str, Path], tmp_path: Path) -> None:
+    result = pipeline(inputs, tmp_path / "run", "distill.layer=1", "distill.mae_weight=0").distill()
+    start, end = (load_mae(str(path)).module.state_dict() for path in (inputs["model"], result.model))
+    changed = {name for name, value in end.items() if not torch.equal(value, start[name])}
+    assert any(name.startswith("encoder.blocks.0.") for name in changed)
+    assert not any(name.startswith(("decoder.", "encoder.blocks.1.", "encoder.norm.")) for name in changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -34,13 +35,11 @@ def build(directory: str, die_at: int | None, half: bool, seed: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    calls = 0
+    calls = itertools.count(1)  # from several threads
 
     def counted(function: Any) -> Any:
         def call(*arguments: Any, **more: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == die_at:
+            if next(calls) == die_at:
                 if half and function in (writes["pwrite"], writes["write"]):
                     descriptor, data, *rest = arguments
                     function(descriptor, data[: len(data) // 2], *rest)

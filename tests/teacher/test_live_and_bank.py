@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def train(
     """The loss of every step, and the weights after the last."""
     module = make_module(8).to(dtype)
     normalise = Normalise(TRANSFORM.mean, TRANSFORM.std).to(dtype)
-    objective = FurtherPretraining(module, normalise, PretrainConfig(), seed, teacher, recipe.tokens)
+    objective = FurtherPretraining(
+        module, normalise, PretrainConfig(), seed, teacher, recipe.tokens, recipe.layer, augment=recipe.augment
+    )
     images = torch.from_numpy(recipe.images)
     trainer = Trainer(
         "distill",
@@ -71,14 +74,16 @@ def interrupted_build(directory: Path, recipe: Recipe) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "batch_size", "seed", "accumulate"), [("cls", 16, 0, 1), ("cls", 7, 5, 2), ("all", 16, 0, 1)]
+    ("tokens", "layer", "batch_size", "seed", "accumulate"),
+    [("cls", "last", 16, 0, 1), ("cls", "last", 7, 5, 2), ("all", "last", 16, 0, 1), ("patch", 1, 16, 0, 1)],
 )
 def test_the_same_losses_and_weights_in_float64(
-    tmp_path: Path, tokens: str, batch_size: int, seed: int, accumulate: int
+    tmp_path: Path, tokens: str, layer: Any, batch_size: int, seed: int, accumulate: int
 ) -> None:
-    recipe = make_recipe(tokens=tokens, dtype="float64", rows=np.arange(0, COUNT, 2))
-    live = LiveTeacher(recipe.encoder, recipe.tokens).double()
-    bank = bank_targets(interrupted_build(tmp_path / "teacher", make_recipe(tokens=tokens, dtype="float64")), recipe)
+    whole = make_recipe(tokens=tokens, dtype="float64", layer=layer)
+    recipe = replace(whole, rows=np.arange(0, COUNT, 2))
+    live = LiveTeacher(recipe.encoder, recipe.tokens, layer).double()
+    bank = bank_targets(interrupted_build(tmp_path / "teacher", whole), recipe)
     arguments = (torch.float64, batch_size, seed, tmp_path, accumulate)
     losses, weights = train(recipe, live, *arguments)
     banked, bank_weights = train(recipe, bank, *arguments)
@@ -102,7 +107,7 @@ def test_a_wrong_row_shows(tmp_path: Path) -> None:
     """The comparison above can fail: with the rows shifted by one the losses are others."""
     recipe = make_recipe(dtype="float64")
     bank = bank_targets(prepare_bank(tmp_path / "teacher", recipe), recipe)
-    bank.bank_rows = bank.bank_rows.roll(1)
+    bank.bank_rows = bank.bank_rows.roll(1, dims=1)
     arguments = (torch.float64, 16, 0, tmp_path, 1)
     losses, _ = train(recipe, LiveTeacher(recipe.encoder, "cls").double(), *arguments)
     shifted, _ = train(recipe, bank, *arguments)

@@ -2,48 +2,97 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from bank_samples import COUNT, make_recipe
 from test_live_and_bank import train
 
+from sdfast.data.waiting import seconds_waited
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.errors import UserError
+from sdfast.teacher.bank import Bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.residency import StreamedBank, choose_residency, free_memory
-from sdfast.teacher.targets import ResidentBank
+from sdfast.teacher.fetch import FetchedBank
+from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.residency import choose_residency, free_memory, place_bank
+from sdfast.teacher.targets import ResidentBank, Teacher
 
 CPU = torch.device("cpu")
+PLACES = ("device", "host", "stream")
+
+
+def placed(bank: Bank, recipe: Recipe, place: str) -> Any:
+    """A bank at its place; host memory too, which nobody would choose beside a CPU."""
+    if place == "host":
+        return place_bank(bank, recipe.bank_rows(bank), "host", CPU)
+    return bank_targets(bank, recipe, place)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("tokens", "dtype"), [("cls", "float32"), ("all", "int8"), ("patch", "bfloat16")])
-def test_streamed_and_resident_train_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str, dtype: str
-) -> None:
+def test_all_places_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str, dtype: str) -> None:
     monkeypatch.setattr("test_live_and_bank.STEPS", 20)
     monkeypatch.setattr("sdfast.teacher.format._BLOCK_BYTES", 700)
     recipe = make_recipe(tokens=tokens, dtype=dtype)
     bank = prepare_bank(tmp_path / "teacher", recipe)
     for accumulate in (1, 3):
         results = []
-        for residency in ("device", "stream"):
-            teacher = bank_targets(bank, recipe, residency)  # type: ignore[arg-type]
-            assert isinstance(teacher, ResidentBank if residency == "device" else StreamedBank)
+        for place in PLACES:
+            teacher = placed(bank, recipe, place)
+            assert isinstance(teacher, ResidentBank if place == "device" else FetchedBank)
             results.append(train(recipe, teacher, torch.float32, 16, 0, tmp_path, accumulate))
-        assert results[0][0] == results[1][0]
-        assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
+        for losses, weights in results[1:]:
+            assert losses == results[0][0]
+            assert all(torch.equal(value, weights[name]) for name, value in results[0][1].items())
 
 
-def test_rows_that_were_not_announced_are_read_all_the_same(tmp_path: Path) -> None:
+def matched(teacher: Teacher, rows: list[int]) -> torch.Tensor:
+    targets = teacher.targets(torch.empty(0), torch.tensor(rows), 0)
+    assert targets.teacher is not None
+    return targets.teacher if targets.rows is None else targets.teacher[targets.rows]
+
+
+@pytest.mark.parametrize("place", PLACES[1:])
+def test_rows_that_were_not_announced_are_read_all_the_same(tmp_path: Path, place: str) -> None:
     recipe = make_recipe()
     bank = prepare_bank(tmp_path / "teacher", recipe)
-    teacher, whole = bank_targets(bank, recipe, "stream"), bank.load()[0]
-    pixels = torch.empty(0)
-    teacher.announce(torch.tensor([5, 3]))
-    for rows in ([3], [5, 3], [9, 9, 140], list(range(COUNT))):
-        assert torch.equal(teacher.targets(pixels, torch.tensor(rows)).teacher, whole[rows])
+    teacher, whole = placed(bank, recipe, place), bank.load()[0]
+    teacher.announce(torch.tensor([5, 3]), 0)
+    for rows in ([3], [5, 3], [3, 5], [9, 9, 140], list(range(COUNT)), [17], [140, 9], [5]):
+        assert torch.equal(matched(teacher, rows), whole[rows])
+
+
+@pytest.mark.parametrize("place", PLACES[1:])
+def test_a_step_is_fetched_while_the_one_before_is_used(tmp_path: Path, place: str) -> None:
+    """What is announced is fetched without being asked for, and does not disturb what is in use."""
+    recipe = make_recipe()
+    bank = prepare_bank(tmp_path / "teacher", recipe)
+    teacher, whole = placed(bank, recipe, place), bank.load()[0]
+    batches = list(torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).split(16))
+    fetched: list[int] = []
+    fill = teacher.source.fill
+    teacher.source.fill = lambda wanted, *more: (fetched.extend(wanted[more[0]].tolist()), fill(wanted, *more))
+    for rows, following in zip(batches, batches[1:] + batches[:1], strict=True):
+        teacher.announce(rows, 0)
+        used = teacher.targets(torch.empty(0), rows, 0).teacher
+        teacher.announce(following, 0)
+        teacher.targets(torch.empty(0), following, 0)
+        assert torch.equal(used, whole[rows])
+    assert sorted(fetched) == sorted([*range(COUNT), *batches[0].tolist()])  # nothing twice but the first
+
+
+def test_waiting_for_rows_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe()
+    teacher = bank_targets(prepare_bank(tmp_path / "teacher", recipe), recipe, "stream")
+    monkeypatch.setattr("sdfast.teacher.fetch.DiskSource.fill", lambda *arguments: time.sleep(0.02))
+    before = seconds_waited()
+    teacher.announce(torch.tensor([5, 3]), 0)
+    assert seconds_waited() == before
+    teacher.targets(torch.empty(0), torch.tensor([5, 3]), 0)
+    assert seconds_waited() - before >= 0.01
 
 
 def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -53,17 +102,41 @@ def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
     with open(tmp_path / "teacher" / "features-00000.bin", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xff")
-    teacher.targets(torch.empty(0), torch.tensor([0, 1]))
+    teacher.targets(torch.empty(0), torch.tensor([0, 1]), 0)
     with pytest.raises(UserError, match="damaged: block 2 of"):
-        teacher.targets(torch.empty(0), torch.tensor([COUNT - 1]))
+        teacher.targets(torch.empty(0), torch.tensor([COUNT - 1]), 0)
     with open(tmp_path / "teacher" / "features-00000.bin", "r+b") as file:
         file.truncate(10)
     with pytest.raises(UserError, match="damaged: a data file ended early"):
-        teacher.targets(torch.empty(0), torch.tensor([1, 0]))
+        teacher.targets(torch.empty(0), torch.tensor([2, 1]), 0)
+
+
+def test_damage_in_what_was_announced_and_never_used_stops_nothing(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    bank = prepare_bank(tmp_path / "teacher", recipe)
+    teacher = bank_targets(bank, recipe, "stream")
+    with open(tmp_path / "teacher" / "features-00000.bin", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    for rows in ([COUNT - 1], [0, 1], [2, 3], [4]):
+        teacher.announce(torch.tensor(rows), 0)
+    assert torch.equal(matched(teacher, [4]), torch.from_numpy(bank.shard(0)[4:5].copy()).view(torch.float32))
 
 
 def test_the_choice_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 << 20 < free_memory(CPU) < 1 << 50
-    monkeypatch.setattr("sdfast.teacher.residency.free_memory", lambda device: 1000)
+    free = {"cpu": 1000, "cuda": 100}
+    monkeypatch.setattr("sdfast.teacher.residency.free_memory", lambda device: free[device.type])
     assert [choose_residency("auto", size, CPU) for size in (500, 501)] == ["device", "stream"]
-    assert [choose_residency(wanted, 10**9, CPU) for wanted in ("device", "stream")] == ["device", "stream"]
+    gpu = torch.device("cuda")
+    assert [choose_residency("auto", size, gpu) for size in (50, 51, 500, 501)] == ["device", "host", "host", "stream"]
+    assert [choose_residency(wanted, 10**9, gpu) for wanted in ("device", "host", "stream")] == [
+        "device",
+        "host",
+        "stream",
+    ]
+    assert [choose_residency(wanted, 10**9, CPU) for wanted in ("device", "host", "stream")] == [
+        "device",
+        "device",
+        "stream",
+    ]

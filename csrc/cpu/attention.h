@@ -1,0 +1,64 @@
+// Softmax attention over many sequences of different lengths on the CPU: what a kernel is given. Nothing here needs
+// torch.
+//
+//   out_i = sum_j softmax_j(scale q_i . k_j) v_j     for the queries i and the keys j of one sequence and one head
+//
+// The scores of a block of queries stay in the caches; the backward pass makes them again from the logarithm of the
+// softmax' divisor (Dao et al., 2022, FlashAttention).
+#pragma once
+
+#include <cstdint>
+
+namespace sdfast {
+
+// A matrix of float vectors [token, head, dim], the values of a head side by side.
+struct Heads {
+  float* data = nullptr;
+  int64_t token_stride = 0;  // in elements
+  int64_t head_stride = 0;
+};
+
+// Rows [q_begin, q_end) of the queries see rows [k_begin, k_end) of keys and values.
+struct Sequence {
+  int64_t q_begin, q_end, k_begin, k_end;
+};
+
+struct AttentionOperands {
+  Heads q, k, v, out;
+  float* lse = nullptr;  // [heads, queries]: logarithm of the sum of exp(scaled scores)
+  int64_t queries = 0;   // rows of q: the stride of lse
+  int64_t dim = 0;
+  float scale = 1.0f;
+  Heads grad_out, grad_q, grad_k, grad_v;  // backward only
+};
+
+// One instruction set's kernels, for one sequence and one head. `scratch` holds attention_scratch_bytes() bytes.
+struct AttentionKernels {
+  void (*forward)(const AttentionOperands&, const Sequence&, int64_t head, float* scratch);
+  void (*backward)(const AttentionOperands&, const Sequence&, int64_t head, float* scratch);
+};
+
+AttentionKernels attention_plain();
+#ifdef SDFAST_X86_SIMD
+AttentionKernels attention_avx2();
+AttentionKernels attention_avx512();
+#endif
+
+// Those of simd_level().
+AttentionKernels attention_kernels();
+
+constexpr int64_t kAttentionLanes = 16;       // padded sizes are multiples of the widest vector
+constexpr int64_t kAttentionQueryBlock = 48;  // queries whose scores are held at once
+
+static constexpr int64_t attention_padded(int64_t size) {
+  return (size + kAttentionLanes - 1) / kAttentionLanes * kAttentionLanes;
+}
+
+// Enough for both directions: keys and values as rows and as columns, their gradients, and a block of queries with two
+// blocks of scores.
+static constexpr int64_t attention_scratch_bytes(int64_t keys, int64_t dim) {
+  const int64_t tokens = attention_padded(keys), width = attention_padded(dim);
+  return (6 * tokens * width + kAttentionQueryBlock * (4 * width + 2 * tokens + 2)) * int64_t{sizeof(float)} + 64;
+}
+
+}  // namespace sdfast

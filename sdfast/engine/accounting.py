@@ -1,0 +1,48 @@
+"""From a run's configuration to what its steps cost."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sdfast.config import Config, EngineConfig
+from sdfast.data.masking import visible_count
+from sdfast.models.flops import StepSpec
+from sdfast.models.vit import ViTShape
+from sdfast.teacher.features import blocks_before
+
+Stage = Literal["pretrain", "distill", "finetune"]
+SHORTCUTS = ("packed", "cls_tail", "masked_tail")
+
+
+def shortcuts(engine: EngineConfig) -> dict[str, bool]:
+    """The exact shortcuts that the engine has, by key, and whether each is on."""
+    return {name: bool(getattr(engine, name)) for name in SHORTCUTS if hasattr(engine, name)}
+
+
+def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -> StepSpec:
+    """What a stage's step computes for one image.
+
+    With `pretrain.mask=bernoulli` the mean number of masked patches is taken, and padding is left out.
+
+    Args:
+        stage: its name.
+        config: of the run.
+        shape: of the model.
+        classes: outputs of the classifier, for `finetune`.
+    """
+    ratio, patches = config.pretrain.mask_ratio, shape.patches
+    fixed = config.pretrain.mask == "fixed"
+    visible = visible_count(patches, ratio) if fixed else round(patches * (1 - ratio))
+    return StepSpec(
+        shape,
+        stage,
+        visible=visible,
+        masked=patches - visible,
+        tokens=config.distill.tokens,
+        layer=blocks_before(config.distill.layer),
+        teacher=config.teacher.mode,
+        mae=bool(config.distill.mae_weight),
+        distill=bool(config.distill.weight),
+        classes=classes,
+        **shortcuts(config.engine),
+    )

@@ -1,0 +1,76 @@
+"""The device's own matrix-multiplication rate, measured: what a step's FLOP/s are a share of."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+
+_SECONDS = 0.25  # spent on repeats; about twice as much in all
+_SATURATED = 0.01  # seconds that one product takes at a size that is large enough
+_SIZES = (1024, 2048, 4096, 8192)
+_REPEATS = 12
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a square product on the device, the best of a few; measured once per process, setting and thread count.
+
+    float32 products on a GPU are TF32 where torch is set so, and are measured as torch is set. No random number is
+    drawn.
+
+    Args:
+        device: where.
+        dtype: of both factors and of the product.
+    """
+    setting = torch.get_float32_matmul_precision() if dtype == torch.float32 else ""
+    return _measured(str(device), dtype, setting, torch.get_num_threads())
+
+
+def peak_name(device: torch.device, dtype: torch.dtype) -> str:
+    """What a person calls that arithmetic: `fp32`, `tf32`, `bf16`."""
+    if dtype == torch.float32 and device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}[dtype]
+
+
+@functools.cache
+def _measured(device: str, dtype: torch.dtype, setting: str, threads: int) -> float:
+    size = 0
+    for larger in _SIZES:
+        if size and not _fits(larger, dtype, device):
+            break
+        size = larger
+        factors = [torch.full((size, size), 1 / 64, dtype=dtype, device=device) for _ in range(2)]
+        product = torch.empty((size, size), dtype=dtype, device=device)
+        seconds = [_seconds(factors, product) for _ in range(2)]  # the first one warms up
+        if seconds[-1] >= _SATURATED or size == _SIZES[-1]:
+            break
+    spent = seconds[-1]
+    while len(seconds) < _REPEATS and spent < _SECONDS:
+        seconds.append(_seconds(factors, product))
+        spent += seconds[-1]
+    if device.startswith("cuda"):
+        del factors, product
+        torch.cuda.empty_cache()
+    return 2 * size**3 / min(seconds)
+
+
+def _fits(size: int, dtype: torch.dtype, device: str) -> bool:
+    """Whether a GPU has room to spare for the factors and the product."""
+    if not device.startswith("cuda"):
+        return True
+    return 4 * size * size * dtype.itemsize < torch.cuda.mem_get_info(device)[0]
+
+
+def _seconds(factors: list[torch.Tensor], product: torch.Tensor) -> float:
+    if product.device.type != "cuda":
+        started = time.perf_counter()
+        torch.mm(factors[0], factors[1], out=product)
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    torch.mm(factors[0], factors[1], out=product)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000

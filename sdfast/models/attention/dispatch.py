@@ -1,0 +1,157 @@
+"""Which backend computes an attention: a named one, or the best that is there.
+
+On the CPU `auto` is the compiled kernel where it can be had, else `sdpa`: a fixed rule, so that a resumed run gives the
+same bits. On CUDA the candidates are timed once for each shape, forward and backward, and the fastest is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdfast.log import log
+from sdfast.losses.mae_distill.dispatch import constant_to_the_compiler
+from sdfast.models.attention.groups import Group, Groups
+from sdfast.models.attention.native import native_attention_across, native_self_attention, why_not_native
+from sdfast.models.attention.reference import reference_attention
+from sdfast.models.attention.sdpa import sdpa_attention
+from sdfast.models.attention.varlen import varlen_attention, why_not_varlen
+from sdfast.models.attention.xformers_backend import why_not_xformers, xformers_attention
+
+BACKENDS = ("reference", "sdpa", "native", "varlen", "xformers")
+_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Groups], Tensor]] = {
+    "reference": reference_attention,
+    "sdpa": sdpa_attention,
+    "varlen": varlen_attention,
+    "xformers": xformers_attention,
+}
+_CANDIDATES = {"cpu": ("native", "sdpa"), "cuda": ("varlen", "xformers", "sdpa")}
+_CALIBRATION_ROUNDS = 10
+
+Shape = tuple[tuple[int, int, int], ...]
+
+
+def attend(qkv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
+    """Softmax attention of every sequence to itself.
+
+    Args:
+        qkv: [T, 3, H, d], the queries, keys and values of T tokens, group after group.
+        groups: the sequences; queries and keys are the same tokens.
+        backend: one of `BACKENDS`, or `auto`.
+
+    Returns:
+        [T, H * d].
+
+    Raises:
+        ValueError: an unknown backend.
+        RuntimeError: a named backend that is not available, with the reason.
+    """
+    chosen = choose_backend(backend, qkv.device, qkv.dtype, qkv.shape[2], qkv.shape[3], groups.shape)
+    if chosen == "native":
+        return native_self_attention(qkv, groups).flatten(1)
+    q, k, v = qkv.unbind(1)
+    return _FUNCTIONS[chosen](q, k, v, groups).flatten(1)
+
+
+def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
+    """Softmax attention of some queries to the keys of their sequences.
+
+    Args:
+        q: [Tq, H, d] queries, group after group.
+        kv: [Tk, 2, H, d] keys and values.
+        groups: the sequences.
+        backend: see `attend`.
+
+    Returns:
+        [Tq, H * d].
+
+    Raises:
+        ValueError, RuntimeError: see `attend`.
+    """
+    chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], groups.shape)
+    if chosen == "native":
+        return native_attention_across(q, kv, groups).flatten(1)
+    k, v = kv.unbind(1)
+    return _FUNCTIONS[chosen](q, k, v, groups).flatten(1)
+
+
+def why_not(backend: str, device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+    """None when a backend can be used for heads of `dim` values, else the reason."""
+    if backend == "native":
+        return why_not_native(device, dtype)
+    if backend == "varlen":
+        return why_not_varlen(device, dtype, dim)
+    return why_not_xformers(device, dtype, dim) if backend == "xformers" else None
+
+
+@constant_to_the_compiler
+def choose_backend(name: str, device: torch.device, dtype: torch.dtype, heads: int, dim: int, shape: Shape) -> str:
+    """The backend to use: `name` itself, or for `auto` the best for this device and shape.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: a named one that is not available.
+    """
+    if name != "auto":
+        _check_named(name, device, dtype, dim)
+        return name
+    candidates = _ready(device, dtype, dim)
+    if device.type == "cpu" or len(candidates) == 1:
+        return candidates[0]
+    return _calibrated(candidates, device, dtype, heads, dim, shape)
+
+
+@functools.cache
+def _check_named(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> None:
+    if name not in BACKENDS:
+        raise ValueError(f"attention backend should be one of auto, {', '.join(BACKENDS)}, not {name!r}")
+    reason = why_not(name, device, dtype, dim)
+    if reason is not None:
+        raise RuntimeError(f"attention backend {name!r} is not available: {reason}")
+
+
+@functools.cache
+def _ready(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[str, ...]:
+    known = _CANDIDATES.get(device.type, ("sdpa",))
+    return tuple(name for name in known if why_not(name, device, dtype, dim) is None)
+
+
+@functools.cache
+def _calibrated(
+    candidates: tuple[str, ...], device: torch.device, dtype: torch.dtype, heads: int, dim: int, shape: Shape
+) -> str:
+    """The fastest candidate, forward and backward, on numbers drawn for the purpose; one that fails drops out."""
+    groups = Groups(tuple(Group(*each) for each in shape))
+    rows = sum(groups.query_sizes), sum(groups.key_sizes)
+    generator = torch.Generator(device).manual_seed(0)
+    tokens = [torch.randn(n, heads, dim, device=device, generator=generator) for n in (rows[0], rows[1], rows[1])]
+    operands = [each.to(dtype).requires_grad_() for each in tokens]
+    seconds = {}
+    for name in candidates:
+        try:
+            seconds[name] = _time(_FUNCTIONS[name], operands, groups)
+        except (RuntimeError, NotImplementedError) as error:
+            log.info("attention: %s does not run here (%s)", name, " ".join(str(error).split())[:120])
+    if not seconds:
+        return "sdpa"
+    best = min(seconds, key=lambda name: seconds[name])
+    times = ", ".join(f"{name} {value * 1e6:.0f} us" for name, value in seconds.items())
+    log.info("attention: %s for %d tokens in %d heads of %d (%s)", best, rows[0], heads, dim, times)
+    return best
+
+
+def _time(function: Callable[..., Tensor], operands: list[Tensor], groups: Groups) -> float:
+    """Seconds of one forward and backward pass, by the device's own clock."""
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    with torch.enable_grad():
+        for round_number in range(_CALIBRATION_ROUNDS + 3):
+            if round_number == 3:
+                start.record()
+            out = function(*operands, groups)
+            torch.autograd.grad(out, operands, out.detach())
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1000 / _CALIBRATION_ROUNDS

@@ -1,0 +1,42 @@
+"""xformers' `memory_efficient_attention` with a block-diagonal bias: FlashAttention where the card has it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdfast.models.attention.groups import Groups
+from sdfast.models.attention.sdpa import sdpa_attention
+from sdfast.models.attention.varlen import needs_half_on_cuda
+
+
+def why_not_xformers(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
+    """None when it can be used, else the reason."""
+    try:
+        importlib.import_module("xformers.ops.fmha.attn_bias")
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"xformers does not import ({error}); pip install xformers"
+    if device.type == "cuda" and dtype == torch.float32:  # its CUTLASS kernels
+        return None if dim % 4 == 0 else f"heads of {dim} values do not fit its kernels"
+    return needs_half_on_cuda(device, dtype, dim)
+
+
+def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
+    """See `attend_across` for the arguments. Padded sequences go to `sdpa`: no bias for them has gradients."""
+    if groups.ragged:
+        return sdpa_attention(q, k, v, groups)
+    operators: Any = importlib.import_module("xformers.ops")
+    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=_bias(groups, q.device))[0]
+
+
+def _bias(groups: Groups, device: torch.device) -> Any:
+    """Made once for the groups."""
+    known = groups.__dict__.get("_xformers_bias")
+    if known is None:
+        biases: Any = importlib.import_module("xformers.ops.fmha.attn_bias")
+        known = biases.BlockDiagonalMask.from_seqlens(groups.lengths("queries"), groups.lengths("keys")).to(device)
+        groups.__dict__["_xformers_bias"] = known
+    return known

@@ -1,0 +1,87 @@
+"""A linear layer whose products run on oneDNN where that is faster: float32 on an x86 CPU.
+
+torch multiplies float32 matrices with MKL, which adds the bias in a pass of its own. oneDNN's kernels take the bias and
+a residual along and are faster for the forward product and for the gradient of the input; MKL is faster for the
+gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_SMALLEST_ROWS = 64  # below, the call costs more than the product
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, and the same with a residual added to its output."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[..., in] -> [..., out]; `residual` has the output's shape."""
+        return linear(input, self.weight, self.bias, residual)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
+    """x weight^T + bias (+ residual).
+
+    Args:
+        x: [..., in].
+        weight: [out, in].
+        bias: [out], or None.
+        residual: [..., out], or None.
+
+    Returns:
+        [..., out].
+    """
+    if x.dim() == 2 and _faster_with_onednn(x, weight):
+        return _OneDnnLinear.apply(x, weight, bias, residual)
+    out = F.linear(x, weight, bias)
+    return out if residual is None else residual + out
+
+
+def _faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.shape[0] >= _SMALLEST_ROWS
+        and _onednn_is_there()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+@functools.cache
+def _onednn_is_there() -> bool:
+    """Whether this build of torch has the operator, on a processor whose kernels oneDNN is known to win with."""
+    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if residual is None:
+            return _product(x, weight, bias)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad_outputs[0]
+        wants_x, wants_weight, wants_bias, wants_residual = ctx.needs_input_grad
+        return (
+            _product(grad, weight.t(), None) if wants_x else None,
+            grad.t() @ x if wants_weight else None,
+            grad.sum(dim=0) if wants_bias else None,
+            grad if wants_residual else None,
+        )

@@ -1,0 +1,48 @@
+"""What a stage costs, from its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import SHAPE
+
+from sdfast.config import Config, EngineConfig
+from sdfast.data.masking import patch_mask
+from sdfast.engine import accounting
+from sdfast.engine.accounting import shortcuts, step_spec
+from sdfast.models.flops import step_flops
+
+
+def spec(stage: Any, values: dict[str, Any] | None = None, **more: Any) -> Any:
+    return step_spec(stage, Config.model_validate(values or {}), SHAPE, **more)
+
+
+def test_what_the_keys_decide() -> None:
+    plain = spec("distill")
+    assert (plain.visible, plain.masked, plain.tokens, plain.teacher) == (4, 12, "cls", "bank")
+    assert spec("distill", {"distill": {"tokens": "all"}, "teacher": {"mode": "live"}}).live_teacher
+    assert not spec("distill", {"distill": {"weight": 0}, "teacher": {"mode": "live"}}).live_teacher
+    assert not spec("distill", {"distill": {"mae_weight": 0}}).masked_view
+    assert step_flops(spec("finetune", classes=7)).forward["classifier"] == 2 * 32 * 7
+    # The weights of distill say nothing about the other stages.
+    assert spec("pretrain", {"distill": {"mae_weight": 0}}).masked_view
+    assert not spec("pretrain").clean_view
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.4, 0.75, 0.99])
+def test_masks_are_as_many_as_are_drawn(ratio: float) -> None:
+    rows = torch.arange(200)
+    drawn = patch_mask(0, 0, rows, SHAPE.patches, ratio)
+    assert spec("pretrain", {"pretrain": {"mask_ratio": ratio}}).visible == drawn.visible_ids.shape[1]
+    assert spec("pretrain", {"pretrain": {"mask_ratio": ratio}}).masked == int(drawn.mask[0].sum())
+    bernoulli = spec("pretrain", {"pretrain": {"mask_ratio": ratio, "mask": "bernoulli"}})
+    share = patch_mask(0, 0, rows, SHAPE.patches, ratio, "bernoulli").mask.float().mean()
+    assert bernoulli.masked == pytest.approx(float(share) * SHAPE.patches, abs=1.2)
+
+
+def test_shortcuts_are_those_that_the_engine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(shortcuts(EngineConfig())) == set(accounting.SHORTCUTS) & set(EngineConfig.model_fields)
+    monkeypatch.setattr(accounting, "SHORTCUTS", ("compile", "absent"))
+    assert shortcuts(EngineConfig(compile=True)) == {"compile": True}
