@@ -116,8 +116,8 @@ def import_parts() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    for name in PARTS:
-        importlib.import_module(f"gpu_parts.{name}")
+    for name in ("torch._dynamo", *(f"gpu_parts.{part}" for part in PARTS)):
+        importlib.import_module(name)
 
 
 def child(name: str, context: Context, path: Path) -> None:

@@ -67,7 +67,15 @@ def run_steps(point: Point, engine: dict[str, Any], dtype: torch.dtype, steps: i
 
 
 def flat(trainer: Any) -> Tensor:
-    return torch.cat([p.detach().double().flatten().cpu() for p in trainer.parameters.values()])
+    """All trained numbers but the keys' biases: softmax ignores them, and Adam divides their noise by itself."""
+    parts = []
+    for name, parameter in trainer.parameters.items():
+        numbers = parameter.detach().double().flatten().cpu()
+        if name.endswith("qkv.bias"):
+            queries, _, values = numbers.chunk(3)
+            numbers = torch.cat((queries, values))
+        parts.append(numbers)
+    return torch.cat(parts)
 
 
 def settings_agree(context: Context) -> dict[str, Any]:
@@ -152,10 +160,9 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
     heads, width = (2, 16) if context.quick else (12, 64)
     result["attention"] = {}
     for dtype in (torch.bfloat16, torch.float32):
-        for name, groups in attention.shapes(context).items():
+        for name, groups in attention.groups_of(context, 8).items():
             key = f"{name} tokens, {str(dtype).removeprefix('torch.')}"
-            small = tuple((min(sequences, 8), tokens) for sequences, tokens in groups)
-            result["attention"][key] = context.attempt(attention.agreement, small, heads, width, dtype, context)
+            result["attention"][key] = context.attempt(attention.agreement, groups, heads, width, dtype, context)
     yield result
     for name, check in (("settings", settings_agree), ("bf16", bf16_follows_fp32), ("banks", banks_alike)):
         result[name] = context.attempt(check, context)

@@ -22,6 +22,11 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows)])
 
 
+def said(row: dict[str, Any]) -> str:
+    """Why a row has no figures; nothing where it has."""
+    return row.get("error") or (f"absent: {row['absent']}" if "absent" in row else "")
+
+
 def number(value: float | None, form: str = "{:.3g}") -> str:
     return "" if value is None else form.format(value)
 
@@ -108,8 +113,8 @@ def steps(part: dict[str, Any]) -> str:
 
 
 def verdict(row: dict[str, Any], key: str) -> list[str]:
-    if "error" in row:
-        return ["", row["error"]]
+    if "error" in row or "absent" in row:
+        return ["", said(row)]
     return [number(row.get(key)), "" if "met" not in row else "met" if row["met"] else "**missed**"]
 
 
@@ -169,8 +174,7 @@ def attention(part: dict[str, Any]) -> str:
     rows = []
     for key, backends in part["rows"].items():
         for name, row in backends.items() if "error" not in backends else [("all", backends)]:
-            said = row.get("error") or f"{row['ms']:.4g}"
-            rows.append([key, name, said, number(row.get("TFLOP/s"))])
+            rows.append([key, name, said(row) or f"{row['ms']:.4g}", number(row.get("TFLOP/s"))])
     title = f"## Attention, forward and backward ({part['heads']} heads of {part['head_width']})"
     return "\n\n".join([title, table(["tokens", "backend", "ms", "TFLOP/s"], rows), failed("", part)])
 

@@ -6,32 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import ratios
 import step_clock
-from step_flops import step_flops
-
-from sdfast.models.vit import TransformerShape, ViTShape
-
-DECODER = TransformerShape(512, 8, 16, 2048)
-BASE = ViTShape((224, 224), 16, 3, TransformerShape(768, 12, 12, 3072), DECODER)
-LARGE = ViTShape((224, 224), 16, 3, TransformerShape(1024, 24, 16, 4096), DECODER)
-
-
-@pytest.mark.parametrize(
-    ("stage", "how", "base", "large"),
-    [
-        ("finetune", {}, 105.4, 369.3),
-        ("pretrain", {}, 58.7, 124.5),
-        ("distill", {"live_teacher": True}, 199.2, 617.0),
-        ("distill", {}, 164.1, 493.9),
-        ("distill", {"cls_tail": True}, 156.8, 481.1),
-        ("distill", {"cls_tail": True, "masked_tail": True, "packed": True}, 155.1, 479.2),
-    ],
-)
-def test_flops_of_a_step(stage: str, how: dict[str, bool], base: float, large: float) -> None:
-    for shape, expected in ((BASE, base), (LARGE, large)):
-        assert step_flops(stage, shape, 49, **how) / 1e9 == pytest.approx(expected, abs=0.06)
 
 
 def test_arms_take_turns() -> None:
