@@ -4,9 +4,9 @@
 
 A benchmark is one stage of one model. Its arms are built first; each runs once untimed (compilation falls there and is
 reported, not counted), then all take turns, and a plain matrix product takes its turn among them, so that whatever else
-the machine does disturbs all alike and the product's rate is this machine's peak at that time. float32; every arm runs
-with freed pages kept (sdfast.engine.allocator), as sdfast's own loop does: without, the Hugging Face arms would be the
-slower for a setting, not for their arithmetic. Name models to run fewer: `-k "distill and ViT-S"`.
+the machine does disturbs all alike; the product's fastest round is the machine's peak. float32; every arm runs with
+freed pages kept (sdfast.engine.allocator), as sdfast's own loop does: without, the Hugging Face arms would be the
+slower for a setting, not for their arithmetic. Name points to run fewer: `-k "distill and ViT-S"`.
 """
 
 from __future__ import annotations
