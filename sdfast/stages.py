@@ -161,7 +161,7 @@ def _fit(
     config, engine = getattr(run.config, stage), run.config.engine
     use_attention(objective.module, engine.attention)
     order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
-    if engine.compile:
+    if engine.compile is True or (engine.compile == "auto" and run.device.type == "cuda" and config.steps >= 500):
         for block in objective.module.modules():
             if isinstance(block, Block):
                 block.compile()

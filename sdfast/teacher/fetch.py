@@ -144,6 +144,8 @@ class FetchedBank:
         for pool in (self._readers, self._delivering):
             weakref.finalize(self, pool.shutdown, wait=False, cancel_futures=True)
 
+    static = False  # see `Teacher.static`: every batch comes in tensors of its own
+
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Begin to fetch the rows [B] of a batch; nothing to do when it has been announced."""
         if any(held.epoch == epoch and torch.equal(held.rows, rows) for held in self._batches):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,7 +77,7 @@ class Groups:
 
     def offsets(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Where sequences begin, for queries and keys: [sequences + 1] int32 each, the last being the end."""
-        return self._offsets(device, "queries"), self._offsets(device, "keys")
+        return _offsets(tuple(self.lengths("queries")), device), _offsets(tuple(self.lengths("keys")), device)
 
     def seen(self, device: torch.device) -> Tensor | None:
         """[sequences] int32: keys of each sequence that are not padding; None when none is."""
@@ -99,9 +100,7 @@ class Groups:
         """Tokens of every sequence, padding included; `kind` is `queries` or `keys`."""
         return [getattr(group, kind) for group in self.groups for _ in range(group.batch)]
 
-    def _offsets(self, device: torch.device, kind: str) -> Tensor:
-        known = self.__dict__.setdefault("_known_offsets", {})
-        if (kind, device) not in known:
-            ends = torch.tensor([0, *self.lengths(kind)]).cumsum(0).to(torch.int32)
-            known[kind, device] = ends.to(device, non_blocking=True)
-        return known[kind, device]
+
+@functools.lru_cache(maxsize=64)
+def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -29,14 +30,11 @@ def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tenso
     if groups.ragged:
         return sdpa_attention(q, k, v, groups)
     operators: Any = importlib.import_module("xformers.ops")
-    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=_bias(groups, q.device))[0]
+    bias = _bias(tuple(groups.lengths("queries")), tuple(groups.lengths("keys")), q.device)
+    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)[0]
 
 
-def _bias(groups: Groups, device: torch.device) -> Any:
-    """Made once for the groups."""
-    known = groups.__dict__.get("_xformers_bias")
-    if known is None:
-        biases: Any = importlib.import_module("xformers.ops.fmha.attn_bias")
-        known = biases.BlockDiagonalMask.from_seqlens(groups.lengths("queries"), groups.lengths("keys")).to(device)
-        groups.__dict__["_xformers_bias"] = known
-    return known
+@functools.lru_cache(maxsize=64)
+def _bias(queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> Any:
+    biases: Any = importlib.import_module("xformers.ops.fmha.attn_bias")
+    return biases.BlockDiagonalMask.from_seqlens(queries, keys).to(device)
