@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from naive import clean_cls, finetuning_optimizer, freeze_positions, pretraining_optimizer
+from naive import clean_cls, finetuning_optimizer, freeze_positions, layers_of, pretraining_optimizer
 from torch import Tensor, nn
 from transformers import ViTForImageClassification, ViTMAEForPreTraining
 
@@ -57,7 +57,7 @@ class _Step:
 
 
 def _mae_layers(model: ViTMAEForPreTraining) -> list[nn.Module]:
-    return [*model.vit.layers, *model.decoder.decoder_layers]
+    return [*layers_of(model.vit), *model.decoder.decoder_layers]
 
 
 class HonestPretraining(_Step):
@@ -100,7 +100,7 @@ class HonestFinetuning(_Step):
     """One fine-tuning step."""
 
     def __init__(self, model: ViTForImageClassification, lr: float = 1e-4, speed: Speed | None = None) -> None:
-        super().__init__(model, list(model.vit.layers), finetuning_optimizer(model, lr, fused=True), speed or Speed())
+        super().__init__(model, layers_of(model.vit), finetuning_optimizer(model, lr, fused=True), speed or Speed())
 
     def _loss(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         return {"loss": self.model(pixels, labels=labels).loss}

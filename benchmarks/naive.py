@@ -43,13 +43,18 @@ def freeze_positions(model: ViTMAEForPreTraining) -> ViTMAEForPreTraining:
     return model
 
 
+def layers_of(vit: nn.Module) -> list[nn.Module]:
+    """The transformer layers of a ViTMAEModel or ViTModel, by either of the names they had in transformers."""
+    return list(vit.layers if hasattr(vit, "layers") else vit.encoder.layer)
+
+
 def clean_cls(model: ViTMAEForPreTraining, pixels: Tensor) -> Tensor:
     """The CLS token of the unmasked image after the final LayerNorm, [B, D], around ViTMAE's masking."""
     vit = model.vit
     tokens = vit.embeddings.patch_embeddings(pixels) + vit.embeddings.position_embeddings[:, 1:]
     cls = (vit.embeddings.cls_token + vit.embeddings.position_embeddings[:, :1]).expand(len(pixels), -1, -1)
     hidden = torch.cat((cls, tokens), dim=1)
-    for layer in vit.layers:
+    for layer in layers_of(vit):
         hidden = layer(hidden)
     return vit.layernorm(hidden)[:, 0]
 

@@ -19,18 +19,20 @@ from typing import Any, Literal
 import honest
 import naive
 import torch
-from step_flops import step_flops
 from torch import Tensor
 from transformers import ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
+from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
+from sdfast.models.flops import StepSpec, step_flops
+from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import Block, ViTShape
-from sdfast.objectives.base import Normalise
+from sdfast.models.vit import Block, ViTEncoder, ViTShape, use_attention
+from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
@@ -50,7 +52,6 @@ NO_SWITCHES = {
     "log_every",
     "tensorboard",
 }
-SHORTCUTS = ("packed", "cls_tail", "masked_tail")  # the switches that leave work out, exactly
 Run = Callable[[], Any]
 
 
@@ -139,6 +140,12 @@ def _ours_once(model: str) -> PretrainedMAE:
 
 
 @cache
+def _teacher_once(model: str) -> ViTEncoder:
+    """Other weights than the student's, as in a run."""
+    return fresh_mae(_ours_once(model).shape, seed=1).encoder
+
+
+@cache
 def _mae_once(model: str) -> ViTMAEForPreTraining:
     return ViTMAEForPreTraining.from_pretrained(folder_of(model).name, attn_implementation="sdpa")
 
@@ -175,7 +182,7 @@ def pixels_of(point: Point) -> Tensor:
 @cache
 def targets_of(model: str, count: int, device: str) -> Tensor:
     """[count, D] float32: the teacher's CLS tokens, which every arm with a cache is given."""
-    teacher = LiveTeacher(_ours_once(model).module.encoder, "cls").to(device)
+    teacher = LiveTeacher(_teacher_once(model), "cls").to(device)
     normalise = Normalise(MEAN, STD).to(device)
     parts = images_of(MODELS[model].image, count, device).split(64)
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -192,12 +199,14 @@ def shape_of(model: str) -> ViTShape:
     return _ours_once(model).shape
 
 
-def flops_of(point: Point, live_teacher: bool = False, engine: EngineConfig | None = None) -> float:
+def flops_of(point: Point, teacher: Literal["bank", "live"], engine: EngineConfig | None = None) -> float:
     """FLOPs of one image in a step; with `engine`, what its shortcuts leave out is not counted."""
     shape = shape_of(point.model)
     visible = visible_count(shape.patches, PretrainConfig().mask_ratio)
-    shortcuts = {name: bool(getattr(engine, name, False)) for name in SHORTCUTS}
-    return step_flops(point.stage, shape, visible, live_teacher, **shortcuts)
+    on = {} if engine is None else shortcuts(engine)
+    stage: Any = point.stage
+    spec = StepSpec(shape, stage, visible, shape.patches - visible, teacher=teacher, classes=CLASSES, **on)
+    return float(step_flops(spec).total)
 
 
 def naive_arm(point: Point, tf32: bool = False) -> Arm:
@@ -214,7 +223,7 @@ def naive_arm(point: Point, tf32: bool = False) -> Arm:
         pretraining = naive.NaivePretraining(model)
         return lambda: pretraining.step(pixels)
 
-    return Arm(build, flops_of(point, live_teacher=True), "tf32" if tf32 else "fp32", ours=False)
+    return Arm(build, flops_of(point, "live"), "tf32" if tf32 else "fp32", ours=False)
 
 
 def honest_arm(point: Point, speed: honest.Speed) -> Arm:
@@ -233,7 +242,7 @@ def honest_arm(point: Point, speed: honest.Speed) -> Arm:
         pretraining = honest.HonestPretraining(model, speed=speed)
         return lambda: pretraining.step(pixels)
 
-    return Arm(build, flops_of(point), "bf16" if speed.bf16 else "fp32", ours=False)
+    return Arm(build, flops_of(point, "bank"), "bf16" if speed.bf16 else "fp32", ours=False)
 
 
 @dataclass(frozen=True)
@@ -254,20 +263,22 @@ def trainer_of(point: Point, ours: Ours, directory: Path, dtype: torch.dtype = t
     module = copy.deepcopy(_ours_once(point.model).module).to(point.device, dtype)
     normalise = Normalise(MEAN, STD).to(point.device, dtype)
     config: PretrainConfig | FinetuneConfig = PretrainConfig(batch_size=point.batch)
+    switched = Shortcuts(**shortcuts(engine))
     objective: Any
     if point.stage == "finetune":
         config = FinetuneConfig(batch_size=point.batch)
         classifier = classifier_from_mae(module.cpu(), CLASSES, DROPOUT, seed=0).to(point.device, dtype)
-        objective = Classification(classifier, normalise, labels_of(point.rows, point.device), 0.5, seed=0)
+        objective = Classification(classifier, normalise, labels_of(point.rows, point.device), 0.5, 0, switched)
     else:
         teacher: Teacher | None = None
         if point.stage == "distill" and ours.teacher == "live":
-            teacher = LiveTeacher(module.encoder, "cls").to(point.device, dtype)
+            teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
         elif point.stage == "distill":
             targets = targets_of(point.model, point.rows, point.device).to(dtype)
             teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
-        objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher)
-    if engine.compile is True or engine.compile == "blocks":
+        objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher, shortcuts=switched)
+    use_attention(objective.module, engine.attention)
+    if engine.compile in (True, "blocks"):
         for block in objective.module.modules():
             if isinstance(block, Block):
                 block.compile(dynamic=False)
@@ -299,7 +310,7 @@ def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:
     precision = engine.precision
     if precision == "auto":
         precision = "bf16" if point.device == "cuda" else "fp32"
-    return Arm(build, flops_of(point, ours.teacher == "live", engine), precision, ours=True)
+    return Arm(build, flops_of(point, ours.teacher, engine), precision, ours=True)
 
 
 def switches() -> dict[str, list[Any]]:
@@ -316,18 +327,13 @@ def switches() -> dict[str, list[Any]]:
 
 
 def shortcuts_off() -> dict[str, dict[str, Any]]:
-    """For each shortcut that is on by default, by a name: the settings with it alone switched off."""
-    fields = EngineConfig.model_fields
-    return {f"sdfast without {name}": {name: False} for name in SHORTCUTS if name in fields and fields[name].default}
+    """For each shortcut, by the name of the arm: the settings with it alone switched off."""
+    return {f"sdfast without {name}": {name: False} for name in SHORTCUTS}
 
 
 def plain() -> dict[str, Any]:
-    """The settings with every shortcut off and the reference attention, as far as there are such."""
-    fields = EngineConfig.model_fields
-    settings: dict[str, Any] = {name: False for name in SHORTCUTS if name in fields}
-    if "attention" in fields:
-        settings["attention"] = "reference"
-    return settings
+    """The settings with every shortcut off and the reference attention."""
+    return {**dict.fromkeys(SHORTCUTS, False), "attention": "reference"}
 
 
 def compiled() -> dict[str, Any]:

@@ -71,9 +71,7 @@ def test_pretraining_and_distillation(
     compare(honest_step, naive.NaiveDistillation(models[1], teacher, LR), theirs.__getitem__, ours.__getitem__)
 
 
-@pytest.mark.parametrize("speed", [PLAIN, LAYERS], ids=lambda speed: speed["compile"])
-def test_finetuning(speed: dict[str, Any], naive: ModuleType, honest: ModuleType) -> None:
-    torch._dynamo.reset()
+def test_finetuning(naive: ModuleType, honest: ModuleType) -> None:
     config = transformers.ViTConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -88,7 +86,7 @@ def test_finetuning(speed: dict[str, Any], naive: ModuleType, honest: ModuleType
         torch.manual_seed(0)
         models.append(transformers.ViTForImageClassification(config).double())
     arguments = [(pixels_of(batch, torch.float64), batch.rows % 3) for batch in batches()]
-    honest_step = honest.HonestFinetuning(models[0], LR, honest.Speed(**speed))
+    honest_step = honest.HonestFinetuning(models[0], LR)
     compare(honest_step, naive.NaiveFinetuning(models[1], LR), arguments.__getitem__, arguments.__getitem__)
 
 

@@ -1,0 +1,56 @@
+"""The arithmetic behind the tables of training steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ratios
+import step_clock
+
+
+def test_arms_take_turns() -> None:
+    log: list[str] = []
+    steps = {name: (lambda name=name: log.append(name)) for name in "abc"}
+    samples = step_clock.turns(steps, {"a": 1, "b": 2, "c": 1}, "cpu", 2)
+    assert "".join(log) == "abbcbbca"
+    assert {name: len(seconds) for name, seconds in samples.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def run_of(tmp_path: Path, seconds: dict[str, list[float]]) -> str:
+    rows: dict[str, Any] = {
+        name: {"seconds": values, "flops": 1e9, "first_extra_s": 0.0} for name, values in seconds.items()
+    }
+    rows[ratios.PRODUCT] = {"seconds": [0.01, 0.02, 0.01], "flops": 2e9}
+    info = {
+        "stage": "distill",
+        "model": "ViT-S/16",
+        "batch": 8,
+        "rows": rows,
+        "threads": 2,
+        "torch": "2",
+        "allocator": "kept",
+    }
+    run = {
+        "machine_info": {"cpu": {"brand_raw": "a CPU"}},
+        "datetime": "2026-11-24T00:00:00",
+        "commit_info": {"id": "0123456789abcdef"},
+        "benchmarks": [{"extra_info": info}, {"extra_info": {}}],
+    }
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run))
+    return str(path)
+
+
+def test_table_names_targets_and_losing_points(tmp_path: Path) -> None:
+    base = {"naive": [0.16, 0.17, 0.15], "honest": [0.2, 0.2, 0.2], "honest compiled": [0.112, 0.112, 0.9]}
+    report = ratios.report(run_of(tmp_path, {**base, "sdfast": [0.1, 0.1, 0.1]}))
+    assert "a CPU, 2026-11-24, commit 0123456789ab; torch 2, 2 threads, float32, kept." in report
+    assert "| distill | ViT-S/16 | 8 | sdfast | 80.00 | 1.60 | 1.12 | 1.50, 1.12 | 80 | 40% |" in report
+    assert "| distill, times the naive step | ViT-S/16 | 1.60 | 1.50 | met | 1.70 | **missed** |" in report
+    assert "| distill, times the honest baseline | ViT-S/16 | 1.12 | 1.10 | met | 1.20 | **missed** |" in report
+    assert "| distill, share of the product's peak | ViT-S/16 | 40% | 70% | **missed** |  |  |" in report
+    assert "slower" not in report
+    slow = ratios.report(run_of(tmp_path, {**base, "sdfast": [0.12, 0.12, 0.12]}))
+    assert "| sdfast, **slower than a baseline** | 66.67 |" in slow
