@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.models.attention import Group, Groups, attend, attend_across
+from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 
 
@@ -162,7 +163,7 @@ class Block(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
-        hidden = F.gelu(self.fc1(self.norm2(x)))
+        hidden = gelu(self.fc1(self.norm2(x)))
         if self.training and self.dropout.p:
             return x + self.dropout(self.fc2(hidden))
         return self.fc2(hidden, x)
