@@ -15,14 +15,18 @@ from sdfast.models.attention.varlen import needs_half_on_cuda
 
 
 def why_not_xformers(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
-    """None when it can be used, else the reason."""
+    """None when it can be used, else the reason; it is imported only where its kernels fit."""
+    if device.type == "cuda" and dtype == torch.float32:  # its CUTLASS kernels
+        reason = None if dim % 4 == 0 else f"heads of {dim} values do not fit its kernels"
+    else:
+        reason = needs_half_on_cuda(device, dtype, dim)
+    if reason is not None:
+        return reason
     try:
         importlib.import_module("xformers.ops.fmha.attn_bias")
     except (ImportError, OSError, RuntimeError) as error:
         return f"xformers does not import ({error}); pip install xformers"
-    if device.type == "cuda" and dtype == torch.float32:  # its CUTLASS kernels
-        return None if dim % 4 == 0 else f"heads of {dim} values do not fit its kernels"
-    return needs_half_on_cuda(device, dtype, dim)
+    return None
 
 
 def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
