@@ -85,7 +85,7 @@ def targets(points: list[dict[str, Any]]) -> str:
             if point["stage"] != stage or only not in (None, point["model"]):
                 continue
             reached = figures(point)[OURS][against]
-            form = "{:.0%}" if against == "peak" else "{:.2f}"
+            form = "{:.1%}" if against == "peak" else "{:.3f}"  # a digit more than the wanted figure
             what = f"{stage}, {'share' if against == 'peak' else 'times'} {NAMES[against]}"
             cells = [what, point["model"], form.format(reached), form.format(must), verdict(reached, must)]
             cells += ["", ""] if aim is None else [form.format(aim), verdict(reached, aim)]

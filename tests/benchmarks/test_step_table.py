@@ -48,9 +48,9 @@ def test_table_names_targets_and_losing_points(tmp_path: Path) -> None:
     report = ratios.report(run_of(tmp_path, {**base, "sdfast": [0.1, 0.1, 0.1]}))
     assert "a CPU, 2026-11-24, commit 0123456789ab; torch 2, 2 threads, float32, kept." in report
     assert "| distill | ViT-S/16 | 8 | sdfast | 80.00 | 1.60 | 1.12 | 1.50, 1.12 | 80 | 40% |" in report
-    assert "| distill, times the naive step | ViT-S/16 | 1.60 | 1.50 | met | 1.70 | **missed** |" in report
-    assert "| distill, times the honest baseline | ViT-S/16 | 1.12 | 1.10 | met | 1.20 | **missed** |" in report
-    assert "| distill, share of the product's peak | ViT-S/16 | 40% | 70% | **missed** |  |  |" in report
+    assert "| distill, times the naive step | ViT-S/16 | 1.600 | 1.500 | met | 1.700 | **missed** |" in report
+    assert "| distill, times the honest baseline | ViT-S/16 | 1.120 | 1.100 | met | 1.200 | **missed** |" in report
+    assert "| distill, share of the product's peak | ViT-S/16 | 40.0% | 70.0% | **missed** |  |  |" in report
     assert "slower" not in report
     slow = ratios.report(run_of(tmp_path, {**base, "sdfast": [0.12, 0.12, 0.12]}))
     assert "| sdfast, **slower than a baseline** | 66.67 |" in slow
