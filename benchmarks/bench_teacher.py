@@ -29,7 +29,7 @@ from sdfast.models.initialise import fresh_mae
 from sdfast.models.vit import TransformerShape, ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.teacher.bank import open_bank
+from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.recipe import Recipe
@@ -138,6 +138,13 @@ class Invented(Recipe):
         return torch.randn(len(images), *self.feature_shape)
 
 
+def forget(bank: Bank) -> None:
+    """Drop the data files from the page cache."""
+    for path in bank.directory.glob("features-*.bin"):
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def test_stream(benchmark: Any, tmp_path: Path) -> None:
     """All tokens of shuffled batches, checked, against reading the same file from end to end; both from the disk."""
     count = int(os.environ.get("SDFAST_BENCH_STREAM_ROWS", "3072"))
@@ -149,21 +156,16 @@ def test_stream(benchmark: Any, tmp_path: Path) -> None:
     changes = {"shape": shape, "images": pictures, "digests": digests, "encoder": encoder, "rows": np.arange(count)}
     recipe = Invented(**{**vars(plain), **changes, "tokens": "all", "dtype": "bfloat16"})
     bank = prepare_bank(tmp_path / "teacher", recipe)
-    files = [bank.directory / f"features-{shard:05d}.bin" for shard in range(bank.layout.shards)]
-
-    def forget() -> None:
-        for path in files:
-            with open(path, "rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    files = sorted(bank.directory.glob("features-*.bin"))
 
     def sequential() -> None:
-        forget()
+        forget(bank)
         buffer = bytearray(8 << 20)
         for path in files:
             with open(path, "rb", buffering=0) as file:
                 while file.readinto(buffer):
                     pass
-        forget()
+        forget(bank)
 
     teacher = bank_targets(bank, recipe, "stream")
     nothing, order = torch.empty(0), torch.randperm(count)
@@ -178,3 +180,37 @@ def test_stream(benchmark: Any, tmp_path: Path) -> None:
     benchmark.group = f"read {bank.bytes / 1e9:.2f} GB of all tokens, batches of 64"
     compare(benchmark, shuffled, sequential, "sequential", rounds=5)
     benchmark.extra_info["share of the sequential bandwidth"] = 1 / benchmark.extra_info["ratio"]
+
+
+def test_wait(benchmark: Any, tmp_path: Path) -> None:
+    """Steps of distill with all tokens streamed, no page of the bank in memory: how long `targets` blocks them."""
+    batch = 8 if DEVICE.type == "cpu" else 64
+    recipe = Invented(**{**vars(recipe_of(SMALL, 16 * batch)), "tokens": "all"})
+    bank = prepare_bank(tmp_path / "teacher", recipe)
+    images = torch.from_numpy(recipe.images).to(DEVICE)
+    teacher = bank_targets(bank, recipe, "stream")
+    waits: list[float] = []
+    fetched = teacher.targets
+
+    def timed(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        found = fetched(*arguments)
+        waits.append(time.perf_counter() - started)
+        return found
+
+    teacher.targets = timed  # type: ignore[method-assign]
+    objective = FurtherPretraining(
+        fresh_mae(SMALL, 0).to(DEVICE), recipe.normalise, PretrainConfig(), 0, teacher, "all"
+    )
+    order = BatchOrder(torch.arange(len(images)), batch, seed=0)
+    trainer = Trainer(
+        "bench", objective, PretrainConfig(), EngineConfig(), order, lambda rows: images[rows], tmp_path, {}
+    )
+
+    def step() -> None:
+        trainer._one_step()
+        trainer.step += 1
+
+    benchmark.group = f"wait of a step, ViT-S/16, batch {batch}, all tokens streamed, float32"
+    benchmark.pedantic(synchronised(step), setup=lambda: forget(bank), rounds=8, warmup_rounds=1)
+    benchmark.extra_info["share of the step spent waiting"] = sum(waits[1:]) / benchmark.stats.stats.total

@@ -115,7 +115,7 @@ class TeacherConfig(_Section):
 class EngineConfig(_Section):
     """How the training runs; nothing here changes what is minimised."""
 
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto", description="bf16 autocast where the device has it (fp32 on a CPU), or one of them"
     )
     packed: bool = Field(True, description="the masked and the clean view go through the encoder in one pass")
@@ -128,7 +128,10 @@ class EngineConfig(_Section):
     attention: Literal["auto", "reference", "sdpa", "native", "varlen", "xformers"] = Field(
         "auto", description="what computes attention; auto takes the best that is there for the device and shape"
     )
-    compile: bool = Field(False, description="torch.compile the transformer blocks")
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="torch.compile the transformer blocks; auto does on a GPU, in stages of 500 steps or more"
+    )
+    cuda_graph: bool = Field(True, description="on a GPU, run the step as one CUDA graph where its shapes are fixed")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
     threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when not given")
     checkpoint_seconds: float = Field(300.0, ge=0, description="time between checkpoints")

@@ -18,6 +18,7 @@ from sdfast.config import Config, resolve
 from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import resolve_precision
+from sdfast.engine.pixels import image_reader
 from sdfast.engine.teacher_bank import build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
@@ -250,11 +251,7 @@ class Pipeline:
 
     def images(self, split: PackSplit) -> Any:
         """The function that brings rows of a split to the device: [B] int64 -> [B, H, W, C] uint8."""
-
-        def gather(rows: Tensor) -> Tensor:
-            return torch.from_numpy(split.images[rows.numpy()]).to(self.device, non_blocking=True)
-
-        return gather
+        return image_reader(split, self.device)
 
     def train_rows(self, stage: str) -> Tensor:
         """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""

@@ -10,9 +10,6 @@
 namespace sdfast {
 namespace {
 
-using Floats = VectorOf<float>::type;
-constexpr int64_t kLanes = VectorOf<float>::lanes;
-
 // Rows and vectors of a tile of products that the registers hold.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 6, kTileVectors = 4;
@@ -124,27 +121,6 @@ void scatter(const float* from, int64_t width, const Heads& to, int64_t begin, i
 }
 
 // ---- softmax --------------------------------------------------------------------------------------------------
-
-typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
-
-// exp(x) for x <= 0 (NaN stays NaN); 0 below the smallest normal result.
-Floats exp_of(Floats x) {
-  const Floats shift = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Floats rounded = x * 1.44269504088896341f + shift;
-  const Integers exponent = reinterpret_cast<Integers>(rounded) - 0x4b400000;
-  const Floats n = rounded - shift;
-  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = (p * r) * r + r + 1.0f;
-  const Integers scale = (exponent + 127) << 23;
-  const Floats result = p * reinterpret_cast<Floats>(scale);
-  const Integers vanished = x < Floats{} - 87.0f;  // not so for NaN, which stays
-  return reinterpret_cast<Floats>(reinterpret_cast<Integers>(result) & ~vanished);
-}
 
 float largest(const float* row, int64_t count) {
   float top = row[0];

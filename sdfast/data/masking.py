@@ -29,6 +29,11 @@ class PatchMask:
     visible_valid: Tensor | None
     masked_ids: Tensor | None = None
 
+    @property
+    def masked_count(self) -> int:
+        """Masked patches of all rows; read from the mask only where the rows have different numbers of them."""
+        return int(self.mask.sum()) if self.masked_ids is None else self.masked_ids.numel()
+
     def __getitem__(self, rows: slice) -> PatchMask:
         valid = None if self.visible_valid is None else self.visible_valid[rows]
         masked_ids = None if self.masked_ids is None else self.masked_ids[rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, OptimisationConfig
-from sdfast.data.order import BatchOrder
+from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.waiting import seconds_waited, waiting
 from sdfast.engine import checkpoint
 from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.optim import build_optimizer, learning_rate
+from sdfast.engine.graph import Compute, GraphedStep
+from sdfast.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from sdfast.engine.rate import Rate
 from sdfast.engine.signals import StopRequest, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
@@ -73,8 +74,13 @@ class Trainer:
         self.stage, self.objective, self.config, self.engine = stage, objective, config, engine
         self.order, self.images, self.directory, self.inputs = order, images, directory, inputs
         self.parameters = {name: p for name, p in objective.trained_parameters() if p.requires_grad}
-        self.optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule)
         self.device = next(iter(self.parameters.values())).device
+        graphed = self.device.type == "cuda" and engine.cuda_graph and objective.static and engine.accumulate == 1
+        rate_on = self.device if graphed else None
+        self.optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule, rate_on)
+        self._computed: Compute = (
+            GraphedStep(self._compute, self.device, config.batch_size) if graphed else self._compute
+        )
         self.flops_per_image = flops_per_image
         self.step, self.seconds, self.seen = 0, 0.0, 0
         if resume:
@@ -95,7 +101,7 @@ class Trainer:
         )
         try:
             pages = freed_pages_kept() if self.device.type == "cpu" else contextlib.nullcontext()
-            with stop_on_signal() as stop, pages:
+            with stop_on_signal() as stop, pages, matmul_precision(self.engine.precision, self.device):
                 self._run(telemetry, stop)
         finally:
             telemetry.close()
@@ -148,6 +154,13 @@ class Trainer:
         drawn = self.objective.draw(batch)
         if self.step + 1 < self.config.steps:
             self.objective.announce(self.order.batch(self.step + 1))
+        set_learning_rate(self.optimizer, learning_rate(self.config, self.step))
+        total = self._computed(images, batch, drawn)
+        self.seen += len(batch.rows)
+        return total
+
+    def _compute(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+        """Gradients of a batch, and the optimiser's step; the learning rate is set."""
         total: dict[str, Tensor] = {}
         for part in micro_slices(len(batch.rows), self.engine.accumulate):
             with self._autocast():
@@ -157,11 +170,8 @@ class Trainer:
                 total[name] = total[name] + value.detach() if name in total else value.detach()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.seen += len(batch.rows)
         return total
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -213,6 +223,21 @@ class Trainer:
             torch.cuda.set_rng_state(found.tensors["rng/cuda"], self.device)
         self.step, self.seconds, self.seen = found.step, found.values["seconds"], found.values["seen"]
         log.info("%s: resuming at step %d of %d", self.stage, self.step, self.config.steps)
+
+
+@contextlib.contextmanager
+def matmul_precision(requested: str, device: torch.device) -> Iterator[None]:
+    """Inside, float32 products of a GPU run in TF32, unless `fp32` is asked for."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        precision = resolve_precision(requested, device)
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+        products = {"bf16": "bf16 autocast, TF32 for what stays in float32", "tf32": "float32 with TF32 products"}
+        log.info("precision: %s", products.get(precision, "float32"))
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdfast.config import OptimisationConfig
 
@@ -27,9 +27,19 @@ def is_decayed(name: str, parameter: nn.Parameter, rule: DecayRule) -> bool:
 
 
 def build_optimizer(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimisationConfig, rule: DecayRule
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimisationConfig,
+    rule: DecayRule,
+    rate_on: torch.device | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW (fused) over the parameters that require gradients, in two groups."""
+    """AdamW (fused) over the parameters that require gradients, in two groups.
+
+    Args:
+        named_parameters: what is trained.
+        config: rates and the like.
+        rule: see `is_decayed`.
+        rate_on: keep the learning rate in a tensor on this device, from where a captured step reads it.
+    """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in named_parameters:
@@ -39,7 +49,8 @@ def build_optimizer(
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    lr = config.lr if rate_on is None else torch.tensor(config.lr, device=rate_on)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def learning_rate(config: OptimisationConfig, step: int) -> float:
@@ -48,3 +59,12 @@ def learning_rate(config: OptimisationConfig, step: int) -> float:
     if step < warmup_steps:
         return config.lr * step / warmup_steps
     return config.lr * (config.steps - step) / (config.steps - warmup_steps)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all groups, where it is kept."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sdfast.config import Config
 from sdfast.data.augment import Augmentation, content_keys
 from sdfast.data.pack import Pack, open_pack
+from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.signals import stop_on_signal
 from sdfast.errors import Interrupted, UserError
 from sdfast.log import log, progress_lines
@@ -51,7 +53,9 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
                     stop.signal_number,
                 )
 
-        bank = prepare_bank(directory, recipe, rebuild, new_teacher, progress)
+        pages = freed_pages_kept() if recipe.device.type == "cpu" else contextlib.nullcontext()
+        with pages:
+            bank = prepare_bank(directory, recipe, rebuild, new_teacher, progress)
     images = f"{len(bank) // recipe.views} images" + (f", {recipe.views} views of each" if recipe.augment else "")
     what = f"{images}, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"
     took = f", built in {time.monotonic() - started:.1f} s" if work else ""

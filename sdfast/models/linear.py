@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _SMALLEST_ROWS = 64  # below, the call costs more than the product
 
@@ -75,6 +76,7 @@ class _OneDnnLinear(torch.autograd.Function):
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grad_outputs[0]

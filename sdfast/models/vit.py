@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.models.attention import Group, Groups, attend, attend_across
+from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 
 
@@ -87,7 +88,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dim = heads, width // heads
         self.qkv = Linear(width, 3 * width, bias=qkv_bias)
         self.proj = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
@@ -114,7 +115,7 @@ class Attention(nn.Module):
         take one row of D numbers a head where the projections take D rows. The key's bias adds the same to every score.
         """
         batch, _, width = x.shape
-        heads, dim = self.heads, width // self.heads
+        heads, dim = self.heads, self.dim
         w_q, w_k, w_v = self.qkv.weight.view(3, heads, dim, width).unbind(0)
         q = linear(x[:, 0], w_q.flatten(0, 1), self._bias(0, 1)).view(batch, heads, dim)
         asked = torch.einsum("bhd,hdw->bhw", q * dim**-0.5, w_k)
@@ -162,7 +163,7 @@ class Block(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
-        hidden = F.gelu(self.fc1(self.norm2(x)))
+        hidden = gelu(self.fc1(self.norm2(x)))
         if self.training and self.dropout.p:
             return x + self.dropout(self.fc2(hidden))
         return self.fc2(hidden, x)

@@ -43,6 +43,12 @@ class Objective(Protocol):
         """What is trained and saved."""
         ...
 
+    @property
+    def static(self) -> bool:
+        """Whether `loss` can be captured as a graph: its shapes follow from the batch's size, its tensors stay where
+        they are, and with batch and draw on the device it neither reads from it nor copies to it."""
+        ...
+
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that receive gradients."""
         ...

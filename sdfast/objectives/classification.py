@@ -33,6 +33,11 @@ class Classification:
         self.module, self.normalise, self.labels, self.flip, self.seed = module, normalise, labels, flip, seed
         self.shortcuts = shortcuts
 
+    @property
+    def static(self) -> bool:
+        """See `Objective.static`."""
+        return True
+
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters, the position embeddings included."""
         yield from self.module.named_parameters()

@@ -64,6 +64,12 @@ class FurtherPretraining:
         if self.distill_weight and self.teacher is not None:
             self.teacher.announce(batch.rows, batch.epoch)
 
+    @property
+    def static(self) -> bool:
+        """Whether a step's shapes and addresses depend on the batch's size alone: see `Objective.static`."""
+        teacher_stays = self.teacher is None or not self.distill_weight or self.teacher.static
+        return self.masking.mask == "fixed" and self.augment is None and teacher_stays
+
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
         ratio, kind = self.masking.mask_ratio, self.masking.mask
@@ -76,7 +82,7 @@ class FurtherPretraining:
             pixels = self.augment(pixels, batch.rows[part], batch.epoch)
         # Means over masked patches and over samples, as the shares of this part in the whole batch's.
         mask = drawn[part]
-        masked_share = float(mask.mask.sum()) / float(drawn.mask.sum())
+        masked_share = mask.masked_count / drawn.masked_count
         row_share = len(images) / len(batch.rows)
         distils = bool(self.distill_weight) and self.teacher is not None
         pred, student, where = self._encode(pixels, mask, distils)

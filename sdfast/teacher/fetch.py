@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from sdfast.data.waiting import waiting
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.format import Layout, damaged
+from sdfast.teacher.format import Layout, damaged, shard_name
 from sdfast.teacher.storage import decode
 from sdfast.teacher.targets import Targets
 
@@ -72,6 +73,7 @@ class DiskSource:
         """See `Source.fill`."""
         layout, targets = self.layout, [stream.numpy() for stream in streams]
         blocks, starts = np.unique(wanted[places] // layout.rows_per_block, return_index=True)
+        self._expect(blocks.tolist())
         scratch = [np.empty((layout.rows_per_block, size), np.uint8) for size in layout.streams.values()]
         try:
             for block, part in zip(blocks.tolist(), np.split(places, starts[1:]), strict=True):
@@ -85,6 +87,16 @@ class DiskSource:
                     target[part] = values[wanted[part] - block * layout.rows_per_block]
         except ValueError as error:
             raise damaged(self.bank.directory, error) from error
+
+    def _expect(self, blocks: list[int]) -> None:
+        """Let the system begin with all blocks of a task at once; by itself it reads a block in several turns."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for block in blocks:
+            shard, first, count = self.layout.block_place(block)
+            for stream, size in self.layout.streams.items():
+                descriptor = self._descriptors[shard_name(shard, stream)]
+                os.posix_fadvise(descriptor, first * size, count * size, os.POSIX_FADV_WILLNEED)
 
 
 class MemorySource:
@@ -143,6 +155,8 @@ class FetchedBank:
         self._delivering = ThreadPoolExecutor(1, thread_name_prefix="sdfast-bank-delivery")
         for pool in (self._readers, self._delivering):
             weakref.finalize(self, pool.shutdown, wait=False, cancel_futures=True)
+
+    static = False  # see `Teacher.static`: every batch comes in tensors of its own
 
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Begin to fetch the rows [B] of a batch; nothing to do when it has been announced."""

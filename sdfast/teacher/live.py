@@ -25,6 +25,8 @@ class LiveTeacher(nn.Module):
         """[B, C, H, W] normalised, unmasked -> see `matched_features`."""
         return matched_features(self.encoder, pixels, self.tokens, self.layer)
 
+    static = True  # see `Teacher.static`
+
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class Partial:
             "rows": checksum(rows).hex(),
             "layout": layout.to_json(),
         }
-        stored = read_json(directory / PLAN)
+        stored = _stored_plan(directory)
         self.resumed = isinstance(stored, dict) and stored.get("plan") == self._plan and self._sizes_fit()
         if rank and not self.resumed:
             raise RunError(
@@ -158,6 +159,8 @@ class Partial:
         self._descriptors = {}
 
     def _begin(self) -> None:
+        if self.directory.is_symlink() or self.directory.is_file():
+            self.directory.unlink()
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir()
         sizes = self.layout.sizes()
@@ -213,6 +216,19 @@ class Partial:
         for (stream, size), values in zip(layout.streams.items(), streams, strict=True):
             read_into(self._descriptors[shard_name(shard, stream)], values.reshape(-1).data, first * size)
         return block_checksums(layout, streams) == stored
+
+
+def _stored_plan(directory: Path) -> Any:
+    """The JSON value of a part's plan; None when it is not one, or when anything there is not a regular file."""
+    try:
+        if directory.is_symlink():
+            return None
+        with os.scandir(directory) as entries:
+            if not all(entry.is_file(follow_symlinks=False) for entry in entries):
+                return None
+        return read_json(directory / PLAN)
+    except (ValueError, RecursionError, OSError):
+        return None
 
 
 def block_checksums(layout: Layout, streams: list[NDArray[np.uint8]]) -> bytes:

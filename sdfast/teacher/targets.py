@@ -24,6 +24,11 @@ class Targets(NamedTuple):
 class Teacher(Protocol):
     """Where targets come from."""
 
+    @property
+    def static(self) -> bool:
+        """Whether `targets` computes on the device alone, from tensors that stay in place, in every epoch alike."""
+        ...
+
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Say which rows [B] of the split (on the CPU) a batch has that will be asked for, and in which epoch."""
         ...
@@ -48,15 +53,19 @@ class ResidentBank:
         Args:
             features: [n, D] or [n, N, D], on the device.
             scale: [n] or [n, N] float32 for int8 features, there too.
-            bank_rows: [K, m] int64 on the CPU: for each view and row of the split its row of the bank, -1 where it
-                has none.
+            bank_rows: [K, m] int64: for each view and row of the split its row of the bank, -1 where it has none.
         """
-        self.features, self.scale, self.bank_rows = features, scale, bank_rows
+        self.features, self.scale, self.bank_rows = features, scale, bank_rows.to(features.device)
+
+    @property
+    def static(self) -> bool:
+        """See `Teacher.static`."""
+        return len(self.bank_rows) == 1
 
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 
     def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
         """See `Teacher.targets`."""
-        chosen = self.bank_rows[epoch % len(self.bank_rows), rows]
-        return Targets(self.features, chosen.to(self.features.device, non_blocking=True), self.scale)
+        view = self.bank_rows[epoch % len(self.bank_rows)]
+        return Targets(self.features, view[rows.to(view.device, non_blocking=True)], self.scale)

@@ -59,6 +59,12 @@ def test_train_eval_and_a_second_train(
         (["--preset", "papers"], "papers"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--resume", "later"], "--resume later"),
+        (["engine.attention=flash"], "engine.attention=flash"),
+        (["engine.attention=xformers", "--device", "cpu"], "xformers cannot be used here: its kernels are for CUDA"),
+        (
+            ["engine.attention=native", "engine.precision=bf16", "--device", "cpu"],
+            "float32 on the CPU, not for bfloat16",
+        ),
     ],
 )
 def test_bad_usage_is_one_sentence_and_exit_code_2(

@@ -126,7 +126,7 @@ def test_killed_at_two_hundred_random_moments(tmp_path: Path, whole: dict[str, b
     process.start()
     process.join()
     span = time.monotonic() - began  # of a whole build, on this machine
-    for attempt in range(200):
+    for attempt in range(1000):
         directory = tmp_path / str(attempt) / "teacher"
         process = processes.Process(target=build, args=(str(directory), None, False, 3))
         process.start()
@@ -134,6 +134,11 @@ def test_killed_at_two_hundred_random_moments(tmp_path: Path, whole: dict[str, b
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            span *= 0.97  # it was measured on a busier machine
         directory.parent.mkdir(exist_ok=True)
         check_left_and_finish(directory, whole)
-    assert killed > 100
+        shutil.rmtree(directory.parent)
+        if killed == 200:
+            return
+    pytest.fail(f"only {killed} of 1000 builds were killed before their end")

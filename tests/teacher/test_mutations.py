@@ -22,6 +22,7 @@ import pytest
 import torch
 from bank_samples import SHAPE, TRANSFORM, digests_of, make_images, make_module, make_recipe
 
+from sdfast.data.augment import Augmentation, content_keys
 from sdfast.durable import sha256_json
 from sdfast.errors import SdfastError, UserError
 from sdfast.teacher.bank import open_bank
@@ -29,7 +30,24 @@ from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.recipe import Recipe
 
 ROWS = 70
-KINDS = {"cls": {"tokens": "cls", "dtype": "float32"}, "all": {"tokens": "all", "dtype": "int8"}}
+KINDS: dict[str, dict[str, Any]] = {
+    "cls": {"tokens": "cls", "dtype": "float32"},
+    "all": {"tokens": "all", "dtype": "int8"},
+    "views": {"tokens": "patch", "dtype": "bfloat16", "layer": 1, "augment": Augmentation("crop", 5, 2)},
+}
+
+
+def the_recipe(kind: str, images: np.ndarray) -> Recipe:
+    recipe = make_recipe(images=images, **KINDS[kind])
+    return with_keys(recipe)
+
+
+def with_keys(recipe: Recipe) -> Recipe:
+    """A recipe whose views are keyed by its images."""
+    if recipe.augment is None:
+        return recipe
+    return replace(recipe, augment=replace(recipe.augment, keys=content_keys(recipe.digests)))
+
 
 _opened: list[str] | None = None
 
@@ -52,11 +70,11 @@ class Judge:
 
     def __init__(self, root: Path, kind: str) -> None:
         self.directory = root / "run" / "teacher"
-        self.recipe = make_recipe(images=make_images(ROWS), **KINDS[kind])
+        self.recipe = the_recipe(kind, make_images(ROWS))
         prepare_bank(self.directory, self.recipe)
         self.truth = self.targets(self.recipe)
         self.counts: Counter[str] = Counter()
-        prepare_bank(root / "other" / "teacher", make_recipe(images=make_images(ROWS, 2), **KINDS[kind]))
+        prepare_bank(root / "other" / "teacher", the_recipe(kind, make_images(ROWS, 2)))
         prepare_bank(root / "taught" / "teacher", replace(self.recipe, encoder=make_module(4).encoder))
         self.others = [root / "other" / "teacher", root / "taught" / "teacher"]
 
@@ -64,12 +82,12 @@ class Judge:
         """What every image would be matched with, by the image's bytes."""
         bank = open_bank(self.directory, recipe.identity)
         features, scale = bank.load()
-        rows = bank.rows_of(recipe.digests).tolist()
-        assert min(rows) >= 0
+        rows = recipe.bank_rows(bank)
+        assert rows.min() >= 0
         found = {}
-        for image, row in zip(recipe.images, rows, strict=True):
-            found[image.tobytes()] = features[row].numpy().tobytes() + (
-                b"" if scale is None else bytes(scale[row].numpy())
+        for image, views in zip(recipe.images, rows.T, strict=True):
+            found[image.tobytes()] = bytes(features[views].view(torch.uint8).numpy()) + (
+                b"" if scale is None else bytes(scale[views].numpy())
             )
         return found
 
@@ -230,16 +248,22 @@ def test_another_teacher_image_or_transform(judge: Judge) -> None:
     for _ in range(150):
         images = make_images(ROWS)
         images.reshape(-1)[chance.randrange(images.size)] ^= 1 << chance.randrange(8)
-        assert judge.refused(replace(judge.recipe, images=images, digests=digests_of(images)))
+        assert judge.refused(with_keys(replace(judge.recipe, images=images, digests=digests_of(images))))
+    keys = content_keys(judge.recipe.digests)
+    augments = [Augmentation(*of, keys) for of in (("crop", 5, 3), ("crop", 6, 2), ("flip", 5, 2), ("crop", 5, 1))]
+    augments += [Augmentation("crop", 5 ^ 1 << bit, 2, keys) for bit in range(63)]
     for change in (
+        *({"augment": augment} for augment in (augments if judge.recipe.augment is not None else augments[:1])),
+        {"augment": None if judge.recipe.augment is not None else augments[2]},
+        {"layer": "last" if judge.recipe.layer == 1 else 1},
         {"shape": replace(SHAPE, norm_eps=1e-6)},
         {"shape": replace(SHAPE, encoder=replace(SHAPE.encoder, heads=4))},
         {"transform": replace(TRANSFORM, mean=(0.5, 0.4, np.nextafter(0.3, 1)))},
         {"transform": replace(TRANSFORM, std=(0.2, 0.25, 0.3))},
         {"transform": replace(TRANSFORM, resample="nearest")},
         {"transform": replace(TRANSFORM, height=16)},
-        {"tokens": "patch"},
-        {"dtype": "bfloat16"},
+        {"tokens": "all" if judge.recipe.tokens == "patch" else "patch"},
+        {"dtype": "float16"},
         {"rows": np.arange(ROWS - 1)},
     ):
         assert judge.refused(replace(judge.recipe, **change))
@@ -248,7 +272,7 @@ def test_another_teacher_image_or_transform(judge: Judge) -> None:
 def test_what_does_not_change_the_targets_is_accepted(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Class order and file order (the pack's rows in another order), the decoder, and libraries' versions."""
     images = make_images(ROWS)[::-1].copy()
-    assert not judge.refused(replace(judge.recipe, images=images, digests=digests_of(images)))
+    assert not judge.refused(with_keys(replace(judge.recipe, images=images, digests=digests_of(images))))
     assert not judge.refused(replace(judge.recipe, shape=replace(SHAPE, decoder=None)))
     (judge.directory / "built.json").write_text("no note")
     monkeypatch.setattr("sdfast.__version__", "99")

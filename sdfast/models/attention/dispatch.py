@@ -32,6 +32,7 @@ _CANDIDATES = {"cpu": ("native", "sdpa"), "cuda": ("varlen", "xformers", "sdpa")
 _CALIBRATION_ROUNDS = 10
 
 Shape = tuple[tuple[int, int, int], ...]
+_TYPICAL: Shape = ((16, 197, 197),)
 
 
 def attend(qkv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
@@ -49,7 +50,7 @@ def attend(qkv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
         ValueError: an unknown backend.
         RuntimeError: a named backend that is not available, with the reason.
     """
-    chosen = choose_backend(backend, qkv.device, qkv.dtype, qkv.shape[2], qkv.shape[3], groups.shape)
+    chosen = choose_backend(backend, qkv.device, qkv.dtype, qkv.shape[2], qkv.shape[3], _shape_of(groups))
     if chosen == "native":
         return native_self_attention(qkv, groups).flatten(1)
     q, k, v = qkv.unbind(1)
@@ -71,11 +72,16 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto") 
     Raises:
         ValueError, RuntimeError: see `attend`.
     """
-    chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], groups.shape)
+    chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], _shape_of(groups))
     if chosen == "native":
         return native_attention_across(q, kv, groups).flatten(1)
     k, v = kv.unbind(1)
     return _FUNCTIONS[chosen](q, k, v, groups).flatten(1)
+
+
+def _shape_of(groups: Groups) -> Shape:
+    """By which a calibration is remembered; to the compiler sizes may be symbols, so a typical shape stands for all."""
+    return _TYPICAL if torch.compiler.is_compiling() else groups.shape
 
 
 def why_not(backend: str, device: torch.device, dtype: torch.dtype, dim: int) -> str | None:

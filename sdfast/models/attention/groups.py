@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Groups:
     """
 
     groups: tuple[Group, ...]
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def query_sizes(self) -> list[int]:
@@ -56,13 +57,44 @@ class Groups:
         """(batch, queries, keys) of each group, by which a calibration is remembered."""
         return tuple((group.batch, group.queries, group.keys) for group in self.groups)
 
-    @cached_property
+    @property
+    def longest(self) -> tuple[int, int]:
+        """Largest number of queries and of keys of a sequence."""
+        return max(g.queries for g in self.groups), max(g.keys for g in self.groups)
+
+    @property
     def bounds(self) -> Tensor:
         """[sequences, 4] int64 on the CPU: first and last row (exclusive) of its queries, then of its keys.
 
         Padding belongs to no sequence, where queries and keys are the same tokens. Reads `valid`, so it is for groups
         on the CPU.
         """
+        return self._once("bounds", self._bounds)
+
+    def offsets(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Where sequences begin, for queries and keys: [sequences + 1] int32 each, the last being the end."""
+        return (
+            self._once(f"queries on {device}", lambda: self._offsets(device, "queries")),
+            self._once(f"keys on {device}", lambda: self._offsets(device, "keys")),
+        )
+
+    def seen(self, device: torch.device) -> Tensor | None:
+        """[sequences] int32: keys of each sequence that are not padding; None when none is."""
+        return self._once(f"seen on {device}", lambda: self._seen(device)) if self.ragged else None
+
+    def lengths(self, kind: str) -> list[int]:
+        """Tokens of every sequence, padding included; `kind` is `queries` or `keys`."""
+        return [getattr(group, kind) for group in self.groups for _ in range(group.batch)]
+
+    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns, remembered; a compiled block makes it in its own graph instead."""
+        if torch.compiler.is_compiling():
+            return make()
+        if name not in self._known:
+            self._known[name] = make()
+        return self._known[name]
+
+    def _bounds(self) -> Tensor:
         parts, q_first, k_first = [], 0, 0
         for group in self.groups:
             index = torch.arange(group.batch)
@@ -74,34 +106,20 @@ class Groups:
             q_first, k_first = q_first + group.batch * group.queries, k_first + group.batch * group.keys
         return torch.cat(parts).contiguous()
 
-    def offsets(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Where sequences begin, for queries and keys: [sequences + 1] int32 each, the last being the end."""
-        return self._offsets(device, "queries"), self._offsets(device, "keys")
-
-    def seen(self, device: torch.device) -> Tensor | None:
-        """[sequences] int32: keys of each sequence that are not padding; None when none is."""
-        if self.ragged and "_known_seen" not in self.__dict__:
-            parts = [
-                torch.full((g.batch,), g.keys, dtype=torch.int32, device=device)
-                if g.valid is None
-                else g.valid.sum(dim=1, dtype=torch.int32)
-                for g in self.groups
-            ]
-            self.__dict__["_known_seen"] = torch.cat(parts)
-        return self.__dict__.get("_known_seen")
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """Largest number of queries and of keys of a sequence."""
-        return max(g.queries for g in self.groups), max(g.keys for g in self.groups)
-
-    def lengths(self, kind: str) -> list[int]:
-        """Tokens of every sequence, padding included; `kind` is `queries` or `keys`."""
-        return [getattr(group, kind) for group in self.groups for _ in range(group.batch)]
-
     def _offsets(self, device: torch.device, kind: str) -> Tensor:
-        known = self.__dict__.setdefault("_known_offsets", {})
-        if (kind, device) not in known:
-            ends = torch.tensor([0, *self.lengths(kind)]).cumsum(0).to(torch.int32)
-            known[kind, device] = ends.to(device, non_blocking=True)
-        return known[kind, device]
+        parts, first = [], 0
+        for group in self.groups:
+            length = group.queries if kind == "queries" else group.keys
+            parts.append(first + length * torch.arange(group.batch, dtype=torch.int32, device=device))
+            first += group.batch * length
+        parts.append(torch.full((1,), first, dtype=torch.int32, device=device))
+        return torch.cat(parts)
+
+    def _seen(self, device: torch.device) -> Tensor:
+        parts = [
+            torch.full((g.batch,), g.keys, dtype=torch.int32, device=device)
+            if g.valid is None
+            else g.valid.sum(dim=1, dtype=torch.int32)
+            for g in self.groups
+        ]
+        return torch.cat(parts)

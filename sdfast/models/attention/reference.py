@@ -22,7 +22,11 @@ def by_group(q: Tensor, k: Tensor, v: Tensor, groups: Groups, attend_one: OneGro
     out = []
     queries, keys, values = q.split(groups.query_sizes), k.split(groups.key_sizes), v.split(groups.key_sizes)
     for group, *parts in zip(groups.groups, queries, keys, values, strict=True):
-        asking, seen, read = (part.view(group.batch, -1, *part.shape[1:]).transpose(1, 2) for part in parts)
+        tokens = (group.queries, group.keys, group.keys)
+        asking, seen, read = (
+            part.view(group.batch, count, *part.shape[1:]).transpose(1, 2)
+            for part, count in zip(parts, tokens, strict=True)
+        )
         attended = attend_one(asking, seen, read, group.valid)
         out.append(attended.transpose(1, 2).reshape(group.batch * group.queries, *q.shape[1:]))
     return out[0] if len(out) == 1 else torch.cat(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -14,14 +15,18 @@ from sdfast.models.attention.varlen import needs_half_on_cuda
 
 
 def why_not_xformers(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
-    """None when it can be used, else the reason."""
+    """None when it can be used, else the reason; it is imported only where its kernels fit."""
+    if device.type == "cuda" and dtype == torch.float32:  # its CUTLASS kernels
+        reason = None if dim % 4 == 0 else f"heads of {dim} values do not fit its kernels"
+    else:
+        reason = needs_half_on_cuda(device, dtype, dim)
+    if reason is not None:
+        return reason
     try:
         importlib.import_module("xformers.ops.fmha.attn_bias")
     except (ImportError, OSError, RuntimeError) as error:
         return f"xformers does not import ({error}); pip install xformers"
-    if device.type == "cuda" and dtype == torch.float32:  # its CUTLASS kernels
-        return None if dim % 4 == 0 else f"heads of {dim} values do not fit its kernels"
-    return needs_half_on_cuda(device, dtype, dim)
+    return None
 
 
 def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
@@ -29,14 +34,11 @@ def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tenso
     if groups.ragged:
         return sdpa_attention(q, k, v, groups)
     operators: Any = importlib.import_module("xformers.ops")
-    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=_bias(groups, q.device))[0]
+    bias = _bias(tuple(groups.lengths("queries")), tuple(groups.lengths("keys")), q.device)
+    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)[0]
 
 
-def _bias(groups: Groups, device: torch.device) -> Any:
-    """Made once for the groups."""
-    known = groups.__dict__.get("_xformers_bias")
-    if known is None:
-        biases: Any = importlib.import_module("xformers.ops.fmha.attn_bias")
-        known = biases.BlockDiagonalMask.from_seqlens(groups.lengths("queries"), groups.lengths("keys")).to(device)
-        groups.__dict__["_xformers_bias"] = known
-    return known
+@functools.lru_cache(maxsize=64)
+def _bias(queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> Any:
+    biases: Any = importlib.import_module("xformers.ops.fmha.attn_bias")
+    return biases.BlockDiagonalMask.from_seqlens(queries, keys).to(device)

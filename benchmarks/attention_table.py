@@ -1,0 +1,37 @@
+"""Table of a run of bench_attention.py: `python benchmarks/attention_table.py FILE.json`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from losses_table import load
+
+NOISE = 1.03  # a point is lost when auto's median exceeds the best other's by more than this
+
+
+def markdown(entries: list[dict[str, Any]]) -> str:
+    """One line a point: milliseconds and GFLOP/s of every backend, and auto's time against the best other's."""
+    names = list(entries[0]["rows"])
+    header = [
+        "point",
+        *(f"{name} ms" for name in names),
+        *(f"{name} GFLOP/s" for name in names),
+        "auto",
+        "x best other",
+    ]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for entry in entries:
+        rows, auto = entry["rows"], entry["auto"]
+        others = [row["ms"] for name, row in rows.items() if name != auto]
+        lost = " (lost)" if rows[auto]["ms"] > NOISE * min(others) else ""
+        cells = [f"{rows[name]['ms']:.2f}" for name in names] + [f"{rows[name]['GFLOP/s']:.0f}" for name in names]
+        lines.append(
+            f"| {entry['point']} | {' | '.join(cells)} | {auto} | {min(others) / rows[auto]['ms']:.2f}{lost} |"
+        )
+    first = entries[0]
+    return "\n".join([*lines, "", f"{first['machine']}, {first['threads']} threads, commit {first['commit']}."])
+
+
+if __name__ == "__main__":
+    print(markdown(load(sys.argv[1])))

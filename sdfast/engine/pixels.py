@@ -1,0 +1,40 @@
+"""The images of a split on the device: kept there whole where they fit, else brought batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdfast.data.pack import PackSplit
+from sdfast.log import log
+from sdfast.teacher.residency import free_memory
+
+_SHARE = 0.25  # of the device's free memory that images may take: a step needs the rest
+_ROWS = 256  # copied at a time
+
+Reader = Callable[[Tensor], Tensor]
+
+
+def image_reader(split: PackSplit, device: torch.device) -> Reader:
+    """The function that brings rows of a split to the device.
+
+    On a CPU the rows are gathered from the pack's memory map. On a GPU the whole split is loaded once when it takes at
+    most a quarter of the free memory, and gathered there; else each batch goes through pinned memory.
+
+    Returns:
+        rows [B] int64, on the CPU or the device -> [B, H, W, C] uint8 on the device.
+    """
+    images = split.images
+    if device.type == "cpu":
+        return lambda rows: torch.from_numpy(images[rows.numpy()])
+    if images.nbytes <= _SHARE * free_memory(device):
+        log.info("data: %.2f GB of images in the memory of %s", images.nbytes / 1e9, device)
+        whole = torch.empty(images.shape, dtype=torch.uint8, device=device)
+        for first in range(0, len(images), _ROWS):
+            whole[first : first + _ROWS] = torch.from_numpy(np.ascontiguousarray(images[first : first + _ROWS]))
+        return lambda rows: whole[rows.to(device, non_blocking=True)]
+    log.info("data: images are brought to %s batch by batch", device)
+    return lambda rows: torch.from_numpy(images[rows.numpy()]).pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,104 @@
+"""A graphed step: warmed up, captured once, fed through static tensors, and left for what does not fit. No GPU needed.
+
+The capture is a stand-in that calls the function again at every replay, as a graph would run the same kernels on the
+same addresses; the real one is in test_graph_gpu.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdfast.data.masking import patch_mask
+from sdfast.data.order import Batch
+from sdfast.engine.graph import GraphedStep
+from sdfast.engine.loop import Trainer
+from sdfast.engine.optim import build_optimizer, set_learning_rate
+
+CPU = torch.device("cpu")
+
+
+def stand_in(log: list[str]) -> Callable[..., Any]:
+    """Replays read what lies in the captured tensors and write into the captured outputs."""
+
+    def capture(function: Callable[[], dict[str, Tensor]]) -> tuple[Callable[[], None], dict[str, Tensor]]:
+        log.append("capture")
+        outputs: dict[str, Tensor] = {"loss": torch.zeros(())}
+
+        def replay() -> None:
+            log.append("replay")
+            for name, value in function().items():
+                outputs.setdefault(name, torch.zeros_like(value)).copy_(value)
+
+        return replay, outputs
+
+    return capture
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune"])
+def test_training_is_the_same(stage: str, make_trainer: Callable[..., Trainer], tmp_path: Any) -> None:
+    plain = make_trainer(stage, directory=tmp_path / "plain")
+    graphed = make_trainer(stage, directory=tmp_path / "graphed")
+    assert graphed.objective.static
+    log: list[str] = []
+    for trainer in (plain, graphed):  # both read the rate from a tensor, in float32
+        rule = trainer.objective.decay_rule
+        trainer.optimizer = build_optimizer(trainer.parameters.items(), trainer.config, rule, CPU)
+    graphed._computed = GraphedStep(graphed._compute, CPU, 16, stand_in(log))
+    for trainer in (plain, graphed):
+        torch.manual_seed(0)  # dropout
+        trainer.run()
+    assert (
+        log[0] == "capture" and log.count("capture") == 1 and log.count("replay") == 6
+    )  # of 12 steps, 3 are partial, 3 warm up
+    for one, other in zip(plain.parameters.values(), graphed.parameters.values(), strict=True):
+        assert torch.equal(one, other)
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("plain", "graphed")]
+    assert [line.split('"lr"')[0] for line in lines[0]] == [line.split('"lr"')[0] for line in lines[1]]
+
+
+def test_new_inputs_reach_the_captured_tensors() -> None:
+    seen = []
+
+    def compute(images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+        seen.append((images, batch.rows, drawn.visible_ids))
+        return {"loss": images.float().sum() + batch.rows.sum() + drawn.visible_ids.sum()}
+
+    step = GraphedStep(compute, CPU, 4, stand_in([]))
+    for number in range(6):
+        rows = torch.arange(4) + number
+        inputs = (torch.full((4, 2), number, dtype=torch.uint8), Batch(0, rows), patch_mask(0, 0, rows, 9, 0.75))
+        assert float(step(*inputs)["loss"]) == float(compute(*inputs)["loss"])
+    static = seen[-2]
+    assert all(one is other for one, other in zip(static, seen[-4], strict=True)) and static[0] is not inputs[0]
+
+
+def test_a_capture_that_fails_is_said_once_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(function: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    step = GraphedStep(lambda images, batch, drawn: {"loss": images.float().sum()}, CPU, 2, fails)
+    for number in range(8):
+        assert float(step(torch.full((2,), float(number)), Batch(0, torch.arange(2)), None)["loss"]) == 2 * number
+    assert len([r for r in caplog.records if "not captured as a CUDA graph (operation not" in r.getMessage()]) == 1
+
+
+def test_the_rate_is_set_where_it_is_kept(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("pretrain")
+    for rate_on in (None, CPU):
+        optimizer = build_optimizer(trainer.parameters.items(), trainer.config, "pretrain", rate_on)
+        held = optimizer.param_groups[0]["lr"]
+        set_learning_rate(optimizer, 0.25)
+        assert all(float(group["lr"]) == 0.25 for group in optimizer.param_groups)
+        assert rate_on is None or optimizer.param_groups[0]["lr"] is held
+
+
+def test_only_fixed_shapes_are_captured(make_trainer: Callable[..., Trainer]) -> None:
+    objective: Any = make_trainer("distill").objective
+    assert objective.static
+    objective.masking = objective.masking.model_copy(update={"mask": "bernoulli"})
+    assert not objective.static

@@ -1,0 +1,195 @@
+"""The linear layer whose float32 products run on oneDNN, against `F.linear` in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sdfast.models import linear as module
+from sdfast.models.attention import Group, Groups
+from sdfast.models.linear import Linear, linear
+from sdfast.models.vit import Block, TransformerShape
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to build the inputs of one call."""
+
+    name: str
+    rows: tuple[int, ...] = (100,)
+    inputs: int = 24
+    outputs: int = 40
+    bias: bool = True
+    residual: bool = False
+    layout: str = "contiguous"  # contiguous | transposed | sliced
+    grad: str = "dense"  # dense | transposed | expanded
+    frozen: str = ""  # letters of x, w, b, r
+    onednn: bool = True  # whether its products run there
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CASES = [
+    Case("with bias"),
+    Case("without bias", bias=False),
+    Case("residual", residual=True),
+    Case("residual without bias", bias=False, residual=True),
+    Case("ViT-Ti", (197,), 192, 768, residual=True),
+    Case("odd sizes", (67,), 13, 7, residual=True),
+    Case("one input, one output", (64,), 1, 1),
+    Case("few rows", (63,), residual=True, onednn=False),
+    Case("3-D", (4, 25), residual=True, onednn=False),
+    Case("one vector", (), residual=True, onednn=False),
+    Case("no rows", (0,), residual=True, onednn=False),
+    Case("transposed", residual=True, layout="transposed"),
+    Case("sliced", residual=True, layout="sliced"),
+    Case("transposed grad_output", residual=True, grad="transposed"),
+    Case("expanded grad_output", residual=True, grad="expanded"),
+    Case("frozen weight", residual=True, frozen="w"),
+    Case("frozen layer", residual=True, frozen="wb"),
+    Case("first layer", residual=True, frozen="xr"),
+]
+NAMES = "xwbr"
+
+
+def lay_out(tensor: Tensor, layout: str) -> Tensor:
+    """The same values with other strides."""
+    if layout == "transposed":
+        return tensor.t().contiguous().t()
+    if layout == "sliced":
+        wide = torch.full((2 * tensor.shape[0], tensor.shape[1] + 3), 77.0, dtype=tensor.dtype)
+        wide[::2, 1:-2] = tensor
+        return wide[::2, 1:-2]
+    return tensor
+
+
+def build(case: Case, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor | None], Tensor]:
+    """x, w, b and r by name, and grad_output; the values are float32's in every dtype."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = {"x": (*case.rows, case.inputs), "w": (case.outputs, case.inputs), "b": (case.outputs,)}
+    made: dict[str, Tensor | None] = {}
+    for name, shape in {**shapes, "r": (*case.rows, case.outputs)}.items():
+        value = torch.randn(shape, generator=rng).to(dtype)
+        value = lay_out(value, case.layout) if name in "xr" else value
+        made[name] = value.requires_grad_(name not in case.frozen)
+    if not case.bias:
+        made["b"] = None
+    if not case.residual:
+        made["r"] = None
+    grad = torch.randn((*case.rows, case.outputs), generator=rng).to(dtype) * 2.5
+    if case.grad == "expanded":
+        grad = grad[:1].expand_as(grad)
+    return made, lay_out(grad, "transposed" if case.grad == "transposed" else "contiguous")
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    out = F.linear(x, weight, bias)
+    return out if residual is None else out + residual
+
+
+def results(function: Any, case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The output and the gradients of what is not frozen."""
+    inputs, grad_output = build(case, dtype)
+    out = function(*(inputs[name] for name in NAMES))
+    if function is linear:
+        assert ("OneDnn" in type(out.grad_fn).__name__) == (case.onednn and dtype == torch.float32)
+    wanted = {name: each for name, each in inputs.items() if each is not None and each.requires_grad}
+    grads = torch.autograd.grad(out, list(wanted.values()), grad_output)
+    for name, value in build(case, dtype)[0].items():  # nothing was written into
+        assert value is None or torch.equal(value, inputs[name])
+    return {"out": out.detach(), **dict(zip(wanted, grads, strict=True))}
+
+
+@pytest.fixture
+def onednn() -> None:
+    if not module._onednn_is_there():
+        pytest.skip("oneDNN's linear operator is not there, or not known to be faster here")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_error_is_at_most_twice_that_of_eager(case: Case, onednn: None) -> None:
+    ours, eager, truth = results(linear, case), results(plain, case), results(plain, case, torch.float64)
+    assert ours.keys() == eager.keys() == truth.keys()
+    for name, exact in truth.items():
+        assert ours[name].shape == exact.shape and ours[name].dtype == torch.float32
+        if exact.numel():
+            error, eagers = ((each[name].double() - exact).abs().max().item() for each in (ours, eager))
+            unit = torch.finfo(torch.float32).eps / 2 * exact.abs().max().item()
+            assert error <= 2 * max(eagers, unit), f"{case}: {name} is off by {error:.3g}, eager by {eagers:.3g}"
+
+
+def test_a_frozen_weight_costs_no_product(onednn: None) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    products = {}
+    for frozen in ("", "w", "x"):
+        inputs, grad_output = build(Case("frozen", frozen=frozen))
+        out = linear(inputs["x"], inputs["w"], inputs["b"], None)
+        wanted = [each for each in (inputs["x"], inputs["w"]) if each is not None and each.requires_grad]
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.grad(out, wanted, grad_output)
+        products[frozen] = counter.get_total_flops()
+    # The counter knows the gradient of the weight (a matrix product of torch), not oneDNN's operator.
+    assert products == {"": 2 * 100 * 24 * 40, "w": 0, "x": 2 * 100 * 24 * 40}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_fall_back(dtype: torch.dtype) -> None:
+    case = Case("other dtype", residual=True)
+    for ours, eager in zip(results(linear, case, dtype).values(), results(plain, case, dtype).values(), strict=True):
+        assert torch.equal(ours, eager)
+
+
+def test_autocast_falls_back() -> None:
+    inputs, _ = build(Case("autocast"))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = linear(*(inputs[name] for name in NAMES))
+        assert out.dtype == torch.bfloat16 and "OneDnn" not in type(out.grad_fn).__name__
+        assert torch.equal(out, F.linear(*(inputs[name] for name in NAMES[:3])))
+
+
+def test_gradcheck_of_the_fallback() -> None:
+    inputs, _ = build(Case("gradcheck", (5,), 4, 3, residual=True), torch.float64)
+    assert torch.autograd.gradcheck(linear, tuple(inputs[name] for name in NAMES))
+    assert torch.autograd.gradgradcheck(linear, tuple(inputs[name] for name in NAMES))
+
+
+def test_a_second_derivative_is_refused(onednn: None) -> None:
+    inputs, _ = build(Case("second derivative"))
+    out = linear(*(inputs[name] for name in NAMES))
+    (grad,) = torch.autograd.grad(out.square().sum(), inputs["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_the_layer_is_an_ordinary_one() -> None:
+    ours, theirs = Linear(24, 40), nn.Linear(24, 40)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert Linear(24, 40, bias=False).state_dict().keys() == {"weight"}
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(80, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x, residual=torch.ones(80, 40)), theirs(x) + 1)
+
+
+def test_checkpointing_a_block_changes_nothing(onednn: None) -> None:
+    torch.manual_seed(0)
+    block = Block(TransformerShape(16, 1, 2, 32), 1e-6, True)
+    groups = Groups((Group(4, 20, 20),))
+
+    def gradients(call: Any) -> list[Tensor]:
+        x = torch.randn(80, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = call(x)
+        return [out, *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))]
+
+    kept = gradients(lambda x: block(x, groups))
+    again = gradients(lambda x: checkpoint(block, x, groups, use_reentrant=False))
+    assert "OneDnn" in type(block.fc1(torch.ones(80, 16)).grad_fn).__name__
+    assert all(torch.equal(ours, plainly) for ours, plainly in zip(again, kept, strict=True))
