@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from small_stage import losses_of
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
@@ -83,17 +84,7 @@ def train_ours(
         directory,
         {},
     )
-    records = []
-    step = trainer._one_step
-
-    def recording() -> dict[str, Tensor]:
-        parts = step()
-        records.append({name: float(value) for name, value in parts.items()})
-        return parts
-
-    trainer._one_step = recording  # type: ignore[method-assign]
-    trainer.run()
-    return records
+    return losses_of(trainer)
 
 
 def decayed_rate(naive_step: object, step: int, lr: float = LR) -> None:
