@@ -11,7 +11,10 @@ NOISE = 1.03  # a point is lost when auto's median exceeds the best other's by m
 
 
 def markdown(entries: list[dict[str, Any]]) -> str:
-    """One line a point: milliseconds and GFLOP/s of every backend, and auto's time against the best other's."""
+    """One line a point: medians and GFLOP/s of every backend, and how many times faster auto's is than the best other.
+
+    Where that ratio and the one of the fastest rounds differ much, other work disturbed the medians.
+    """
     names = list(entries[0]["rows"])
     header = [
         "point",
@@ -23,12 +26,13 @@ def markdown(entries: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for entry in entries:
         rows, auto = entry["rows"], entry["auto"]
-        others = [row["ms"] for name, row in rows.items() if name != auto]
-        lost = " (lost)" if rows[auto]["ms"] > NOISE * min(others) else ""
+        ratios = {}
+        for key in ("ms", "ms_fastest"):
+            ratios[key] = min(row[key] for name, row in rows.items() if name != auto) / rows[auto][key]
+        lost = " (lost)" if ratios["ms"] * NOISE < 1.0 else ""
         cells = [f"{rows[name]['ms']:.2f}" for name in names] + [f"{rows[name]['GFLOP/s']:.0f}" for name in names]
-        lines.append(
-            f"| {entry['point']} | {' | '.join(cells)} | {auto} | {min(others) / rows[auto]['ms']:.2f}{lost} |"
-        )
+        cells += [auto, f"{ratios['ms']:.2f}{lost}", f"{ratios['ms_fastest']:.2f}"]
+        lines.append(f"| {entry['point']} | {' | '.join(cells)} |")
     first = entries[0]
     return "\n".join([*lines, "", f"{first['machine']}, {first['threads']} threads, commit {first['commit']}."])
 

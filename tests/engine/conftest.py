@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stage_samples import CPU, IMAGES, objective_of
+from small_stage import CPU, IMAGES, objective_of
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
@@ -30,7 +30,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         kind = FinetuneConfig if stage == "finetune" else PretrainConfig
         return Trainer(
             stage,
-            objective_of(stage, device),
+            objective_of(stage, device=device),
             kind(steps=12, batch_size=16, lr=1e-3),
             EngineConfig(log_every=4, **engine),  # type: ignore[arg-type]
             BatchOrder(torch.arange(50), 16, seed=9),

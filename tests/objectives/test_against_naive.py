@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from naive_setup import BATCH, IMAGES, LR, MEAN, SEED, STD, STEPS, batches, decayed_rate, noise_of, pixels_of
+from small_stage import losses_of
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
@@ -39,17 +40,7 @@ def train_ours(
         directory,
         {},
     )
-    records = []
-    step = trainer._one_step
-
-    def recording() -> dict[str, Tensor]:
-        parts = step()
-        records.append({name: float(value) for name, value in parts.items()})
-        return parts
-
-    trainer._one_step = recording  # type: ignore[method-assign]
-    trainer.run()
-    return records
+    return losses_of(trainer)
 
 
 def compare_weights(

@@ -1,0 +1,70 @@
+"""A small stage to train: model, images, labels, objectives, and the losses of every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdfast.config import PretrainConfig
+from sdfast.engine.loop import Trainer
+from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTEncoder, ViTShape
+from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.teacher.live import LiveTeacher
+
+SHAPE = ViTShape((16, 16), 4, 3, TransformerShape(32, 2, 2, 64), TransformerShape(16, 1, 2, 32))
+IMAGES = torch.randint(0, 256, (50, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(50) % 4
+CPU = torch.device("cpu")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+
+def objective_of(
+    stage: str,
+    dtype: torch.dtype = torch.float32,
+    masking: PretrainConfig | None = None,
+    device: torch.device = CPU,
+    **changes: Any,
+) -> Objective:
+    """The objective of a stage from fixed weights; `changes` are further arguments of its class, or `dropout`."""
+    normalise = Normalise(MEAN, STD).to(device, dtype)
+    if stage == "finetune":
+        classifier = ViTClassifier(SHAPE, 4, changes.pop("dropout", 0.1))
+        initialise(classifier, 2)
+        return Classification(classifier.to(device, dtype), normalise, LABELS.to(device), flip=0.5, seed=5, **changes)
+    module = MaskedAutoencoder(SHAPE)
+    initialise(module, 2)
+    if stage == "distill" and "teacher" not in changes:
+        changes["teacher"] = LiveTeacher(teacher_encoder(), changes.get("tokens", "cls")).to(device, dtype)
+    return FurtherPretraining(module.to(device, dtype), normalise, masking or PretrainConfig(), 5, **changes)
+
+
+def teacher_encoder() -> ViTEncoder:
+    teacher = MaskedAutoencoder(SHAPE)
+    initialise(teacher, 3)
+    return teacher.encoder
+
+
+def losses_of(trainer: Trainer) -> list[dict[str, float]]:
+    """Train to the end; the parts of the loss at every step."""
+    records = []
+    step = trainer._one_step
+
+    def recording() -> dict[str, Tensor]:
+        parts = step()
+        records.append({name: float(value) for name, value in parts.items()})
+        return parts
+
+    trainer._one_step = recording  # type: ignore[method-assign]
+    trainer.run()
+    return records
