@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHAPE
+from pipeline_fixtures import SHAPE
 
 from sdfast.config import Config, EngineConfig
 from sdfast.data.masking import patch_mask
