@@ -66,6 +66,7 @@ def step_memory(
     bank: int = 0,
     accumulate: int = 1,
     cuda: bool = False,
+    threads: int = 1,
 ) -> StepMemory:
     """Predict the memory of one training step after the first.
 
@@ -77,21 +78,24 @@ def step_memory(
         bank: bytes of a teacher bank in the device's memory.
         accumulate: micro-batches of an optimiser step.
         cuda: a dropout mask has one byte an element there, a float's elsewhere.
+        threads: of a CPU, each of which has its own sum of the patch embedding's gradient.
     """
     shape = step.shape
     images = -(-batch // accumulate)
-    sizes = _Sizes(images, 2 if bf16 else _FLOAT, bf16, cuda)
+    sizes = _Sizes(images, 2 if bf16 else _FLOAT, bf16, cuda, min(threads, images))
     layers = _layers(step, sizes, dropout)
-    pixels = images * shape.channels * shape.image_size[0] * shape.image_size[1]
+    image = shape.channels * shape.image_size[0] * shape.image_size[1]
+    pixels = images * image
     trained = _FLOAT * trained_parameters(step)
     fixed = _FLOAT * _positions(step) if step.stage != "finetune" else 0
     if step.live_teacher:
         fixed += _FLOAT * encoder_parameters(shape)
     if step.stage == "distill" and not step.mae:
         fixed += _FLOAT * _decoder_parameters(shape)
-    inputs = (batch // images if images else 1) * pixels + bank
+    inputs = batch * image + bank
     standing = trained + fixed + 2 * trained + inputs
     gradients: dict[str, int] = {} if accumulate == 1 else {"all": trained}
+    before = sum(gradients.values())
 
     normalising = 3 * _FLOAT * pixels
     # Normalised pixels are among what the layers keep, unless autocast keeps copies; flipped ones are another tensor.
@@ -102,7 +106,6 @@ def step_memory(
         kept, held = kept + layer.kept, held + layer.held
     whole = kept
     moments.append(kept + held)
-    before = sum(gradients.values())
     moments = [moment + before for moment in moments]
     for layer in reversed(layers):
         name, size = layer.weights
@@ -124,12 +127,13 @@ class _View:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Images at a time, and bytes of an activation that enters or leaves a matrix product."""
+    """Images at a time, bytes of an activation that enters or leaves a matrix product, threads that have one."""
 
     images: int
     product: int
     bf16: bool
     cuda: bool
+    threads: int
 
     def copies(self, weights: int) -> int:
         """Autocast keeps weights in bfloat16 for the backward pass."""
@@ -163,7 +167,7 @@ def _encoder(step: StepSpec, sizes: _Sizes, views: list[_View], dropout: bool, a
     kept += 0 if again else sizes.copies(matrix)
     work, before, more, held = _FLOAT * embedded * width, 0, 0, 0
     if not sizes.bf16 and not sizes.cuda:
-        work += 4 * _FLOAT * matrix  # oneDNN's, measured
+        work += 4 * _FLOAT * matrix * sizes.threads  # measured: oneDNN's sums, padded in the channels
     for view in views:
         if not view.clean:
             kept += _INT64 * images * shape.patches  # which patches are visible
@@ -225,12 +229,15 @@ def _blocks(
     """A stack of blocks over the rows of some views."""
     gradient = 2 if again and sizes.bf16 else _FLOAT
     width, mlp_width, product, images = shape.width, shape.mlp_width, sizes.product, sizes.images
-    attention, mlp = _attention_parameters(shape, step.shape.qkv_bias), _mlp_parameters(shape)
+    weights = {
+        "attention": _attention_parameters(shape, step.shape.qkv_bias),
+        "MLP in": width * mlp_width + mlp_width + 2 * width,
+        "MLP out": width * mlp_width + width,
+    }
     layers = []
     for number in range(shape.depth):
-        kept, work = [0, 0], [0, 0]  # of attention, of the MLP
-        if not again:
-            kept = [sizes.copies(4 * width * width), sizes.copies(2 * width * mlp_width)]
+        work = [0, 0, 0]
+        kept = [0 if again else sizes.copies(matrix) for matrix in (4 * width * width, *(width * mlp_width,) * 2)]
         for view in views:
             rows, query_rows = images * view.tokens, images * view.tokens
             if number == shape.depth - 1:
@@ -241,11 +248,13 @@ def _blocks(
             kept[0] += query_rows * (2 * product * width + _FLOAT * shape.heads + masks)  # queries, result, softmax
             if len(views) > 1:  # the results of their attention are put side by side
                 kept[0] += query_rows * product * width
-            kept[1] += query_rows * (normed + 2 * product * mlp_width + masks)  # before and after GELU
+            kept[1] += query_rows * (normed + product * mlp_width)  # before GELU
+            kept[2] += query_rows * (product * mlp_width + masks)  # after it
             work[0] += 2 * rows * (_FLOAT + product) * width
             work[1] += query_rows * (2 * _FLOAT * width + product * mlp_width)
-        layers.append(_Layer(kept[0], work[0], (f"{name} {number} attention", gradient * attention)))
-        layers.append(_Layer(kept[1], work[1], (f"{name} {number} MLP", gradient * mlp)))
+            work[2] += query_rows * (2 * _FLOAT * width + product * mlp_width)
+        for part, (of, size) in enumerate(weights.items()):
+            layers.append(_Layer(kept[part], work[part], (f"{name} {number} {of}", gradient * size)))
     return layers
 
 
@@ -284,15 +293,12 @@ def _positions(step: StepSpec) -> int:
 
 
 def _block_parameters(shape: TransformerShape, qkv_bias: bool) -> int:
-    return _attention_parameters(shape, qkv_bias) + _mlp_parameters(shape)
+    mlp = 2 * shape.width * shape.mlp_width + shape.mlp_width + 3 * shape.width  # and the norm before it
+    return _attention_parameters(shape, qkv_bias) + mlp
 
 
 def _attention_parameters(shape: TransformerShape, qkv_bias: bool) -> int:
     return shape.width * (4 * shape.width + 1 + (3 if qkv_bias else 0) + 2)  # and the norm before it
-
-
-def _mlp_parameters(shape: TransformerShape) -> int:
-    return 2 * shape.width * shape.mlp_width + shape.mlp_width + shape.width + 2 * shape.width
 
 
 def _embedding_parameters(step: StepSpec) -> int:

@@ -102,7 +102,7 @@ def test_the_peak(
 ) -> None:
     monkeypatch.setattr("test_flops.BATCH", batch)
     step, objective, images = step_of(shape, stage, **more)
-    predicted = step_memory(step, batch, bf16=bf16, dropout=stage == "finetune")
+    predicted = step_memory(step, batch, bf16=bf16, dropout=stage == "finetune", threads=torch.get_num_threads())
     standing = predicted.parameters + predicted.optimizer + predicted.inputs  # there before the step, not in the count
     assert predicted.peak - standing == pytest.approx(peak_bytes(objective, images, bf16), rel=0.1)
 
@@ -114,7 +114,7 @@ def test_the_peak(
 @pytest.mark.parametrize(("stage", "more"), CASES)
 def test_the_peak_with_shortcuts(stage: str, more: dict[str, Any], bf16: bool) -> None:
     step, objective, images = step_of(MODEL, stage, **more, **dict.fromkeys(SHORTCUTS, True))
-    predicted = step_memory(step, BATCH, bf16=bf16, dropout=stage == "finetune")
+    predicted = step_memory(step, BATCH, bf16=bf16, dropout=stage == "finetune", threads=torch.get_num_threads())
     assert predicted.kept == pytest.approx(bytes_kept(objective, images, bf16), rel=0.1)
     standing = predicted.parameters + predicted.optimizer + predicted.inputs
     assert predicted.peak - standing == pytest.approx(peak_bytes(objective, images, bf16), rel=0.1)
