@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sdfast import __version__
-from sdfast.cli import cache
+from sdfast.cli import bench, cache
 from sdfast.errors import SdfastError, UserError
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
@@ -28,6 +28,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
+app.command(name="bench")(bench.bench)
 
 Overrides = Annotated[
     list[str] | None,

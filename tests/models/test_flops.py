@@ -102,7 +102,7 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
     if stage == "finetune":
         classifier = ViTClassifier(dataclasses.replace(shape, decoder=None), 5, dropout=0.1)
         spec = StepSpec(shape, stage, classes=5, **switches)
-        return spec, Classification(classifier, normalise, torch.arange(BATCH), 0.5, 0, shortcuts), images
+        return spec, Classification(classifier, normalise, torch.arange(BATCH) % 5, 0.5, 0, shortcuts), images
     masking = PretrainConfig(mask=mask, mask_ratio=0.6)
     module = MaskedAutoencoder(shape)
     tokens = more.get("tokens", "cls")

@@ -1,0 +1,101 @@
+"""`sdfast bench`: what the steps of a run cost on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdfast.errors import UserError
+
+
+def bench(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
+    model: Annotated[str | None, typer.Option(help="hub id or folder; the bundled model when not given")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory whose settings are measured; left as it is")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
+    preset: Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="batch size to measure; may be repeated")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+) -> None:
+    """Time the stages on random images: img/s, TFLOP/s, share of this machine's peak, memory, and the run's length."""
+    from sdfast.durable import write_json
+    from sdfast.pipeline import Pipeline
+
+    if out is not None and config is None:
+        config = out / "config.yaml"
+        if not config.is_file():
+            raise UserError(f"{out} is not a run directory (it holds no config.yaml); leave --out away.")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no folder {json_file.parent}.")
+    pipeline = Pipeline(model=model, config=config, preset=preset, device=device, overrides=overrides or ())
+    from sdfast.engine.bench import bench as measure
+
+    with _status() as say:
+        report = measure(pipeline.config, pipeline.initial, pipeline.device, batch or (), say)
+    _show(report)
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Any]:
+    """On a terminal, one line that says what is being measured; otherwise nothing."""
+    from sdfast.log import console
+
+    with console().status("measuring") as status:
+        yield lambda text: status.update(f"measuring {text}")
+
+
+def _show(report: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    typer.echo(", ".join(f"{name} {value}" if name != "device" else value for name, value in report.machine.items()))
+    typer.echo(f"peak of a matrix product, measured: {report.peak_tflops:.3g} TFLOP/s")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # within eighty columns
+    for name in ("stage", "variant"):
+        table.add_column(name)
+    for name in ("batch", "ms", "img/s", "TFLOP/s", "% of\npeak", "GFLOP/\nimage", "peak\nMB", "pre-\ndicted"):
+        table.add_column(name, justify="right")
+    stage = ""
+    for row in report.rows:
+        if stage not in ("", row.stage):
+            table.add_section()
+        stage = row.stage
+        table.add_row(
+            row.stage,
+            row.variant + ("*" if row.configured else ""),
+            str(row.batch),
+            _digits(1000 * row.seconds),
+            _digits(row.img_per_s),
+            f"{row.tflops:.3g}",
+            f"{100 * row.peak_share:.0f}",
+            _digits(row.gflop_per_image),
+            "?" if row.memory is None else _digits(row.memory / 1e6),
+            _digits(row.memory_predicted / 1e6),
+        )
+    Console().print(table)
+    typer.echo(f"* as the run is configured. Peak MB: {_MEMORY['threads' not in report.machine]}.")
+    for plan in report.planned:
+        at = "" if plan.measured_batch == plan.batch else f" (at the rate of batch {plan.measured_batch})"
+        typer.echo(f"{plan.stage}: {plan.steps} steps of {plan.batch} would take {_duration(plan.seconds)}{at}")
+
+
+_MEMORY = {True: "of tensors", False: "growth of the process; predicted: its tensors"}
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
