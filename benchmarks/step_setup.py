@@ -8,6 +8,7 @@ Hugging Face arms are given one normalised float32 batch that lies on the device
 from __future__ import annotations
 
 import copy
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -257,8 +258,10 @@ class Ours:
     fixed_pixels: bool = False
 
 
-def trainer_of(point: Point, ours: Ours, directory: Path, dtype: torch.dtype = torch.float32) -> Trainer:
-    """sdfast's own loop over the point's images, ready for its first step."""
+def trainer_of(
+    point: Point, ours: Ours, directory: Path, dtype: torch.dtype = torch.float32, teacher: Teacher | None = None
+) -> Trainer:
+    """sdfast's own loop over the point's images, ready for its first step; `teacher` replaces what `ours` names."""
     engine = EngineConfig(**ours.engine)
     module = copy.deepcopy(_ours_once(point.model).module).to(point.device, dtype)
     normalise = Normalise(MEAN, STD).to(point.device, dtype)
@@ -270,18 +273,17 @@ def trainer_of(point: Point, ours: Ours, directory: Path, dtype: torch.dtype = t
         classifier = classifier_from_mae(module.cpu(), CLASSES, DROPOUT, seed=0).to(point.device, dtype)
         objective = Classification(classifier, normalise, labels_of(point.rows, point.device), 0.5, 0, switched)
     else:
-        teacher: Teacher | None = None
-        if point.stage == "distill" and ours.teacher == "live":
+        if point.stage == "distill" and teacher is None and ours.teacher == "live":
             teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
-        elif point.stage == "distill":
+        elif point.stage == "distill" and teacher is None:
             targets = targets_of(point.model, point.rows, point.device).to(dtype)
             teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
         objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher, shortcuts=switched)
     use_attention(objective.module, engine.attention)
-    if engine.compile in (True, "blocks"):
+    if engine.compile is True or (engine.compile == "auto" and point.device == "cuda"):  # as sdfast.stages does
         for block in objective.module.modules():
             if isinstance(block, Block):
-                block.compile(dynamic=False)
+                block.compile()
     images = images_of(MODELS[point.model].image, point.rows, point.device)
     first = images[: point.batch]
 
@@ -319,11 +321,15 @@ def switches() -> dict[str, list[Any]]:
     for name, info in EngineConfig.model_fields.items():
         if name in NO_SWITCHES:
             continue
-        values: tuple[Any, ...] = (True, False) if info.annotation is bool else ()
-        if typing.get_origin(info.annotation) is Literal:
-            values = typing.get_args(info.annotation)
+        values: list[Any] = []
+        for kind in typing.get_args(info.annotation) if is_union(info.annotation) else (info.annotation,):
+            values += (True, False) if kind is bool else typing.get_args(kind)
         found[name] = [value for value in values if value not in (info.default, "auto")]
     return {name: values for name, values in found.items() if values}
+
+
+def is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def shortcuts_off() -> dict[str, dict[str, Any]]:
@@ -332,10 +338,5 @@ def shortcuts_off() -> dict[str, dict[str, Any]]:
 
 
 def plain() -> dict[str, Any]:
-    """The settings with every shortcut off and the reference attention."""
-    return {**dict.fromkeys(SHORTCUTS, False), "attention": "reference"}
-
-
-def compiled() -> dict[str, Any]:
-    """The settings that switch torch.compile on for the blocks."""
-    return {"compile": True if EngineConfig.model_fields["compile"].annotation is bool else "blocks"}
+    """The settings with everything off that makes a step fast, and the reference attention."""
+    return {**dict.fromkeys((*SHORTCUTS, "compile", "cuda_graph"), False), "attention": "reference"}

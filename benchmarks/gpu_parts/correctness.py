@@ -59,7 +59,7 @@ def run_steps(point: Point, engine: dict[str, Any], dtype: torch.dtype, steps: i
     trainer = trainer_of(point, Ours(engine=engine), context.folder, dtype)
     start = flat(trainer)
     losses = []
-    with matmul_precision(tf32=False):
+    with matmul_precision(tf32=context.device == "cuda" and engine.get("precision") != "fp32"):
         for _ in range(steps):
             losses.append(trainer._one_step()["loss"].detach().clone())
             trainer.step += 1
@@ -90,15 +90,16 @@ def settings_agree(context: Context) -> dict[str, Any]:
     true_losses, true_weights, start = run_steps(point, plain() | exact, torch.float64, steps, context)
     moved = float((true_weights - start).norm())
     rows: dict[str, Any] = {}
-    variants = {"plain": plain(), "default": {}}
-    variants |= {f"{name}={value}": {name: value} for name, values in switches().items() for value in values}
+    variants: dict[str, dict[str, Any]] = {"plain": plain(), "default": {}}
+    for name, values in switches().items():
+        variants |= {f"{name}={value}": {"compile": False, name: value} for value in values}
 
     def errors(settings: dict[str, Any]) -> dict[str, Any]:
         losses, weights, _ = run_steps(point, settings, torch.float32, steps, context)
         loss_error = float(((losses - true_losses) / true_losses).abs().max())
         return {"weights": float((weights - true_weights).norm()) / moved, "losses": loss_error}
 
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "tf32") if context.device == "cuda" else ("fp32", "bf16"):
         for name, settings in variants.items():
             row = context.attempt(errors, settings | {"precision": precision}, needs=0 if context.quick else 8)
             rows[f"{name}, {precision}"] = row
@@ -140,8 +141,8 @@ def banks_alike(context: Context) -> dict[str, Any]:
     for place in typing.get_args(Residency):
         if place == "auto":
             continue
-        trainer = trainer_of(point, Ours(engine={"precision": "fp32"}), context.folder)
-        trainer.objective.teacher = bank_targets(bank, recipe, place)  # type: ignore[attr-defined]
+        settings = Ours(engine={"precision": "fp32", "compile": False})
+        trainer = trainer_of(point, settings, context.folder, teacher=bank_targets(bank, recipe, place))
         with matmul_precision(tf32=False):
             for _ in range(steps):
                 trainer._one_step()

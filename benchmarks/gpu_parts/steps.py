@@ -15,20 +15,20 @@ from step_setup import (
     Arm,
     Ours,
     Point,
-    compiled,
     honest_arm,
     naive_arm,
-    plain,
     sdfast_arm,
     shortcuts_off,
-    switches,
 )
 
 from gpu_parts.context import Context, release
-from sdfast.config import EngineConfig
+from gpu_parts.derived import WHOLE, WHOLE_ARM
+from sdfast.engine.accounting import SHORTCUTS
 
 IMAGES = 2048  # in memory
 ARM_SECONDS = 12.0  # what an arm may need for building, compiling and its samples
+WHOLE_AFTER, WHOLE_SECONDS = 5, 100.0  # points; what the baseline compiled as a whole may need
+GRAPHED_AFTER = 4  # steps, after which sdfast's step, and the compiler's graphs, are as they stay
 MAIN = ("distill", "ViT-B/16", 64)
 # By importance: the time may end before the list does.
 POINTS = [
@@ -65,31 +65,35 @@ def arms_of(point: Point, context: Context) -> dict[str, Arm]:
     def ours(**how: Any) -> Arm:
         return sdfast_arm(point, context.folder, Ours(**how))
 
-    # Compilation and graphs can be on or off by default: name both where they differ.
-    arms = {"sdfast": ours(), "sdfast compiled": ours(engine=compiled())}
-    if EngineConfig(**compiled()) == EngineConfig():
-        del arms["sdfast compiled"]
-        off = False if EngineConfig.model_fields["compile"].annotation is bool else "off"
-        arms["sdfast not compiled"] = ours(engine={"compile": off})
+    arms = {"sdfast": ours()}
+    if bf16:
+        arms["sdfast not compiled"] = ours(engine={"compile": False})  # by default it is, on a GPU
+    else:
+        arms["sdfast compiled"] = ours(engine={"compile": True})
     arms["honest compiled"] = honest_arm(point, Speed(bf16, "layers"))
     arms["naive"] = naive_arm(point)
     if (not context.quick and point.model != MAIN[1]) or point.batch > MAIN[2]:
         return arms
     arms["sdfast, loader spared"] = ours(fixed_pixels=True)
+    arms["sdfast, no CUDA graph"] = ours(engine={"cuda_graph": False})
     arms["naive TF32"] = naive_arm(point, tf32=True)
     arms["honest"] = honest_arm(point, Speed(bf16))
     if point.stage == "distill":
-        arms["sdfast, no shortcuts"] = ours(
-            engine=plain() | {"attention": "auto"} if "attention" in plain() else plain()
-        )
+        arms["sdfast, no shortcuts"] = ours(engine=dict.fromkeys(SHORTCUTS, False))
         arms["sdfast live teacher"] = ours(teacher="live")
-        arms |= {name: ours(engine=settings) for name, settings in shortcuts_off().items()}
-    for name, values in switches().items():
-        if "graph" in name:
-            arms |= {f"sdfast {name}={value}": ours(engine={name: value}) for value in values}
-    arms["sdfast fp32"] = ours(engine={"precision": "fp32"})
-    arms["honest compiled whole"] = honest_arm(point, Speed(bf16, "whole", {"mode": "reduce-overhead"} if bf16 else {}))
+    # The rest without compiling: each would compile again, and the time is for larger points.
+    if point.stage == "distill":
+        arms |= {name: ours(engine={"compile": False, **settings}) for name, settings in shortcuts_off().items()}
+    for precision in ("tf32", "fp32"):
+        arms[f"sdfast {precision}"] = ours(engine={"compile": False, "precision": precision})
     return arms
+
+
+def whole_arms(point: Point, context: Context) -> dict[str, Arm]:
+    """The baseline's whole step compiled, with CUDA graphs on a GPU; compiling it takes a minute or more."""
+    cuda = point.device == "cuda"
+    speed = Speed(cuda, "whole", {"mode": "reduce-overhead"} if cuda else {})
+    return {"sdfast": sdfast_arm(point, context.folder, Ours()), WHOLE_ARM: honest_arm(point, speed)}
 
 
 def prepared(arm: Arm, context: Context) -> tuple[Callable[[], Any], dict[str, Any]]:
@@ -116,8 +120,8 @@ def prepared(arm: Arm, context: Context) -> tuple[Callable[[], Any], dict[str, A
             return step()
 
     slow = seconds_of(run, 1, context.device) > 0.3
-    if not context.quick and not slow:  # what is captured or tuned in the first few steps
-        run(), run()
+    for _ in range(1 if context.quick else 0 if slow and not arm.ours else GRAPHED_AFTER):
+        run()
     row: dict[str, Any] = {"build_s": built - started, "first_step_s": first, "precision": arm.precision}
     row["ours"] = arm.ours
     if cuda:
@@ -143,7 +147,7 @@ def timed(steps: dict[str, Callable[[], Any]], rows: dict[str, dict[str, Any]], 
         rows[name]["of_peak"] = rate / peak if peak else None
 
 
-def measure(point: Point, context: Context) -> dict[str, dict[str, Any]]:
+def measure(point: Point, arms: dict[str, Arm], context: Context) -> dict[str, dict[str, Any]]:
     """A row an arm. Arms that do not fit beside the others are timed by themselves afterwards."""
     torch._dynamo.reset()
     rows: dict[str, dict[str, Any]] = {}
@@ -159,7 +163,7 @@ def measure(point: Point, context: Context) -> dict[str, dict[str, Any]]:
         rows[name]["flops"] = arm.flops
         return True
 
-    for name, arm in arms_of(point, context).items():
+    for name, arm in arms.items():
         if not prepare(name, arm) and rows[name]["error"] == "out of memory":
             alone[name] = arm
         release(context.device)
@@ -177,13 +181,14 @@ def measure(point: Point, context: Context) -> dict[str, dict[str, Any]]:
 def run(context: Context) -> Iterator[dict[str, Any]]:
     """Point after point."""
     result: dict[str, Any] = {"points": {}}
+    tasks = [(str(point), point, arms_of, 2 * ARM_SECONDS) for point in points(context)]
+    main = tasks[0][1]
+    tasks.insert(WHOLE_AFTER, (f"{main}{WHOLE}", main, whole_arms, WHOLE_SECONDS))
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        for point in points(context):
-            rows = context.attempt(measure, point, context, needs=0 if context.quick else 2 * ARM_SECONDS)
+        for name, point, arms, needs in tasks:
+            rows = context.attempt(measure, point, arms(point, context), context, needs=0 if context.quick else needs)
+            found = {"error": rows["error"]} if "error" in rows else {"arms": rows}
             where = {"stage": point.stage, "model": point.model, "batch": point.batch}
-            result["points"][str(point)] = {
-                **where,
-                **({"error": rows["error"]} if "error" in rows else {"arms": rows}),
-            }
+            result["points"][name] = {**where, **found}
             release(context.device)
             yield result

@@ -47,8 +47,9 @@ def test_quick_run_on_the_cpu(tmp_path: Path) -> None:
     assert parts["correctness"]["banks"]["stream"]["met"]
 
     assert {point["stage"] for point in parts["steps"]["points"].values()} == {"pretrain", "distill", "finetune"}
-    for point in parts["steps"]["points"].values():
-        assert {"sdfast", "naive", "honest", "honest compiled"} <= point["arms"].keys()
+    for name, point in parts["steps"]["points"].items():
+        expected = {derived.WHOLE_ARM} if name.endswith(derived.WHOLE) else {"naive", "honest", "honest compiled"}
+        assert {"sdfast", *expected} <= point["arms"].keys()
         assert all(arm["img/s"] > 0 and arm["flops"] > 0 for arm in point["arms"].values())
     assert 0 <= parts["profile"]["arms"]["sdfast"]["idle"] < 1
     assert "product" in parts["profile"]["arms"]["sdfast"]["kinds_us"]
@@ -117,6 +118,8 @@ def test_a_part_is_not_begun_without_time() -> None:
 
 
 def test_missed_checks_and_failed_tests_are_wrong() -> None:
+    points = {"a": {"arms": {"x": {"error": "out of memory"}, "y": {"error": "ValueError: no"}}}, "b": {"error": "no"}}
+    assert gpu_suite.found_wrong({"steps": {"points": points}}) == ["steps, a, y: ValueError: no", "steps, b, : no"]
     correctness = {"tests": {"failed": ["a::b: no"]}, "banks": {"device": {"met": True}, "stream": {"met": False}}}
     assert gpu_suite.found_wrong({"correctness": correctness}) == [
         "test a::b: no",
@@ -166,6 +169,10 @@ def test_derived_figures_and_their_table() -> None:
     assert ratios["loader wait"] == pytest.approx(0.2)
     assert ratios["cached + shortcuts / live"] == pytest.approx(0.8)
     assert found["stages"]["distill"] == {"arm": "sdfast compiled", "seconds": 500.0, "x paper": 18802 / 500}
+    whole = {"sdfast": arm(2200, ours=True), derived.WHOLE_ARM: arm(2000)}
+    points = parts["steps"]["points"]
+    more = {**points, f"distill ViT-B/16 batch 64{derived.WHOLE}": {"stage": "distill", "arms": whole}}
+    assert derived.derive({"steps": {"points": more}})["ratios"]["distill ViT-B/16 batch 64"]["x honest"] == 1.1
     verdicts = {row["name"]: row["verdict"] for row in found["targets"]}
     assert verdicts["times the honest baseline"] == {"floor": "met", "target": "missed"}
     assert verdicts["further pre-training, img/s"] == {"floor": "not measured", "target": "not measured"}
