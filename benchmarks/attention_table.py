@@ -16,13 +16,8 @@ def markdown(entries: list[dict[str, Any]]) -> str:
     Where that ratio and the one of the fastest rounds differ much, other work disturbed the medians.
     """
     names = list(entries[0]["rows"])
-    header = [
-        "point",
-        *(f"{name} ms" for name in names),
-        *(f"{name} GFLOP/s" for name in names),
-        "auto",
-        "x best other",
-    ]
+    header = ["point", *(f"{name} ms" for name in names), *(f"{name} GFLOP/s" for name in names)]
+    header += ["auto", "x best other", "of the fastest rounds"]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for entry in entries:
         rows, auto = entry["rows"], entry["auto"]

@@ -155,6 +155,15 @@ def test_autocast_falls_back() -> None:
         assert torch.equal(out, F.linear(*(inputs[name] for name in NAMES[:3])))
 
 
+def test_the_compiler_takes_the_fallback_and_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    torch._dynamo.reset()
+    case = Case("compiled", residual=True)
+    inputs, _ = build(case)
+    out = torch.compile(linear, fullgraph=True, backend="aot_eager")(*(inputs[name] for name in NAMES))
+    torch.testing.assert_close(out, plain(*(inputs[name] for name in NAMES)))  # type: ignore[arg-type]
+    assert not [each for each in recwarn if "lru_cache" in str(each.message)]
+
+
 def test_gradcheck_of_the_fallback() -> None:
     inputs, _ = build(Case("gradcheck", (5,), 4, 3, residual=True), torch.float64)
     assert torch.autograd.gradcheck(linear, tuple(inputs[name] for name in NAMES))
