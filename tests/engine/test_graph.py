@@ -7,6 +7,7 @@ same addresses; the real one is in test_graph_gpu.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_rate_is_set_where_it_is_kept(make_trainer: Callable[..., Trainer]) 
         set_learning_rate(optimizer, 0.25)
         assert all(float(group["lr"]) == 0.25 for group in optimizer.param_groups)
         assert rate_on is None or optimizer.param_groups[0]["lr"] is held
+
+
+def test_the_optimizer_lets_itself_be_captured(
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """torch's own check, on a stream that says it is capturing, and on one that warms up."""
+    trainer = make_trainer("pretrain")
+    optimizer = build_optimizer(trainer.parameters.items(), trainer.config, "pretrain", CPU)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    for capturing in (False, True):
+        stream = SimpleNamespace(is_capturing=lambda capturing=capturing: capturing)
+        monkeypatch.setattr(torch.accelerator, "current_stream", lambda stream=stream: stream)
+        optimizer._accelerator_graph_capture_health_check()
+    assert not recwarn.list
 
 
 def test_only_fixed_shapes_are_captured(make_trainer: Callable[..., Trainer]) -> None:
