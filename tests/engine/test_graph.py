@@ -88,6 +88,24 @@ def test_a_capture_that_fails_is_said_once_and_training_goes_on(caplog: pytest.L
     assert len([r for r in caplog.records if "not captured as a CUDA graph (operation not" in r.getMessage()]) == 1
 
 
+def test_a_capture_that_fails_half_way_leaves_nothing_in_the_next_step(
+    make_trainer: Callable[..., Trainer], tmp_path: Any
+) -> None:
+    """What it computed was never run: its gradients are of no numbers."""
+
+    def fails(function: Any) -> Any:
+        for parameter in graphed.parameters.values():
+            parameter.grad = torch.full_like(parameter, float("nan"))
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    plain = make_trainer("pretrain", directory=tmp_path / "plain")
+    graphed = make_trainer("pretrain", directory=tmp_path / "graphed")
+    graphed._computed = GraphedStep(graphed._compute, CPU, 16, fails)
+    for trainer in (plain, graphed):
+        trainer.run()
+    assert all(torch.equal(value, graphed.parameters[name]) for name, value in plain.parameters.items())
+
+
 def test_the_rate_is_set_where_it_is_kept(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("pretrain")
     for rate_on in (None, CPU):
