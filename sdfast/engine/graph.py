@@ -79,9 +79,12 @@ def capture_cuda_graph(
 ) -> tuple[Callable[[], None], dict[str, Tensor]]:
     """A function's graph on the current device: what replays it, and its outputs, which a replay fills."""
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            outputs = function()
+    finally:
+        torch.cuda.set_stream(stream)  # torch does not return to it where the end of the capture fails
     return graph.replay, outputs
 
 

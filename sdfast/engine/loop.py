@@ -162,6 +162,7 @@ class Trainer:
     def _compute(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
         """Gradients of a batch, and the optimiser's step; the learning rate is set."""
         total: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)  # first: a capture that failed half-way leaves gradients
         for part in micro_slices(len(batch.rows), self.engine.accumulate):
             with self._autocast():
                 parts = self.objective.loss(images[part], batch, drawn, part)
@@ -171,7 +172,6 @@ class Trainer:
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return total
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:

@@ -49,8 +49,13 @@ def build_optimizer(
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    lr = config.lr if rate_on is None else torch.tensor(config.lr, device=rate_on)
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True)
+    if rate_on is None:
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    lr = torch.tensor(config.lr, device=rate_on)
+    # torch refuses to capture an optimiser that does not say `capturable`, and warns of one that warms up.
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True, capturable=True)
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 def learning_rate(config: OptimisationConfig, step: int) -> float:

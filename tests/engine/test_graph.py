@@ -7,6 +7,7 @@ same addresses; the real one is in test_graph_gpu.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +88,24 @@ def test_a_capture_that_fails_is_said_once_and_training_goes_on(caplog: pytest.L
     assert len([r for r in caplog.records if "not captured as a CUDA graph (operation not" in r.getMessage()]) == 1
 
 
+def test_a_capture_that_fails_half_way_leaves_nothing_in_the_next_step(
+    make_trainer: Callable[..., Trainer], tmp_path: Any
+) -> None:
+    """What it computed was never run: its gradients are of no numbers."""
+
+    def fails(function: Any) -> Any:
+        for parameter in graphed.parameters.values():
+            parameter.grad = torch.full_like(parameter, float("nan"))
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    plain = make_trainer("pretrain", directory=tmp_path / "plain")
+    graphed = make_trainer("pretrain", directory=tmp_path / "graphed")
+    graphed._computed = GraphedStep(graphed._compute, CPU, 16, fails)
+    for trainer in (plain, graphed):
+        trainer.run()
+    assert all(torch.equal(value, graphed.parameters[name]) for name, value in plain.parameters.items())
+
+
 def test_the_rate_is_set_where_it_is_kept(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("pretrain")
     for rate_on in (None, CPU):
@@ -95,6 +114,20 @@ def test_the_rate_is_set_where_it_is_kept(make_trainer: Callable[..., Trainer]) 
         set_learning_rate(optimizer, 0.25)
         assert all(float(group["lr"]) == 0.25 for group in optimizer.param_groups)
         assert rate_on is None or optimizer.param_groups[0]["lr"] is held
+
+
+def test_the_optimizer_lets_itself_be_captured(
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """torch's own check, on a stream that says it is capturing, and on one that warms up."""
+    trainer = make_trainer("pretrain")
+    optimizer = build_optimizer(trainer.parameters.items(), trainer.config, "pretrain", CPU)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    for capturing in (False, True):
+        stream = SimpleNamespace(is_capturing=lambda capturing=capturing: capturing)
+        monkeypatch.setattr(torch.accelerator, "current_stream", lambda stream=stream: stream)
+        optimizer._accelerator_graph_capture_health_check()
+    assert not recwarn.list
 
 
 def test_only_fixed_shapes_are_captured(make_trainer: Callable[..., Trainer]) -> None:

@@ -413,6 +413,30 @@ def test_calibration_survives_a_candidate_that_fails(
     assert calibrate({"varlen": RuntimeError("no"), "xformers": RuntimeError("no")}, monkeypatch) == "sdpa"
 
 
+@pytest.mark.parametrize("padded", [True, False])
+def test_padding_has_gradients_with_varlen(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's operator takes `seqused_k` without gradients only, as here; whole sequences go to it."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    calls = []
+
+    def operator(*operands: object, seqused_k: Tensor | None = None) -> Tensor:
+        if seqused_k is not None:
+            raise RuntimeError("seqused_k is an inference-only parameter.")
+        calls.append(operands)
+        return operands[0]  # type: ignore[return-value]
+
+    monkeypatch.setattr(varlen, "varlen_attn", operator)
+    lengths = (10, 4, 7) if padded else None
+    inputs = build(Case("", ((3, 10, 10, lengths),)))
+    q, k, v = inputs.tensors[0].unbind(1)
+    out = dispatch._FUNCTIONS["varlen"](q, k, v, inputs.groups)
+    assert bool(calls) != padded
+    if padded:
+        wanted = dispatch._FUNCTIONS["reference"](q, k, v, inputs.groups)
+        torch.testing.assert_close(out, wanted)
+        assert torch.autograd.grad(out.sum(), inputs.tensors[0])[0].isfinite().all()
+
+
 # ---- the groups ------------------------------------------------------------------------------------------------
 
 
@@ -426,8 +450,6 @@ def test_groups_by_hand() -> None:
     queries, keys = groups.offsets(CPU)
     assert queries.tolist() == keys.tolist() == [0, 3, 6, 10] and queries.dtype == torch.int32
     assert groups.offsets(CPU)[0] is queries
-    seen = groups.seen(CPU)
-    assert seen is not None and seen.tolist() == [2, 3, 4] and seen.dtype == torch.int32
     assert groups.lengths("queries") == [3, 3, 4]
 
 
@@ -439,8 +461,7 @@ def test_groups_with_other_queries_by_hand() -> None:
     queries, keys = groups.offsets(CPU)
     assert queries.tolist() == [0, 2, 4, 7] and keys.tolist() == [0, 5, 10, 11]
     assert groups.lengths("queries") == [2, 2, 3] and groups.lengths("keys") == [5, 5, 1]
-    whole = Groups((Group(2, 2, 5),))
-    assert not whole.ragged and whole.seen(CPU) is None
+    assert groups.ragged and not Groups((Group(2, 2, 5),)).ragged
 
 
 def test_attend_reads_the_layout_of_a_fused_projection() -> None:

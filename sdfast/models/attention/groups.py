@@ -78,10 +78,6 @@ class Groups:
             self._once(f"keys on {device}", lambda: self._offsets(device, "keys")),
         )
 
-    def seen(self, device: torch.device) -> Tensor | None:
-        """[sequences] int32: keys of each sequence that are not padding; None when none is."""
-        return self._once(f"seen on {device}", lambda: self._seen(device)) if self.ragged else None
-
     def lengths(self, kind: str) -> list[int]:
         """Tokens of every sequence, padding included; `kind` is `queries` or `keys`."""
         return [getattr(group, kind) for group in self.groups for _ in range(group.batch)]
@@ -113,13 +109,4 @@ class Groups:
             parts.append(first + length * torch.arange(group.batch, dtype=torch.int32, device=device))
             first += group.batch * length
         parts.append(torch.full((1,), first, dtype=torch.int32, device=device))
-        return torch.cat(parts)
-
-    def _seen(self, device: torch.device) -> Tensor:
-        parts = [
-            torch.full((g.batch,), g.keys, dtype=torch.int32, device=device)
-            if g.valid is None
-            else g.valid.sum(dim=1, dtype=torch.int32)
-            for g in self.groups
-        ]
         return torch.cat(parts)

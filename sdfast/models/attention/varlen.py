@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sdfast.models.attention.groups import Groups
+from sdfast.models.attention.sdpa import sdpa_attention
 
 
 def why_not_varlen(device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
@@ -27,11 +28,13 @@ def needs_half_on_cuda(device: torch.device, dtype: torch.dtype, dim: int) -> st
 
 
 def varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
-    """See `attend_across` for the arguments."""
+    """See `attend_across` for the arguments. Padded sequences go to `sdpa`: `seqused_k` has no gradients."""
+    if groups.ragged:
+        return sdpa_attention(q, k, v, groups)
     from torch.nn.attention.varlen import varlen_attn
 
     q_offsets, k_offsets = groups.offsets(q.device)
     longest_q, longest_k = groups.longest
-    out = varlen_attn(q, k, v, q_offsets, k_offsets, longest_q, longest_k, seqused_k=groups.seen(q.device))
+    out = varlen_attn(q, k, v, q_offsets, k_offsets, longest_q, longest_k)
     assert isinstance(out, Tensor)
     return out
