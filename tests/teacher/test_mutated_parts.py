@@ -107,7 +107,7 @@ def test_flipped_bits_and_wrong_lengths(case: Case, part: Path) -> None:
         for changed in [*(data[:place] for place in places), data + data[:40]]:
             case.ends_well(lambda copy, n=path.name, d=changed: (copy / n).write_bytes(d))
         case.ends_well(lambda copy, n=path.name: (copy / n).unlink())
-    assert case.count > 100 and case.kept > 50
+    assert case.count > 90 and case.kept > 50
 
 
 def test_swapped_strange_and_foreign_files(case: Case, part: Path, tmp_path: Path) -> None:
