@@ -163,6 +163,7 @@ def _fit(
     _set_attention(run, objective.module)
     order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
     if engine.compile is True or (engine.compile == "auto" and run.device.type == "cuda" and config.steps >= 500):
+        torch.compiler.reset()  # the variants of earlier stages would count towards the few that it makes of a function
         for block in objective.module.modules():
             if isinstance(block, Block):
                 block.compile()

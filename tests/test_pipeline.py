@@ -14,6 +14,7 @@ import sdfast
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.models.checkpoint import load_classifier, load_mae
+from sdfast.models.vit import Block
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,20 @@ def test_all_runs_every_stage_and_leaves_the_promised_files(inputs: dict[str, Pa
     assert "pretrain" in (out / "log.txt").read_text()
     assert (out / "config.yaml").is_file()
     assert read_json(out / "finetune" / "result.json")["metrics"] == result.metrics
+
+
+def test_each_stage_is_compiled_afresh(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages' variants of a block would be more than torch makes of a function; then it stops compiling it."""
+    events: list[str] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: events.append("reset"))
+    monkeypatch.setattr(Block, "compile", lambda block: events.append("compile"))
+    pipeline(inputs, tmp_path / "run", "engine.compile=true").run()
+    assert [event for event, before in zip(events, ["", *events], strict=False) if event != before] == [
+        "reset",
+        "compile",
+    ] * 3
 
 
 def test_finished_stages_are_kept_and_a_changed_input_runs_what_depends_on_it(

@@ -46,7 +46,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
 
 def _faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()  # first: the compiler cannot look into what follows
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.shape[0] >= _SMALLEST_ROWS

@@ -202,3 +202,13 @@ def test_checkpointing_a_block_changes_nothing(onednn: None) -> None:
     again = gradients(lambda x: checkpoint(block, x, groups, use_reentrant=False))
     assert "OneDnn" in type(block.fc1(torch.ones(80, 16)).grad_fn).__name__
     assert all(torch.equal(ours, plainly) for ours, plainly in zip(again, kept, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_compiled_block_of_many_rows_has_no_graph_break() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    block = Block(TransformerShape(16, 1, 2, 32), 1e-6, True)
+    groups, x = Groups((Group(4, 20, 20),)), torch.randn(80, 16)
+    out = torch.compile(block, fullgraph=True, backend="aot_eager")(x, groups)
+    torch.testing.assert_close(out, block(x, groups))
