@@ -18,7 +18,7 @@ from sdfast.config import Config, resolve
 from sdfast.data.pack import Pack, PackSplit, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import resolve_precision
-from sdfast.engine.pixels import image_reader
+from sdfast.engine.pixels import Reader, image_reader
 from sdfast.engine.teacher_bank import build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
@@ -94,6 +94,7 @@ class Pipeline:
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
         self._held = False
         self._finished: dict[Path, Result] = {}
+        self._readers: dict[int, tuple[PackSplit, Reader]] = {}  # on a GPU each may hold its images there
 
     @property
     def results(self) -> list[Result]:
@@ -251,7 +252,10 @@ class Pipeline:
 
     def images(self, split: PackSplit) -> Any:
         """The function that brings rows of a split to the device: [B] int64 -> [B, H, W, C] uint8."""
-        return image_reader(split, self.device)
+        known = self._readers.get(id(split))
+        if known is None or known[0] is not split:
+            known = self._readers[id(split)] = (split, image_reader(split, self.device))
+        return known[1]
 
     def train_rows(self, stage: str) -> Tensor:
         """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
