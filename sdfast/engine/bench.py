@@ -326,7 +326,6 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
         bank=bank,
         accumulate=min(config.engine.accumulate, batch),
         cuda=device.type == "cuda",
-        threads=torch.get_num_threads(),
     ).peak
 
 

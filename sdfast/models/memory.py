@@ -47,14 +47,12 @@ class _Layer:
         work: besides, while its backward pass computes.
         weights: name (the same where two passes share them) and size of the gradients that it gives.
         held: besides, from its forward pass to the end of the loss (a result in a variable).
-        before: besides, just before its forward pass (a teacher's turn).
     """
 
     kept: int
     work: int
-    weights: tuple[str, int]
+    weights: tuple[str, int] = ("none", 0)
     held: int = 0
-    before: int = 0
 
 
 def step_memory(
@@ -66,7 +64,6 @@ def step_memory(
     bank: int = 0,
     accumulate: int = 1,
     cuda: bool = False,
-    threads: int = 1,
 ) -> StepMemory:
     """Predict the memory of one training step after the first.
 
@@ -77,185 +74,242 @@ def step_memory(
         dropout: of `finetune`, whether there is any.
         bank: bytes of a teacher bank in the device's memory.
         accumulate: micro-batches of an optimiser step.
-        cuda: a dropout mask has one byte an element there, a float's elsewhere.
-        threads: of a CPU, each of which has its own sum of the patch embedding's gradient.
+        cuda: whether on a GPU; the attention counted there is `sdpa`, and float32 on a CPU is the compiled core's.
     """
     shape = step.shape
-    images = -(-batch // accumulate)
-    sizes = _Sizes(images, 2 if bf16 else _FLOAT, bf16, cuda, min(threads, images))
-    layers = _layers(step, sizes, dropout)
+    layers = _Layers(step, -(-batch // accumulate), bf16, cuda, dropout)
     image = shape.channels * shape.image_size[0] * shape.image_size[1]
-    pixels = images * image
-    trained = _FLOAT * trained_parameters(step)
-    fixed = _FLOAT * _positions(step) if step.stage != "finetune" else 0
-    if step.live_teacher:
-        fixed += _FLOAT * encoder_parameters(shape)
-    if step.stage == "distill" and not step.mae:
-        fixed += _FLOAT * _decoder_parameters(shape)
+    trained, parameters = _FLOAT * trained_parameters(step), _FLOAT * _all_parameters(step)
     inputs = batch * image + bank
-    standing = trained + fixed + 2 * trained + inputs
+    standing = parameters + 2 * trained + inputs
     gradients: dict[str, int] = {} if accumulate == 1 else {"all": trained}
-    before = sum(gradients.values())
-
-    normalising = 3 * _FLOAT * pixels
-    # Normalised pixels are among what the layers keep, unless autocast keeps copies; flipped ones are another tensor.
-    held = _FLOAT * pixels * (bf16 + (step.stage == "finetune"))
-    kept, moments = 0, [normalising]
-    for layer in layers:
-        moments.append(kept + held + layer.before)
+    pixels = _FLOAT * layers.images * image
+    held = (2 if step.stage == "finetune" else 1) * pixels  # flipped ones are another tensor
+    moments, kept = [3 * pixels], 0  # while they are normalised
+    walk = layers.of_the_step()
+    for layer in walk:
         kept, held = kept + layer.kept, held + layer.held
+    moments.append(kept + held + layers.teacher())
     whole = kept
-    moments.append(kept + held)
-    moments = [moment + before for moment in moments]
-    for layer in reversed(layers):
+    moments = [moment + sum(gradients.values()) for moment in moments]
+    for layer in reversed(walk):
         name, size = layer.weights
+        added = size if name in gradients or accumulate > 1 else 0  # made beside what it is added to
         if accumulate == 1:
             gradients[name] = max(size, gradients.get(name, 0))
-        moments.append(kept + layer.work + sum(gradients.values()))
+        moments.append(kept + layer.work + sum(gradients.values()) + added)
         kept -= layer.kept
-    return StepMemory(trained + fixed, 2 * trained, inputs, whole, standing + max(*moments, trained))
+    return StepMemory(parameters, 2 * trained, inputs, whole, standing + max(*moments, trained))
 
 
 @dataclass(frozen=True)
-class _View:
-    """Tokens of one view of an image, and how many of them the last block has queries for."""
+class _Layers:
+    """The layers of a step: one method for each kind."""
 
-    tokens: int
-    queries: int
-    clean: bool = False
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Images at a time, bytes of an activation that enters or leaves a matrix product, threads that have one."""
-
+    step: StepSpec
     images: int
-    product: int
     bf16: bool
     cuda: bool
-    threads: int
+    dropout: bool
 
-    def copies(self, weights: int) -> int:
-        """Autocast keeps weights in bfloat16 for the backward pass."""
-        return 2 * weights if self.bf16 else 0
+    @property
+    def product(self) -> int:
+        """Bytes of a number that enters or leaves a matrix product."""
+        return 2 if self.bf16 else _FLOAT
 
+    @property
+    def compiled(self) -> bool:
+        """Whether attention is the compiled core's: all sequences at once, and where each lies is kept."""
+        return not self.bf16 and not self.cuda
 
-def _layers(step: StepSpec, sizes: _Sizes, dropout: bool) -> list[_Layer]:
-    """The step's layers in the order of the forward pass."""
-    masked = [_View(1 + step.visible, 1 + step.visible)] if step.masked_view else []
-    clean = [_View(step.all_tokens, step.clean_queries, clean=True)] if step.clean_view else []
-    decoder = _decoder(step, sizes) if step.masked_view else []
-    if step.packed or not masked or not clean:
-        return _encoder(step, sizes, masked + clean, dropout) + decoder
-    return _encoder(step, sizes, masked, dropout) + decoder + _encoder(step, sizes, clean, dropout, again=True)
+    def copies(self, weights: int, again: bool = False) -> int:
+        """Autocast keeps weights in bfloat16 for the backward pass, once for all passes."""
+        return 2 * weights if self.bf16 and not again else 0
 
+    def mask(self, rows: int, width: int, number: int) -> int:
+        """Of dropout; a byte an element on a GPU, a number elsewhere."""
+        return rows * width * (1 if self.cuda else number) if self.dropout else 0
 
-def _encoder(step: StepSpec, sizes: _Sizes, views: list[_View], dropout: bool, again: bool = False) -> list[_Layer]:
-    """Patch embedding, blocks and norm of one pass, and what the clean view's tokens are used for.
+    def of_the_step(self) -> list[_Layer]:
+        """In the order of the forward pass."""
+        step = self.step
+        masked = 1 + step.visible if step.masked_view else 0
+        clean = step.all_tokens if step.clean_view else 0
+        if masked and clean and step.packed:
+            layers = [self.embedding(step.shape.patches), self.gather(), *self.encoder(masked, clean)]
+        else:
+            layers = [self.embedding(step.shape.patches)] if clean else []
+            layers += [self.embedding(step.visible), *self.encoder(masked, 0)] if masked else []
+            layers += self.encoder(0, clean, again=bool(masked)) if clean else []
+        layers += self.decoder() if masked else []
+        return [*layers, *self.head()]
 
-    Args:
-        views: whose rows are one tensor.
-        again: whether the step has used these weights before. Autocast then has its copies of them already, and adds up
-            their gradients in bfloat16 until the first use has given its own.
-        step, sizes, dropout: see `_layers`.
-    """
-    shape, images, width = step.shape, sizes.images, step.shape.encoder.width
-    sees_all = any(view.clean for view in views)
-    embedded = images * (shape.patches if sees_all or not step.packed else step.visible)
-    matrix = width * shape.patch_values
-    kept = 0 if again and not sizes.bf16 else sizes.product * embedded * shape.patch_values  # the pixels
-    kept += 0 if again else sizes.copies(matrix)
-    work, before, more, held = _FLOAT * embedded * width, 0, 0, 0
-    if not sizes.bf16 and not sizes.cuda:
-        work += 4 * _FLOAT * matrix * sizes.threads  # measured: oneDNN's sums, padded in the channels
-    for view in views:
-        if not view.clean:
-            kept += _INT64 * images * shape.patches  # which patches are visible
-            if embedded == images * shape.patches:
-                kept += _FLOAT * embedded * width  # the tokens that they are gathered from
-            continue
-        rows, out = images * view.tokens, _FLOAT * images * view.queries * width
-        if dropout:
-            kept += rows * width * (1 if sizes.cuda else _FLOAT)
-        if step.live_teacher:
-            before = 2 * rows * (_FLOAT * width + sizes.product * shape.encoder.mlp_width)
-        held = out
-        matched = {"cls": 1, "patch": shape.patches, "all": step.all_tokens}[step.tokens]
-        more = _FLOAT * images * width * matched  # the loss keeps its gradient
+    def teacher(self) -> int:
+        """Working space of a live teacher: the residual, a norm's result and the MLP's, before and after GELU."""
+        if not self.step.live_teacher:
+            return 0
+        encoder = self.step.shape.encoder
+        rows = self.images * self.step.all_tokens
+        return 2 * rows * (_FLOAT * encoder.width + self.product * encoder.mlp_width)
+
+    def embedding(self, patches: int) -> _Layer:
+        """Of so many patches an image; keeps their pixels."""
+        width, rows = self.step.shape.encoder.width, self.images * patches
+        kept = self.product * rows * self.step.shape.patch_values + self.mask(rows + self.images, width, _FLOAT)
+        gradients = _FLOAT * _embedding_parameters(self.step)
+        return _Layer(kept, 2 * _FLOAT * rows * width, ("embedding", gradients))
+
+    def gather(self) -> _Layer:
+        """The masked view's tokens from the clean one's, which are kept, and which they are."""
+        tokens = _FLOAT * self.images * self.step.all_tokens * self.step.shape.encoder.width
+        return _Layer(tokens + _INT64 * self.images * (1 + self.step.visible), 2 * tokens)
+
+    def encoder(self, masked: int, clean: int, again: bool = False) -> list[_Layer]:
+        """Blocks and norm over the views' tokens together.
+
+        Args:
+            masked, clean: tokens of an image in each view; 0 for a view that is not there.
+            again: whether the step has used these weights before. Autocast has its copies of them already, and adds up
+                their gradients in bfloat16 until the first use has given its own.
+        """
+        step, shape = self.step, self.step.shape.encoder
+        last = shape.depth if step.layer is None else step.layer  # block of the clean view
+        asked = step.clean_queries if clean else 0
+        layers: list[_Layer] = []
+        inside = masked + clean  # tokens in the matrix that a block is given
+        for number in range(1, shape.depth + 1):
+            name, ending = f"encoder {number}", clean > 0 and number == last
+            if ending and asked == 1:
+                layers += self.first_query(name, shape, clean, 0 if masked else inside, again)
+                clean = 0
+            if masked + clean:
+                new = number in (1, last, last + 1, shape.depth)  # other sequences than in the block before
+                layers += self.block(name, shape, [n for n in (masked, clean) if n], inside, new, again)
+                inside = masked + clean
+            if ending:
+                clean = 0
+            if not masked + clean:
+                break
+        normed = masked + (asked if step.layer is None else 0)
+        held = _FLOAT * self.images * asked * shape.width
+        return [*layers, self.norm("norm", shape.width, normed, held)] if normed else layers
+
+    def block(
+        self, name: str, shape: TransformerShape, views: list[int], inside: int, new: bool, again: bool = False
+    ) -> list[_Layer]:
+        """A block over all tokens of some views, given as rows of a matrix that may hold others besides.
+
+        Args:
+            name: of its weights.
+            shape: of the stack.
+            views: tokens of an image in each.
+            inside: tokens of an image in that matrix.
+            new: whether the sequences are other ones than in the block before.
+            again: see `encoder`.
+        """
+        width, product, rows = shape.width, self.product, self.images * sum(views)
+        kept = _FLOAT * self.images * inside * width + 2 * _FLOAT * rows  # the norm's input and statistics
+        kept += rows * (5 * product * width + _FLOAT * shape.heads)  # its result, q, k, v, what comes out, the softmax
+        if self.compiled:
+            kept += 4 * _INT64 * self.images * len(views) * new
+        elif len(views) > 1:
+            kept += rows * product * width  # the views' results side by side
+        kept += self.copies(4 * width * width, again) + self.mask(rows, width, product)
+        work = rows * (_FLOAT + 4 * product) * width
+        size = _attention_parameters(shape, self.step.shape.qkv_bias)
+        attention = _Layer(kept, work, self.weights(f"{name} attention", size, again))
+        return [attention, *self.mlp(name, shape, rows, again)]
+
+    def mlp(self, name: str, shape: TransformerShape, rows: int, again: bool = False) -> list[_Layer]:
+        """The second half of a block; GELU keeps its input, or its slope, which is as large."""
+        width, hidden = shape.width, rows * self.product * shape.mlp_width
+        copies = self.copies(width * shape.mlp_width, again)
+        kept = rows * (_FLOAT * (width + 2) + self.product * width) + hidden + copies
+        work = 2 * _FLOAT * rows * width + hidden
+        size = width * shape.mlp_width
+        return [
+            _Layer(kept, work, self.weights(f"{name} MLP in", size + shape.mlp_width + 2 * width, again)),
+            _Layer(
+                hidden + copies + self.mask(rows, width, self.product),
+                work,
+                self.weights(f"{name} MLP out", size + width, again),
+            ),
+        ]
+
+    def first_query(self, name: str, shape: TransformerShape, tokens: int, inside: int, again: bool) -> list[_Layer]:
+        """A block with a query for the first of so many tokens; see `block` for the other arguments."""
+        width, product, images = shape.width, self.product, self.images
+        rows, matrix = images * tokens, width * width
+        kept = _FLOAT * images * inside * width + 2 * _FLOAT * rows
+        kept += _FLOAT * rows * width  # the norm's result; autocast makes two copies of it instead
+        kept += images * product * (2 * width + shape.heads * (2 * width + tokens))  # query, sums, softmax, result
+        if self.bf16:
+            kept += images * product * width + self.copies(3 * matrix) + self.copies(matrix, again or not inside)
+        kept += self.mask(images, width, product)
+        work = 3 * _FLOAT * max(rows * width, matrix)  # of the tokens, then of the query's, key's and value's weights
+        size = _attention_parameters(shape, self.step.shape.qkv_bias)
+        attention = _Layer(kept, work, self.weights(f"{name} attention", size, again))
+        return [attention, *self.mlp(name, shape, images, again or not inside)]
+
+    def some_queries(self, name: str, shape: TransformerShape, tokens: int, queries: int) -> list[_Layer]:
+        """A block with queries for some of an image's tokens."""
+        width, product, images = shape.width, self.product, self.images
+        rows, asking, matrix = images * tokens, images * queries, width * width
+        kept = rows * (_FLOAT * (width + 2) + 3 * product * width)  # the norm's input and result, keys and values
+        kept += asking * (3 * product * width + _FLOAT * shape.heads + _INT64)  # what asks, queries, result, which
+        if self.compiled:
+            kept += 4 * _INT64 * images
+        else:
+            kept += self.bf16 * _FLOAT * rows * width + self.copies(4 * matrix)  # what asks is gathered in float32
+        work = rows * (2 * _FLOAT + 2 * product) * width + 6 * _FLOAT * matrix
+        size = _attention_parameters(shape, self.step.shape.qkv_bias)
+        attention = _Layer(kept, work, self.weights(f"{name} attention", size))
+        return [attention, *self.mlp(name, shape, asking)]
+
+    def norm(self, name: str, width: int, tokens: int, held: int = 0) -> _Layer:
+        """Keeps its input and two numbers a token."""
+        rows = self.images * tokens
+        return _Layer(_FLOAT * rows * (width + 2), _FLOAT * rows * width, self.weights(name, 2 * width), held)
+
+    def decoder(self) -> list[_Layer]:
+        """Everything from the encoder's result to the predicted pixels, and their gradient, which the loss keeps."""
+        step, shape, images, product = self.step, self.step.shape.decoder, self.images, self.product
+        assert shape is not None
+        width, seen, tokens, pixels = shape.width, images * (1 + step.visible), step.all_tokens, step.shape.patch_values
+        into = step.shape.encoder.width * width
+        kept = product * seen * step.shape.encoder.width + self.copies(into) + _INT64 * images * step.shape.patches
+        layers = [_Layer(kept, 2 * _FLOAT * images * tokens * width, self.weights("decoder in", into + 2 * width))]
+        for number in range(1, shape.depth + 1):
+            name = f"decoder {number}"
+            if number == shape.depth and step.masked_tail:
+                layers += self.some_queries(name, shape, tokens, step.predicted)
+            else:
+                layers += self.block(name, shape, [tokens], tokens, number == 1)
+        layers.append(self.norm("decoder norm", width, step.predicted))
+        rows = images * step.predicted
+        prediction = product * rows * pixels
+        kept = product * rows * width + self.copies(width * pixels)
+        kept += product * images * (step.masked if step.masked_tail else step.shape.patches) * pixels
+        work = prediction + 2 * _FLOAT * rows * width
+        layers.append(_Layer(kept, work, self.weights("pixel head", (width + 1) * pixels), held=prediction))
+        return layers
+
+    def head(self) -> list[_Layer]:
+        """The classifier and its loss, or the gradient of the matched tokens, which the loss keeps."""
+        step, width, images = self.step, self.step.shape.encoder.width, self.images
         if step.stage == "finetune":
-            more = sizes.product * images * width if sizes.bf16 else out  # the classifier's input, or what it is of
-            more += _FLOAT * images * step.classes + sizes.copies(width * step.classes)
-    gradient = 2 if again and sizes.bf16 else _FLOAT
-    layers = [_Layer(kept, work, ("embedding", gradient * _embedding_parameters(step)), before=before)]
-    layers += _blocks("encoder", shape.encoder, views, step, sizes, dropout, again)
-    outputs = images * sum(view.queries for view in views)
-    layers.append(_norm("norm", width, outputs, sizes, more=more, held=held))
-    return layers
+            entering = self.product * (1 if self.bf16 else step.clean_queries) * width
+            kept = images * (entering + _FLOAT * step.classes + _INT64) + self.copies(width * step.classes)
+            work = _FLOAT * images * step.clean_queries * width
+            return [_Layer(kept, work, self.weights("classifier", (width + 1) * step.classes))]
+        if not step.clean_view:
+            return []
+        matched = {"cls": 1, "patch": step.shape.patches, "all": step.all_tokens}[step.tokens]
+        return [_Layer(_FLOAT * images * matched * width, 0)]
 
-
-def _decoder(step: StepSpec, sizes: _Sizes) -> list[_Layer]:
-    shape, images = step.shape, sizes.images
-    decoder, width = shape.decoder, shape.encoder.width
-    assert decoder is not None
-    seen, rows, predicted = images * (1 + step.visible), images * step.all_tokens, images * step.predicted
-    entering = sizes.product * seen * width + sizes.copies(width * decoder.width)
-    weights = (width + 2) * decoder.width * _FLOAT  # bias and mask token
-    layers = [_Layer(entering, 2 * _FLOAT * rows * decoder.width, ("decoder in", weights))]
-    layers += _blocks("decoder", decoder, [_View(step.all_tokens, step.predicted)], step, sizes)
-    layers.append(_norm("decoder norm", decoder.width, predicted, sizes))
-    kept = sizes.product * predicted * decoder.width + sizes.copies(decoder.width * shape.patch_values)
-    kept += sizes.product * images * (step.masked if step.masked_tail else shape.patches) * shape.patch_values
-    prediction = sizes.product * predicted * shape.patch_values
-    weights = (decoder.width + 1) * shape.patch_values * _FLOAT
-    work = prediction + 2 * _FLOAT * predicted * decoder.width
-    layers.append(_Layer(kept, work, ("pixel head", weights), held=prediction))
-    return layers
-
-
-def _norm(name: str, width: int, rows: int, sizes: _Sizes, more: int = 0, held: int = 0) -> _Layer:
-    """A LayerNorm keeps its input and two float32 statistics a row."""
-    return _Layer(_FLOAT * rows * (width + 2) + more, _FLOAT * rows * width, (name, 2 * width * _FLOAT), held)
-
-
-def _blocks(
-    name: str,
-    shape: TransformerShape,
-    views: list[_View],
-    step: StepSpec,
-    sizes: _Sizes,
-    dropout: bool = False,
-    again: bool = False,
-) -> list[_Layer]:
-    """A stack of blocks over the rows of some views."""
-    gradient = 2 if again and sizes.bf16 else _FLOAT
-    width, mlp_width, product, images = shape.width, shape.mlp_width, sizes.product, sizes.images
-    weights = {
-        "attention": _attention_parameters(shape, step.shape.qkv_bias),
-        "MLP in": width * mlp_width + mlp_width + 2 * width,
-        "MLP out": width * mlp_width + width,
-    }
-    layers = []
-    for number in range(shape.depth):
-        work = [0, 0, 0]
-        kept = [0 if again else sizes.copies(matrix) for matrix in (4 * width * width, *(width * mlp_width,) * 2)]
-        for view in views:
-            rows, query_rows = images * view.tokens, images * view.tokens
-            if number == shape.depth - 1:
-                query_rows = images * view.queries
-            normed = _FLOAT * (width + 2) + product * width  # a norm's input, its statistics, what it hands on
-            masks = width * (1 if sizes.cuda else product) if dropout else 0
-            kept[0] += rows * (normed + 2 * product * width)  # and keys and values
-            kept[0] += query_rows * (2 * product * width + _FLOAT * shape.heads + masks)  # queries, result, softmax
-            if len(views) > 1:  # the results of their attention are put side by side
-                kept[0] += query_rows * product * width
-            kept[1] += query_rows * (normed + product * mlp_width)  # before GELU
-            kept[2] += query_rows * (product * mlp_width + masks)  # after it
-            work[0] += 2 * rows * (_FLOAT + product) * width
-            work[1] += query_rows * (2 * _FLOAT * width + product * mlp_width)
-            work[2] += query_rows * (2 * _FLOAT * width + product * mlp_width)
-        for part, (of, size) in enumerate(weights.items()):
-            layers.append(_Layer(kept[part], work[part], (f"{name} {number} {of}", gradient * size)))
-    return layers
+    def weights(self, name: str, numbers: int, again: bool = False) -> tuple[str, int]:
+        """`_Layer.weights`."""
+        return name, (2 if again and self.bf16 else _FLOAT) * numbers
 
 
 def trained_parameters(step: StepSpec) -> int:
@@ -267,7 +321,10 @@ def trained_parameters(step: StepSpec) -> int:
     count -= shape.encoder.width * (1 + shape.patches)  # positions are fixed
     if step.masked_view:
         assert shape.decoder is not None
-        count += _decoder_parameters(shape) - shape.decoder.width * (1 + shape.patches)
+        return count + _decoder_parameters(shape) - shape.decoder.width * (1 + shape.patches)
+    if step.layer is not None:  # nothing after the matched layer
+        unused = (shape.encoder.depth - step.layer) * _block_parameters(shape.encoder, shape.qkv_bias)
+        count -= unused + 2 * shape.encoder.width
     return count
 
 
@@ -278,18 +335,20 @@ def encoder_parameters(shape: ViTShape) -> int:
     return around + encoder.depth * _block_parameters(encoder, shape.qkv_bias)
 
 
+def _all_parameters(step: StepSpec) -> int:
+    """Numbers of the model, trained or not, and of a live teacher."""
+    encoder = encoder_parameters(step.shape)
+    if step.stage == "finetune":
+        return encoder + (step.shape.encoder.width + 1) * step.classes
+    return encoder * (2 if step.live_teacher else 1) + _decoder_parameters(step.shape)
+
+
 def _decoder_parameters(shape: ViTShape) -> int:
     decoder = shape.decoder
     assert decoder is not None
     inside = decoder.depth * _block_parameters(decoder, shape.qkv_bias)
     into = decoder.width * (shape.encoder.width + 1 + 1 + 1 + shape.patches + 2)  # mask token, positions, norm
     return into + inside + (decoder.width + 1) * shape.patch_values
-
-
-def _positions(step: StepSpec) -> int:
-    shape = step.shape
-    decoder = shape.decoder.width if shape.decoder is not None and step.masked_view else 0
-    return (1 + shape.patches) * (shape.encoder.width + decoder)
 
 
 def _block_parameters(shape: TransformerShape, qkv_bias: bool) -> int:

@@ -105,15 +105,17 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
         return spec, Classification(classifier, normalise, torch.arange(BATCH) % 5, 0.5, 0, shortcuts), images
     masking = PretrainConfig(mask=mask, mask_ratio=0.6)
     module = MaskedAutoencoder(shape)
-    tokens = more.get("tokens", "cls")
+    tokens, layer = more.get("tokens", "cls"), more.get("layer") or "last"
     teacher: Any = None
     if stage == "distill" and more.get("teacher", "bank") == "live":
-        teacher = LiveTeacher(module.encoder, tokens)
+        teacher = LiveTeacher(module.encoder, tokens, layer)
     elif stage == "distill":
         count = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[tokens]
         teacher = ResidentBank(torch.zeros(BATCH, *count, shape.encoder.width), None, torch.arange(BATCH)[None])
     weights = {"mae_weight": float(more.get("mae", True)), "distill_weight": float(more.get("distill", True))}
-    objective = FurtherPretraining(module, normalise, masking, 4, teacher, tokens, shortcuts=shortcuts, **weights)
+    objective = FurtherPretraining(
+        module, normalise, masking, 4, teacher, tokens, layer, shortcuts=shortcuts, **weights
+    )
     drawn = objective.draw(Batch(0, torch.arange(BATCH)))
     visible = drawn.visible_ids.shape[1]
     if mask == "fixed":
@@ -152,6 +154,7 @@ CASES = [
     ("distill", {"tokens": "all"}),
     ("distill", {"tokens": "patch", "teacher": "live"}),
     ("distill", {"mae": False}),
+    ("distill", {"layer": 1, "teacher": "live"}),
     ("distill", {"distill": False, "teacher": "live"}),
     ("finetune", {}),
 ]

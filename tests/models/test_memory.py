@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_flops import ODD, SHORTCUTS, step_of
 
-from sdfast.config import EngineConfig
 from sdfast.data.order import Batch
 from sdfast.models.flops import StepSpec
 from sdfast.models.memory import encoder_parameters, step_memory, trained_parameters
@@ -72,15 +71,21 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("distill", {"tokens": "patch"}),
     ("distill", {"mae": False}),
     ("distill", {"distill": False}),
+    ("distill", {"layer": 2}),
+    ("distill", {"layer": 2, "tokens": "patch"}),
+    ("distill", {"layer": 1, "mae": False, "teacher": "live"}),
     ("finetune", {}),
 ]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("on", [(), *((name,) for name in SHORTCUTS), SHORTCUTS], ids="+".join)
 @pytest.mark.parametrize("shape", [MODEL, ODD])
 @pytest.mark.parametrize(("stage", "more"), CASES)
-def test_what_the_layers_keep(shape: ViTShape, stage: str, more: dict[str, Any], bf16: bool) -> None:
-    step, objective, images = step_of(shape, stage, **more)
+def test_what_the_layers_keep(
+    shape: ViTShape, stage: str, more: dict[str, Any], on: tuple[str, ...], bf16: bool
+) -> None:
+    step, objective, images = step_of(shape, stage, **more, **dict.fromkeys(on, True))
     predicted = step_memory(step, BATCH, bf16=bf16, dropout=stage == "finetune").kept
     assert predicted == pytest.approx(bytes_kept(objective, images, bf16), rel=0.002, abs=400)
 
@@ -95,28 +100,34 @@ SIZES = {
 
 
 @pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("on", [False, True], ids=["plain", "shortcuts"])
 @pytest.mark.parametrize(("shape", "batch"), SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize(("stage", "more"), [case for case in CASES if case[1].get("tokens") is None])
+@pytest.mark.parametrize(("stage", "more"), [case for case in CASES if not {"tokens", "layer"} & set(case[1])])
 def test_the_peak(
-    shape: ViTShape, batch: int, stage: str, more: dict[str, Any], bf16: bool, monkeypatch: pytest.MonkeyPatch
+    shape: ViTShape,
+    batch: int,
+    stage: str,
+    more: dict[str, Any],
+    on: bool,
+    bf16: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("test_flops.BATCH", batch)
-    step, objective, images = step_of(shape, stage, **more)
-    predicted = step_memory(step, batch, bf16=bf16, dropout=stage == "finetune", threads=torch.get_num_threads())
-    standing = predicted.parameters + predicted.optimizer + predicted.inputs  # there before the step, not in the count
-    assert predicted.peak - standing == pytest.approx(peak_bytes(objective, images, bf16), rel=0.1)
+    step, objective, images = step_of(shape, stage, **more, **dict.fromkeys(SHORTCUTS, on))
+    check_peak(step, objective, images, bf16)
 
 
-@pytest.mark.skipif(
-    not set(SHORTCUTS) <= set(EngineConfig.model_fields), reason="the engine has no shortcuts to switch on yet"
-)
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize(("stage", "more"), CASES)
-def test_the_peak_with_shortcuts(stage: str, more: dict[str, Any], bf16: bool) -> None:
-    step, objective, images = step_of(MODEL, stage, **more, **dict.fromkeys(SHORTCUTS, True))
-    predicted = step_memory(step, BATCH, bf16=bf16, dropout=stage == "finetune", threads=torch.get_num_threads())
-    assert predicted.kept == pytest.approx(bytes_kept(objective, images, bf16), rel=0.1)
-    standing = predicted.parameters + predicted.optimizer + predicted.inputs
+@pytest.mark.parametrize("on", [False, True], ids=["plain", "shortcuts"])
+@pytest.mark.parametrize(("stage", "more"), [case for case in CASES if {"tokens", "layer"} & set(case[1])])
+def test_the_peak_with_other_features(stage: str, more: dict[str, Any], on: bool, bf16: bool) -> None:
+    step, objective, images = step_of(MODEL, stage, **more, **dict.fromkeys(SHORTCUTS, on))
+    check_peak(step, objective, images, bf16)
+
+
+def check_peak(step: StepSpec, objective: Any, images: torch.Tensor, bf16: bool) -> None:
+    predicted = step_memory(step, len(images), bf16=bf16, dropout=step.stage == "finetune")
+    standing = predicted.parameters + predicted.optimizer + predicted.inputs  # there before the step, not in the count
     assert predicted.peak - standing == pytest.approx(peak_bytes(objective, images, bf16), rel=0.1)
 
 
