@@ -278,7 +278,7 @@ def trainer_of(point: Point, ours: Ours, directory: Path, dtype: torch.dtype = t
             teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
         objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher, shortcuts=switched)
     use_attention(objective.module, engine.attention)
-    if engine.compile in (True, "blocks"):
+    if engine.compile is True or (engine.compile == "auto" and compiles_by_default(point.device)):
         for block in objective.module.modules():
             if isinstance(block, Block):
                 block.compile(dynamic=False)
@@ -319,9 +319,10 @@ def switches() -> dict[str, list[Any]]:
     for name, info in EngineConfig.model_fields.items():
         if name in NO_SWITCHES:
             continue
-        values: tuple[Any, ...] = (True, False) if info.annotation is bool else ()
+        kinds = typing.get_args(info.annotation)
+        values: tuple[Any, ...] = (True, False) if bool in (info.annotation, *kinds) else ()
         if typing.get_origin(info.annotation) is Literal:
-            values = typing.get_args(info.annotation)
+            values = kinds
         found[name] = [value for value in values if value not in (info.default, "auto")]
     return {name: values for name, values in found.items() if values}
 
@@ -332,10 +333,10 @@ def shortcuts_off() -> dict[str, dict[str, Any]]:
 
 
 def plain() -> dict[str, Any]:
-    """The settings with every shortcut off and the reference attention."""
-    return {**dict.fromkeys(SHORTCUTS, False), "attention": "reference"}
+    """The settings with every shortcut off, the reference attention, nothing compiled and nothing captured."""
+    return {**dict.fromkeys(SHORTCUTS, False), "attention": "reference", "compile": False, "cuda_graph": False}
 
 
-def compiled() -> dict[str, Any]:
-    """The settings that switch torch.compile on for the blocks."""
-    return {"compile": True if EngineConfig.model_fields["compile"].annotation is bool else "blocks"}
+def compiles_by_default(device: str) -> bool:
+    """Whether `engine.compile=auto` compiles the blocks of a long stage there (`sdfast.stages`)."""
+    return device == "cuda"

@@ -13,7 +13,7 @@ from gpu_parts.context import Context
 from gpu_parts.kernels import covered, kind_of, spent
 from gpu_parts.steps import arms_of, points, prepared
 
-ARMS = ("sdfast", "sdfast compiled", "honest compiled")
+ARMS = ("sdfast", "sdfast compiled", "sdfast not compiled", "honest compiled")
 
 
 def summary(step: Callable[[], Any], context: Context) -> dict[str, Any]:

@@ -15,17 +15,16 @@ from step_setup import (
     Arm,
     Ours,
     Point,
-    compiled,
+    compiles_by_default,
     honest_arm,
     naive_arm,
-    plain,
     sdfast_arm,
     shortcuts_off,
     switches,
 )
 
 from gpu_parts.context import Context, release
-from sdfast.config import EngineConfig
+from sdfast.engine.accounting import SHORTCUTS
 
 IMAGES = 2048  # in memory
 ARM_SECONDS = 12.0  # what an arm may need for building, compiling and its samples
@@ -65,12 +64,9 @@ def arms_of(point: Point, context: Context) -> dict[str, Arm]:
     def ours(**how: Any) -> Arm:
         return sdfast_arm(point, context.folder, Ours(**how))
 
-    # Compilation and graphs can be on or off by default: name both where they differ.
-    arms = {"sdfast": ours(), "sdfast compiled": ours(engine=compiled())}
-    if EngineConfig(**compiled()) == EngineConfig():
-        del arms["sdfast compiled"]
-        off = False if EngineConfig.model_fields["compile"].annotation is bool else "off"
-        arms["sdfast not compiled"] = ours(engine={"compile": off})
+    by_default = compiles_by_default(point.device)
+    other = "sdfast not compiled" if by_default else "sdfast compiled"
+    arms = {"sdfast": ours(), other: ours(engine={"compile": not by_default})}
     arms["honest compiled"] = honest_arm(point, Speed(bf16, "layers"))
     arms["naive"] = naive_arm(point)
     if (not context.quick and point.model != MAIN[1]) or point.batch > MAIN[2]:
@@ -79,9 +75,7 @@ def arms_of(point: Point, context: Context) -> dict[str, Arm]:
     arms["naive TF32"] = naive_arm(point, tf32=True)
     arms["honest"] = honest_arm(point, Speed(bf16))
     if point.stage == "distill":
-        arms["sdfast, no shortcuts"] = ours(
-            engine=plain() | {"attention": "auto"} if "attention" in plain() else plain()
-        )
+        arms["sdfast, no shortcuts"] = ours(engine=dict.fromkeys(SHORTCUTS, False))
         arms["sdfast live teacher"] = ours(teacher="live")
         arms |= {name: ours(engine=settings) for name, settings in shortcuts_off().items()}
     for name, values in switches().items():
@@ -177,7 +171,8 @@ def measure(point: Point, context: Context) -> dict[str, dict[str, Any]]:
 def run(context: Context) -> Iterator[dict[str, Any]]:
     """Point after point."""
     result: dict[str, Any] = {"points": {}}
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    # The arms of a point are many variants of one function: more than torch compiles by itself.
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=64):
         for point in points(context):
             rows = context.attempt(measure, point, context, needs=0 if context.quick else 2 * ARM_SECONDS)
             where = {"stage": point.stage, "model": point.model, "batch": point.batch}

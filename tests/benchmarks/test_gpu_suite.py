@@ -193,3 +193,17 @@ def test_time_is_covered_once() -> None:
     assert {name: kernels.kind_of(name) for name in names} == names
     event = SimpleNamespace(name="Optimizer.step#AdamW.step", device_type=torch.autograd.DeviceType.CUDA)
     assert kernels.spent([event], "cuda") == []
+
+
+def test_the_arms_on_a_gpu_are_ways_that_the_engine_knows() -> None:
+    """They are only described here: building them needs the GPU."""
+    pytest.importorskip("transformers")
+    from gpu_parts.steps import arms_of
+    from step_setup import Point, plain, switches
+
+    from sdfast.config import EngineConfig
+
+    arms = arms_of(Point("distill", "tiny", 4, "cuda", 8), Context("cuda", True, 60.0))
+    assert {"sdfast", "sdfast not compiled", "sdfast, no shortcuts", "sdfast cuda_graph=False"} <= arms.keys()
+    assert "sdfast compiled" not in arms  # by default it is
+    assert EngineConfig(**plain()).compile is False and switches()["compile"] == [True, False]
