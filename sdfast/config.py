@@ -107,6 +107,7 @@ class TeacherConfig(_Section):
     views: int = Field(
         0,
         ge=0,
+        le=1000,
         description="with pretrain.augment: K views of each image, taken in turn by epoch, whose features the bank"
         " keeps; 0 draws anew in every epoch, for which only teacher.mode=live will do",
     )

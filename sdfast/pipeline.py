@@ -296,8 +296,9 @@ class Pipeline:
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
         if stage == "distill":  # in float32, live and bank give the same result
-            live, bf16 = self.config.teacher.mode == "live", inputs["precision"] == "bf16"
-            dtype = ("bf16 autocast" if bf16 else "float32") if live else self.config.teacher.dtype
+            products = {"bf16": "bf16 autocast", "tf32": "tf32"}  # of a live teacher; a bank's is in full float32
+            live = self.config.teacher.mode == "live"
+            dtype = products.get(inputs["precision"], "float32") if live else self.config.teacher.dtype
             if dtype != "float32":
                 inputs["teacher.dtype"] = dtype
             if self.config.teacher.views:  # they decide the pixels

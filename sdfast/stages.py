@@ -137,6 +137,7 @@ def train_classifier(
     torch.manual_seed(seed)  # dropout
     objective = Classification(module, run.normalise, labels, config.flip, seed, _shortcuts(run.config.engine))
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
+    use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
         logits = predict(module, run.normalise, run.images(split), rows)

@@ -97,3 +97,9 @@ def test_mistakes_in_files(tmp_path: Path) -> None:
 def test_presets_say_what_they_are() -> None:
     assert {"paper-vit", "demo"} <= set(presets())
     assert all(len(about) > 10 for about in presets().values())
+
+
+def test_more_views_than_memory_could_name_are_refused() -> None:
+    assert resolve(overrides=["teacher.views=1000"]).teacher.views == 1000
+    with pytest.raises(UserError, match=r"teacher\.views=1000000000 does not fit: input should be less than or equal"):
+        resolve(overrides=["teacher.views=1000000000"])

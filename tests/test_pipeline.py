@@ -11,10 +11,11 @@ import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
+from sdfast import stages
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.models.checkpoint import load_classifier, load_mae
-from sdfast.models.vit import Block
+from sdfast.models.vit import Attention, Block
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,22 @@ def test_all_runs_every_stage_and_leaves_the_promised_files(inputs: dict[str, Pa
     assert "pretrain" in (out / "log.txt").read_text()
     assert (out / "config.yaml").is_file()
     assert read_json(out / "finetune" / "result.json")["metrics"] == result.metrics
+
+
+def test_a_named_attention_is_for_training_alone(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`varlen` trains in bf16 and cannot evaluate, which is done in float32."""
+    used: list[set[str]] = []
+
+    def predict(module: torch.nn.Module, *arguments: Any) -> torch.Tensor:
+        used.append({layer.backend for layer in module.modules() if isinstance(layer, Attention)})
+        return original(module, *arguments)  # type: ignore[arg-type]
+
+    original = stages.predict
+    monkeypatch.setattr(stages, "predict", predict)
+    pipeline(inputs, tmp_path / "run", "engine.attention=reference").finetune(start="init")
+    assert used == [{"auto"}, {"auto"}]
 
 
 def test_each_stage_is_compiled_afresh(

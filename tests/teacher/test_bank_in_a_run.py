@@ -46,6 +46,17 @@ def test_bank_and_live_give_one_result_under_one_fingerprint(
     assert again.weights == banked.weights  # done is done, whatever the mode
 
 
+@pytest.mark.parametrize(("precision", "alike"), [("fp32", True), ("tf32", False), ("bf16", False)])
+def test_live_and_bank_are_told_apart_where_their_arithmetic_differs(
+    inputs: dict[str, Path], tmp_path: Path, precision: str, alike: bool
+) -> None:
+    modes = [
+        pipeline(inputs, tmp_path / "run", f"engine.precision={precision}", f"teacher.mode={mode}")._inputs("distill")
+        for mode in ("bank", "live")
+    ]
+    assert (modes[0] == modes[1]) == alike
+
+
 def test_a_bank_is_kept_for_another_student_and_follows_the_teacher(inputs: dict[str, Path], tmp_path: Path) -> None:
     out, manifest = tmp_path / "run", tmp_path / "run" / "teacher" / "manifest.json"
     pipeline(inputs, out).distill()
