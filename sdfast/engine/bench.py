@@ -21,15 +21,15 @@ from sdfast.config import Config
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import Stage, shortcuts, step_spec
 from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.loop import Trainer, resolve_precision
+from sdfast.engine.loop import Trainer, matmul_precision, resolve_precision
 from sdfast.engine.peak import matmul_peak, peak_name
+from sdfast.engine.prepare import prepare
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
 from sdfast.models.flops import step_flops
 from sdfast.models.memory import step_memory
-from sdfast.models.vit import Block
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.base import Normalise, Objective, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
@@ -150,11 +150,12 @@ def bench(
         wanted = batches or [max(own // 4, 1), own, *([4 * own] if device.type == "cuda" else [])]
         sizes = {_feasible(variant, model, device, batch, peak) for batch in wanted}
         work += [(variant, size) for size in sorted(sizes)]
-    if device.type == "cpu":  # the first step of a process brings in libraries, which are no growth of the others
-        _measure(work[0][0], model, device, 1, peak, 0.0)
-    for variant, size in work:
-        say(f"{variant.stage}, {variant.name}, batch {size}")
-        report.rows.append(_measure(variant, model, device, size, peak, _SECONDS / len(work)))
+    with matmul_precision(config.engine.precision, device):
+        if device.type == "cpu":  # the first step of a process brings in libraries, which are no growth of the others
+            _measure(work[0][0], model, device, 1, peak, 0.0)
+        for variant, size in work:
+            say(f"{variant.stage}, {variant.name}, batch {size}")
+            report.rows.append(_measure(variant, model, device, size, peak, _SECONDS / len(work)))
     report.planned = [_planned(stage, config, report.rows) for stage in STAGES]
     return report
 
@@ -215,7 +216,7 @@ def _measure(
     try:
         with tempfile.TemporaryDirectory() as folder, pages:
             trainer = _trainer(variant, model, device, batch, Path(folder))
-            times = _timed(trainer._one_step, device, seconds, warm_up=2 if device.type == "cuda" else 1)
+            times = _timed(trainer._one_step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
             memory = growth.bytes()
     except torch.OutOfMemoryError as error:
         raise RunError(
@@ -267,26 +268,25 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     height, width = shape.image_size
     images = torch.randint(0, 256, (batch, height, width, shape.channels), dtype=torch.uint8, generator=generator)
     normalise = Normalise(model.processor.mean, model.processor.std).to(device)
+    switches = Shortcuts(**shortcuts(config.engine))
     objective: Objective
     if variant.stage == "finetune":
         classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
         labels = (torch.arange(batch) % _CLASSES).to(device)
-        objective = Classification(classifier, normalise, labels, config.finetune.flip, 0)
+        objective = Classification(classifier, normalise, labels, config.finetune.flip, 0, switches)
     else:
         module = copy.deepcopy(model.module).to(device)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"shortcuts": switches}
         if variant.stage == "distill":
-            more = {
+            more |= {
                 "teacher": _teacher(variant, model, device, batch) if config.distill.weight else None,
                 "tokens": config.distill.tokens,
+                "layer": config.distill.layer,
                 "mae_weight": config.distill.mae_weight,
                 "distill_weight": config.distill.weight,
             }
         objective = FurtherPretraining(module, normalise, config.pretrain, 0, **more)
-    if config.engine.compile:
-        for block in objective.module.modules():
-            if isinstance(block, Block):
-                block.compile()
+    prepare(objective.module, config.engine, device, getattr(config, variant.stage).steps)
     order = BatchOrder(torch.arange(batch), batch, 0)
     pixels = images.numpy()
 
@@ -301,14 +301,14 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
 def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher:
     config, shape = variant.config, model.shape
     if config.teacher.mode == "live":
-        return LiveTeacher(model.module.encoder, config.distill.tokens).to(device)
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
     tokens = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[config.distill.tokens]
     features = torch.randn(batch, *tokens, shape.encoder.width, generator=torch.Generator().manual_seed(1))
     scale = None
     if config.teacher.dtype == "int8":
         features, scale = features * 32, torch.full(features.shape[:-1], 1 / 32).to(device)
     features = features.clamp(-127, 127).to(getattr(torch, config.teacher.dtype))
-    return ResidentBank(features.to(device), scale, torch.arange(batch))
+    return ResidentBank(features.to(device), scale, torch.arange(batch)[None])
 
 
 def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> int:
