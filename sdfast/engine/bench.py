@@ -38,7 +38,7 @@ from sdfast.teacher.targets import ResidentBank, Teacher
 
 STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
 _CLASSES = 10
-_SECONDS = 40.0  # that all rows together may take, about
+_SECONDS = 30.0  # that all rows together may take, about
 _STEPS = (3, 9)  # timed in a row, at least and at most
 _SHARE = 0.8  # of the free memory that a row may need
 _EXPECTED_PEAK_SHARE = 0.4  # to guess which batches can be timed at all
@@ -140,6 +140,18 @@ def bench(
     """
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
+    with matmul_precision(config.engine.precision, device):
+        return _report(config, model, device, batches, say)
+
+
+def _report(
+    config: Config,
+    model: PretrainedMAE,
+    device: torch.device,
+    batches: Sequence[int],
+    say: Callable[[str], object],
+) -> Report:
+    """See `bench`; torch is set as the run sets it."""
     dtype = torch.bfloat16 if resolve_precision(config.engine.precision, device) == "bf16" else torch.float32
     say("the peak of a matrix product")
     peak = matmul_peak(device, dtype)
@@ -150,12 +162,11 @@ def bench(
         wanted = batches or [max(own // 4, 1), own, *([4 * own] if device.type == "cuda" else [])]
         sizes = {_feasible(variant, model, device, batch, peak) for batch in wanted}
         work += [(variant, size) for size in sorted(sizes)]
-    with matmul_precision(config.engine.precision, device):
-        if device.type == "cpu":  # the first step of a process brings in libraries, which are no growth of the others
-            _measure(work[0][0], model, device, 1, peak, 0.0)
-        for variant, size in work:
-            say(f"{variant.stage}, {variant.name}, batch {size}")
-            report.rows.append(_measure(variant, model, device, size, peak, _SECONDS / len(work)))
+    if device.type == "cpu":  # the first step of a process brings in libraries, which are no growth of the others
+        _measure(work[0][0], model, device, 1, peak, 0.0)
+    for variant, size in work:
+        say(f"{variant.stage}, {variant.name}, batch {size}")
+        report.rows.append(_measure(variant, model, device, size, peak, _SECONDS / len(work)))
     report.planned = [_planned(stage, config, report.rows) for stage in STAGES]
     return report
 
