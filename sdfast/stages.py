@@ -15,15 +15,14 @@ from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
 from sdfast.engine.accounting import step_spec
-from sdfast.engine.loop import Trained, Trainer, resolve_precision
+from sdfast.engine.loop import Trained, Trainer
+from sdfast.engine.prepare import prepare
 from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
 from sdfast.log import log
 from sdfast.models import checkpoint as models
-from sdfast.models.attention import why_not
 from sdfast.models.flops import step_flops
-from sdfast.models.vit import Attention, Block, use_attention
 from sdfast.objectives.base import Objective, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
@@ -161,33 +160,13 @@ def _fit(
     seed: int,
 ) -> Trained:
     config, engine = getattr(run.config, stage), run.config.engine
-    _set_attention(run, objective.module)
+    prepare(objective.module, engine, run.device, config.steps)
     order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
-    if engine.compile is True or (engine.compile == "auto" and run.device.type == "cuda" and config.steps >= 500):
-        torch.compiler.reset()  # the variants of earlier stages would count towards the few that it makes of a function
-        for block in objective.module.modules():
-            if isinstance(block, Block):
-                block.compile()
     log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, run.device)
     images = run.images(run.pack.split("train"))
     classes = len(run.pack.class_names or ())
     flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total
     return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops).run()
-
-
-def _set_attention(run: Pipeline, module: torch.nn.Module) -> None:
-    """Have a module's attention computed as `engine.attention` says.
-
-    Raises:
-        UserError: what is named cannot compute it here.
-    """
-    name, precision = run.config.engine.attention, resolve_precision(run.config.engine.precision, run.device)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for layer in module.modules():
-        reason = why_not(name, run.device, dtype, layer.dim) if isinstance(layer, Attention) else None
-        if reason is not None:
-            raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
-    use_attention(module, name)
 
 
 def _shortcuts(engine: EngineConfig) -> Shortcuts:

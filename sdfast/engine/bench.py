@@ -21,15 +21,15 @@ from sdfast.config import Config
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import Stage, shortcuts, step_spec
 from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.loop import Trainer, resolve_precision
+from sdfast.engine.loop import Trainer, matmul_precision, resolve_precision
 from sdfast.engine.peak import matmul_peak, peak_name
+from sdfast.engine.prepare import prepare
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
 from sdfast.models.flops import step_flops
 from sdfast.models.memory import step_memory
-from sdfast.models.vit import Block
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.base import Normalise, Objective, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
@@ -38,7 +38,7 @@ from sdfast.teacher.targets import ResidentBank, Teacher
 
 STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
 _CLASSES = 10
-_SECONDS = 40.0  # that all rows together may take, about
+_SECONDS = 30.0  # that all rows together may take, about
 _STEPS = (3, 9)  # timed in a row, at least and at most
 _SHARE = 0.8  # of the free memory that a row may need
 _EXPECTED_PEAK_SHARE = 0.4  # to guess which batches can be timed at all
@@ -140,6 +140,18 @@ def bench(
     """
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
+    with matmul_precision(config.engine.precision, device):
+        return _report(config, model, device, batches, say)
+
+
+def _report(
+    config: Config,
+    model: PretrainedMAE,
+    device: torch.device,
+    batches: Sequence[int],
+    say: Callable[[str], object],
+) -> Report:
+    """See `bench`; torch is set as the run sets it."""
     dtype = torch.bfloat16 if resolve_precision(config.engine.precision, device) == "bf16" else torch.float32
     say("the peak of a matrix product")
     peak = matmul_peak(device, dtype)
@@ -215,7 +227,7 @@ def _measure(
     try:
         with tempfile.TemporaryDirectory() as folder, pages:
             trainer = _trainer(variant, model, device, batch, Path(folder))
-            times = _timed(trainer._one_step, device, seconds, warm_up=2 if device.type == "cuda" else 1)
+            times = _timed(trainer._one_step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
             memory = growth.bytes()
     except torch.OutOfMemoryError as error:
         raise RunError(
@@ -267,26 +279,25 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     height, width = shape.image_size
     images = torch.randint(0, 256, (batch, height, width, shape.channels), dtype=torch.uint8, generator=generator)
     normalise = Normalise(model.processor.mean, model.processor.std).to(device)
+    switches = Shortcuts(**shortcuts(config.engine))
     objective: Objective
     if variant.stage == "finetune":
         classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
         labels = (torch.arange(batch) % _CLASSES).to(device)
-        objective = Classification(classifier, normalise, labels, config.finetune.flip, 0)
+        objective = Classification(classifier, normalise, labels, config.finetune.flip, 0, switches)
     else:
         module = copy.deepcopy(model.module).to(device)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"shortcuts": switches}
         if variant.stage == "distill":
-            more = {
+            more |= {
                 "teacher": _teacher(variant, model, device, batch) if config.distill.weight else None,
                 "tokens": config.distill.tokens,
+                "layer": config.distill.layer,
                 "mae_weight": config.distill.mae_weight,
                 "distill_weight": config.distill.weight,
             }
         objective = FurtherPretraining(module, normalise, config.pretrain, 0, **more)
-    if config.engine.compile:
-        for block in objective.module.modules():
-            if isinstance(block, Block):
-                block.compile()
+    prepare(objective.module, config.engine, device, getattr(config, variant.stage).steps)
     order = BatchOrder(torch.arange(batch), batch, 0)
     pixels = images.numpy()
 
@@ -301,14 +312,14 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
 def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher:
     config, shape = variant.config, model.shape
     if config.teacher.mode == "live":
-        return LiveTeacher(model.module.encoder, config.distill.tokens).to(device)
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
     tokens = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[config.distill.tokens]
     features = torch.randn(batch, *tokens, shape.encoder.width, generator=torch.Generator().manual_seed(1))
     scale = None
     if config.teacher.dtype == "int8":
         features, scale = features * 32, torch.full(features.shape[:-1], 1 / 32).to(device)
     features = features.clamp(-127, 127).to(getattr(torch, config.teacher.dtype))
-    return ResidentBank(features.to(device), scale, torch.arange(batch))
+    return ResidentBank(features.to(device), scale, torch.arange(batch)[None])
 
 
 def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, load_mae
 from sdfast.models.flops import step_flops
+from sdfast.models.vit import Attention
 
 CPU = torch.device("cpu")
 
@@ -71,29 +73,35 @@ def test_other_settings_run_too(values: dict[str, object], model: PretrainedMAE)
     assert report.planned[1].measured_batch == 4
 
 
-def test_the_configured_variant_is_marked(model: PretrainedMAE, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configured_variant_is_marked(model: PretrainedMAE) -> None:
     live = bench.variants(config_of(teacher={"mode": "live"}), model)
     marked = [(each.stage, each.name) for each in live if each.configured]
-    assert ("distill", "live") in marked and ("distill", "bank") not in marked
-    # A switch that changes the arithmetic of a stage adds a variant there, and only there.
-    monkeypatch.setattr(bench, "shortcuts", lambda engine: {"compile": engine.compile})
-    spec = accounting.step_spec
-
-    def switched(stage: accounting.Stage, config: Config, *more: object) -> object:
-        made = spec(stage, config, *more)  # type: ignore[arg-type]
-        return bench.replace(made, masked_tail=config.engine.compile)
-
-    monkeypatch.setattr(bench, "step_spec", switched)
-    found = bench.variants(config_of(engine={"compile": True}), model)
+    assert ("distill", "+ masked_tail") not in marked and ("distill", "as configured") in marked
+    # A switch adds a variant to the stages whose arithmetic it changes, and only there.
+    found = bench.variants(config_of(engine={"masked_tail": False}), model)
     names = [(each.stage, each.name, each.configured) for each in found]
     assert names == [
-        ("pretrain", "plain", False),
-        ("pretrain", "+ compile", True),
+        ("pretrain", "plain", True),
+        ("pretrain", "+ masked_tail", False),
         ("distill", "live", False),
         ("distill", "bank", False),
-        ("distill", "+ compile", True),
-        ("finetune", "plain", True),
+        ("distill", "+ packed", False),
+        ("distill", "+ cls_tail", True),
+        ("distill", "+ masked_tail", False),
+        ("finetune", "plain", False),
+        ("finetune", "+ cls_tail", True),
     ]
+
+
+def test_a_variant_trains_with_its_own_switches(model: PretrainedMAE, tmp_path: Path) -> None:
+    config = config_of(engine={"packed": False, "attention": "reference"}, distill={"layer": 1})
+    for variant in bench.variants(config, model):
+        trainer = bench._trainer(variant, model, CPU, 4, tmp_path)
+        assert dataclasses.asdict(trainer.objective.shortcuts) == accounting.shortcuts(variant.config.engine)  # type: ignore[attr-defined]
+        assert {layer.backend for layer in trainer.objective.module.modules() if isinstance(layer, Attention)} == {
+            "reference"
+        }
+        assert getattr(trainer.objective, "layer", 1) == (1 if variant.stage != "pretrain" else "last")
 
 
 def test_a_batch_is_halved_until_it_can_be_measured(model: PretrainedMAE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,122 @@
+"""Training steps of a small ViT over batch, image size and depth, float32 on a CPU: is there a cliff anywhere?
+
+    pytest benchmarks/bench_scaling.py --benchmark-only --benchmark-json=F; python benchmarks/scaling_table.py F
+
+A step of `distill` from a bank in memory, with every shortcut, and AdamW; freed pages stay with the process, as in
+training. Memory is what torch's allocator gives in one forward and backward pass, beside what `step_memory` predicts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import losses_setup as setup
+import pytest
+import torch
+
+from sdfast.config import PretrainConfig
+from sdfast.data.masking import visible_count
+from sdfast.data.order import Batch
+from sdfast.models.flops import StepSpec, step_flops
+from sdfast.models.memory import step_memory
+from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
+from sdfast.objectives.base import Normalise
+from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.teacher.targets import ResidentBank
+
+BATCH, SIZE, DEPTH = 8, 96, 4
+AXES: dict[str, list[tuple[int, int, int]]] = {
+    "batch": [(batch, SIZE, DEPTH) for batch in (1, 2, 4, 8, 16, 32, 64)],
+    "image size": [(BATCH, size, DEPTH) for size in (64, 96, 128, 192, 256, 384)],
+    "depth": [(BATCH, SIZE, depth) for depth in (2, 4, 8, 12, 24)],
+}
+ROUNDS = 9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_pages() -> Iterator[None]:
+    with setup.pages_kept():
+        yield
+
+
+def objective_of(shape: ViTShape, batch: int) -> FurtherPretraining:
+    """The objective of a stage on `batch` images, its features drawn."""
+    features = torch.randn(batch, shape.encoder.width, generator=torch.Generator().manual_seed(1))
+    bank = ResidentBank(features, None, torch.arange(batch)[None])
+    normalise = Normalise((0.5,) * 3, (0.25,) * 3)
+    objective = FurtherPretraining(MaskedAutoencoder(shape), normalise, PretrainConfig(), 0, bank)
+    objective.module.train()
+    return objective
+
+
+def allocated(work: Callable[[], object]) -> int:
+    """Largest sum of bytes that torch's CPU allocator gave and has not got back while `work` runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def product_flops_per_second(size: int = 1024, rounds: int = 5) -> float:
+    """Of a square matrix product, the fastest of a few: whether the machine was itself around a point."""
+    factor, best = torch.full((size, size), 1 / 64), float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        factor @ factor
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+@pytest.mark.parametrize(
+    ("axis", "batch", "size", "depth"),
+    [(axis, *point) for axis, points in AXES.items() for point in points],
+)
+def test_point(axis: str, batch: int, size: int, depth: int, benchmark: Any) -> None:
+    torch.manual_seed(0)
+    shape = ViTShape((size, size), 16, 3, TransformerShape(192, depth, 3, 768), TransformerShape(128, 2, 4, 512))
+    objective = objective_of(shape, batch)
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
+    address = Batch(0, torch.arange(batch))
+    optimizer = torch.optim.AdamW([p for _, p in objective.trained_parameters() if p.requires_grad], fused=True)
+
+    def gradients() -> None:
+        drawn = objective.draw(address)
+        objective.loss(images, address, drawn, slice(0, batch))["loss"].backward()
+
+    def step() -> None:
+        gradients()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    visible = visible_count(shape.patches, PretrainConfig().mask_ratio)
+    shortcuts = {"packed": True, "cls_tail": True, "masked_tail": True}
+    spec = StepSpec(shape, "distill", visible, shape.patches - visible, **shortcuts)
+    memory, flops = step_memory(spec, batch), batch * step_flops(spec).total
+    step()
+    measured = allocated(gradients)
+    optimizer.zero_grad(set_to_none=True)
+    product = product_flops_per_second()
+    benchmark.group = axis
+    benchmark.pedantic(step, rounds=ROUNDS, warmup_rounds=1)
+    product = max(product, product_flops_per_second())
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        axis=axis,
+        point={"batch": batch, "image size": size, "depth": depth},
+        ms=seconds * 1e3,
+        img_per_s=batch / seconds,
+        gflop=flops / 1e9,
+        tflops=flops / seconds / 1e12,
+        tflops_fastest=flops / benchmark.stats.stats.min / 1e12,
+        product_tflops=product / 1e12,
+        memory_mb=measured / 1e6,
+        memory_predicted_mb=(memory.peak - memory.parameters - memory.optimizer - memory.inputs) / 1e6,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
