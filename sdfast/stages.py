@@ -23,6 +23,7 @@ from sdfast.evaluation.classification import classification_metrics, labelled_ro
 from sdfast.log import log
 from sdfast.models import checkpoint as models
 from sdfast.models.flops import step_flops
+from sdfast.models.vit import use_attention
 from sdfast.objectives.base import Objective, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
