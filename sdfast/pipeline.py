@@ -174,6 +174,7 @@ class Pipeline:
         """
         with self.session():
             self._check_distill()
+            check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
             check_augment(self.config, banked=True)
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
             recipe = recipe_of(models.load_mae(str(teacher.model)), self.pack, self.config, self.device)

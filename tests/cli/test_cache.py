@@ -75,6 +75,13 @@ def test_damage_and_difference(out: Path, capsys: pytest.CaptureFixture[str]) ->
         assert "features-00000.bin is not" in sentence(capsys)
 
 
+def test_a_layer_that_is_not_there(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where training would not look at it."""
+    words = ["distill.layer=99", "distill.weight=0", "--rebuild"]
+    assert run(["cache", "build", "--out", str(out), *words]) == 2
+    assert "distill.layer=99 is no inner layer" in sentence(capsys)
+
+
 def test_a_well_made_forgery_shows_when_the_teacher_runs_again(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All checksums right, one feature wrong by a tenth."""
     folder = out / "teacher"
