@@ -58,7 +58,7 @@ def _show(report: Any) -> None:
 
     typer.echo(", ".join(f"{name} {value}" if name != "device" else value for name, value in report.machine.items()))
     typer.echo(f"peak of a matrix product, measured: {report.peak_tflops:.3g} TFLOP/s")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # within eighty columns
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # within ninety columns
     for name in ("stage", "variant"):
         table.add_column(name)
     for name in ("batch", "ms", "img/s", "TFLOP/s", "% of\npeak", "GFLOP/\nimage", "peak\nMB", "pre-\ndicted"):

@@ -16,7 +16,7 @@ from sdfast.engine import bench
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_SECONDS", 0.5)
     monkeypatch.setattr(bench, "matmul_peak", lambda device, dtype: 1e11)
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "100")
 
 
 @pytest.fixture
