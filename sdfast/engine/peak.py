@@ -13,7 +13,7 @@ _SIZES = (1024, 2048, 4096, 8192)
 _REPEATS = 12
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype, anew: bool = False) -> float:
     """FLOP/s of a square product on the device, the best of a few; measured once per process, setting and thread count.
 
     float32 products on a GPU are TF32 where torch is set so, and are measured as torch is set. Torch's own random
@@ -22,7 +22,10 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     Args:
         device: where.
         dtype: of both factors and of the product.
+        anew: measure although it is known.
     """
+    if anew:
+        _measured.cache_clear()
     setting = torch.get_float32_matmul_precision() if dtype == torch.float32 else ""
     return _measured(str(device), dtype, setting, torch.get_num_threads())
 

@@ -46,7 +46,7 @@ class Ranks:
         """
         try:
             given = [None, work()]
-        except Exception as error:
+        except BaseException as error:
             self.exchange([_described(error), None])
             raise
         results = self.exchange(given)
@@ -68,7 +68,7 @@ def _all_gather(value: Any) -> list[Any]:
     return gathered
 
 
-def _described(error: Exception) -> list[Any]:
+def _described(error: BaseException) -> list[Any]:
     """An error as built-in values: its kind, its number and its sentence."""
     kind = "user" if isinstance(error, UserError) else "run" if isinstance(error, RunError) else "other"
     if isinstance(error, Interrupted):

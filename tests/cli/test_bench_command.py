@@ -15,8 +15,8 @@ from sdfast.engine import bench
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_SECONDS", 0.5)
-    monkeypatch.setattr(bench, "matmul_peak", lambda device, dtype: 1e11)
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(bench, "matmul_peak", lambda device, dtype, anew=False: 1e11)
+    monkeypatch.setenv("COLUMNS", "100")
 
 
 @pytest.fixture
@@ -35,7 +35,16 @@ def test_the_table_and_the_file(model: str, tmp_path: Path, capsys: pytest.Captu
     arguments = ["bench", "--model", model, "--json", str(file), "--batch", "4", "data.image_size=32", *FEW_STEPS]
     assert run(arguments) == 0
     printed = capsys.readouterr().out
-    for words in ("torch", "threads", "fp32", "TFLOP/s", "pretrain", "+ cls_tail*", "+ masked_tail*", "finetune: 6 steps of 8"):
+    for words in (
+        "torch",
+        "threads",
+        "fp32",
+        "TFLOP/s",
+        "pretrain",
+        "+ cls_tail*",
+        "+ masked_tail*",
+        "finetune: 6 steps of 8",
+    ):
         assert words in printed
     assert "…" not in printed and max(map(len, printed.splitlines())) <= 100
     written = json.loads(file.read_text())

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_SECONDS", 0.5)
-    monkeypatch.setattr(bench, "matmul_peak", lambda device, dtype: 1e11)
+    monkeypatch.setattr(bench, "matmul_peak", lambda device, dtype, anew=False: 1e11)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_the_bar_fits_into_eighty_columns(waited: float, tmp_path: Path, monkeyp
 
 
 def test_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype: {torch.float32: 4e9}[dtype])
+    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: {torch.float32: 4e9}[dtype])
     cpu = torch.device("cpu")
     known = Rate(2e6, cpu, torch.float32).of(images=300, seconds=2.0, waited=0.5)
     assert known == {"rate": 150.0, "wait_share": 0.25, "tflops": 3e-4, "peak_share": pytest.approx(0.075)}
@@ -107,7 +107,7 @@ def test_waiting_is_counted_also_when_it_ends_in_an_error() -> None:
 def test_the_records_of_a_stage_that_waits(
     make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: 1e9)
     trainer = make_trainer("pretrain", flops_per_image=1e6)
     images = trainer.images
 
