@@ -19,7 +19,9 @@ class Rate:
             matmul_dtype: of its matrix products; None where they are of several, which no one peak is the bound of.
         """
         self.flops_per_image = flops_per_image
-        self.peak = None if flops_per_image is None or matmul_dtype is None else matmul_peak(device, matmul_dtype)
+        self.peak = (
+            None if flops_per_image is None or matmul_dtype is None else matmul_peak(device, matmul_dtype, anew=True)
+        )
 
     def of(self, images: int, seconds: float, waited: float) -> dict[str, float]:
         """The numbers of some steps, by the host's clock.

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "_SIZES", (64, 128))
     monkeypatch.setattr(peak, "_SECONDS", 0.01)
-    peak._measured.cache_clear()
+    monkeypatch.setattr(peak, "_best", {})
 
 
 def test_it_is_the_best_of_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,19 +28,25 @@ def test_a_size_that_takes_long_enough_is_not_exceeded(monkeypatch: pytest.Monke
     assert peak.matmul_peak(CPU, torch.float32) == 2 * 64**3 / 0.5
 
 
+def test_a_later_measurement_can_only_raise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([2e9, 1e9, 3e9])
+    monkeypatch.setattr(peak, "_measured", lambda device, dtype: next(measured))
+    assert [peak.matmul_peak(CPU, torch.float32, anew) for anew in (False, True, False, True)] == [2e9, 2e9, 2e9, 3e9]
+
+
 def test_it_is_measured_once_for_each_setting_and_draws_no_random_number() -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     first = peak.matmul_peak(CPU, torch.float32)
     assert first > 0
     assert peak.matmul_peak(CPU, torch.float32) == first
-    assert peak._measured.cache_info().currsize == 1
+    assert len(peak._best) == 1
     peak.matmul_peak(CPU, torch.bfloat16)
     try:
         torch.set_num_threads(threads + 1)
         peak.matmul_peak(CPU, torch.float32)
     finally:
         torch.set_num_threads(threads)
-    assert peak._measured.cache_info().currsize == 3
+    assert len(peak._best) == 3
     assert torch.equal(torch.get_rng_state(), state)
 
 
