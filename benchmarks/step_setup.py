@@ -11,7 +11,7 @@ import copy
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +33,7 @@ from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import Block, ViTEncoder, ViTShape, use_attention
-from sdfast.objectives.base import Normalise, Shortcuts
+from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
@@ -204,7 +204,7 @@ def flops_of(point: Point, teacher: Literal["bank", "live"], engine: EngineConfi
     """FLOPs of one image in a step; with `engine`, what its shortcuts leave out is not counted."""
     shape = shape_of(point.model)
     visible = visible_count(shape.patches, PretrainConfig().mask_ratio)
-    on = {} if engine is None else shortcuts(engine)
+    on = {} if engine is None else asdict(shortcuts(engine))
     stage: Any = point.stage
     spec = StepSpec(shape, stage, visible, shape.patches - visible, teacher=teacher, classes=CLASSES, **on)
     return float(step_flops(spec).total)
@@ -266,7 +266,7 @@ def trainer_of(
     module = copy.deepcopy(_ours_once(point.model).module).to(point.device, dtype)
     normalise = Normalise(MEAN, STD).to(point.device, dtype)
     config: PretrainConfig | FinetuneConfig = PretrainConfig(batch_size=point.batch)
-    switched = Shortcuts(**shortcuts(engine))
+    switched = shortcuts(engine)
     objective: Any
     if point.stage == "finetune":
         config = FinetuneConfig(batch_size=point.batch)

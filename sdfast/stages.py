@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdfast.config import EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
-from sdfast.engine.accounting import step_spec
+from sdfast.engine.accounting import shortcuts, step_spec
 from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.prepare import prepare
 from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
@@ -24,7 +23,7 @@ from sdfast.log import log
 from sdfast.models import checkpoint as models
 from sdfast.models.flops import step_flops
 from sdfast.models.vit import use_attention
-from sdfast.objectives.base import Objective, Shortcuts
+from sdfast.objectives.base import Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.rng import derive_seed
@@ -68,7 +67,7 @@ def train_mae(
     fresh = teacher is None or not config.teacher.views
     more: dict[str, Any] = {
         "augment": augmentation(config, digests, seed if fresh else None),
-        "shortcuts": _shortcuts(config.engine),
+        "shortcuts": shortcuts(config.engine),
     }
     if teacher is not None:
         more |= {
@@ -135,7 +134,7 @@ def train_classifier(
     train, test = run.pack.split("train"), run.test_split
     labels = torch.from_numpy(labels_of(train)).to(run.device)
     torch.manual_seed(seed)  # dropout
-    objective = Classification(module, run.normalise, labels, config.flip, seed, _shortcuts(run.config.engine))
+    objective = Classification(module, run.normalise, labels, config.flip, seed, shortcuts(run.config.engine))
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
@@ -168,10 +167,6 @@ def _fit(
     classes = len(run.pack.class_names or ())
     flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total
     return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops).run()
-
-
-def _shortcuts(engine: EngineConfig) -> Shortcuts:
-    return Shortcuts(engine.packed, engine.cls_tail, engine.masked_tail)
 
 
 def labels_of(split: PackSplit) -> np.ndarray:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Literal
 
 from sdfast.config import Config, EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.models.flops import StepSpec
 from sdfast.models.vit import ViTShape
+from sdfast.objectives.base import Shortcuts
 from sdfast.teacher.features import blocks_before
 
 Stage = Literal["pretrain", "distill", "finetune"]
-SHORTCUTS = ("packed", "cls_tail", "masked_tail")
+SHORTCUTS = tuple(field.name for field in fields(Shortcuts))
 
 
-def shortcuts(engine: EngineConfig) -> dict[str, bool]:
-    """The exact shortcuts that the engine has, by key, and whether each is on."""
-    return {name: bool(getattr(engine, name)) for name in SHORTCUTS if hasattr(engine, name)}
+def shortcuts(engine: EngineConfig) -> Shortcuts:
+    """The exact shortcuts that are on; each has a key of its name."""
+    return Shortcuts(**{name: getattr(engine, name) for name in SHORTCUTS})
 
 
 def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -> StepSpec:
@@ -44,5 +46,5 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         mae=bool(config.distill.mae_weight),
         distill=bool(config.distill.weight),
         classes=classes,
-        **shortcuts(config.engine),
+        **asdict(shortcuts(config.engine)),
     )

@@ -19,7 +19,7 @@ import torch
 from sdfast import __version__
 from sdfast.config import Config
 from sdfast.data.order import BatchOrder
-from sdfast.engine.accounting import Stage, shortcuts, step_spec
+from sdfast.engine.accounting import SHORTCUTS, Stage, shortcuts, step_spec
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer, matmul_precision, resolve_precision
 from sdfast.engine.peak import matmul_peak, peak_name
@@ -29,7 +29,7 @@ from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
 from sdfast.models.flops import step_flops
 from sdfast.models.memory import step_memory
-from sdfast.objectives.base import Normalise, Objective, Shortcuts
+from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
@@ -185,7 +185,7 @@ def variants(config: Config, model: PretrainedMAE) -> list[Variant]:
         ways: list[tuple[str, Literal["live", "bank"]]] = [("plain", config.teacher.mode)]
         if stage == "distill" and config.distill.weight:
             ways = [("live", "live"), ("bank", "bank")]
-        off = dict.fromkeys(shortcuts(config.engine), False)
+        off = dict.fromkeys(SHORTCUTS, False)
         for name, mode in ways:
             found.append(Variant(stage, name, _changed(config, mode, off)))
         on = dict(off)
@@ -283,7 +283,7 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     height, width = shape.image_size
     images = torch.randint(0, 256, (batch, height, width, shape.channels), dtype=torch.uint8, generator=generator)
     normalise = Normalise(model.processor.mean, model.processor.std).to(device)
-    switches = Shortcuts(**shortcuts(config.engine))
+    switches = shortcuts(config.engine)
     objective: Objective
     if variant.stage == "finetune":
         classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
