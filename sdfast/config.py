@@ -116,8 +116,10 @@ class TeacherConfig(_Section):
 class EngineConfig(_Section):
     """How the training runs; nothing here changes what is minimised."""
 
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        "auto", description="bf16 autocast where the device has it (fp32 on a CPU), or one of them"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto",
+        description="bf16 autocast where the device has it (fp32 on a CPU), or one of them; fp16 autocast scales the"
+        " loss",
     )
     packed: bool = Field(True, description="the masked and the clean view go through the encoder in one pass")
     cls_tail: bool = Field(
@@ -140,6 +142,32 @@ class EngineConfig(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept while a stage runs")
     log_every: int = Field(10, ge=1, description="steps between log lines; the loss is read from the device then")
     tensorboard: bool = Field(False, description="also write TensorBoard events")
+    timeout_seconds: float = Field(
+        600.0, gt=0, description="of several processes, how long one may keep the others waiting before the job ends"
+    )
+
+
+class ZeroConfig(_Section):
+    """DeepSpeed ZeRO: what is spread over the processes instead of being held by each."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        0, description="1: optimiser states; 2: gradients too; 3: parameters too; 0: nothing (--zero)"
+    )
+    offload: Literal["none", "cpu", "nvme"] = Field(
+        "none", description="where optimiser states (and with stage 3 parameters) lie: in the host's memory, on a disk"
+    )
+    nvme_path: str | None = Field(None, min_length=1, description="folder on the disk, for zero.offload=nvme")
+    config: str | None = Field(None, min_length=1, description="JSON file of further DeepSpeed options")
+
+    @model_validator(mode="after")
+    def _fits(self) -> ZeroConfig:
+        if self.offload != "none" and not self.stage:
+            raise ValueError(f"zero.offload={self.offload} needs --zero 1, 2 or 3")
+        if self.offload == "nvme" and self.stage != 3:
+            raise ValueError("zero.offload=nvme needs --zero 3")
+        if (self.offload == "nvme") != (self.nvme_path is not None):
+            raise ValueError("zero.offload=nvme and zero.nvme_path=FOLDER go together")
+        return self
 
 
 class Config(_Section):
@@ -157,6 +185,8 @@ class Config(_Section):
     finetune: FinetuneConfig = FinetuneConfig()
     teacher: TeacherConfig = TeacherConfig()
     engine: EngineConfig = EngineConfig()
+    zero: ZeroConfig = ZeroConfig()
+    deepspeed: dict[str, Any] = Field({}, description="any option of DeepSpeed, as deepspeed.<key>=<value>")
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML, ready for `--config`."""
@@ -211,7 +241,7 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
-        raise UserError(f"there is no preset '{name}'; {_nearest(name, list(presets()))}.")
+        raise UserError(f"there is no preset '{name}'; {nearest(name, list(presets()))}.")
     return yaml.safe_load(resources.files("sdfast.presets").joinpath(f"{name}.yaml").read_text()) or {}
 
 
@@ -260,9 +290,10 @@ def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     return keys
 
 
-def _nearest(word: str, choices: list[str]) -> str:
+def nearest(word: str, choices: list[str], otherwise: str | None = None) -> str:
+    """The end of an error about a word that is none of the choices."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'" if close else f"choose one of {', '.join(choices)}"
+    return f"did you mean '{close[0]}'" if close else otherwise or f"choose one of {', '.join(choices)}"
 
 
 def _validated(values: dict[str, Any]) -> Config:

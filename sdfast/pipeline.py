@@ -15,17 +15,20 @@ from torch import Tensor
 
 from sdfast import bundled, durable
 from sdfast.config import Config, resolve
-from sdfast.data.pack import Pack, PackSplit, prepare_pack
+from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
 from sdfast.data.transform import Transform
-from sdfast.engine.loop import resolve_precision
 from sdfast.engine.pixels import Reader, image_reader
+from sdfast.engine.precision import resolve_precision
 from sdfast.engine.teacher_bank import build_or_open, recipe_of
+from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
+from sdfast.launch import join, place
 from sdfast.log import attach_file, log, progress_lines
 from sdfast.models import checkpoint as models
 from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise
+from sdfast.ranks import Ranks
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import labels_of, train_classifier, train_mae
@@ -53,7 +56,7 @@ class Pipeline:
         data: str | Path | None = None,
         out: str | Path | None = None,
         *,
-        zero: int = 0,
+        zero: int | None = None,
         preset: str | None = None,
         config: str | Path | None = None,
         device: str | None = None,
@@ -67,7 +70,8 @@ class Pipeline:
             model: hub id or folder (see `sdfast.models.checkpoint.load_mae`); the bundled model when not given.
             data: what to adapt to (see `sdfast.data.sources.open_source`); the bundled images when not given.
             out: run directory; `runs/<model>-<data>` when not given.
-            zero: DeepSpeed ZeRO stage; 0 is a single process.
+            zero: DeepSpeed ZeRO stage, 0 to 3 (the key `zero.stage`). Under torchrun, deepspeed or srun this object is
+                one process of several, which all make it with the same arguments.
             preset: name of a preset.
             config: YAML file of configuration keys.
             device: `auto`, `cpu` or `cuda`.
@@ -78,14 +82,16 @@ class Pipeline:
         Raises:
             UserError: a key or value that does not exist or fit.
         """
-        if zero != 0:
-            raise UserError(f"--zero {zero} is not supported yet: this version trains in a single process (--zero 0).")
+        if zero not in (None, 0, 1, 2, 3):
+            raise UserError(f"--zero {zero} is not known; use 0, 1, 2 or 3.")
         if resume not in ("auto", "never"):
             raise UserError(f"--resume {resume} is not known; use auto or never.")
         named = {"model": model, "out": out, "device": device}
         options: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
         if data is not None:
             sections = {**sections, "data": {**sections.get("data", {}), "source": str(data)}}
+        if zero is not None:
+            sections = {**sections, "zero": {"stage": zero}}
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
         self.resume = resume == "auto"
         self.model_spec = self.config.model or "bundled"
@@ -109,17 +115,33 @@ class Pipeline:
         wanted = self.config.device
         if wanted == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
-        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+        if wanted == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", place().local_rank) if place().world > 1 else torch.device("cuda")
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The processes that work on this run.
+
+        Raises:
+            UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed.
+        """
+        alone = place().world == 1
+        if not alone or self.config.zero.stage:
+            import_deepspeed(self.device)
+        return join(self.device, self.config.engine.timeout_seconds, alone=bool(self.config.zero.stage))
 
     @cached_property
     def initial(self) -> models.PretrainedMAE:
         """The model as given: theta_init and phi_init."""
         spec = str(bundled.model_folder()) if self.model_spec == "bundled" else self.model_spec
-        loaded = models.load_mae(
-            spec,
-            image_size=self.config.data.image_size,
-            channels=self.config.data.channels,
-            seed=derive_seed(self.config.seed, "decoder"),
+        loaded = self.ranks.first_before_others(  # who then find on the disk what it downloaded
+            lambda: models.load_mae(
+                spec,
+                image_size=self.config.data.image_size,
+                channels=self.config.data.channels,
+                seed=derive_seed(self.config.seed, "decoder"),
+            )
         )
         log.info("model: %s, %s", self.model_spec, _describe(loaded.module))
         for note in loaded.notes:
@@ -132,7 +154,12 @@ class Pipeline:
         processor, shape = self.initial.processor, self.initial.shape
         transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
         spec = str(bundled.data_folder()) if self.data_spec == "bundled" else self.data_spec
-        pack = prepare_pack(spec, self.out / "pack", transform, self.config.data, log.warning, progress_lines("data"))
+        directory = self.out / "pack"
+
+        def prepare() -> Pack:
+            return prepare_pack(spec, directory, transform, self.config.data, log.warning, progress_lines("data"))
+
+        pack = self.ranks.first_before_others(prepare if self.ranks.is_first else lambda: open_pack(directory))
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in pack.splits.items())
         classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
         log.info("data: %s: %s%s", self.data_spec, counts, classes)
@@ -220,6 +247,8 @@ class Pipeline:
         """
         from sdfast.evaluation.run import evaluate_run
 
+        if self.ranks.world > 1:
+            raise UserError("sdfast eval works in one process; run it without the launcher.")
         with self.session(training=False):
             return evaluate_run(self, None if data is None else str(data))
 
@@ -323,7 +352,7 @@ class Pipeline:
             return known
         if not self.resume:
             return None
-        done = directory.finished(inputs)
+        done = self.ranks.first(lambda: directory.finished(inputs))
         if done is not None:
             log.info("%s: already done (%s)", directory.path.name, directory.model)
             self._finished[directory.path] = done
@@ -332,7 +361,7 @@ class Pipeline:
         return done
 
     def _finish(self, directory: StageDirectory, inputs: dict[str, Any], outcome: Outcome) -> Result:
-        self._finished[directory.path] = directory.finish(inputs, outcome)
+        self._finished[directory.path] = self.ranks.first(lambda: directory.finish(inputs, outcome))
         return self._finished[directory.path]
 
     def _adopt_as_distilled(self, teacher: Result) -> Result:
@@ -359,9 +388,8 @@ class Pipeline:
         if self._held:
             yield
             return
-        self._check_directory()
-        with locked(self.out):
-            handler = attach_file(self.out / "log.txt")
+        with contextlib.ExitStack() as stack:
+            self.ranks.first(lambda: self._hold(stack))
             self._held = True
             try:
                 if self.config.engine.threads is not None:
@@ -371,8 +399,14 @@ class Pipeline:
                 yield
             finally:
                 self._held = False
-                log.removeHandler(handler)
-                handler.close()
+
+    def _hold(self, stack: contextlib.ExitStack) -> None:
+        """Lock the run directory and open its log, until the stack is left."""
+        self._check_directory()
+        stack.enter_context(locked(self.out))
+        handler = attach_file(self.out / "log.txt")
+        stack.callback(handler.close)
+        stack.callback(log.removeHandler, handler)
 
     def _open_inputs(self) -> None:
         log.info("run directory: %s", self.out)
@@ -383,7 +417,8 @@ class Pipeline:
         count, limit = len(self.pack.split("train")), self.config.data.limit
         if limit is not None and limit < count:
             log.info("data: training on %d of %d images (data.limit)", limit, count)
-        durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
+        if self.ranks.is_first:
+            durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
 
     def _check_directory(self) -> None:
         """A default --out is named after the ends of two paths, which another pair may share."""

@@ -14,6 +14,7 @@ from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
 from sdfast.engine.accounting import shortcuts, step_spec
+from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.prepare import prepare
 from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
@@ -133,13 +134,13 @@ def train_classifier(
     module = models.classifier_from_mae(encoder_source, len(names), config.dropout, seed).to(run.device)
     train, test = run.pack.split("train"), run.test_split
     labels = torch.from_numpy(labels_of(train)).to(run.device)
-    torch.manual_seed(seed)  # dropout
     objective = Classification(module, run.normalise, labels, config.flip, seed, shortcuts(run.config.engine))
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
-        logits = predict(module, run.normalise, run.images(split), rows)
+        share = rows[run.ranks.part(len(rows))]
+        logits = torch.cat(run.ranks.exchange(predict(module, run.normalise, run.images(split), share)))
         scores[split is train] = classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
     metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
     metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
@@ -166,7 +167,8 @@ def _fit(
     images = run.images(run.pack.split("train"))
     classes = len(run.pack.class_names or ())
     flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total
-    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops).run()
+    sharing = Sharing(run.ranks, run.config.zero, run.config.deepspeed)
+    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops, sharing).run()
 
 
 def labels_of(split: PackSplit) -> np.ndarray:

@@ -278,7 +278,7 @@ def test_two_processes_do_not_share_a_run_directory(inputs: dict[str, Path], tmp
 
 def test_bad_arguments_are_one_sentence(inputs: dict[str, Path], tmp_path: Path) -> None:
     for arguments, words in (
-        ({"zero": 2}, "--zero 2"),
+        ({"zero": 4}, "--zero 4"),
         ({"resume": "later"}, "--resume later"),
         ({"overrides": ["pretrain.stepz=3"]}, "pretrain.steps"),
         ({"preset": "papr-vit"}, "paper-vit"),

@@ -69,7 +69,7 @@ def run_steps(point: Point, engine: dict[str, Any], dtype: torch.dtype, steps: i
 def flat(trainer: Any) -> Tensor:
     """All trained numbers but the keys' biases: softmax ignores them, and Adam divides their noise by itself."""
     parts = []
-    for name, parameter in trainer.parameters.items():
+    for name, parameter in trainer.engine.parameters.items():
         numbers = parameter.detach().double().flatten().cpu()
         if name.endswith("qkv.bias"):
             queries, _, values = numbers.chunk(3)

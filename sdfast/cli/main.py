@@ -61,7 +61,7 @@ def train(
     out: Out = None,
     config: ConfigFile = None,
     preset: Preset = None,
-    zero: Annotated[int, typer.Option(help="DeepSpeed ZeRO stage")] = 0,
+    zero: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage: 0, 1, 2 or 3")] = None,
     resume: Annotated[str, typer.Option(help="auto continues and skips what is done; never runs all anew")] = "auto",
     device: Device = None,
 ) -> None:
@@ -80,7 +80,8 @@ def train(
     result = pipeline.run(stage)
     from sdfast.cli.show import show_result
 
-    show_result(result, pipeline.results)
+    if pipeline.ranks.is_first:
+        show_result(result, pipeline.results)
 
 
 @app.command(name="eval")
@@ -117,7 +118,9 @@ def study(
     pipeline = _pipeline(
         model=model, data=data, out=out, config=config, preset=preset, device=device, overrides=overrides or ()
     )
-    typer.echo(run_study(name, pipeline, seeds), nl=False)
+    text = run_study(name, pipeline, seeds)
+    if pipeline.ranks.is_first:
+        typer.echo(text, nl=False)
 
 
 @config_app.command(name="show")
@@ -175,14 +178,34 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")
     ] = False,
+    local_rank: Annotated[
+        int | None, typer.Option("--local_rank", "--local-rank", hidden=True, help="what the deepspeed launcher adds")
+    ] = None,
 ) -> None:
     pass
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n for a signal."""
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 128 + n for a signal.
+
+    As one process of several that fail, it ends here: what waits for a process that is gone would never end.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     handler = _show_messages()
+    code = _code_of(arguments)
+    logging.getLogger("sdfast").removeHandler(handler)
+    if "sdfast.launch" in sys.modules:
+        from sdfast import launch
+
+        if code and launch.place().world > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        launch.leave()
+    return code
+
+
+def _code_of(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, prog_name="sdfast", standalone_mode=False)
         return _fail("interrupted.", 130) if code == 130 else code if isinstance(code, int) else 0
@@ -199,11 +222,19 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}.", 1)
-    finally:
-        logging.getLogger("sdfast").removeHandler(handler)
+
+
+def _launched() -> bool:
+    """Whether a launcher may have made this process, without importing what would tell for sure."""
+    return not {"RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
 
 
 def _fail(message: str, code: int) -> int:
+    if _launched():
+        from sdfast import launch
+
+        if not launch.may_speak():
+            return code
     typer.echo(f"sdfast: {message}", err=True)
     return code
 
@@ -216,6 +247,11 @@ def _show_messages() -> logging.Handler:
         from sdfast.log import console
 
         handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
+    if _launched():
+        from sdfast import launch
+
+        if launch.place().rank:
+            handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("sdfast")
     log.addHandler(handler)

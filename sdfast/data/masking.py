@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sdfast.data.order import Batch
 from sdfast.rng import STREAM_MASK, philox_bits
 
 MaskKind = Literal["fixed", "bernoulli"]
@@ -22,17 +23,24 @@ class PatchMask:
         visible_ids: [B, K] int64, the visible patches of each row (padded to the longest row with `bernoulli`).
         visible_valid: [B, K] bool, False at padding; None when every row has exactly K.
         masked_ids: [B, L - K] int64, the masked patches of each row; None when the rows have different numbers of them.
+        whole_masked: masked patches of the whole batch, where other processes have rows of it too.
     """
 
     mask: Tensor
     visible_ids: Tensor
     visible_valid: Tensor | None
     masked_ids: Tensor | None = None
+    whole_masked: int | None = None
 
     @property
     def masked_count(self) -> int:
         """Masked patches of all rows; read from the mask only where the rows have different numbers of them."""
         return int(self.mask.sum()) if self.masked_ids is None else self.masked_ids.numel()
+
+    @property
+    def whole_count(self) -> int:
+        """Masked patches of the whole batch."""
+        return self.masked_count if self.whole_masked is None else self.whole_masked
 
     def __getitem__(self, rows: slice) -> PatchMask:
         valid = None if self.visible_valid is None else self.visible_valid[rows]
@@ -43,6 +51,17 @@ class PatchMask:
 def visible_count(patches: int, mask_ratio: float) -> int:
     """Visible patches with fixed masking: int(L (1 - ratio)), MAE's rule (49 of 196 at 0.75), but never all."""
     return min(int(patches * (1 - mask_ratio)), patches - 1)
+
+
+def batch_mask(seed: int, batch: Batch, patches: int, mask_ratio: float, kind: MaskKind = "fixed") -> PatchMask:
+    """The masks of this process's rows of a batch, and how many patches are masked in all of it: see `patch_mask`."""
+    drawn = patch_mask(seed, batch.epoch, batch.rows, patches, mask_ratio, kind)
+    if batch.whole is None:
+        return drawn
+    if kind == "fixed":
+        return replace(drawn, whole_masked=batch.count * (patches - visible_count(patches, mask_ratio)))
+    whole = patch_mask(seed, batch.epoch, batch.whole, patches, mask_ratio, kind)
+    return replace(drawn, whole_masked=whole.masked_count)
 
 
 def patch_mask(

@@ -7,15 +7,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdfast.ranks import Ranks
 from sdfast.rng import random_permutation
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The address of one batch: which rows, in which epoch."""
+    """The address of one batch: which rows, in which epoch.
+
+    Attributes:
+        epoch: counted from 0.
+        rows: [B] int64, on the CPU: the rows that this process computes.
+        whole: [n] int64: the rows that all processes compute together; None when those are `rows`.
+        idle: there were fewer rows than processes, and `rows` is one of another's that counts for nothing: every
+            process takes part in each exchange.
+    """
 
     epoch: int
-    rows: Tensor  # [B] int64, on the CPU
+    rows: Tensor
+    whole: Tensor | None = None
+    idle: bool = False
+
+    @property
+    def count(self) -> int:
+        """Rows of all processes, which means are taken over."""
+        return len(self.rows if self.whole is None else self.whole)
+
+    def shared(self, ranks: Ranks) -> Batch:
+        """One process's part."""
+        if ranks.world == 1:
+            return self
+        rows = self.rows[ranks.part(len(self.rows))]
+        return Batch(self.epoch, rows if len(rows) else self.rows[:1], self.rows, not len(rows))
 
 
 class BatchOrder:

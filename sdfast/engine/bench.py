@@ -21,8 +21,9 @@ from sdfast.config import Config
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, Stage, shortcuts, step_spec
 from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.loop import Trainer, matmul_precision, resolve_precision
+from sdfast.engine.loop import Trainer
 from sdfast.engine.peak import matmul_peak, peak_name
+from sdfast.engine.precision import matmul_precision, resolve_precision
 from sdfast.engine.prepare import prepare
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdfast.durable import read_json, save_tensors, sha256_file, sha256_json, staged_directory, write_json
 from sdfast.log import log
 
-_STATE, _MANIFEST = "state.safetensors", "checkpoint.json"
+_MANIFEST = "checkpoint.json"
+_FILE_BYTES = 1 << 29  # of tensors in one file, and so in memory, from which the next begins
 _NAME = re.compile(r"step-(\d+)$")
 
 
 @dataclass
 class Checkpoint:
-    """A verified training state."""
+    """A training state on the disk; its tensors are read when they are asked for.
+
+    Attributes:
+        step: optimiser steps done.
+        values: small values beside the tensors.
+        names: of the tensors.
+        read: brings one into the CPU's memory.
+    """
 
     step: int
-    tensors: dict[str, Tensor]
     values: dict[str, Any]
+    names: set[str]
+    read: Callable[[str], Tensor]
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """One that `newest` found."""
+        manifest = read_json(path / _MANIFEST)
+        assert manifest is not None
+        places: dict[str, Any] = {}
+        for name in manifest["files"]:
+            file: Any = safe_open(path / name, framework="pt")
+            places |= dict.fromkeys(file.keys(), file)
+        return cls(manifest["step"], manifest["values"], set(places), lambda name: places[name].get_tensor(name))
 
 
 def save(
-    directory: Path, step: int, inputs: dict[str, Any], tensors: dict[str, Tensor], values: dict[str, Any], keep: int
+    directory: Path,
+    step: int,
+    inputs: dict[str, Any],
+    state: Iterable[tuple[str, Callable[[], Tensor]]],
+    values: dict[str, Any],
+    keep: int,
 ) -> None:
     """Write `directory/step-N` durably, then drop all but the newest `keep` of this stage's identity.
 
@@ -37,22 +63,18 @@ def save(
         directory: where the checkpoints lie.
         step: optimiser steps done.
         inputs: everything that decides the stage's result; their digest is its identity.
-        tensors: the state.
+        state: the names of its tensors and what reads each; few at a time are held.
         values: small JSON values beside it.
         keep: how many to keep.
     """
     _sweep(directory)
     fingerprint = sha256_json(inputs)
     with staged_directory(directory / f"step-{step:08d}") as staging:
-        save_tensors(staging / _STATE, {name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-        manifest = {
-            "step": step,
-            "fingerprint": fingerprint,
-            "inputs": inputs,
-            "values": values,
-            "bytes": (staging / _STATE).stat().st_size,
-            "sha256": sha256_file(staging / _STATE),
+        _write_tensors(staging, state)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(staging.iterdir())
         }
+        manifest = {"step": step, "fingerprint": fingerprint, "inputs": inputs, "values": values, "files": files}
         write_json(staging / _MANIFEST, manifest)
     kept = 0
     for other, path in _by_step(directory):
@@ -61,22 +83,42 @@ def save(
             shutil.rmtree(path, ignore_errors=True)
 
 
-def load_newest(directory: Path, inputs: dict[str, Any]) -> Checkpoint | None:
-    """The newest checkpoint of these inputs that verifies; damaged and other ones are passed over with a warning."""
-    fingerprint = sha256_json(inputs)
-    for step, path in _by_step(directory):
-        manifest = read_json(path / _MANIFEST)
+def _write_tensors(directory: Path, state: Iterable[tuple[str, Callable[[], Tensor]]]) -> None:
+    held: dict[str, Tensor] = {}
+    number = size = 0
+    for name, read in state:
+        held[name] = read().detach().cpu().contiguous()
+        size += held[name].nbytes
+        if size >= _FILE_BYTES:
+            save_tensors(directory / f"state-{number:05d}.safetensors", held)
+            held, number, size = {}, number + 1, 0
+    if held:
+        save_tensors(directory / f"state-{number:05d}.safetensors", held)
+
+
+def newest(directory: Path, inputs: dict[str, Any] | None = None) -> Path | None:
+    """The newest checkpoint that verifies, of these inputs; damaged and other ones are passed over with a warning.
+
+    Args:
+        directory: where the checkpoints lie.
+        inputs: what it must have been made from; any when not given.
+    """
+    fingerprint = None if inputs is None else sha256_json(inputs)
+    for _, path in _by_step(directory):
         try:
-            if manifest is None or manifest["bytes"] != (path / _STATE).stat().st_size:
+            manifest = json.loads((path / _MANIFEST).read_text())
+            files = {path / name: entry for name, entry in manifest["files"].items()}
+            if any(entry["bytes"] != file.stat().st_size for file, entry in files.items()):
                 raise ValueError("it is not whole")
-            if manifest["fingerprint"] != fingerprint:
+            if inputs is not None and manifest["fingerprint"] != fingerprint:
                 old = manifest["inputs"]
                 changed = next((name for name in {**inputs, **old} if inputs.get(name) != old.get(name)), "the format")
                 log.warning("not resuming %s: %s changed since", path, changed)
                 continue
-            if manifest["sha256"] != sha256_file(path / _STATE):
+            if any(entry["sha256"] != sha256_file(file) for file, entry in files.items()):
                 raise ValueError("its bytes have changed")
-            return Checkpoint(step, load_file(path / _STATE), manifest["values"])
+            Checkpoint.open(path)
+            return path
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             log.warning("skipping the damaged checkpoint %s: %s", path, error)
     return None

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sdfast.config import EngineConfig
-from sdfast.engine.loop import resolve_precision
+from sdfast.engine.precision import resolve_precision
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
 from sdfast.models.vit import Attention, Block, use_attention

@@ -10,18 +10,25 @@ from sdfast.engine.peak import matmul_peak
 class Rate:
     """Turns images and seconds into the numbers of a record."""
 
-    def __init__(self, flops_per_image: float | None, device: torch.device, matmul_dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        flops_per_image: float | None,
+        device: torch.device,
+        matmul_dtype: torch.dtype | None,
+        devices: int = 1,
+    ) -> None:
         """Measure the device's peak, when it will be needed (see `matmul_peak`).
 
         Args:
             flops_per_image: of one image's step; None where nobody knows.
             device: where the step runs.
             matmul_dtype: of its matrix products; None where they are of several, which no one peak is the bound of.
+            devices: that share the work, each like this one.
         """
         self.flops_per_image = flops_per_image
-        self.peak = (
-            None if flops_per_image is None or matmul_dtype is None else matmul_peak(device, matmul_dtype, anew=True)
-        )
+        self.peak: float | None = None
+        if flops_per_image is not None and matmul_dtype is not None:
+            self.peak = devices * matmul_peak(device, matmul_dtype, anew=True)
 
     def of(self, images: int, seconds: float, waited: float) -> dict[str, float]:
         """The numbers of some steps, by the host's clock.

@@ -21,8 +21,13 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Catch the first signal inside the block; outside the main thread (a notebook's worker) nothing is caught."""
+def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
+    """Catch the first signal inside the block; outside the main thread (a notebook's worker) nothing is caught.
+
+    Args:
+        patient: also catch those that follow: a launcher sends its own after that of the terminal, and ends what does
+            not stop in its time.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -30,10 +35,13 @@ def stop_on_signal() -> Iterator[StopRequest]:
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request.signal_number = number
-        log.warning("%s: saving after this step (once more to stop at once)", signal.Signals(number).name)
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if request.signal_number is None:
+            request.signal_number = number
+            once_more = "" if patient else " (once more to stop at once)"
+            log.warning("%s: saving after this step%s", signal.Signals(number).name, once_more)
+        if not patient:
+            for each in _SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
 
     for number in _SIGNALS:
         signal.signal(number, handle)

@@ -19,6 +19,7 @@ from sdfast.errors import Interrupted, UserError
 from sdfast.log import log, progress_lines
 from sdfast.models.checkpoint import PretrainedMAE, load_mae
 from sdfast.objectives.base import Normalise
+from sdfast.ranks import Ranks
 from sdfast.rng import derive_seed
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
@@ -40,7 +41,7 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
     started, say = time.monotonic(), progress_lines("teacher bank")
     work = 0
 
-    with stop_on_signal() as stop:
+    with stop_on_signal(patient=Ranks.current().world > 1) as stop:
 
         def progress(done: int, total: int) -> None:
             nonlocal work

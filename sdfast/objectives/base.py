@@ -58,17 +58,17 @@ class Objective(Protocol):
         ...
 
     def draw(self, batch: Batch) -> Any:
-        """What is random in a batch (masks, flips), drawn for the whole of it from its address."""
+        """What is random in this process's rows of a batch (masks, flips), drawn from their address."""
         ...
 
     def loss(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        """The contribution of a part of the batch; the contributions of all parts sum to the batch's loss.
+        """The contribution of some rows; those of all parts, over all processes, sum to the whole batch's loss.
 
         Args:
             images: [b, H, W, C] uint8 on the module's device, the part's rows.
-            batch: the whole batch's address.
-            drawn: what `draw` returned for it.
-            part: which rows of the batch the part is.
+            batch: the address of this process's rows.
+            drawn: what `draw` returned for them.
+            part: which of them.
 
         Returns:
             `loss` (0-D, with gradient) and the parts to log (0-D, detached).

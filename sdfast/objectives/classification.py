@@ -57,4 +57,4 @@ class Classification:
         logits = self.module(torch.where(flipped, pixels.flip(-1), pixels), self.shortcuts.cls_tail)
         labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
-        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / len(batch.rows)}
+        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / batch.count}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
 from sdfast.data.augment import Augmentation
-from sdfast.data.masking import PatchMask, patch_mask
+from sdfast.data.masking import PatchMask, batch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
@@ -73,7 +73,7 @@ class FurtherPretraining:
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
         ratio, kind = self.masking.mask_ratio, self.masking.mask
-        return patch_mask(self.seed, batch.epoch, batch.rows, self.module.shape.patches, ratio, kind)
+        return batch_mask(self.seed, batch, self.module.shape.patches, ratio, kind)
 
     def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` and `loss_distill`."""
@@ -82,8 +82,8 @@ class FurtherPretraining:
             pixels = self.augment(pixels, batch.rows[part], batch.epoch)
         # Means over masked patches and over samples, as the shares of this part in the whole batch's.
         mask = drawn[part]
-        masked_share = mask.masked_count / drawn.masked_count
-        row_share = len(images) / len(batch.rows)
+        masked_share = mask.masked_count / drawn.whole_count
+        row_share = len(images) / batch.count
         distils = bool(self.distill_weight) and self.teacher is not None
         pred, student, where = self._encode(pixels, mask, distils)
         targets = Targets(None)

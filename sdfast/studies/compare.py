@@ -43,10 +43,14 @@ def compare(pipeline: Pipeline, seeds: int) -> dict[str, list[Result]]:
             results[method] = [
                 pipeline.finetune(start, seed, _folder(pipeline, start, seed)) for seed in range(first, first + seeds)
             ]
-        durable.write_bytes(pipeline.out / "compare.md", _markdown(results, stages, seeds).encode())
-        durable.write_bytes(pipeline.out / "compare.csv", _csv(results, first).encode())
-        runs = {method: [run.metrics for run in each] for method, each in results.items()}
-        durable.write_json(pipeline.out / "compare.json", {"seeds": list(range(first, first + seeds)), "metrics": runs})
+        if pipeline.ranks.is_first:
+            durable.write_bytes(pipeline.out / "compare.md", _markdown(results, stages, seeds).encode())
+            durable.write_bytes(pipeline.out / "compare.csv", _csv(results, first).encode())
+            record = {
+                "seeds": list(range(first, first + seeds)),
+                "metrics": {method: [run.metrics for run in each] for method, each in results.items()},
+            }
+            durable.write_json(pipeline.out / "compare.json", record)
     return results
 
 

@@ -28,10 +28,10 @@ from sdfast.data.parallel import available_threads
 from sdfast.data.rows import row_digest
 from sdfast.durable import explain_os_error, fsync_path, recover_directory, sha256_file, write_json
 from sdfast.errors import RunError, UserError
+from sdfast.ranks import Ranks
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.format import BUILT, CHECKSUMS, MANIFEST, ROWS, Layout, Manifest, read_manifest
 from sdfast.teacher.partial import PLAN, Partial
-from sdfast.teacher.ranks import Ranks
 from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.storage import encode
 

@@ -53,7 +53,7 @@ def test_train_eval_and_a_second_train(
     [
         (["pretrain.stepz=3"], "pretrain.steps"),
         (["--stage", "fine"], "--stage fine"),
-        (["--zero", "2"], "--zero 2"),
+        (["--zero", "4"], "--zero 4"),
         (["--zero", "many"], "'--zero'"),
         (["--nonsense"], "--nonsense"),
         (["--preset", "papers"], "papers"),

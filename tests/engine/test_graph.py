@@ -48,15 +48,15 @@ def test_training_is_the_same(stage: str, make_trainer: Callable[..., Trainer], 
     log: list[str] = []
     for trainer in (plain, graphed):  # both read the rate from a tensor, in float32
         rule = trainer.objective.decay_rule
-        trainer.optimizer = build_optimizer(trainer.parameters.items(), trainer.config, rule, CPU)
-    graphed._computed = GraphedStep(graphed._compute, CPU, 16, stand_in(log))
+        trainer.engine.optimizer = build_optimizer(trainer.engine.parameters.items(), trainer.config, rule, CPU)
+    graphed.engine._computed = GraphedStep(graphed.engine._compute, CPU, 16, stand_in(log))
     for trainer in (plain, graphed):
         torch.manual_seed(0)  # dropout
         trainer.run()
     assert (
         log[0] == "capture" and log.count("capture") == 1 and log.count("replay") == 6
     )  # of 12 steps, 3 are partial, 3 warm up
-    for one, other in zip(plain.parameters.values(), graphed.parameters.values(), strict=True):
+    for one, other in zip(plain.engine.parameters.values(), graphed.engine.parameters.values(), strict=True):
         assert torch.equal(one, other)
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("plain", "graphed")]
     assert [line.split('"lr"')[0] for line in lines[0]] == [line.split('"lr"')[0] for line in lines[1]]
@@ -94,22 +94,22 @@ def test_a_capture_that_fails_half_way_leaves_nothing_in_the_next_step(
     """What it computed was never run: its gradients are of no numbers."""
 
     def fails(function: Any) -> Any:
-        for parameter in graphed.parameters.values():
+        for parameter in graphed.engine.parameters.values():
             parameter.grad = torch.full_like(parameter, float("nan"))
         raise RuntimeError("operation not permitted when stream is capturing")
 
     plain = make_trainer("pretrain", directory=tmp_path / "plain")
     graphed = make_trainer("pretrain", directory=tmp_path / "graphed")
-    graphed._computed = GraphedStep(graphed._compute, CPU, 16, fails)
+    graphed.engine._computed = GraphedStep(graphed.engine._compute, CPU, 16, fails)
     for trainer in (plain, graphed):
         trainer.run()
-    assert all(torch.equal(value, graphed.parameters[name]) for name, value in plain.parameters.items())
+    assert all(torch.equal(value, graphed.engine.parameters[name]) for name, value in plain.engine.parameters.items())
 
 
 def test_the_rate_is_set_where_it_is_kept(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("pretrain")
     for rate_on in (None, CPU):
-        optimizer = build_optimizer(trainer.parameters.items(), trainer.config, "pretrain", rate_on)
+        optimizer = build_optimizer(trainer.engine.parameters.items(), trainer.config, "pretrain", rate_on)
         held = optimizer.param_groups[0]["lr"]
         set_learning_rate(optimizer, 0.25)
         assert all(float(group["lr"]) == 0.25 for group in optimizer.param_groups)
@@ -121,7 +121,7 @@ def test_the_optimizer_lets_itself_be_captured(
 ) -> None:
     """torch's own check, on a stream that says it is capturing, and on one that warms up."""
     trainer = make_trainer("pretrain")
-    optimizer = build_optimizer(trainer.parameters.items(), trainer.config, "pretrain", CPU)
+    optimizer = build_optimizer(trainer.engine.parameters.items(), trainer.config, "pretrain", CPU)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
     for capturing in (False, True):
         stream = SimpleNamespace(is_capturing=lambda capturing=capturing: capturing)

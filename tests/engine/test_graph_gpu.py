@@ -22,13 +22,13 @@ def test_captured_and_plain_train_alike(stage: str, make_trainer: Callable[..., 
     device = torch.device("cuda")
     plain = make_trainer(stage, directory=tmp_path / "plain", device=device, cuda_graph=False, precision="fp32")
     graphed = make_trainer(stage, directory=tmp_path / "graphed", device=device, precision="fp32")
-    assert isinstance(graphed._computed, GraphedStep)
+    assert isinstance(graphed.engine._computed, GraphedStep)
     for trainer in (plain, graphed):
         trainer.run()
-    assert graphed._computed._replay is not None, "the step was not captured"
-    for name, value in plain.parameters.items():
+    assert graphed.engine._computed._replay is not None, "the step was not captured"
+    for name, value in plain.engine.parameters.items():
         if not name.endswith("qkv.bias"):  # the key's part has no gradient but noise
-            torch.testing.assert_close(value, graphed.parameters[name], atol=2e-5, rtol=1e-3)
+            torch.testing.assert_close(value, graphed.engine.parameters[name], atol=2e-5, rtol=1e-3)
 
 
 def test_a_step_waits_for_nothing(make_trainer: Callable[..., Trainer]) -> None:

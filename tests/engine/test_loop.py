@@ -109,14 +109,32 @@ def test_damaged_checkpoints_are_skipped_with_a_warning(
     make_trainer: Callable[..., Trainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_trainer("pretrain", checkpoint_steps=5).run()
-    newest = tmp_path / "checkpoints" / "step-00000010" / "state.safetensors"
+    newest = tmp_path / "checkpoints" / "step-00000010" / "state-00000.safetensors"
     data = bytearray(newest.read_bytes())
     data[-5] ^= 1
     newest.write_bytes(data)
     assert make_trainer("pretrain").step == 5
     assert "step-00000010" in caplog.text
-    (tmp_path / "checkpoints" / "step-00000005" / "state.safetensors").write_bytes(b"")
+    (tmp_path / "checkpoints" / "step-00000005" / "state-00000.safetensors").write_bytes(b"")
     assert make_trainer("pretrain").step == 0
+
+
+def test_a_large_state_is_written_in_several_files(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_trainer("pretrain", directory=tmp_path / "whole")
+    whole.run()
+    monkeypatch.setattr("sdfast.engine.checkpoint._FILE_BYTES", 10_000)
+    make_trainer("pretrain", checkpoint_steps=5).run()
+    files = sorted((tmp_path / "checkpoints" / "step-00000010").glob("state-*.safetensors"))
+    assert len(files) > 3
+    resumed = make_trainer("pretrain")
+    assert resumed.step == 10
+    resumed.run()
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+    files[2].unlink()
+    assert make_trainer("pretrain").step == 5
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(
@@ -134,7 +152,7 @@ def test_a_killed_writer_leaves_no_visible_checkpoint(make_trainer: Callable[...
     make_trainer("pretrain", checkpoint_steps=5).run()
     torn = tmp_path / "checkpoints" / ".staging-step-00000011"
     torn.mkdir()
-    (torn / "state.safetensors").write_bytes(b"half")
+    (torn / "state-00000.safetensors").write_bytes(b"half")
     assert make_trainer("pretrain").step == 10
 
 

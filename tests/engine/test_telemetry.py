@@ -16,6 +16,7 @@ import torch
 from sdfast.data.waiting import seconds_waited, waiting
 from sdfast.engine import rate
 from sdfast.engine.loop import Trainer
+from sdfast.engine.precision import matmul_dtype
 from sdfast.engine.rate import Rate
 from sdfast.engine.telemetry import Telemetry
 
@@ -124,8 +125,9 @@ def test_the_records_of_a_stage_that_waits(
 
 
 def test_products_of_several_dtypes_have_no_peak(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    trainer = make_trainer("pretrain", flops_per_image=1e6)
-    assert trainer._matmul_dtype() == torch.float32
-    trainer.objective.module.decoder.double()  # type: ignore[union-attr,operator]
-    assert trainer._matmul_dtype() is None
-    assert make_trainer("pretrain", precision="bf16")._matmul_dtype() == torch.bfloat16
+    module = make_trainer("pretrain").objective.module
+    cpu = torch.device("cpu")
+    assert matmul_dtype("auto", cpu, module) == torch.float32
+    assert matmul_dtype("bf16", cpu, module) == torch.bfloat16
+    module.decoder.double()  # type: ignore[union-attr,operator]
+    assert matmul_dtype("auto", cpu, module) is None

@@ -17,8 +17,8 @@ import torch
 from bank_samples import contents, make_images, make_recipe
 
 from sdfast.errors import Interrupted, RunError, SdfastError, UserError
+from sdfast.ranks import Ranks
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.ranks import Ranks
 from sdfast.teacher.recipe import Recipe
 
 ROWS = 700
@@ -150,7 +150,7 @@ def test_what_is_wrong_in_one_stops_all_in_the_same_words(tmp_path: Path) -> Non
         )
 
     ends = in_threads(2, failed)
-    assert type(ends[1]) is KeyError and str(ends[0]) == "process 1 of this build of a teacher bank failed: 'oh'."
+    assert type(ends[1]) is KeyError and str(ends[0]) == "process 1 of this job failed: 'oh'."
 
 
 def test_one_of_another_recipe_or_file_system_stops_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

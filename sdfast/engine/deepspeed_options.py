@@ -1,0 +1,142 @@
+"""What DeepSpeed is told: our settings, the user's further options, and no contradiction between the two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdfast.config import OptimisationConfig, ZeroConfig, nearest
+from sdfast.errors import UserError
+
+# Our keys by the DeepSpeed option that follows from them.
+_OURS = {
+    "train_batch_size": "{stage}.batch_size",
+    "train_micro_batch_size_per_gpu": "{stage}.batch_size and engine.accumulate",
+    "gradient_accumulation_steps": "engine.accumulate",
+    "gradient_clipping": "{stage}.clip",
+    "optimizer": "{stage}.lr, .betas, .eps and .weight_decay",
+    "scheduler": "{stage}.lr and {stage}.warmup",
+    "fp16": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "zero_optimization.stage": "--zero",
+    "zero_optimization.offload_optimizer.device": "zero.offload",
+    "zero_optimization.offload_param.device": "zero.offload",
+}
+_BUCKET = 50_000_000  # elements that are exchanged at a time, at most: 200 MB in float32
+
+
+def deepspeed_options(
+    stage: str,
+    config: OptimisationConfig,
+    zero: ZeroConfig,
+    further: Mapping[str, Any],
+    *,
+    world: int,
+    accumulate: int,
+    parameters: int,
+    fp16: bool,
+) -> dict[str, Any]:
+    """The dictionary that `deepspeed.initialize` takes.
+
+    Args:
+        stage: `pretrain`, `distill` or `finetune`, for messages.
+        config: its section.
+        zero: the ZeRO stage, and where states lie.
+        further: the user's options (`deepspeed.<key>=<value>`), which go before those of `zero.config`.
+        world: processes.
+        accumulate: micro-batches of an optimiser step.
+        parameters: numbers that are trained.
+        fp16: whether the step runs in fp16 with a scaled loss.
+
+    Raises:
+        UserError: an option that DeepSpeed does not have, or one that contradicts our own settings.
+    """
+    rows = -(-config.batch_size // (world * accumulate))
+    optimization: dict[str, Any] = {"stage": zero.stage}
+    for name in ("offload_optimizer", *(("offload_param",) if zero.stage == 3 else ())):
+        if zero.offload != "none":
+            path = {"nvme_path": zero.nvme_path} if zero.offload == "nvme" else {}
+            optimization[name] = {"device": zero.offload, **path}
+    ours: dict[str, Any] = {
+        "train_batch_size": rows * world * accumulate,
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": accumulate,
+        "gradient_clipping": config.clip,
+        "zero_optimization": optimization,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast, and is the same in every engine
+    }
+    if fp16:
+        ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
+    theirs = _merged(_from_file(zero.config), further)
+    _check_names(theirs)
+    _check_no_contradiction(theirs, ours, stage, zero.config)
+    bucket = min(_BUCKET, max(parameters, 1))
+    defaults = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
+    return _merged(_merged(defaults, theirs), ours)
+
+
+def _from_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read zero.config {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"zero.config {path} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"zero.config {path} must hold a JSON object of DeepSpeed options.")
+    return value
+
+
+def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in layer.items():
+        old = result.get(key)
+        if value == "auto":  # as Hugging Face writes what follows from its own settings
+            continue
+        result[key] = _merged(old if isinstance(old, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return result
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    from deepspeed.runtime import constants
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    known = {value for name, value in vars(constants).items() if name.isupper() and isinstance(value, str)}
+    known |= {"zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"}
+    fields = DeepSpeedZeroConfig.model_fields
+    inner = set(fields) | {field.alias for field in fields.values() if field.alias}
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"DeepSpeed has no option '{name}'; {nearest(name, sorted(known), 'see its documentation')}."
+            )
+    optimization = options.get("zero_optimization", {})
+    for name in optimization if isinstance(optimization, Mapping) else ():
+        if name not in inner:
+            hint = nearest(name, sorted(inner), "see its documentation")
+            raise UserError(f"DeepSpeed has no option 'zero_optimization.{name}'; {hint}.")
+
+
+def _check_no_contradiction(theirs: Mapping[str, Any], ours: Mapping[str, Any], stage: str, file: str | None) -> None:
+    set_here = dict(_leaves(ours))
+    for path, value in _leaves(theirs):
+        keys = [path.rsplit(".", depth)[0] for depth in range(path.count(".") + 1)]
+        key = next((_OURS[each] for each in keys if each in _OURS), None)
+        if key is None or (path in set_here and set_here[path] == value):
+            continue
+        key = key.format(stage=stage)
+        stands = f"={set_here[path]}" if path in set_here else ""
+        where = f"deepspeed.{path}" if file is None else f"DeepSpeed's {path}"
+        raise UserError(f"{where}={value} contradicts {key}{stands}, which decides it; set {key} instead.")
+
+
+def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,54 @@
+"""In which numbers a step computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from sdfast.log import log
+
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_PRODUCTS = {
+    "bf16": "bf16 autocast, TF32 for what stays in float32",
+    "fp16": "fp16 autocast with a scaled loss, TF32 for what stays in float32",
+    "tf32": "float32 with TF32 products",
+}
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """`auto` becomes `bf16` on a GPU that has it and `fp32` elsewhere (most CPUs run bf16 far slower)."""
+    if requested != "auto":
+        return requested
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def autocast(requested: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, matrix products are of the requested half precision, if it is one."""
+    half = _HALVES.get(resolve_precision(requested, device))
+    return contextlib.nullcontext() if half is None else torch.autocast(device.type, half)
+
+
+def matmul_dtype(requested: str, device: torch.device, module: nn.Module) -> torch.dtype | None:
+    """Of the matrix products; None where they are of several."""
+    half = _HALVES.get(resolve_precision(requested, device))
+    if half is not None:
+        return half
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+@contextlib.contextmanager
+def matmul_precision(requested: str, device: torch.device) -> Iterator[None]:
+    """Inside, float32 products of a GPU run in TF32, unless `fp32` is asked for."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        precision = resolve_precision(requested, device)
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+        log.info("precision: %s", _PRODUCTS.get(precision, "float32"))
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

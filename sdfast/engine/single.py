@@ -1,0 +1,98 @@
+"""The engine of one process: autograd, fused AdamW, on a GPU the step as a CUDA graph. It does without DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdfast.config import EngineConfig, OptimisationConfig
+from sdfast.data.order import Batch
+from sdfast.engine.base import ReadTensor, trained_parameters
+from sdfast.engine.graph import Compute, GraphedStep
+from sdfast.engine.optim import build_optimizer, set_learning_rate
+from sdfast.engine.precision import autocast, resolve_precision
+from sdfast.objectives.base import Objective, micro_slices
+
+
+class SingleEngine:
+    """See `sdfast.engine.base.Engine`."""
+
+    def __init__(
+        self, objective: Objective, config: OptimisationConfig, engine: EngineConfig, device: torch.device
+    ) -> None:
+        self.objective, self.config, self.engine, self.device = objective, config, engine, device
+        self.parameters = trained_parameters(objective)
+        scaled = resolve_precision(engine.precision, device) == "fp16"
+        graphed = device.type == "cuda" and engine.cuda_graph and objective.static and engine.accumulate == 1
+        graphed = graphed and not scaled
+        rate_on = device if graphed else None
+        self.optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule, rate_on)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self._computed: Compute = GraphedStep(self._compute, device, config.batch_size) if graphed else self._compute
+
+    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+        """See `Engine.step`."""
+        set_learning_rate(self.optimizer, rate)
+        return self._computed(images, batch, drawn)
+
+    def _compute(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+        """Gradients of a batch, and the optimiser's step; the learning rate is set."""
+        total: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)  # first: a capture that failed half-way leaves gradients
+        for part in micro_slices(len(batch.rows), self.engine.accumulate):
+            with autocast(self.engine.precision, self.device):
+                parts = self.objective.loss(images[part], batch, drawn, part)
+            self.scaler.scale(parts["loss"]).backward()
+            add_parts(total, parts)
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return total
+
+    def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+        """See `Engine.state`."""
+        yield from plain_state(self.objective.module, self.parameters, self.optimizer)
+        if self.scaler.is_enabled():
+            yield "scaler/scale", lambda: torch.tensor(self.scaler.get_scale())
+
+    def load(self, read: ReadTensor, names: set[str]) -> None:
+        """See `Engine.load`."""
+        load_plain_optimizer(self.parameters, self.optimizer, read, names)
+        if self.scaler.is_enabled() and "scaler/scale" in names:
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(read("scaler/scale"))})
+
+    def release(self) -> None:
+        """Nothing to do: the module was whole all along."""
+
+
+def add_parts(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
+    """Sum what micro-batches contribute."""
+    for name, value in parts.items():
+        total[name] = total[name] + value.detach() if name in total else value.detach()
+
+
+def plain_state(
+    module: nn.Module, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """The state of a module and an optimiser that every process holds whole; see `Engine.state`."""
+    for name, value in module.state_dict().items():
+        yield f"module/{name}", value.detach
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            yield f"optimizer/{name}/{key}", value.detach
+
+
+def load_plain_optimizer(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, read: ReadTensor, names: set[str]
+) -> None:
+    """Take over the optimiser's state from names as `plain_state` gives them."""
+    for name, parameter in parameters.items():
+        prefix = f"optimizer/{name}/"
+        optimizer.state[parameter] = {
+            key.removeprefix(prefix): read(key).to(parameter.device) for key in names if key.startswith(prefix)
+        }

@@ -1,0 +1,254 @@
+"""The engine of several processes: DeepSpeed's ZeRO over data-parallel ranks (Rajbhandari et al., SC 2020).
+
+Each process computes its rows of a batch; DeepSpeed averages the gradients, and what a ZeRO stage spreads is spread by
+it. The loss is normalised over the whole batch by the objective, so each contribution is scaled by the number of
+processes, and N of them equal one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sdfast.config import EngineConfig, OptimisationConfig
+from sdfast.data.order import Batch
+from sdfast.engine.base import ReadTensor, Sharing, trained_parameters
+from sdfast.engine.deepspeed_options import deepspeed_options
+from sdfast.engine.optim import build_optimizer, set_learning_rate
+from sdfast.engine.precision import autocast, resolve_precision
+from sdfast.engine.single import add_parts, load_plain_optimizer, plain_state
+from sdfast.errors import UserError
+from sdfast.objectives.base import Objective
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ZeroEngine:
+    """See `sdfast.engine.base.Engine`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        stage: str,
+        config: OptimisationConfig,
+        engine: EngineConfig,
+        device: torch.device,
+        sharing: Sharing,
+    ) -> None:
+        """Set up DeepSpeed.
+
+        Raises:
+            UserError: DeepSpeed is not installed, or does not take an option.
+        """
+        deepspeed = import_deepspeed(device)
+        self.objective, self.engine, self.device, self.ranks = objective, engine, device, sharing.ranks
+        self.zero = sharing.zero.stage
+        self.parameters = trained_parameters(objective)
+        self._untrained = [p for p in objective.module.parameters() if p.requires_grad and not self._trains(p)]
+        for parameter in self._untrained:  # no reduction waits for a gradient that never comes
+            parameter.requires_grad_(False)
+        options = deepspeed_options(
+            stage,
+            config,
+            sharing.zero,
+            sharing.deepspeed,
+            world=self.ranks.world,
+            accumulate=engine.accumulate,
+            parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            fp16=resolve_precision(engine.precision, device) == "fp16",
+        )
+        optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule)
+        try:
+            self._deepspeed = deepspeed.initialize(model=_Loss(objective), optimizer=optimizer, config=options)[0]
+        except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
+            raise UserError(f"DeepSpeed does not take these options: {' '.join(str(error).split())[:300]}.") from error
+        if self.zero in (
+            1,
+            2,
+        ):  # DeepSpeed links parameters to it in the first group's step, before the others' is made
+            self._make_optimizer_state(0.0)
+
+    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+        """See `Engine.step`."""
+        set_learning_rate(self._deepspeed.optimizer, rate)
+        total: dict[str, Tensor] = {}
+        parts = self._micro_batches(batch)
+        for number, (part, counts) in enumerate(parts, 1):
+            self._deepspeed.set_gradient_accumulation_boundary(number == len(parts))
+            # DeepSpeed autocasts by itself in fp16
+            with autocast("fp32" if self._scales else self.engine.precision, self.device):
+                losses = self._deepspeed(images[part], batch, drawn, part)
+            if not counts:
+                losses = {name: 0 * value for name, value in losses.items()}
+            self._deepspeed.backward(losses["loss"] * self.ranks.world, scale_wrt_gas=False)
+            add_parts(total, losses)
+        self._deepspeed.step()
+        return total
+
+    def _micro_batches(self, batch: Batch) -> list[tuple[slice, bool]]:
+        """Parts of this process's rows, and whether each counts: as many in every process, for all exchange at each."""
+        mine, largest = len(batch.rows), -(-batch.count // self.ranks.world)
+        number = min(self.engine.accumulate, largest)
+        bounds = [mine * index // number for index in range(number + 1)]
+        parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+        return [(part, not batch.idle) if part.stop > part.start else (slice(0, 1), False) for part in parts]
+
+    def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+        """See `Engine.state`."""
+        if not self.zero:
+            yield from plain_state(self.objective.module, self.parameters, self._deepspeed.optimizer)
+            return
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        for name, value in self._module_tensors():
+            yield f"module/{name}", partial(self._whole, value)
+        steps = self._steps_done()
+        for name, parameter in self.parameters.items():
+            if steps is None:
+                return
+            yield f"optimizer/{name}/step", lambda: torch.tensor(float(steps))
+            for key in _MOMENTS:
+                yield f"optimizer/{name}/{key}", partial(safe_get_full_optimizer_state, parameter, key)
+
+    def load(self, read: ReadTensor, names: set[str]) -> None:
+        """See `Engine.load`."""
+        first = next(iter(self.parameters), "")
+        if f"optimizer/{first}/step" not in names:
+            return
+        if not self.zero:
+            load_plain_optimizer(self.parameters, self._deepspeed.optimizer, read, names)
+            return
+        self._make_optimizer_state(float(read(f"optimizer/{first}/step")))
+        for name, parameter in self.parameters.items():
+            for key in _MOMENTS:
+                self._set_moment(parameter, key, read(f"optimizer/{name}/{key}").float())
+
+    def release(self) -> None:
+        """See `Engine.release`."""
+        values = {name: self._whole(value).to(self.device, copy=True) for name, value in self._module_tensors()}
+        self._deepspeed.destroy()
+        trained = set(self.parameters)
+        untrained = {id(parameter) for parameter in self._untrained}
+        module = self.objective.module
+        for prefix, owner in module.named_modules():
+            _forget_hooks(owner)
+            named = dict(owner._parameters.items())
+            owner._parameters = {}
+            for name, old in named.items():
+                full = f"{prefix}.{name}" if prefix else name
+                if old is None:
+                    owner._parameters[name] = None
+                else:
+                    needs = full in trained or id(old) in untrained
+                    owner._parameters[name] = nn.Parameter(values[full], requires_grad=needs)
+        del self._deepspeed
+
+    # Where DeepSpeed keeps things.
+
+    @property
+    def _scales(self) -> bool:
+        return resolve_precision(self.engine.precision, self.device) == "fp16"
+
+    def _trains(self, parameter: nn.Parameter) -> bool:
+        return any(parameter is each for each in self.parameters.values())
+
+    def _module_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The module's parameters and persistent buffers, as they are here (ZeRO-3 keeps a part)."""
+        yield from self.objective.module.named_parameters()
+        kept = self.objective.module.state_dict()
+        yield from ((name, value) for name, value in self.objective.module.named_buffers() if name in kept)
+
+    def _whole(self, value: Tensor) -> Tensor:
+        """A parameter's values in float32, from all processes' parts."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if self.zero and value.requires_grad:
+            return safe_get_full_fp32_param(value)
+        if hasattr(value, "ds_id"):  # of ZeRO-3, and not trained
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([value]):
+                return value.detach().clone().float()
+        return value.detach()
+
+    def _partitions(self) -> list[Tensor]:
+        """This process's flat parts of the float32 parameters, which the optimiser's state belongs to."""
+        optimizer = self._deepspeed.optimizer
+        return optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups
+
+    def _steps_done(self) -> float | None:
+        """Of the optimiser; None before the first."""
+        for partition in self._partitions():
+            state = self._deepspeed.optimizer.optimizer.state.get(partition, {})
+            if "step" in state:
+                return float(state["step"])
+        return None
+
+    def _make_optimizer_state(self, steps: float) -> None:
+        """AdamW makes its state in its first step; a resumed run needs it before."""
+        optimizer = self._deepspeed.optimizer
+        for partition in self._partitions():
+            moments = {key: torch.zeros_like(partition) for key in _MOMENTS}
+            step = torch.tensor(steps, dtype=torch.float32, device=partition.device)
+            optimizer.optimizer.state[partition] = {"step": step, **moments}
+        if self.zero < 3:
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self.zero < 3:
+            safe_set_full_optimizer_state(parameter, value.to(self.device), key)
+            return
+        size = cast(Any, parameter).ds_tensor.numel()  # of each process's part; the last is filled up
+        start = size * self.ranks.rank
+        part = value.flatten()[start : start + size]
+        part = torch.cat((part, part.new_zeros(size - part.numel())))
+        safe_set_local_optimizer_state(parameter, part.to(self.device), key)
+
+
+class _Loss(nn.Module):
+    """What DeepSpeed trains: a module whose forward pass is the loss."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.module = objective.module
+        self._loss = objective.loss
+
+    def forward(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
+        return self._loss(images, batch, drawn, part)
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, for the kind of device, and quiet.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError(
+            "--zero and several processes need the package deepspeed: pip install 'sdfast[deepspeed]' (or deepspeed),"
+            " or train in one process with --zero 0."
+        ) from error
+    from deepspeed.utils import logger
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # waits for ever for a process that has died
+    warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # what DeepSpeed calls
+    logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _forget_hooks(module: nn.Module) -> None:
+    for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
+        hooks.clear()

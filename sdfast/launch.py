@@ -1,0 +1,131 @@
+"""One process of several: what the launcher says (torchrun, deepspeed, srun), and the groups they talk in."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sdfast.errors import UserError
+from sdfast.ranks import Ranks
+
+_PATIENCE = datetime.timedelta(days=7)  # of processes that wait for the first one's work, however long that takes
+_control: Any = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of how many this is, and which on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """What the launcher put into the environment; one process alone where there was none.
+
+    Read are the variables of torchrun and of the deepspeed launcher (RANK, WORLD_SIZE, LOCAL_RANK) and those that srun
+    gives the tasks of a step (not those of the batch script, which is one process whatever the job has).
+
+    Raises:
+        UserError: variables that do not fit each other.
+    """
+    try:
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+            found = Place(rank, world, int(environment.get("LOCAL_RANK", rank)))
+        elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+            local = int(environment.get("SLURM_LOCALID", 0))
+            found = Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]), local)
+        else:
+            return Place()
+    except ValueError as error:
+        raise UserError(
+            f"the launcher's variables RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})."
+        ) from None
+    if not 0 <= found.rank < found.world:
+        raise UserError(f"the launcher gave RANK={found.rank} of WORLD_SIZE={found.world}; launch with torchrun.")
+    return found
+
+
+def join(device: torch.device, timeout_seconds: float, alone: bool = False) -> Ranks:
+    """Meet the other processes of this launch, once.
+
+    Args:
+        device: of this process; NCCL carries what GPUs exchange, gloo the rest.
+        timeout_seconds: how long a process may keep the others waiting in a step.
+        alone: form a group of one too, which DeepSpeed asks for.
+
+    Raises:
+        UserError: the launcher did not say where they meet.
+        RunError: another process did not come.
+    """
+    here = place()
+    if here.world == 1 and not alone:
+        return Ranks()
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", str(here.local_rank))  # DeepSpeed reads it
+        options: dict[str, Any] = {"timeout": datetime.timedelta(seconds=timeout_seconds)}
+        if here.world == 1:
+            options["store"] = dist.HashStore()
+        else:
+            _name_meeting_point(os.environ)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
+        _set_control_group(dist.new_group(backend="gloo", timeout=_PATIENCE))
+    return Ranks.current()
+
+
+def control_group() -> Any:
+    """The group for words between processes, which waits as long as it takes; None before `join`."""
+    return _control
+
+
+def leave() -> None:
+    """End the groups that `join` made."""
+    if _control is not None and dist.is_initialized():
+        dist.destroy_process_group()
+        _set_control_group(None)
+
+
+def may_speak() -> bool:
+    """Whether this process is the one that says how the job ended: the first to ask."""
+    if place().world == 1:
+        return True
+    try:
+        return dist.distributed_c10d._get_default_store().add("sdfast/speaker", 1) == 1
+    except (RuntimeError, ValueError):  # the processes never met, or their meeting point is gone
+        return True
+
+
+def _set_control_group(group: Any) -> None:
+    global _control
+    _control = group
+
+
+def _name_meeting_point(environment: Any) -> None:
+    """MASTER_ADDR and MASTER_PORT, which srun leaves to its tasks: the step's first machine, a port by the job."""
+    if "MASTER_ADDR" not in environment:
+        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
+        if not nodes:
+            raise UserError("the launcher did not set MASTER_ADDR and MASTER_PORT; launch with torchrun or srun.")
+        environment["MASTER_ADDR"] = first_machine(nodes)
+    if "MASTER_PORT" not in environment:
+        numbers = [int(environment.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
+        environment["MASTER_PORT"] = str(20_000 + (numbers[0] + 101 * numbers[1]) % 20_000)
+
+
+def first_machine(nodes: str) -> str:
+    """The first name of a SLURM list, such as n07 of `n[07-12,20],login1`."""
+    head = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\]([^\[,]*))?", nodes)
+    assert head is not None
+    return head[1] + (head[2] or "") + (head[3] or "")
