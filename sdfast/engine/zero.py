@@ -70,11 +70,9 @@ class ZeroEngine:
             self._deepspeed = deepspeed.initialize(model=_Loss(objective), optimizer=optimizer, config=options)[0]
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
             raise UserError(f"DeepSpeed does not take these options: {' '.join(str(error).split())[:300]}.") from error
-        if self.zero in (
-            1,
-            2,
-        ):  # DeepSpeed links parameters to it in the first group's step, before the others' is made
-            self._make_optimizer_state(0.0)
+        if self.zero in (1, 2):
+            # by itself it would link all parameters when the first group's state alone is made
+            self._make_optimizer_state()
 
     def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """See `Engine.step`."""
@@ -126,7 +124,10 @@ class ZeroEngine:
         if not self.zero:
             load_plain_optimizer(self.parameters, self._deepspeed.optimizer, read, names)
             return
-        self._make_optimizer_state(float(read(f"optimizer/{first}/step")))
+        if self.zero == 3:
+            self._make_optimizer_state()
+        for partition in self._partitions():
+            self._deepspeed.optimizer.optimizer.state[partition]["step"].fill_(read(f"optimizer/{first}/step"))
         for name, parameter in self.parameters.items():
             for key in _MOMENTS:
                 self._set_moment(parameter, key, read(f"optimizer/{name}/{key}").float())
@@ -192,13 +193,12 @@ class ZeroEngine:
                 return float(state["step"])
         return None
 
-    def _make_optimizer_state(self, steps: float) -> None:
-        """AdamW makes its state in its first step; a resumed run needs it before."""
+    def _make_optimizer_state(self) -> None:
+        """What AdamW makes in its first step; DeepSpeed links parameters to it, and a resumed run fills it."""
         optimizer = self._deepspeed.optimizer
         for partition in self._partitions():
             moments = {key: torch.zeros_like(partition) for key in _MOMENTS}
-            step = torch.tensor(steps, dtype=torch.float32, device=partition.device)
-            optimizer.optimizer.state[partition] = {"step": step, **moments}
+            optimizer.optimizer.state[partition] = {"step": torch.zeros((), device=partition.device), **moments}
         if self.zero < 3:
             optimizer._lazy_init_hp_params_optimizer_state()
 
