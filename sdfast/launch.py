@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -88,8 +89,10 @@ def control_group() -> Any:
 
 
 def leave() -> None:
-    """End the groups that `join` made."""
+    """End the groups that `join` made, when every process is here."""
     if _control is not None and dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # one that failed is not waited for
+            dist.barrier(group=_control)
         dist.destroy_process_group()
         _set_control_group(None)
 

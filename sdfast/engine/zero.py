@@ -46,11 +46,13 @@ class ZeroEngine:
         """Set up DeepSpeed.
 
         Raises:
-            UserError: DeepSpeed is not installed, or does not take an option.
+            UserError: DeepSpeed is not installed, does not take an option, or cannot use the disk.
         """
         deepspeed = import_deepspeed(device)
         self.objective, self.engine, self.device, self.ranks = objective, engine, device, sharing.ranks
         self.zero = sharing.zero.stage
+        if sharing.zero.offload == "nvme":
+            _check_disk_access()
         self.parameters = trained_parameters(objective)
         self._untrained = [p for p in objective.module.parameters() if p.requires_grad and not self._trains(p)]
         for parameter in self._untrained:  # no reduction waits for a gradient that never comes
@@ -247,6 +249,16 @@ def import_deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # what DeepSpeed calls
     logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+def _check_disk_access() -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise UserError(
+            "zero.offload=nvme needs DeepSpeed's asynchronous disk access, which this machine does not have (on Debian"
+            " and Ubuntu: apt install libaio-dev); use zero.offload=cpu."
+        )
 
 
 def _forget_hooks(module: nn.Module) -> None:

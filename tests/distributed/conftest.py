@@ -38,7 +38,7 @@ def run_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         (folder / "cases.json").write_text(json.dumps(cases))
         command = torchrun(world, HERE / "zero_worker.py", folder)
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.returncode == 0, done.stderr[:6000] + done.stderr[-2000:]
         return folder
 
     return run

@@ -35,6 +35,11 @@ WORK: dict[str, dict[str, Any]] = {
     "micro-batches": {"stage": "distill", "engine": {"accumulate": 3}},
     "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
 }
+HALF: dict[str, dict[str, Any]] = {
+    "fp16": {"engine": {"precision": "fp16"}},
+    "bf16": {"engine": {"precision": "bf16"}},
+    "bf16-weights": {"engine": {"precision": "bf16"}, "deepspeed": {"bf16": {"enabled": True}}},
+}
 FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
 CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES] + [(w, n) for w in list(WORK)[5:] for n in FEW]
 FACTOR = 2.0  # times one process's own rounding error
@@ -43,6 +48,7 @@ FACTOR = 2.0  # times one process's own rounding error
 @pytest.fixture(scope="module")
 def trained(run_cases: Callable[..., Path]) -> Path:
     cases = [{"name": f"{work}-{engine}", **WORK[work], **ENGINES[engine]} for work, engine in CASES]
+    cases += [{"name": f"{half}-{n}", "stage": "distill", **HALF[half], "zero": n} for half in HALF for n in (2, 3)]
     return run_cases(2, cases)
 
 
@@ -80,3 +86,16 @@ def test_two_processes_end_where_one_does(
     assert set(weights) == set(truth)
     error = distance(weights, truth)
     assert 0 < error <= FACTOR * own_error
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("half", HALF)
+def test_half_precision_is_that_of_one_process(
+    half: str, zero: int, trained: Path, alone: dict[str, tuple[dict[str, Tensor], float]], tmp_path: Path
+) -> None:
+    """With weights in bfloat16 too, and float32 masters, DeepSpeed may err by as much again."""
+    truth, _ = alone["distill"]
+    work = {"stage": "distill", "engine": HALF[half]["engine"]}
+    own_error = distance(train(work, tmp_path, Ranks()), truth)
+    error = distance(load_file(trained / f"{half}-{zero}.safetensors"), truth)
+    assert own_error / 2 < error <= FACTOR * own_error
