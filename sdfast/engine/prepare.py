@@ -1,4 +1,4 @@
-"""What the engine's settings ask of a module before it is trained: its attention, and compiled blocks."""
+"""What the engine's settings ask of a module before it is trained: attention, checkpointing, compiled blocks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sdfast.config import EngineConfig
 from sdfast.engine.loop import resolve_precision
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
-from sdfast.models.vit import Attention, Block, use_attention
+from sdfast.models.vit import Attention, Block, use_attention, use_checkpointing
 
 _WORTH_COMPILING = 500  # steps
 
 
 def prepare(module: nn.Module, engine: EngineConfig, device: torch.device, steps: int) -> None:
-    """Have a module compute as `engine.attention` and `engine.compile` say.
+    """Have a module compute as `engine.attention`, `engine.activation_checkpointing` and `engine.compile` say.
 
     Args:
         module: to be trained for `steps` steps on `device`.
@@ -33,6 +33,7 @@ def prepare(module: nn.Module, engine: EngineConfig, device: torch.device, steps
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
     use_attention(module, name)
+    use_checkpointing(module, engine.activation_checkpointing)
     if engine.compile is True or (engine.compile == "auto" and device.type == "cuda" and steps >= _WORTH_COMPILING):
         torch.compiler.reset()  # the variants of earlier stages would count towards the few that it makes of a function
         for block in module.modules():
