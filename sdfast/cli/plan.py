@@ -83,7 +83,7 @@ def plan(
         + ("link not given" if link is None else f"link {link:g} GB/s"),
         f"{peak * share / 1e12:.3g} TFLOP/s of {peak / 1e12:.3g} expected of each",
     ]
-    if checkpointing:
+    if own.checkpointing:
         lines.append("activations of the blocks are checkpointed")
     if offload != "none":
         lines.append(f"offloaded to {offload}; the time of moving data there and back is not counted")

@@ -39,9 +39,14 @@ def test_this_machine_and_a_folder(
 ) -> None:
     monkeypatch.setattr(plan, "_measured", lambda precision, device: 1e12)
     model = str(write_model(tmp_path / "model"))
-    assert run(["plan", "--model", model, "device=cpu"]) == 0
+    assert run(["plan", "--model", model, "device=cpu", "engine.activation_checkpointing=true"]) == 0
     printed = capsys.readouterr().out
-    assert "fp32" in printed and "0.4 TFLOP/s of 1" in printed and "link not given" in printed
+    assert (
+        "checkpointed" in printed
+        and "fp32" in printed
+        and "0.4 TFLOP/s of 1" in printed
+        and "link not given" in printed
+    )
 
 
 @pytest.mark.parametrize(
