@@ -342,6 +342,7 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
         bank=bank,
         accumulate=min(config.engine.accumulate, batch),
         cuda=device.type == "cuda",
+        checkpointing=config.engine.activation_checkpointing,
     ).peak
 
 

@@ -1,4 +1,4 @@
-"""What the engine's settings ask of a module before it is trained: its attention, and compiled blocks."""
+"""What the engine's settings ask of a module before it is trained: attention, checkpointing, compiled blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdfast.config import EngineConfig, ZeroConfig
 from sdfast.engine.precision import resolve_precision
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
-from sdfast.models.vit import Attention, Block, use_attention
+from sdfast.models.vit import Attention, Block, use_attention, use_checkpointing
 
 _WORTH_COMPILING = 500  # steps
 
@@ -17,7 +17,7 @@ _WORTH_COMPILING = 500  # steps
 def prepare(
     module: nn.Module, engine: EngineConfig, device: torch.device, steps: int, zero: ZeroConfig | None = None
 ) -> None:
-    """Have a module compute as `engine.attention` and `engine.compile` say.
+    """Have a module compute as `engine.attention`, `engine.activation_checkpointing` and `engine.compile` say.
 
     Args:
         module: to be trained for `steps` steps on `device`.
@@ -36,6 +36,7 @@ def prepare(
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
     use_attention(module, name)
+    use_checkpointing(module, engine.activation_checkpointing)
     worth = device.type == "cuda" and steps >= _WORTH_COMPILING and not (zero and zero.stage == 3)
     if engine.compile is True or (engine.compile == "auto" and worth):
         torch.compiler.reset()  # the variants of earlier stages would count towards the few that it makes of a function
