@@ -54,6 +54,7 @@ NO_SWITCHES = {
     "keep_checkpoints",
     "log_every",
     "tensorboard",
+    "timeout_seconds",
 }
 Run = Callable[[], Any]
 

@@ -167,6 +167,9 @@ class EngineConfig(_Section):
     compile: bool | Literal["auto"] = Field(
         "auto", description="torch.compile the transformer blocks; auto does on a GPU, in stages of 500 steps or more"
     )
+    activation_checkpointing: bool = Field(
+        False, description="keep only the input of each transformer block and compute its inside again when needed"
+    )
     cuda_graph: bool = Field(True, description="on a GPU, run the step as one CUDA graph where its shapes are fixed")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
     threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when not given")

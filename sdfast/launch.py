@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -55,12 +56,11 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return found
 
 
-def join(device: torch.device, timeout_seconds: float, alone: bool = False) -> Ranks:
+def join(device: torch.device, alone: bool = False) -> Ranks:
     """Meet the other processes of this launch, once.
 
     Args:
         device: of this process; NCCL carries what GPUs exchange, gloo the rest.
-        timeout_seconds: how long a process may keep the others waiting in a step.
         alone: form a group of one too, which DeepSpeed asks for.
 
     Raises:
@@ -72,10 +72,8 @@ def join(device: torch.device, timeout_seconds: float, alone: bool = False) -> R
         return Ranks()
     if not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", str(here.local_rank))  # DeepSpeed reads it
-        options: dict[str, Any] = {"timeout": datetime.timedelta(seconds=timeout_seconds)}
-        if here.world == 1:
-            options["store"] = dist.HashStore()
-        else:
+        options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
+        if here.world > 1:
             _name_meeting_point(os.environ)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
@@ -91,8 +89,10 @@ def control_group() -> Any:
 
 
 def leave() -> None:
-    """End the groups that `join` made."""
+    """End the groups that `join` made, when every process is here."""
     if _control is not None and dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # one that failed is not waited for
+            dist.barrier(group=_control)
         dist.destroy_process_group()
         _set_control_group(None)
 

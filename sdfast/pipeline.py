@@ -130,7 +130,7 @@ class Pipeline:
         alone = place().world == 1
         if not alone or self.config.zero.stage:
             import_deepspeed(self.device)
-        return join(self.device, self.config.engine.timeout_seconds, alone=bool(self.config.zero.stage))
+        return join(self.device, alone=bool(self.config.zero.stage))
 
     @cached_property
     def initial(self) -> models.PretrainedMAE:

@@ -171,9 +171,13 @@ def _fit(
     seed: int,
 ) -> Trained:
     config, engine = getattr(run.config, stage), run.config.engine
-    prepare(objective.module, engine, run.device, config.steps)
+    prepare(objective.module, engine, run.device, config.steps, run.config.zero)
     order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
-    log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, run.device)
+    where = f"{run.device}" if run.ranks.world == 1 else f"{run.ranks.world} processes, {run.device.type}"
+    log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, where)
+    if config.batch_size < run.ranks.world:
+        idle = run.ranks.world - config.batch_size
+        log.warning("%s.batch_size=%d leaves %d processes idle in every step", stage, config.batch_size, idle)
     images = run.images(run.pack.split("train"))
     classes = len(run.pack.class_names or ())
     flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total

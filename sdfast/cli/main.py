@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sdfast import __version__
-from sdfast.cli import bench, cache, theory
+from sdfast.cli import bench, cache, export, plan, theory
 from sdfast.errors import SdfastError, UserError
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
@@ -29,6 +29,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or 
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
 app.command(name="bench")(bench.bench)
+app.command(name="plan")(plan.plan)
+app.command(name="export")(export.export)
 app.command(name="theory")(theory.theory)
 
 Overrides = Annotated[

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from sdfast.launch import control_group
 from sdfast.ranks import Ranks
 
 
 class Agreement:
     """Largest values over all processes, a step late: the exchange runs behind the step that follows.
 
-    One process alone gets its values at once. A process that is gone, or late by more than the group's timeout, makes
-    the next call fail in every other.
+    One process alone gets its values at once. A process that is gone makes the next call fail in every other.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -27,7 +27,7 @@ class Agreement:
             return values
         agreed = self.last() or (0,) * len(values)
         mine = torch.tensor(values, dtype=torch.int64)
-        self._under_way = (mine, dist.all_reduce(mine, dist.ReduceOp.MAX, async_op=True))
+        self._under_way = (mine, dist.all_reduce(mine, dist.ReduceOp.MAX, group=control_group(), async_op=True))
         return agreed
 
     def last(self) -> tuple[int, ...] | None:

@@ -350,6 +350,7 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
         bank=kept,
         accumulate=min(config.engine.accumulate, batch),
         cuda=device.type == "cuda",
+        checkpointing=config.engine.activation_checkpointing,
     ).peak
 
 

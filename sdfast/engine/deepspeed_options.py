@@ -69,7 +69,7 @@ def deepspeed_options(
     }
     if fp16:
         ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
-    theirs = _merged(_from_file(zero.config), further)
+    theirs = _merged(_merged({}, _from_file(zero.config)), further)
     _check_names(theirs)
     _check_no_contradiction(theirs, ours, stage, zero.config)
     bucket = min(_BUCKET, max(parameters, 1))

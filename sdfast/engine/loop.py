@@ -24,6 +24,7 @@ from sdfast.engine.precision import matmul_dtype, matmul_precision
 from sdfast.engine.rate import Rate
 from sdfast.engine.signals import StopRequest, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
+from sdfast.engine.watchdog import Watchdog
 from sdfast.errors import Interrupted, RunError
 from sdfast.log import log
 from sdfast.objectives.base import Objective
@@ -113,11 +114,12 @@ class Trainer:
                 stack.enter_context(freed_pages_kept())
             stack.enter_context(matmul_precision(self.settings.precision, self.device))
             stack.enter_context(explain_lost_process(self.ranks))
-            self._run(telemetry, stop)
+            watchdog = stack.enter_context(Watchdog(self.ranks, self.settings.timeout_seconds, self.stage))
+            self._run(telemetry, stop, watchdog)
             self.engine.release()
         return Trained(self.config.steps, self.seconds, self.seen)
 
-    def _run(self, telemetry: Telemetry | None, stop: StopRequest) -> None:
+    def _run(self, telemetry: Telemetry | None, stop: StopRequest, watchdog: Watchdog) -> None:
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         products = matmul_dtype(self.settings.precision, self.device, self.objective.module)
         rates = Rate(self.flops_per_image, self.device, products, self.ranks.world)
@@ -126,6 +128,7 @@ class Trainer:
         lap_step, lap_seen, lap_waited = self.step, self.seen, seconds_waited()
         while self.step < self.config.steps:
             parts = self._one_step()
+            watchdog.alive()
             finite &= torch.isfinite(parts["loss"])
             self.step += 1
             done = self.step == self.config.steps
@@ -149,6 +152,7 @@ class Trainer:
                 if telemetry is not None:
                     telemetry.flush()
                 self._save()
+                watchdog.alive()
                 saved = lap = time.monotonic()
             if signal_number:
                 raise Interrupted(

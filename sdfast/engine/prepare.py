@@ -1,27 +1,30 @@
-"""What the engine's settings ask of a module before it is trained: its attention, and compiled blocks."""
+"""What the engine's settings ask of a module before it is trained: attention, checkpointing, compiled blocks."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from sdfast.config import EngineConfig
+from sdfast.config import EngineConfig, ZeroConfig
 from sdfast.engine.precision import resolve_precision
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
-from sdfast.models.vit import Attention, Block, use_attention
+from sdfast.models.vit import Attention, Block, use_attention, use_checkpointing
 
 _WORTH_COMPILING = 500  # steps
 
 
-def prepare(module: nn.Module, engine: EngineConfig, device: torch.device, steps: int) -> None:
-    """Have a module compute as `engine.attention` and `engine.compile` say.
+def prepare(
+    module: nn.Module, engine: EngineConfig, device: torch.device, steps: int, zero: ZeroConfig | None = None
+) -> None:
+    """Have a module compute as `engine.attention`, `engine.activation_checkpointing` and `engine.compile` say.
 
     Args:
         module: to be trained for `steps` steps on `device`.
         engine: the settings.
         device: where.
         steps: of the stage.
+        zero: what DeepSpeed spreads; where that is the parameters, its hooks in every layer leave nothing to compile.
 
     Raises:
         UserError: the named attention cannot be computed here.
@@ -33,7 +36,9 @@ def prepare(module: nn.Module, engine: EngineConfig, device: torch.device, steps
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
     use_attention(module, name)
-    if engine.compile is True or (engine.compile == "auto" and device.type == "cuda" and steps >= _WORTH_COMPILING):
+    use_checkpointing(module, engine.activation_checkpointing)
+    worth = device.type == "cuda" and steps >= _WORTH_COMPILING and not (zero and zero.stage == 3)
+    if engine.compile is True or (engine.compile == "auto" and worth):
         torch.compiler.reset()  # the variants of earlier stages would count towards the few that it makes of a function
         for block in module.modules():
             if isinstance(block, Block):

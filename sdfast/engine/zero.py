@@ -46,11 +46,13 @@ class ZeroEngine:
         """Set up DeepSpeed.
 
         Raises:
-            UserError: DeepSpeed is not installed, or does not take an option.
+            UserError: DeepSpeed is not installed, does not take an option, or cannot use the disk.
         """
         deepspeed = import_deepspeed(device)
         self.objective, self.engine, self.device, self.ranks = objective, engine, device, sharing.ranks
         self.zero = sharing.zero.stage
+        if sharing.zero.offload == "nvme":
+            _check_disk_access()
         self.parameters = trained_parameters(objective)
         self._untrained = [p for p in objective.module.parameters() if p.requires_grad and not self._trains(p)]
         for parameter in self._untrained:  # no reduction waits for a gradient that never comes
@@ -70,11 +72,9 @@ class ZeroEngine:
             self._deepspeed = deepspeed.initialize(model=_Loss(objective), optimizer=optimizer, config=options)[0]
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
             raise UserError(f"DeepSpeed does not take these options: {' '.join(str(error).split())[:300]}.") from error
-        if self.zero in (
-            1,
-            2,
-        ):  # DeepSpeed links parameters to it in the first group's step, before the others' is made
-            self._make_optimizer_state(0.0)
+        if self.zero in (1, 2):
+            # by itself it would link all parameters when the first group's state alone is made
+            self._make_optimizer_state()
 
     def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """See `Engine.step`."""
@@ -126,7 +126,10 @@ class ZeroEngine:
         if not self.zero:
             load_plain_optimizer(self.parameters, self._deepspeed.optimizer, read, names)
             return
-        self._make_optimizer_state(float(read(f"optimizer/{first}/step")))
+        if self.zero == 3:
+            self._make_optimizer_state()
+        for partition in self._partitions():
+            self._deepspeed.optimizer.optimizer.state[partition]["step"].fill_(read(f"optimizer/{first}/step"))
         for name, parameter in self.parameters.items():
             for key in _MOMENTS:
                 self._set_moment(parameter, key, read(f"optimizer/{name}/{key}").float())
@@ -192,13 +195,12 @@ class ZeroEngine:
                 return float(state["step"])
         return None
 
-    def _make_optimizer_state(self, steps: float) -> None:
-        """AdamW makes its state in its first step; a resumed run needs it before."""
+    def _make_optimizer_state(self) -> None:
+        """What AdamW makes in its first step; DeepSpeed links parameters to it, and a resumed run fills it."""
         optimizer = self._deepspeed.optimizer
         for partition in self._partitions():
             moments = {key: torch.zeros_like(partition) for key in _MOMENTS}
-            step = torch.tensor(steps, dtype=torch.float32, device=partition.device)
-            optimizer.optimizer.state[partition] = {"step": step, **moments}
+            optimizer.optimizer.state[partition] = {"step": torch.zeros((), device=partition.device), **moments}
         if self.zero < 3:
             optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -247,6 +249,16 @@ def import_deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # what DeepSpeed calls
     logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+def _check_disk_access() -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise UserError(
+            "zero.offload=nvme needs DeepSpeed's asynchronous disk access, which this machine does not have (on Debian"
+            " and Ubuntu: apt install libaio-dev); use zero.offload=cpu."
+        )
 
 
 def _forget_hooks(module: nn.Module) -> None:

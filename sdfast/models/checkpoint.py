@@ -88,7 +88,7 @@ def load_mae(
         shape = replace(shape, decoder=decoder_shape_for(shape.encoder))
         state.update({f"decoder.{name}": tensor for name, tensor in fresh_decoder(shape, seed).state_dict().items()})
         notes.append(_new_decoder_note(spec, shape, seed))
-    module = _filled(MaskedAutoencoder, state, shape)
+    module = filled(MaskedAutoencoder, state, shape)
     if not module.encoder.position_embeddings.any():
         notes.append(
             "warning: all position embeddings are zero, so the model cannot tell where a patch lies"
@@ -149,7 +149,7 @@ def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, se
     head = torch.empty(classes, shape.encoder.width).normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
     state["classifier.weight"] = head.to(like)
     state["classifier.bias"] = torch.zeros(classes).to(like)
-    return _filled(ViTClassifier, state, shape, classes, dropout)
+    return filled(ViTClassifier, state, shape, classes, dropout)
 
 
 def save_classifier(
@@ -217,7 +217,7 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
     dropout = config.get("hidden_dropout_prob", 0.0)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise UserError(f"hidden_dropout_prob in {directory / 'config.json'} must be from 0 to 1, not {dropout!r}.")
-    module = _filled(ViTClassifier, state, shape, classes, float(dropout))
+    module = filled(ViTClassifier, state, shape, classes, float(dropout))
     return module, source.processor.with_channels(shape.channels), names
 
 
@@ -240,7 +240,7 @@ def _expected_shapes(shape: ViTShape) -> dict[str, torch.Size]:
     return {name: size for name, size in layout.shapes_of(module).items() if not name.startswith("classifier.")}
 
 
-def _filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
+def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
     """A module made of these very tensors: nothing is initialised, nothing copied."""
     with torch.device("meta"):
         module = kind(*arguments)

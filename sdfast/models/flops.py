@@ -116,19 +116,19 @@ def step_flops(step: StepSpec) -> StepFlops:
     if step.masked_view:
         assert decoder is not None
         seen = 1 + step.visible
-        forward["masked encoder"] = _blocks(encoder, seen, seen)
+        forward["masked encoder"] = blocks_flops(encoder, seen, seen)
         forward["decoder"] = 2 * seen * encoder.width * decoder.width
-        forward["decoder"] += _blocks(decoder, step.all_tokens, step.predicted)
+        forward["decoder"] += blocks_flops(decoder, step.all_tokens, step.predicted)
         forward["pixel head"] = 2 * step.predicted * decoder.width * shape.patch_values
     if step.clean_view:
-        forward["clean encoder"] = _blocks(_as_deep(encoder, step.layer), step.all_tokens, step.clean_queries)
+        forward["clean encoder"] = blocks_flops(_as_deep(encoder, step.layer), step.all_tokens, step.clean_queries)
     if step.stage == "finetune":
         forward["classifier"] = 2 * encoder.width * step.classes * step.passes
         forward["clean encoder"] *= step.passes
     backward = {part: count if part == "patch embedding" else 2 * count for part, count in forward.items()}
     if step.live_teacher:
         queries = 1 if step.tokens == "cls" else step.all_tokens
-        blocks = _blocks(_as_deep(encoder, step.layer), step.all_tokens, queries)
+        blocks = blocks_flops(_as_deep(encoder, step.layer), step.all_tokens, queries)
         forward["teacher"] = _embedding(shape, shape.patches) + blocks
     return StepFlops(forward, backward)
 
@@ -136,7 +136,7 @@ def step_flops(step: StepSpec) -> StepFlops:
 def encoder_flops(shape: ViTShape) -> int:
     """Forward FLOPs of the encoder, patch embedding included, on one whole image."""
     tokens = 1 + shape.patches
-    return _embedding(shape, shape.patches) + _blocks(shape.encoder, tokens, tokens)
+    return _embedding(shape, shape.patches) + blocks_flops(shape.encoder, tokens, tokens)
 
 
 def _as_deep(shape: TransformerShape, layer: int | None) -> TransformerShape:
@@ -147,7 +147,7 @@ def _embedding(shape: ViTShape, patches: int) -> int:
     return 2 * patches * shape.patch_values * shape.encoder.width
 
 
-def _blocks(shape: TransformerShape, tokens: int, last_queries: int) -> int:
+def blocks_flops(shape: TransformerShape, tokens: int, last_queries: int) -> int:
     """A stack of blocks over some tokens, the last one with queries for `last_queries` of them."""
     if not shape.depth:
         return 0

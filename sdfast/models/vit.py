@@ -7,13 +7,14 @@ difference is that the query, key and value projections are one matrix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sdfast.models.attention import Group, Groups, attend, attend_across
 from sdfast.models.gelu import gelu
@@ -139,6 +140,8 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention and MLP (exact GELU), each behind a LayerNorm and a residual."""
 
+    checkpointed = False  # see use_checkpointing
+
     def __init__(self, shape: TransformerShape, norm_eps: float, qkv_bias: bool, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
@@ -160,6 +163,16 @@ class Block(nn.Module):
     def first_query(self, x: Tensor) -> Tensor:
         """The block's output at the first token only: x [B, N, D] -> [B, D]."""
         return self.mlp(self.attn.first_query(self.norm1(x), x[:, 0]))
+
+    def run(self, way: Callable[..., Tensor], *given: Tensor | Groups) -> Tensor:
+        """One of the ways above (the block itself, `some_queries`, `first_query`) through the block.
+
+        While training with `checkpointed`, only what is given is kept for the backward pass; it makes the rest again.
+        """
+        if not (self.checkpointed and self.training):
+            return way(*given)
+        # The state of the random numbers is read back for dropout only: a CUDA graph cannot be captured with that.
+        return checkpoint(way, *given, use_reentrant=False, preserve_rng_state=self.dropout.p > 0)
 
     def mlp(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
@@ -239,19 +252,19 @@ class ViTEncoder(nn.Module):
         going = {number: view.tokens.flatten(0, 1) for number, view in enumerate(views)}  # rows of views that go on
         ended: dict[int, Tensor] = {}
         x, groups = _together(views, going)
-        for depth, block in enumerate(self.blocks, 1):
+        for depth, block in enumerate((cast(Block, block) for block in self.blocks), 1):
             ending = [number for number in going if depth == (views[number].layer or len(self.blocks))]
             if ending:
                 going = dict(zip(going, x.split(groups.query_sizes), strict=True))
             for number in ending:
                 if views[number].cls_only:
                     view_rows = going.pop(number).view_as(views[number].tokens)
-                    ended[number] = cast(Block, block).first_query(view_rows)
+                    ended[number] = block.run(block.first_query, view_rows)
             if not going:
                 break
             if ending:
                 x, groups = _together(views, going)
-            x = block(x, groups)
+            x = block.run(block, x, groups)
             if any(number in going for number in ending):
                 going = dict(zip(going, x.split(groups.query_sizes), strict=True))
                 ended |= {
@@ -319,11 +332,11 @@ class MAEDecoder(nn.Module):
         blocks = [cast(Block, block) for block in self.blocks]
         tail = blocks.pop() if blocks and masked_ids is not None else None
         for block in blocks:
-            x = block(x, groups)
+            x = block.run(block, x, groups)
         if masked_ids is None:
             return self.pred(self.norm(x)).view(batch, shape[1], -1)[:, 1:]
         x, asking = x.view(shape), masked_ids + 1  # CLS is token 0
-        rows = take_tokens(x, asking).flatten(0, 1) if tail is None else tail.some_queries(x, asking)
+        rows = take_tokens(x, asking).flatten(0, 1) if tail is None else tail.run(tail.some_queries, x, asking)
         return self.pred(self.norm(rows)).view(batch, masked_ids.shape[1], -1)
 
 
@@ -350,6 +363,13 @@ def use_attention(module: nn.Module, backend: str) -> None:
     for layer in module.modules():
         if isinstance(layer, Attention):
             layer.backend = backend
+
+
+def use_checkpointing(module: nn.Module, on: bool = True) -> None:
+    """Have all blocks of a module keep only their input for the backward pass, and make the rest again there."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.checkpointed = on
 
 
 class MaskedAutoencoder(nn.Module):

@@ -11,7 +11,8 @@ from test_flops import ODD, SHORTCUTS, step_of
 
 from sdfast.data.order import Batch
 from sdfast.models.flops import StepSpec
-from sdfast.models.memory import encoder_parameters, step_memory, trained_parameters
+from sdfast.models.memory import step_memory
+from sdfast.models.parameters import encoder_parameters, trained_parameters
 from sdfast.models.vit import TransformerShape, ViTShape
 
 MODEL = ViTShape((96, 96), 16, 3, TransformerShape(192, 3, 3, 768), TransformerShape(96, 2, 3, 384))
@@ -125,8 +126,8 @@ def test_the_peak_of_other_steps(stage: str, more: dict[str, Any], on: bool, bf1
     check_peak(step, objective, images, bf16)
 
 
-def check_peak(step: StepSpec, objective: Any, images: torch.Tensor, bf16: bool) -> None:
-    predicted = step_memory(step, len(images), bf16=bf16, dropout=step.stage == "finetune")
+def check_peak(step: StepSpec, objective: Any, images: torch.Tensor, bf16: bool, checkpointing: bool = False) -> None:
+    predicted = step_memory(step, len(images), bf16=bf16, dropout=step.stage == "finetune", checkpointing=checkpointing)
     standing = predicted.parameters + predicted.optimizer + predicted.inputs  # there before the step, not in the count
     assert predicted.peak - standing == pytest.approx(peak_bytes(objective, images, bf16), rel=0.1)
 

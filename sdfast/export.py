@@ -1,0 +1,68 @@
+"""A stage's model as a Hugging Face folder of its own: finished, or as far as it has come."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdfast.data.pack import open_pack
+from sdfast.durable import read_json, recover_directory, staged_directory
+from sdfast.engine import checkpoint
+from sdfast.errors import UserError
+from sdfast.models import checkpoint as models
+from sdfast.models.vit import MaskedAutoencoder, ViTClassifier
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+
+def export_stage(run: Pipeline, name: str, to: Path) -> int:
+    """Write the model of a stage; the run may go on meanwhile.
+
+    A checkpoint is the same whatever number of processes and ZeRO stage wrote it. Its tensors are
+    mapped from the disk, so that no second copy is made in the memory.
+
+    Args:
+        run: with the run directory; nothing is trained.
+        name: folder of the stage there, such as `pretrain`, `distill`, `distill/round-1`, `finetune`.
+        to: folder to make.
+
+    Returns:
+        The optimiser steps that the model has seen.
+
+    Raises:
+        UserError: the stage has neither a model nor a checkpoint, or `to` is there already.
+    """
+    directory = run.out / name
+    if to.exists():
+        raise UserError(f"--to {to} is there already; choose another folder.")
+    recover_directory(directory / "model")
+    result = read_json(directory / "result.json")
+    if isinstance(result, dict) and (directory / "model" / "config.json").is_file():
+        with staged_directory(to) as staging:
+            shutil.copytree(directory / "model", staging, dirs_exist_ok=True)
+        return int(result["steps"])
+    path = checkpoint.newest(directory / "checkpoints")
+    if path is None:
+        raise UserError(
+            f"{directory} holds neither a model nor a checkpoint; run `sdfast train` with this --out first."
+        )
+    found = checkpoint.Checkpoint.open(path)
+    shape, processor, config = run.initial.shape, run.initial.processor, run.config
+    del run.initial  # its weights make room for these
+    prefix = "module/"
+    state = {key.removeprefix(prefix): found.read(key) for key in found.names if key.startswith(prefix)}
+    with staged_directory(to) as staging:
+        if name.startswith("finetune"):
+            names = open_pack(run.out / "pack").class_names or []
+            classifier = models.filled(
+                ViTClassifier, state, replace(shape, decoder=None), len(names), config.finetune.dropout
+            )
+            models.save_classifier(classifier, staging, processor, names, config.finetune.dropout)
+        else:
+            module = models.filled(MaskedAutoencoder, state, shape)
+            mask_ratio, norm_pix = config.pretrain.mask_ratio, config.pretrain.norm_pix
+            models.save_mae(module, staging, processor, mask_ratio=mask_ratio, norm_pix_loss=norm_pix)
+    return found.step

@@ -1,0 +1,63 @@
+"""`sdfast export`: finished stages and checkpoints, as folders that transformers reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_fixtures import FEW_STEPS, write_images, write_model
+from safetensors.torch import load_file
+
+from sdfast.cli.main import run
+from sdfast.engine import checkpoint
+from sdfast.models.checkpoint import load_classifier, load_mae
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose distill and fine-tuning have checkpoints but, so it seems, have not ended."""
+    folder = tmp_path_factory.mktemp("run")
+    model, images = write_model(folder / "model"), write_images(folder / "images")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("sdfast.engine.checkpoint.clear", lambda directory: None)
+    every = "engine.checkpoint_steps=4"
+    arguments = ["train", "--model", str(model), "--data", str(images), "--out", str(folder / "out"), *FEW_STEPS]
+    assert run([*arguments, every]) == 0
+    patch.undo()
+    for stage in ("distill", "finetune"):
+        (folder / "out" / stage / "result.json").unlink()
+    return folder / "out"
+
+
+def test_a_finished_stage_is_copied(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "--out", str(out), "--stage", "pretrain", "--to", str(tmp_path / "made")]) == 0
+    assert "pretrain after 6 steps" in capsys.readouterr().out
+    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (out / "pretrain" / "model").iterdir()}
+
+
+def test_a_checkpoint_becomes_a_model(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("distill", "finetune"):
+        assert run(["export", "--out", str(out), "--stage", stage, "--to", str(tmp_path / stage)]) == 0
+        assert f"{stage} after 4 steps" in capsys.readouterr().out
+        module = load_classifier(tmp_path / stage)[0] if stage == "finetune" else load_mae(str(tmp_path / stage)).module
+        path = checkpoint.newest(out / stage / "checkpoints")
+        assert path is not None
+        found = checkpoint.Checkpoint.open(path)
+        assert all(torch.equal(value, found.read(f"module/{name}")) for name, value in module.state_dict().items())
+        ended = load_file(out / stage / "model" / "model.safetensors")
+        exported = load_file(tmp_path / stage / "model.safetensors")
+        assert set(exported) == set(ended) and any(not torch.equal(exported[name], ended[name]) for name in ended)
+
+
+@pytest.mark.parametrize(
+    ("stage", "to", "words"),
+    [("finetun", "new", "neither a model nor a checkpoint"), ("pretrain", ".", "is there already")],
+)
+def test_what_cannot_be_exported(
+    stage: str, to: str, words: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", "--out", str(out), "--stage", stage, "--to", str(tmp_path / to)]) == 2
+    assert words in capsys.readouterr().err
+    assert run(["export", "--out", str(tmp_path), "--to", str(tmp_path / "new")]) == 2

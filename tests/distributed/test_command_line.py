@@ -1,0 +1,151 @@
+"""`sdfast train` as several processes: a new user's commands, processes that die, launchers, and no DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import child_environment, torchrun
+from pipeline_fixtures import write_images, write_model
+from safetensors.torch import load_file
+
+from sdfast.cli.main import run
+
+STEPS = 60
+ENDS_WITHIN = 60.0  # seconds after a process dies
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("inputs")
+    model, images = write_model(folder / "model"), write_images(folder / "images")
+    steps = [f"{stage}.{key}" for stage in ("pretrain", "distill", "finetune") for key in (f"steps={STEPS}",)]
+    batches = [f"{stage}.batch_size=8" for stage in ("pretrain", "distill", "finetune")]
+    return ["--model", str(model), "--data", str(images), *steps, *batches, "finetune.dropout=0"]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes train when nothing happens."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = finished(command(2, out, inputs))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("run directory") == 1 and done.stdout.count("test_loss") == 1  # one process talks
+    return out
+
+
+def command(world: int, out: Path, arguments: list[str], zero: int = 2) -> list[str]:
+    words = ["-m", "sdfast", "train", "--zero", str(zero), "--out", str(out), *arguments]
+    return torchrun(world, *words) if world > 1 else [sys.executable, *words]
+
+
+def finished(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, env=child_environment(**environment), capture_output=True, text=True, timeout=200)
+
+
+def far(one: Path, other: Path, stage: str) -> float:
+    """Largest difference of two models' weights, as a share of the largest weight; the keys' biases, which have no
+    gradient but rounding, apart."""
+    weights, others = (load_file(path / stage / "model" / "model.safetensors") for path in (one, other))
+    names = [name for name in weights if not name.endswith("key.bias")]
+    return max(float((weights[n] - others[n]).abs().max()) for n in names) / max(
+        float(weights[n].abs().max()) for n in names
+    )
+
+
+def test_one_process_ends_where_two_do(whole: Path, inputs: list[str], tmp_path: Path) -> None:
+    assert run(["train", "--out", str(tmp_path / "one"), *inputs]) == 0
+    assert far(whole, tmp_path / "one", "finetune") < 1e-4
+    metrics = [json.loads((out / "finetune" / "result.json").read_text()) for out in (whole, tmp_path / "one")]
+    assert metrics[0]["metrics"] == pytest.approx(metrics[1]["metrics"], abs=1e-4)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_dies_and_the_run_goes_on_in_two_and_in_one(
+    killed: int, whole: Path, inputs: list[str], tmp_path: Path
+) -> None:
+    arguments = [*inputs, "engine.checkpoint_steps=5", "engine.log_every=1"]
+    records, step = tmp_path / "run" / "distill" / "metrics.jsonl", random.Random(killed).randrange(5, STEPS - 15)
+    process = subprocess.Popen(
+        command(2, tmp_path / "run", arguments), env=child_environment(), stderr=subprocess.PIPE, text=True
+    )
+    while not (records.exists() and len(records.read_text().splitlines()) >= step):
+        assert process.poll() is None
+        time.sleep(0.005)
+    victims = [pid for pid in children_of(process.pid) if rank_of(pid) == killed]
+    assert len(victims) == 1
+    os.kill(victims[0], signal.SIGKILL)
+    died = time.monotonic()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(timeout=ENDS_WITHIN) != 0 and time.monotonic() - died < ENDS_WITHIN
+    assert said.count("sdfast: another process of this job died") == 1 and said.count("the same command continues") == 1
+    assert not (tmp_path / "run" / "distill" / "result.json").exists()
+    again = finished(command(2 if killed else 1, tmp_path / "run", arguments, zero=2 if killed else 0))
+    assert again.returncode == 0, again.stderr
+    assert "distill: resuming at step" in again.stderr
+    if killed:  # as many processes: the same bits
+        weights, others = (load_file(out / "finetune/model/model.safetensors") for out in (whole, tmp_path / "run"))
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    else:
+        assert far(whole, tmp_path / "run", "distill") < 1e-4
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def rank_of(pid: int) -> int | None:
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    found = [word for word in words if word.startswith(b"RANK=")]
+    return int(found[0].removeprefix(b"RANK=")) if found else None
+
+
+def test_srun_is_a_launcher(inputs: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    words = command(1, tmp_path / "run", ["--stage", "pretrain", *inputs], zero=1)
+    tasks = [
+        subprocess.Popen(
+            words,
+            env=child_environment(**step, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (task.communicate(timeout=120)[0] for task in tasks)
+    assert [task.returncode for task in tasks] == [0, 0], first + second
+    assert "pretrain 60/60" in first and second == ""
+
+
+def test_bad_input_is_said_once(inputs: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    done = finished(command(2, tmp_path / "run", ["--data", str(tmp_path / "absent")]))
+    assert done.returncode != 0
+    assert done.stderr.count("sdfast: ") == 1 and "absent" in done.stderr and "sdfast/" not in done.stderr
+
+
+def test_zero_without_deepspeed_is_one_sentence(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    assert run(["train", "--zero", "2", "--out", str(tmp_path / "run"), *inputs]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "pip install" in said[0] and "--zero 0" in said[0]
+    assert run(["train", "--stage", "pretrain", "--out", str(tmp_path / "run"), *inputs]) == 0
+
+
+def test_zero_in_one_process(inputs: list[str], tmp_path: Path, whole: Path) -> None:
+    assert run(["train", "--stage", "distill", "--zero", "2", "--out", str(tmp_path / "run"), *inputs]) == 0
+    assert far(whole, tmp_path / "run", "distill") < 1e-4

@@ -1,0 +1,74 @@
+"""What launchers say, and how processes agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdfast.errors import RunError, UserError
+from sdfast.launch import Place, _name_meeting_point, first_machine, may_speak, place
+from sdfast.ranks import Ranks, explain_lost_process
+
+SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+
+
+def test_launchers_are_recognised() -> None:
+    assert place({}) == Place()
+    assert place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Place(3, 4, 1)
+    assert place(SLURM) == Place(5, 8, 1)
+    batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu[07-08]"}
+    assert place(batch_script) == Place()
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
+def test_a_broken_launch_is_one_sentence(environment: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="RANK"):
+        place(environment)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("n1", "n1"), ("n1,n2", "n1"), ("gpu[07-12,20],login1", "gpu07"), ("a[3,5]b", "a3b"), ("rack-2[1-4]", "rack-21")],
+)
+def test_the_first_machine_of_a_list(nodes: str, first: str) -> None:
+    assert first_machine(nodes) == first
+
+
+def test_the_meeting_point_of_a_step() -> None:
+    environment = {**SLURM, "SLURM_JOB_ID": "123456", "SLURM_STEP_ID": "2"}
+    _name_meeting_point(environment)
+    assert environment["MASTER_ADDR"] == "gpu07" and 20_000 <= int(environment["MASTER_PORT"]) < 40_000
+    given = {"MASTER_ADDR": "host", "MASTER_PORT": "1"}
+    _name_meeting_point(given)
+    assert given == {"MASTER_ADDR": "host", "MASTER_PORT": "1"}
+    with pytest.raises(UserError, match="MASTER_ADDR"):
+        _name_meeting_point({})
+
+
+def test_one_process_speaks() -> None:
+    assert may_speak()
+
+
+def test_a_lost_process_is_one_sentence_and_other_errors_stay() -> None:
+    two = Ranks(0, 2, lambda value: [value, value])
+    with pytest.raises(RunError, match="another process of this job died"), explain_lost_process(two):
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    for ranks, error in ((Ranks(), "gloo"), (two, "shapes do not fit")):
+        with pytest.raises(RuntimeError, match=error), explain_lost_process(ranks):
+            raise RuntimeError(error)
+
+
+def test_what_the_first_does_reaches_all() -> None:
+    said: list[Any] = []
+
+    def answers(value: Any) -> list[Any]:
+        said.append(value)
+        return [[None, "made by the first"], value]
+
+    second = Ranks(1, 2, answers)
+    assert second.first(lambda: pytest.fail("the others wait")) == "made by the first"
+    assert second.first_before_others(lambda: "found") == "found" and said == [[None, None], [None, None]]
+    failing = Ranks(1, 2, lambda value: [[["user", 0, "no such folder."], None], value])
+    with pytest.raises(UserError, match="no such folder"):
+        failing.first(lambda: None)

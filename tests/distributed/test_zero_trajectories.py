@@ -1,0 +1,101 @@
+"""Several processes train what one trains: every ZeRO stage, offload, stage, mask and way of cutting a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from zero_worker import train
+
+from sdfast.ranks import Ranks
+
+pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "zero-0": {"zero": 0},
+    "zero-1": {"zero": 1},
+    "zero-2": {"zero": 2},
+    "zero-3": {"zero": 3},
+    "zero-2-cpu": {"zero": 2, "offload": "cpu"},
+    "zero-3-cpu": {"zero": 3, "offload": "cpu"},
+}
+WORK: dict[str, dict[str, Any]] = {
+    "pretrain": {"stage": "pretrain"},
+    "pretrain-bernoulli": {"stage": "pretrain", "mask": "bernoulli"},
+    "distill": {"stage": "distill"},
+    "distill-bernoulli": {"stage": "distill", "mask": "bernoulli"},
+    "finetune": {"stage": "finetune"},
+    "distill-alone": {"stage": "distill", "objective": {"mae_weight": 0.0}},  # the decoder gets no gradient
+    "micro-batches": {"stage": "distill", "engine": {"accumulate": 3}},
+    "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
+}
+HALF: dict[str, dict[str, Any]] = {
+    "fp16": {"engine": {"precision": "fp16"}},
+    "bf16": {"engine": {"precision": "bf16"}},
+    "bf16-weights": {"engine": {"precision": "bf16"}, "deepspeed": {"bf16": {"enabled": True}}},
+}
+FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
+CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES] + [(w, n) for w in list(WORK)[5:] for n in FEW]
+FACTOR = 2.0  # times one process's own rounding error
+
+
+@pytest.fixture(scope="module")
+def trained(run_cases: Callable[..., Path]) -> Path:
+    cases = [{"name": f"{work}-{engine}", **WORK[work], **ENGINES[engine]} for work, engine in CASES]
+    cases += [{"name": f"{half}-{n}", "stage": "distill", **HALF[half], "zero": n} for half in HALF for n in (2, 3)]
+    return run_cases(2, cases)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Tensor], float]]:
+    """For each kind of work the weights in float64, and how far those in float32 are from them."""
+    ends = {}
+    for name, work in WORK.items():
+        plain = {key: value for key, value in work.items() if key != "engine"}
+        folder = tmp_path_factory.mktemp("alone")
+        truth = train(plain, folder / "64", Ranks(), torch.float64)
+        ends[name] = truth, distance(train(plain, folder / "32", Ranks()), truth)
+    return ends
+
+
+def distance(weights: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
+    """Over all numbers but the keys' biases: softmax ignores those, and Adam divides their noise by itself."""
+    total = 0.0
+    for name, value in truth.items():
+        difference = weights[name].double() - value
+        if name.endswith("qkv.bias"):
+            queries, _, values = difference.chunk(3)
+            difference = torch.cat((queries, values))
+        total += float(difference.square().sum())
+    return total**0.5
+
+
+@pytest.mark.parametrize(("work", "engine"), CASES)
+def test_two_processes_end_where_one_does(
+    work: str, engine: str, trained: Path, alone: dict[str, tuple[dict[str, Tensor], float]]
+) -> None:
+    assert json.loads((trained / f"{work}-{engine}.json").read_text()) == [{}, {}]
+    truth, own_error = alone[work]
+    weights = load_file(trained / f"{work}-{engine}.safetensors")
+    assert set(weights) == set(truth)
+    error = distance(weights, truth)
+    assert 0 < error <= FACTOR * own_error
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("half", HALF)
+def test_half_precision_is_that_of_one_process(
+    half: str, zero: int, trained: Path, alone: dict[str, tuple[dict[str, Tensor], float]], tmp_path: Path
+) -> None:
+    """With weights in bfloat16 too, and float32 masters, DeepSpeed may err by as much again."""
+    truth, _ = alone["distill"]
+    work = {"stage": "distill", "engine": HALF[half]["engine"]}
+    own_error = distance(train(work, tmp_path, Ranks()), truth)
+    error = distance(load_file(trained / f"{half}-{zero}.safetensors"), truth)
+    assert own_error / 2 < error <= FACTOR * own_error

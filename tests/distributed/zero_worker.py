@@ -1,0 +1,91 @@
+"""What each process does in the tests with several: run by torchrun as `zero_worker.py FOLDER`.
+
+FOLDER/cases.json holds a list of cases; what each ended with goes to FOLDER/<name>.json and .safetensors (process 0).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from small_stage import IMAGES, objective_of
+from torch import Tensor
+
+from sdfast import launch
+from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConfig
+from sdfast.data.order import BatchOrder
+from sdfast.engine.base import Sharing
+from sdfast.engine.loop import Trainer
+from sdfast.errors import SdfastError
+from sdfast.ranks import Ranks
+
+STEPS = 12
+
+
+def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Train a small stage as a case says; its weights.
+
+    Args:
+        case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
+            `dropout`, `objective`; `stop` is a step at which the last process gets a signal, `poison` one at which its
+            weights stop being numbers.
+        folder: for its checkpoints.
+        ranks: the processes.
+        dtype: of the weights.
+    """
+    stage, mask = case["stage"], PretrainConfig(mask=case.get("mask", "fixed"))
+    changes = {"dropout": case.get("dropout", 0.0)} if stage == "finetune" else {"masking": mask}
+    objective = objective_of(stage, dtype, **changes, **case.get("objective", {}))
+    zero = ZeroConfig(stage=case.get("zero", 0), offload=case.get("offload", "none"))
+    kind = FinetuneConfig if stage == "finetune" else PretrainConfig
+    batch = case.get("batch", 16)
+
+    def images(rows: Tensor) -> Tensor:
+        last = ranks.rank == ranks.world - 1
+        if last and trainer.step == case.get("stop"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if last and trainer.step == case.get("poison"):
+            return torch.full_like(IMAGES[rows], 255).float() * float("nan")  # type: ignore[return-value]
+        return IMAGES[rows]
+
+    trainer = Trainer(
+        stage,
+        objective,
+        kind(steps=STEPS, batch_size=batch, lr=1e-3),
+        EngineConfig(log_every=4, **case.get("engine", {})),
+        BatchOrder(torch.arange(50), batch, seed=9),
+        images,
+        folder,
+        {"case": "one"},
+        sharing=Sharing(ranks, zero, case.get("deepspeed", {})),
+    )
+    trainer.run()
+    return {name: value.clone() for name, value in objective.module.state_dict().items()}
+
+
+def main(folder: Path) -> None:
+    """Every case in turn."""
+    torch.set_num_threads(1)
+    ranks = launch.join(torch.device("cpu"), alone=True)
+    for case in json.loads((folder / "cases.json").read_text()):
+        ended: dict[str, Any] = {}
+        try:
+            weights = train(case, folder / case.get("run", case["name"]), ranks)
+            if ranks.is_first:
+                save_file(weights, folder / f"{case['name']}.safetensors")
+        except SdfastError as error:
+            ended = {"error": type(error).__name__, "text": str(error), "code": error.exit_code}
+        everyones = ranks.exchange(ended)
+        if ranks.is_first:
+            (folder / f"{case['name']}.json").write_text(json.dumps(everyones))
+    launch.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""Activation checkpointing: the same loss and gradients, bit for bit, and blocks that keep their input only."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from test_flops import BATCH, ODD, SHORTCUTS, step_of
+from test_memory import MODEL, bytes_kept, check_peak, peak_bytes
+
+from sdfast.config import EngineConfig
+from sdfast.data.order import Batch
+from sdfast.engine.prepare import prepare
+from sdfast.models.memory import step_memory
+from sdfast.models.vit import Block, ViTShape, use_checkpointing
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("pretrain", {}),
+    ("pretrain", {"mask": "bernoulli"}),
+    ("distill", {}),
+    ("distill", {"teacher": "live", "tokens": "all"}),
+    ("distill", {"layer": 2}),
+    ("distill", {"layer": 1, "mae": False}),
+    ("finetune", {}),  # with dropout
+]
+
+
+def gradients(objective: Any, images: torch.Tensor, bf16: bool) -> list[torch.Tensor]:
+    batch = Batch(0, torch.arange(len(images)))
+    drawn = objective.draw(batch)
+    objective.module.train()
+    torch.manual_seed(7)  # dropout
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = objective.loss(images, batch, drawn, slice(0, len(images)))["loss"]
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in objective.module.parameters() if p.grad is not None), torch.rand(3)]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("on", [False, True], ids=["plain", "shortcuts"])
+@pytest.mark.parametrize("shape", [MODEL, ODD])
+@pytest.mark.parametrize(("stage", "more"), CASES)
+def test_gradients_are_equal_bit_for_bit(
+    shape: ViTShape, stage: str, more: dict[str, Any], on: bool, bf16: bool
+) -> None:
+    _, objective, images = step_of(shape, stage, **more, **dict.fromkeys(SHORTCUTS, on))
+    other = copy.deepcopy(objective)
+    use_checkpointing(other.module)
+    expected, got = gradients(objective, images, bf16), gradients(other, images, bf16)
+    assert len(got) == len(expected) > 5
+    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+    use_checkpointing(other.module, on=False)
+    assert not any(block.checkpointed for block in other.module.modules() if isinstance(block, Block))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("on", [False, True], ids=["plain", "shortcuts"])
+@pytest.mark.parametrize(("stage", "more"), [case for case in CASES if "mask" not in case[1]])
+def test_what_is_kept_and_the_peak(stage: str, more: dict[str, Any], on: bool, bf16: bool) -> None:
+    step, objective, images = step_of(MODEL, stage, **more, **dict.fromkeys(SHORTCUTS, on))
+    use_checkpointing(objective.module)
+    dropout = stage == "finetune"
+    predicted = step_memory(step, BATCH, bf16=bf16, dropout=dropout, checkpointing=True)
+    assert predicted.kept < 0.8 * step_memory(step, BATCH, bf16=bf16, dropout=dropout).kept
+    assert predicted.kept == pytest.approx(bytes_kept(objective, images, bf16), rel=0.002, abs=400)
+    check_peak(step, objective, images, bf16, checkpointing=True)
+
+
+def test_the_peak_falls_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_flops.BATCH", 16)
+    shape = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, depth=12))
+    falls = {}
+    for what in ("measured", "predicted"):
+        peaks = []
+        for on in (False, True):
+            step, objective, images = step_of(shape, "distill", **dict.fromkeys(SHORTCUTS, True))
+            use_checkpointing(objective.module, on)
+            predicted = step_memory(step, 16, checkpointing=on).peak
+            peaks.append(peak_bytes(objective, images, False) if what == "measured" else predicted)
+        falls[what] = peaks[0] - peaks[1]
+    assert falls["measured"] > 30e6
+    assert falls["predicted"] == pytest.approx(falls["measured"], rel=0.1)
+
+
+def test_the_setting() -> None:
+    _, objective, images = step_of(MODEL, "pretrain")
+    prepare(objective.module, EngineConfig(activation_checkpointing=True), images.device, 10)
+    assert all(block.checkpointed for block in objective.module.modules() if isinstance(block, Block))
+    prepare(objective.module, EngineConfig(), images.device, 10)
+    assert not any(block.checkpointed for block in objective.module.modules() if isinstance(block, Block))
