@@ -25,7 +25,7 @@ from sdfast.errors import UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed"}
+_NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 
 
 class PackSplit:
