@@ -8,6 +8,7 @@ from pathlib import Path
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
+from sdfast.data.paper_sets import compare_with_paper
 from sdfast.errors import UserError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
@@ -26,6 +27,13 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
     Raises:
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.
     """
+    source = _open(spec, options, modality)
+    if modality is TEXTS:
+        compare_with_paper(source)
+    return source
+
+
+def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     path = Path(spec).expanduser()
     try:
         if path.is_dir():
