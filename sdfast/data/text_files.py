@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdfast.data.columns import text_reader
 from sdfast.data.config import DataConfig
-from sdfast.data.items import Item, Source, split_name
+from sdfast.data.items import Item, Source, split_name, split_of_file
 from sdfast.data.json_lines import read_json_lines
 from sdfast.data.labels import Value, compare_classes, number_labels
 from sdfast.data.lines import read_lines
@@ -38,6 +38,7 @@ _READERS: dict[str, Callable[[Path, DataConfig], Iterator[Record]]] = {
     "tsv": _read_table,
     "txt": _read_lines,
 }
+_COMMON = ("json", "txt")  # suffixes that other files have too
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,26 @@ def is_text_file(path: Path) -> bool:
 def text_files(folder: Path) -> list[Path]:
     """The files of `folder` that hold many documents each; none when its .txt files are a document each.
 
-    Files of one format that name splits (`train.jsonl`) come first, or else all JSON lines and tables. A .json or .txt
-    file has to name a split, as there are others of this suffix.
+    Files of one format that name splits (`train.jsonl`, `train-0.jsonl`) come first, or else all JSON lines and tables.
+    A .json or .txt file has to be called as a split is, as there are others of this suffix.
 
     Raises:
         UserError: when files of several formats name splits.
     """
     visible = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     found = [entry for entry in visible if is_text_file(entry)]
-    named = [entry for entry in found if split_name(entry.name.split(".")[0])]
-    if len({_format(entry) for entry in named}) > 1:
-        raise UserError(
-            f"{folder} holds {named[0].name} and {named[-1].name}, data files of several formats; pass one format."
-        )
-    return named or [entry for entry in found if _format(entry) not in ("json", "txt")]
+    named = [entry for entry in found if _names_split(entry)]
+    for entry in named:
+        if _format(entry) != _format(named[0]):
+            raise UserError(
+                f"{folder} holds {named[0].name} and {entry.name}, data files of several formats; pass one format."
+            )
+    return named or [entry for entry in found if _format(entry) not in _COMMON]
+
+
+def _names_split(path: Path) -> bool:
+    name = path.name.split(".")[0]
+    return (split_name(name) if _format(path) in _COMMON else split_of_file(name)) is not None
 
 
 def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Source:
