@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sdfast.data.pack_checks import Rows, first_names
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import RowWriter
 from sdfast.data.text_pack import CONTENT_ENDINGS, FORMAT, ids_digest, text_build_options
-from sdfast.data.tokenization import Tokenizer
+from sdfast.data.tokenization import Tokenized, Tokenizer
 
 _BLOCK = 128  # documents tokenised at a time
 _TRUNCATED = "truncated"
@@ -93,7 +93,6 @@ class TextPackBuilder(PackBuilder[TextRows]):
     ) -> None:
         super().__init__(source, directory, options, progress, threads)
         self.tokenizer = tokenizer
-        self._truncated: dict[str, int] = {}
 
     def made(self) -> dict[str, Any]:
         """See `PackBuilder.made`."""
@@ -186,26 +185,27 @@ class TextPackBuilder(PackBuilder[TextRows]):
         return RowWriter(self.path(split, CONTENT_ENDINGS["ids"]), (), self.tokenizer.tokenization.dtype)
 
     def _tokenise(self, items: list[Item]) -> list[_Document]:
-        how = self.tokenizer.tokenization
         raws = [read_item(item) for item in items]
         texts = [read_text(raw) for raw in raws]
         tokenised = iter(self.tokenizer([text for text, _ in texts if text is not None]))
-        documents = []
-        for item, raw, (text, reason) in zip(items, raws, texts, strict=True):
-            label = -1 if item.label is None else item.label
-            base = _Document(item.name, label, item_record(item, raw), reason or "without any token")
-            found = None if text is None else next(tokenised)
-            if text is not None and found is not None and len(found.ids) > len(how.prefix) + len(how.suffix):
-                text_digest = hashlib.sha256(text.encode()).digest()
-                base = replace(
-                    base,
-                    ids=found.ids,
-                    digest=ids_digest(found.ids),
-                    text_digest=text_digest,
-                    truncated=found.truncated,
-                )
-            documents.append(base)
-        return documents
+        return [
+            self._document(item, raw, text, reason, None if text is None else next(tokenised))
+            for item, raw, (text, reason) in zip(items, raws, texts, strict=True)
+        ]
+
+    def _document(
+        self, item: Item, raw: Raw | OSError, text: str | None, reason: str, tokens: Tokenized | None
+    ) -> _Document:
+        label, record = -1 if item.label is None else item.label, item_record(item, raw)
+        if text is None or tokens is None:
+            return _Document(item.name, label, record, reason)
+        how = self.tokenizer.tokenization
+        if len(tokens.ids) == len(how.prefix) + len(how.suffix):
+            return _Document(item.name, label, record, "without any token")
+        text_digest = hashlib.sha256(text.encode()).digest()
+        return _Document(
+            item.name, label, record, "", tokens.ids, ids_digest(tokens.ids), text_digest, tokens.truncated
+        )
 
 
 def read_text(raw: Raw | OSError) -> tuple[str | None, str]:
