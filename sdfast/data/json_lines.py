@@ -32,8 +32,10 @@ def read_json_lines(path: Path, options: DataConfig) -> Iterator[tuple[int, str,
         where = f"{path} line {line}"
         try:
             record = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not JSON: {error.msg}.") from error
+        except (RecursionError, ValueError) as error:  # the latter: a number of more than 4,300 digits
+            reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
             raise UserError(f"{where} is not JSON: {reason}.") from error
         if not isinstance(record, dict):
             raise UserError(f"{where} is not a JSON object: one line holds one document with its fields.")

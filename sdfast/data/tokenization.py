@@ -128,6 +128,8 @@ class Tokenizer:
     def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         inner = self._backend.encode(_SAMPLE, add_special_tokens=False).ids
         whole = self._backend.encode(_SAMPLE).ids
+        if not inner:
+            raise UserError(f"the tokenizer has no ids for {_SAMPLE!r}; its vocabulary is not one of a language.")
         for start in range(len(whole) - len(inner) + 1):
             if whole[start : start + len(inner)] == inner:
                 return tuple(whole[:start]), tuple(whole[start + len(inner) :])

@@ -23,6 +23,7 @@ from sdfast.errors import UserError
 
 Build = Callable[..., TextPack]
 RAW = roberta_tokenizer([sentence(number) for number in range(50)])
+UNCASED = bert_tokenizer([sentence(number) for number in range(50)])
 LONGEST = 48
 TOKENIZER = Tokenizer(RAW, LONGEST)
 
@@ -292,9 +293,21 @@ def test_documents_of_equal_ids_stay_on_one_side(tmp_path: Path, build: Build) -
     """Two spellings of each document: other texts, the same ids under an uncased tokenizer."""
     rows = [{"text": text, "label": n % 2} for n in range(20) for text in (sentence(n), sentence(n).upper())]
     write_json_lines(tmp_path / "x.jsonl", rows)
-    pack = build(tmp_path / "x.jsonl", Tokenizer(bert_tokenizer([sentence(n) for n in range(20)])))
+    pack = build(tmp_path / "x.jsonl", Tokenizer(UNCASED))
     train, test = ({digest.tobytes() for digest in pack.split(name).digests} for name in ("train", "test"))
     assert len(pack.split("test")) == 8 and len(test) == 4 and not train & test
+    write_json_lines(tmp_path / "x.jsonl", reversed(rows))
+    again = build(tmp_path / "x.jsonl", Tokenizer(UNCASED)).split("test")
+    assert {digest.tobytes() for digest in again.digests} == test
+
+
+def test_texts_of_equal_ids_are_other_texts_to_the_fingerprint(tmp_path: Path, build: Build) -> None:
+    """As the choice of rows goes by texts, a pack that chooses others is another pack."""
+    found = set()
+    for text in ("The cell.", "the CELL."):
+        write_json_lines(tmp_path / "x.jsonl", [{"text": text}])
+        found.add(build(tmp_path / "x.jsonl", Tokenizer(UNCASED)).fingerprint)
+    assert len(found) == 2
 
 
 # What lies at the place of the pack.

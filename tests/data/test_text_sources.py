@@ -74,6 +74,7 @@ def test_labels_may_be_absent(tmp_path: Path, open_texts: Open) -> None:
         (b'{"text": "a"}\n[1, 2]\n', {}, "x.jsonl line 2 is not a JSON object"),
         (b'{"text": "a"}\n{"text": \n', {}, "x.jsonl line 2 is not JSON: Expecting value."),
         (b"[" * 100_000, {}, "x.jsonl line 1 is not JSON"),
+        (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", {}, "x.jsonl line 1 is not JSON: a number is too long."),
         (b'{"title": "a", "label": 1}\n', {}, "line 1 has no field 'text' (data.text_key); its fields are 'title', 'l"),
         (b'{"text": "a", "label": 1}\n{"label": 2}\n', {}, "line 2 has no field 'text' (data.text_key)"),
         (b'{"text": "a", "label": 1}\n', {"label_key": "kind"}, "line 1 has no field 'kind' (data.label_key)"),

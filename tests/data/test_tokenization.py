@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from text_samples import bert_tokenizer, roberta_tokenizer, sentence
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+from transformers import PreTrainedTokenizerFast
 
 from sdfast.data.tokenization import Tokenization, Tokenizer, load_tokenizer, tokenizer_digest
 from sdfast.errors import UserError
@@ -75,6 +78,10 @@ def test_tokenizers_that_do_not_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the tokenizer of .* cannot be loaded") as caught:
         load_tokenizer(tmp_path / "x")
     assert "\n" not in str(caught.value)
+
+    empty = PreTrainedTokenizerFast(tokenizer_object=Backend(models.BPE()))
+    with pytest.raises(UserError, match="the tokenizer has no ids for 'a b'"):
+        Tokenizer(empty)
 
     class Slow:
         is_fast = False
