@@ -149,10 +149,10 @@ class TeacherConfig(_Section):
 class EngineConfig(_Section):
     """How the training runs; nothing here changes what is minimised."""
 
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16", "bf16-weights", "fp16"] = Field(
         "auto",
         description="bf16 autocast where the device has it (fp32 on a CPU), or one of them; fp16 autocast scales the"
-        " loss",
+        " loss; bf16-weights, under ZeRO, keeps weights and gradients in bf16 with fp32 masters",
     )
     packed: bool = Field(True, description="the masked and the clean view go through the encoder in one pass")
     cls_tail: bool = Field(

@@ -13,6 +13,7 @@ from sdfast.engine import checkpoint
 from sdfast.errors import UserError
 from sdfast.models import checkpoint as models
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier
+from sdfast.regularizers.r4f import folded_state
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
@@ -58,7 +59,11 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
         if name.startswith("finetune"):
             names = open_pack(run.out / "pack").class_names or []
             classifier = models.filled(
-                ViTClassifier, state, replace(shape, decoder=None), len(names), config.finetune.dropout
+                ViTClassifier,
+                folded_state(state, "classifier"),
+                replace(shape, decoder=None),
+                len(names),
+                config.finetune.dropout,
             )
             models.save_classifier(classifier, staging, processor, names, config.finetune.dropout)
         else:

@@ -328,7 +328,8 @@ class Pipeline:
         inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
         if stage == "distill":  # in float32, live and bank give the same result
-            products = {"bf16": "bf16 autocast", "tf32": "tf32"}  # of a live teacher; a bank's is in full float32
+            autocast = dict.fromkeys(("bf16", "bf16-weights"), "bf16 autocast") | {"fp16": "fp16 autocast"}
+            products = {**autocast, "tf32": "tf32"}  # of a live teacher; a bank's is in full float32
             live = self.config.teacher.mode == "live"
             dtype = products.get(inputs["precision"], "float32") if live else self.config.teacher.dtype
             if dtype != "float32":

@@ -16,6 +16,7 @@ from sdfast.data.pack import PackSplit
 from sdfast.engine.accounting import shortcuts, step_spec
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
+from sdfast.engine.plan import worth_of_zero
 from sdfast.engine.prepare import prepare
 from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
@@ -178,6 +179,8 @@ def _fit(
     if config.batch_size < run.ranks.world:
         idle = run.ranks.world - config.batch_size
         log.warning("%s.batch_size=%d leaves %d processes idle in every step", stage, config.batch_size, idle)
+    if run.config.zero.stage:
+        log.info(worth_of_zero(run.initial.shape, stage, run.config, run.device, run.ranks.world))
     images = run.images(run.pack.split("train"))
     classes = len(run.pack.class_names or ())
     flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total

@@ -103,7 +103,7 @@ def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any]
 
 def _precision(configured: str, cuda: bool, device: Any) -> str:
     """`auto` of a GPU that is not here is bf16."""
-    from sdfast.engine.loop import resolve_precision
+    from sdfast.engine.precision import resolve_precision
 
     if cuda and device.type != "cuda":
         return "bf16" if configured == "auto" else configured
@@ -113,8 +113,8 @@ def _precision(configured: str, cuda: bool, device: Any) -> str:
 def _measured(precision: str, device: Any) -> float:
     import torch
 
-    from sdfast.engine.loop import matmul_precision
     from sdfast.engine.peak import matmul_peak
+    from sdfast.engine.precision import matmul_precision
 
     half = precision.startswith("bf16")
     with matmul_precision("bf16" if half else precision, device):

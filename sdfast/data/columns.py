@@ -1,17 +1,17 @@
-"""Which columns of a parquet file or Hugging Face data set hold the images and the labels."""
+"""Which columns of a parquet file or Hugging Face data set hold the images or texts, and which the labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Raw
+from sdfast.data.modality import Held, Modality
 from sdfast.errors import UserError
 
-_IMAGE_NAMES = ("image", "img", "images", "jpg", "png")
 _LABEL_NAMES = ("label", "labels", "class", "target")
 
 
@@ -20,59 +20,78 @@ class Column:
     """One column: its name, what it holds, and the class names of a `ClassLabel`."""
 
     name: str
-    holds: Literal["image", "bytes", "classes", "scalar", "other"]
+    holds: Held
     class_names: tuple[str, ...] | None = None
 
 
-def choose_columns(columns: Sequence[Column], options: DataConfig, where: str) -> tuple[Column, Column | None]:
-    """The image column and the label column, if there is one.
+def choose_columns(
+    columns: Sequence[Column], options: DataConfig, where: str, modality: Modality
+) -> tuple[Column, Column | None]:
+    """The column of the images or texts and the label column, if there is one.
 
     Without `image_key` the image column is the only one that is typed as images, or else the only one of raw bytes, or
-    one of the usual name. Without `label_key` the label column is the only `ClassLabel`, or one of the usual name.
+    one of the usual name; without `text_key` the text column is the only one of strings, or one of the usual name.
+    Without `label_key` the label column is the only `ClassLabel`, or one of the usual name.
 
     Raises:
         UserError: none fits, several do, or a named one is not there.
     """
     by_name = {column.name: column for column in columns}
-    for key, wanted in (("image_key", options.image_key), ("label_key", options.label_key)):
+    content_key: str | None = getattr(options, modality.key)
+    for key, wanted in ((modality.key, content_key), ("label_key", options.label_key)):
         if wanted is not None and wanted not in by_name:
             raise UserError(f"{where} has no column {wanted!r} (data.{key}); its columns are {_listed(columns)}.")
-    if options.image_key is not None:
-        image = by_name[options.image_key]
+    if content_key is not None:
+        content = by_name[content_key]
     else:
-        images = [column for column in columns if column.holds == "image"]
-        images = images or [column for column in columns if column.holds == "bytes"]
-        chosen = _one(images, _IMAGE_NAMES, "image_key", where)
+        chosen = _one(_candidates(columns, options, modality), modality.usual_columns, modality.key, where)
         if chosen is None:
-            raise UserError(f"{where} has no column of images; its columns are {_listed(columns)}.")
-        image = chosen
-    if image.holds not in ("image", "bytes"):
-        raise UserError(f"column {image.name!r} of {where} holds neither images nor their bytes.")
+            raise UserError(f"{where} has no column of {modality.content}s; its columns are {_listed(columns)}.")
+        content = chosen
+    if content.holds not in modality.held_as:
+        what = "neither images nor their bytes" if modality.content == "image" else "no texts"
+        raise UserError(f"column {content.name!r} of {where} holds {what}.")
     if options.label_key is not None:
-        return image, by_name[options.label_key]
+        return content, by_name[options.label_key]
     classes = [column for column in columns if column.holds == "classes"]
-    named = [column for column in columns if column.holds == "scalar" and column.name in _LABEL_NAMES]
-    return image, _one(classes or named, _LABEL_NAMES, "label_key", where)
+    named = [column for column in columns if column.holds in ("scalar", "text") and column.name in _LABEL_NAMES]
+    return content, _one(classes or named, _LABEL_NAMES, "label_key", where)
 
 
 def cell_reader(cell: Any, folder: Path | None) -> Callable[[], Raw]:
-    """How to read one cell of an image column: raw bytes, or a struct of bytes and path.
+    """How to read one cell: a text, raw bytes, or a struct of bytes and path.
 
     Args:
-        cell: bytes, {"bytes": ..., "path": ...} or None.
+        cell: str, bytes, {"bytes": ..., "path": ...} or None.
         folder: where a relative path starts.
     """
+    if isinstance(cell, str):
+        return text_reader(cell)
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     path = cell.get("path") if isinstance(cell, dict) else None
     if content is not None:
         return lambda: bytes(content)
     if path:
         return (folder / path if folder is not None else Path(path)).read_bytes
-    return _no_image
+    return _nothing
 
 
-def _no_image() -> Raw:
-    raise OSError("the row has no image")
+def text_reader(text: str) -> Callable[[], Raw]:
+    """Gives a text in UTF-8; half of a surrogate pair stays, for the pack to refuse."""
+    return lambda: text.encode("utf-8", "surrogatepass")
+
+
+def _nothing() -> Raw:
+    raise OSError("the row has no image and no text")
+
+
+def _candidates(columns: Sequence[Column], options: DataConfig, modality: Modality) -> list[Column]:
+    """The columns that may hold the content: all of the surest kind that occurs, a text column that is no label."""
+    for held in modality.held_as:
+        labels = (options.label_key, *_LABEL_NAMES) if held == "text" else ()
+        if found := [column for column in columns if column.holds == held and column.name not in labels]:
+            return found
+    return []
 
 
 def _one(columns: Sequence[Column], usual: Sequence[str], key: str, where: str) -> Column | None:

@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class DataConfig(BaseModel):
-    """Where the images come from, and how they become train and test rows."""
+    """Where the images or texts come from, and how they become train and test rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str | None = Field(
         default=None,
         min_length=1,
-        description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; "
-        "bundled when not given",
+        description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; for "
+        "text also .jsonl, .tsv, .txt and folders of these; bundled when not given",
     )
     image_size: int | tuple[int, int] | None = Field(
         default=None, description="height and width in pixels, one number for a square; the model's when not given"
@@ -43,13 +43,16 @@ class DataConfig(BaseModel):
         default=0.05,
         ge=0,
         le=1,
-        description="share of the files that may be unreadable; they are skipped and counted",
+        description="share of the files that may be unreadable (documents: empty or not UTF-8); they are skipped and "
+        "counted",
     )
     duplicates: Literal["error", "drop", "keep"] = Field(
         default="error",
-        description="images of train whose decoded pixels are also in test or val: stop, drop them from train, or keep",
+        description="rows of train whose decoded pixels (texts: tokens) are also in test or val: stop, drop them from "
+        "train, or keep",
     )
     image_key: str | None = Field(default=None, description="column of the images in a table; found when not given")
+    text_key: str | None = Field(default=None, description="column of the texts in a table; found when not given")
     label_key: str | None = Field(default=None, description="column of the labels in a table; found when not given")
     exif_rotation: Literal["ignore", "apply"] = Field(
         default="apply",
@@ -57,6 +60,18 @@ class DataConfig(BaseModel):
     )
     max_pixels: int = Field(
         default=178_956_970, ge=1, description="an image of more pixels counts as broken and is never decoded"
+    )
+
+    max_length: int = Field(
+        default=512,
+        ge=4,
+        description="tokens of a document that are kept, special tokens included; longer ones are cut and counted",
+    )
+    token_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="text: a micro-batch holds at most so many tokens, padding included (a longer document is alone); "
+        "it splits a batch, and never changes which documents are in it",
     )
 
     @field_validator("image_size")

@@ -19,15 +19,8 @@ from sdfast.data.transform import Transform
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Formats that are recognised by their first bytes and need no outside program (EPS, for one, would start Ghostscript).
+# Recognised by their first bytes; none needs an outside program (EPS, for one, would start Ghostscript).
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "tif", "tiff", "webp"),
-        *("ppm", "pgm", "pbm", "pnm", "avif", "jp2"),
-    )
-)
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 
 # What was done to an image that a person may not expect; counted while packing.

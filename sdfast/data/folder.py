@@ -1,4 +1,4 @@
-"""Images in folders: a class per sub-folder, or flat and unlabelled, with or without train/ val/ test/."""
+"""Images or texts in folders: a class per sub-folder, or flat and unlabelled, with or without train/ val/ test/."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdfast.data.config import DataConfig
-from sdfast.data.decode import IMAGE_SUFFIXES
 from sdfast.data.items import SPLITS, Item, ItemList, Items, Source, split_name
 from sdfast.data.labels import compare_classes, encode_labels
+from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.table import open_csv, read_table, table_header
 from sdfast.errors import UserError
 
@@ -19,44 +19,50 @@ _METADATA = "metadata.csv"
 
 @dataclass
 class _Found:
-    """What the walk met: the images of one split by name and label, and what is not an image."""
+    """What the walk met: the items of one split by name and label, and what is none."""
 
-    images: list[tuple[str, str | None]] = field(default_factory=list)
+    items: list[tuple[str, str | None]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
 
 
-def open_folder(root: Path, options: DataConfig) -> Source:
-    """Open an image folder.
+def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
+    """Open a folder of images, or of texts with one document per file.
 
     * `train/`, `test/` and `val/` (or `validation/`, `dev/`, `valid/`) are splits when `train/` is there, or when there
       is no other folder; without them everything is train.
-    * In a split, each sub-folder is a class and its images are found at any depth. Images beside class folders, and
+    * In a split, each sub-folder is a class and its items are found at any depth. Items beside class folders, and
       those of a folder without sub-folders, have no label.
-    * A `metadata.csv` with a label column decides instead: it names the files, relative to itself, and their labels.
-    * Hidden files and what file managers leave behind are passed over; other files that are not images are counted.
+    * Of images, a `metadata.csv` with a label column decides instead: it names the files, relative to itself, and their
+      labels.
+    * Hidden files and what file managers leave behind are passed over; files of other kinds are counted.
 
     Raises:
-        UserError: no image at all, two folders for one split, a class of test that train lacks, or splits one level too
+        UserError: no item at all, two folders for one split, a class of test that train lacks, or splits one level too
             deep.
     """
-    if _lists_labels(root / _METADATA, options):
+    if _lists_labels(root / _METADATA, options, modality):
         return open_csv(root / _METADATA, options, "image folder", root.name)
     folders = _sub_folders(root)
     splits = _split_folders(root, folders)
-    found = {split: _read_split(root, directory, options) for split, directory in (splits or {"train": root}).items()}
+    found = {
+        split: _read_split(root, directory, options, modality)
+        for split, directory in (splits or {"train": root}).items()
+    }
     others = [name for entry in found.values() for name in entry.others]
-    found = {split: entry for split, entry in found.items() if entry.images}
+    found = {split: entry for split, entry in found.items() if entry.items}
     if not found:
         ignored = f" ({len(others)} other files, the first: {others[0]})" if others else ""
         raise UserError(
-            f"no images in {root}{ignored}; an image folder holds {', '.join(sorted(IMAGE_SUFFIXES))} files."
+            f"no {modality.many} in {root}{ignored}; {modality.a_folder} holds "
+            f"{', '.join(sorted(modality.suffixes))} files."
         )
-    names, numbers = encode_labels({split: [label for _, label in entry.images] for split, entry in found.items()})
-    source = Source(root.name, "image folder", names, {}, _warnings(root, folders, splits, found, others))
+    names, numbers = encode_labels({split: [label for _, label in entry.items] for split, entry in found.items()})
+    warnings = _warnings(root, folders, splits, found, others, modality)
+    source = Source(root.name, f"{modality.content} folder", names, {}, warnings, modality)
     for split in SPLITS:
         if split in found:
-            source.splits[split] = _items(root, [name for name, _ in found[split].images], numbers[split])
+            source.splits[split] = _items(root, [name for name, _ in found[split].items], numbers[split])
     compare_classes(source, strict=True)
     return source
 
@@ -90,19 +96,19 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, Path]:
     return splits
 
 
-def _lists_labels(table: Path, options: DataConfig) -> bool:
-    columns = table_header(table, options) if table.is_file() else None
+def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
+    columns = table_header(table, options, IMAGES) if modality is IMAGES and table.is_file() else None
     return columns is not None and columns.label is not None
 
 
-def _read_split(root: Path, directory: Path, options: DataConfig) -> _Found:
+def _read_split(root: Path, directory: Path, options: DataConfig, modality: Modality) -> _Found:
     found = _Found()
     prefix = "" if directory == root else f"{directory.name}/"
-    if _lists_labels(directory / _METADATA, options):
-        found.images = [(prefix + name, label) for name, label in read_table(directory / _METADATA, options)]
+    if _lists_labels(directory / _METADATA, options, modality):
+        found.items = [(prefix + name, label) for _, name, label in read_table(directory / _METADATA, options, IMAGES)]
         return found
     for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):
-        _sort_in(found, prefix + name, None)
+        _sort_in(found, prefix + name, None, modality)
     for folder in _sub_folders(directory):
         inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
         if inner is not None:
@@ -110,18 +116,18 @@ def _read_split(root: Path, directory: Path, options: DataConfig) -> _Found:
                 f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
                 f"pass --data {directory / folder}."
             )
-        before = len(found.images)
+        before = len(found.items)
         for name in _walk(directory, folder):
-            _sort_in(found, prefix + name, folder)
-        if len(found.images) == before:
+            _sort_in(found, prefix + name, folder, modality)
+        if len(found.items) == before:
             found.empty.append(prefix + folder)
-    found.images.sort()
+    found.items.sort()
     return found
 
 
-def _sort_in(found: _Found, name: str, label: str | None) -> None:
-    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-        found.images.append((name, label))
+def _sort_in(found: _Found, name: str, label: str | None, modality: Modality) -> None:
+    if os.path.splitext(name)[1].lower() in modality.suffixes:
+        found.items.append((name, label))
     else:
         found.others.append(name)
 
@@ -143,17 +149,23 @@ def _walk(directory: Path, folder: str) -> list[str]:
 
 
 def _warnings(
-    root: Path, folders: list[str], splits: dict[str, Path], found: dict[str, _Found], others: list[str]
+    root: Path,
+    folders: list[str],
+    splits: dict[str, Path],
+    found: dict[str, _Found],
+    others: list[str],
+    modality: Modality,
 ) -> list[str]:
-    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in IMAGE_SUFFIXES]
+    many = modality.many
+    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in modality.suffixes]
     met = {
-        f"Files in {root.name} that are not images and were passed over": others,
-        "Class folders without images, which are no classes": [name for f in found.values() for name in f.empty],
+        f"Files in {root.name} that are not {many} and were passed over": others,
+        f"Class folders without {many}, which are no classes": [name for f in found.values() for name in f.empty],
         "Folders beside the splits that are not used": [name for name in folders if splits and not split_name(name)],
-        "Images beside the splits that are not used": beside if splits else [],
+        f"{many.capitalize()} beside the splits that are not used": beside if splits else [],
     }
     sentences = [f"{what}: {len(names):,} (the first: {names[0]})." for what, names in met.items() if names]
     for split, directory in splits.items():
         if split not in found:
-            sentences.append(f"{directory.name}/ holds no images, so there is no {split} split.")
+            sentences.append(f"{directory.name}/ holds no {many}, so there is no {split} split.")
     return sentences

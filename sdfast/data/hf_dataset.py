@@ -1,4 +1,4 @@
-"""Hugging Face data sets, saved on disk or from the hub; the `datasets` library reads, the images stay encoded."""
+"""Hugging Face data sets, saved on disk or from the hub; the `datasets` library reads, images stay encoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sdfast.data.columns import Column, cell_reader, choose_columns
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Source, split_name
-from sdfast.data.labels import Value, check_labels, compare_classes, encode_labels
+from sdfast.data.labels import Value, compare_classes, number_labels
+from sdfast.data.modality import Held, Modality
 from sdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ _KIND = "Hugging Face data set"
 
 
 class DatasetItems:
-    """An `ItemList` over the rows of a `datasets.Dataset` whose image column is not decoded."""
+    """An `ItemList` over the rows of a `datasets.Dataset`; its images are not decoded."""
 
-    def __init__(self, rows: datasets.Dataset, image: str, split: str, labels: list[int | None], folder: Path) -> None:
+    def __init__(self, rows: datasets.Dataset, column: str, split: str, labels: list[int | None], folder: Path) -> None:
         self._rows = rows
-        self._image = image
+        self._column = column
         self._split = split
         self._folder = folder
         self.labels = labels
@@ -34,22 +35,22 @@ class DatasetItems:
 
     def __iter__(self) -> Iterator[Item]:
         for start in range(0, len(self), _BLOCK):
-            for offset, cell in enumerate(self._rows[start : start + _BLOCK][self._image]):
+            for offset, cell in enumerate(self._rows[start : start + _BLOCK][self._column]):
                 yield self._item(start + offset, cell)
 
     def __getitem__(self, index: int) -> Item:
         index = range(len(self))[index]
-        return self._item(index, self._rows[index][self._image])
+        return self._item(index, self._rows[index][self._column])
 
     def _item(self, row: int, cell: Any) -> Item:
         return Item(f"{self._split}:{row}", self.labels[row], cell_reader(cell, self._folder))
 
 
-def open_saved_dataset(path: Path, options: DataConfig) -> Source:
+def open_saved_dataset(path: Path, options: DataConfig, modality: Modality) -> Source:
     """Open a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`.
 
     Raises:
-        UserError: not readable as such, no image column, or no known split.
+        UserError: not readable as such, no column of images or texts, or no known split.
     """
     import datasets
 
@@ -57,14 +58,14 @@ def open_saved_dataset(path: Path, options: DataConfig) -> Source:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # whatever a damaged folder makes datasets and pyarrow raise
         raise UserError(f"{path} cannot be read as a saved Hugging Face data set: {_first_line(error)}") from error
-    return _open(path.name, loaded, options, path)
+    return _open(path.name, loaded, options, path, modality)
 
 
-def open_hub_dataset(spec: str, options: DataConfig) -> Source:
+def open_hub_dataset(spec: str, options: DataConfig, modality: Modality) -> Source:
     """Open a data set of the Hugging Face hub by its id, `owner/name` or `owner/name:configuration`.
 
     Raises:
-        UserError: the hub cannot be reached, does not know the name, or the data set has no images.
+        UserError: the hub cannot be reached, does not know the name, or the data set has no such column.
     """
     import datasets
 
@@ -76,7 +77,7 @@ def open_hub_dataset(spec: str, options: DataConfig) -> Source:
         raise UserError(
             f"the data set {spec!r} could not be loaded from the Hugging Face hub: {_first_line(error)}"
         ) from error
-    return _open(spec, loaded, options, Path.cwd())
+    return _open(spec, loaded, options, Path.cwd(), modality)
 
 
 def _ask_hub(name: str) -> None:
@@ -97,42 +98,35 @@ def _ask_hub(name: str) -> None:
         ) from error
 
 
-def _open(name: str, loaded: Any, options: DataConfig, folder: Path) -> Source:
+def _open(name: str, loaded: Any, options: DataConfig, folder: Path, modality: Modality) -> Source:
     parts: dict[str, datasets.Dataset] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     known = {split_name(part): part for part in parts if split_name(part) is not None}
     if not known and len(parts) == 1:
         known = {"train": next(iter(parts))}
     if not known:
         raise UserError(f"{name} has no split called train, val or test; its splits are {', '.join(parts)}.")
-    source = Source(name, _KIND, None, {})
+    source = Source(name, _KIND, None, {}, modality=modality)
     unused = sorted(set(parts) - set(known.values()))
     if unused:
         source.warnings.append(f"Splits of {name} that are not used: {', '.join(unused)}.")
-    image: Column | None = None
+    content: Column | None = None
     label: Column | None = None
     for part in known.values():
-        chosen = choose_columns(dataset_columns(parts[part].features), options, f"{name} ({part})")
-        if image is not None and chosen != (image, label):
+        chosen = choose_columns(dataset_columns(parts[part].features), options, f"{name} ({part})", modality)
+        if content is not None and chosen != (content, label):
             raise UserError(f"the splits of {name} have other columns or classes than each other; use one kind.")
-        image, label = chosen
-    assert image is not None
+        content, label = chosen
+    assert content is not None
     splits = {split: parts[known[split]] for split in SPLITS if split in known and len(parts[known[split]])}
     if not splits:
         raise UserError(f"{name} has no rows.")
     values: dict[str, list[Value]] = {
         split: [None] * len(rows) if label is None else list(rows[label.name]) for split, rows in splits.items()
     }
-    if label is not None and label.class_names is not None:
-        source.class_names = list(label.class_names)
-        numbers = {
-            split: check_labels([None if value is None else int(value) for value in column], source.class_names, name)
-            for split, column in values.items()
-        }
-    else:
-        source.class_names, numbers = encode_labels(values)
+    source.class_names, numbers = number_labels(values, label.class_names if label else None, name)
     for split, rows in splits.items():
-        encoded = _encoded(rows.select_columns([image.name]), image)
-        source.splits[split] = DatasetItems(encoded, image.name, known[split], numbers[split], folder)
+        encoded = _encoded(rows.select_columns([content.name]), content)
+        source.splits[split] = DatasetItems(encoded, content.name, known[split], numbers[split], folder)
     compare_classes(source, strict=False)
     return source
 
@@ -148,17 +142,23 @@ def dataset_columns(features: datasets.Features) -> list[Column]:
         elif isinstance(feature, datasets.ClassLabel):
             columns.append(Column(name, "classes", tuple(feature.names)))
         elif isinstance(feature, datasets.Value):
-            columns.append(Column(name, "bytes" if "binary" in feature.dtype else "scalar"))
+            kinds: dict[str, Held] = {
+                "binary": "bytes",
+                "large_binary": "bytes",
+                "string": "text",
+                "large_string": "text",
+            }
+            columns.append(Column(name, kinds.get(feature.dtype, "scalar")))
         else:
             columns.append(Column(name, "image" if isinstance(feature, dict) and "bytes" in feature else "other"))
     return columns
 
 
-def _encoded(rows: datasets.Dataset, image: Column) -> datasets.Dataset:
+def _encoded(rows: datasets.Dataset, content: Column) -> datasets.Dataset:
     import datasets
 
-    if isinstance(rows.features[image.name], datasets.Image):
-        return rows.cast_column(image.name, datasets.Image(decode=False))
+    if isinstance(rows.features[content.name], datasets.Image):
+        return rows.cast_column(content.name, datasets.Image(decode=False))
     return rows
 
 

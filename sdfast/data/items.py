@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,11 +12,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.parallel import ordered_map
 
 Raw = bytes | NDArray[np.uint8]
 
 SPLITS = ("train", "val", "test")
+_SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
 _ALIASES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "validation", "dev", "valid"), "val")
 
 
@@ -24,14 +27,28 @@ def split_name(name: str) -> str | None:
     return _ALIASES.get(name.lower())
 
 
+def split_of_file(name: str) -> str | None:
+    """The split of a file, by its own name (`train.jsonl`, `test-00000-of-00001.parquet`) or by the nearest folder's.
+
+    Args:
+        name: relative to the source, '/' between folders.
+    """
+    for part in reversed(name.split("/")):
+        match = _SPLIT_PREFIX.match(part)
+        if match and (split := split_name(match.group(1))):
+            return split
+    return None
+
+
 @dataclass(frozen=True)
 class Item:
-    """One image of a source.
+    """One image or document of a source.
 
     Attributes:
         name: for messages and predictions: relative to the source, '/' between folders.
         label: class number, or None when it has none.
-        read: gives the encoded file's bytes, or uint8 pixels [H, W] or [H, W, C]; OSError when it cannot be read.
+        read: gives the encoded file's bytes, uint8 pixels [H, W] or [H, W, C], or a document in UTF-8; OSError when it
+            cannot be read.
     """
 
     name: str
@@ -44,7 +61,7 @@ class ItemList(Protocol):
 
     @property
     def labels(self) -> list[int | None]:
-        """One label per item, without reading any image."""
+        """One label per item, without reading any item."""
         ...
 
     def __len__(self) -> int: ...
@@ -69,10 +86,11 @@ class Source:
 
     Attributes:
         name: what a person calls it: the last part of the path, or the hub id; never an absolute path.
-        kind: "image folder", "csv", "parquet", "Hugging Face data set" or "IDX".
+        kind: "image folder", "text folder", "csv", "jsonl", "parquet", "Hugging Face data set", "IDX", ...
         class_names: name of each class number, or None when nothing has a label.
         splits: "train", "val" and "test", those that exist.
         warnings: sentences about what was left out or looks odd.
+        modality: what its items are.
     """
 
     name: str
@@ -80,6 +98,7 @@ class Source:
     class_names: list[str] | None
     splits: dict[str, ItemList]
     warnings: list[str] = field(default_factory=list)
+    modality: Modality = IMAGES
 
     def content_digest(self, threads: int = 1) -> str:
         """Hexadecimal SHA-256 over the class names and, in order, every item's name, bytes and label.

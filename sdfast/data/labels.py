@@ -37,6 +37,30 @@ def encode_labels(values: Mapping[str, Sequence[Value]]) -> tuple[list[str] | No
     return names, {split: [_lookup(number, text) for text in column] for split, column in texts.items()}
 
 
+def number_labels(
+    values: Mapping[str, Sequence[Value]], class_names: Sequence[str] | None, where: str
+) -> tuple[list[str] | None, dict[str, list[int | None]]]:
+    """Class numbers of all splits: those of a `ClassLabel` column as they are, others by `encode_labels`.
+
+    Args:
+        values: per split, one label per item.
+        class_names: of the `ClassLabel`, or None.
+        where: for the sentence.
+
+    Raises:
+        UserError: when a number of a `ClassLabel` has no name.
+    """
+    if class_names is None:
+        return encode_labels(values)
+    numbers = {
+        split: check_labels(
+            [None if value is None else int(value) for value in column], class_names, f"{where} ({split})"
+        )
+        for split, column in values.items()
+    }
+    return list(class_names), numbers
+
+
 def check_labels(labels: Sequence[int | None], names: Sequence[str], where: str) -> list[int | None]:
     """Class numbers that already count into `names`; negative ones are missing.
 
@@ -59,7 +83,7 @@ def compare_classes(source: Source, strict: bool) -> None:
     Raises:
         UserError: see `strict`.
     """
-    names = source.class_names
+    names, an_item, many = source.class_names, source.modality.an_item, source.modality.many
     if names is None or "train" not in source.splits:
         return
     trained = {label for label in source.splits["train"].labels if label is not None}
@@ -72,11 +96,11 @@ def compare_classes(source: Source, strict: bool) -> None:
         if unknown := sorted(names[label] for label in held_out - trained):
             what = f"Classes of {split} that train lacks: {len(unknown)} (the first: {unknown[0]!r})"
             if strict:
-                raise UserError(f"{source.name}: {what[0].lower()}{what[1:]}; rename the class or remove its images.")
+                raise UserError(f"{source.name}: {what[0].lower()}{what[1:]}; rename the class or remove its {many}.")
             source.warnings.append(f"{what}.")
         if absent := sorted(names[label] for label in trained - held_out):
             source.warnings.append(
-                f"Classes of train without an image in {split}: {len(absent)} (the first: {absent[0]!r})."
+                f"Classes of train without {an_item} in {split}: {len(absent)} (the first: {absent[0]!r})."
             )
 
 

@@ -1,4 +1,4 @@
-"""What a person has to know about the images of a pack: broken ones, shared ones, unexpected ones, unlabelled ones."""
+"""What a person has to know about the rows of a pack: broken ones, shared ones, unlabelled ones."""
 
 from __future__ import annotations
 
@@ -9,27 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data import decode
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
+from sdfast.data.modality import Modality
 from sdfast.data.rows import duplicate_rows
 from sdfast.errors import UserError
 
 _FEW = 3  # names in a warning
-_NOTES = {
-    decode.ANIMATED: "Images with several frames, of which the first is used",
-    decode.ROTATED: "Images with an EXIF rotation",
-    decode.TRANSPARENT: "Images with transparent pixels, whose colours are kept without the transparency",
-}
-_ROTATION = {
-    "ignore": ", which is not applied (data.exif_rotation=apply does)",
-    "apply": ", which is applied (data.exif_rotation=ignore leaves them as stored)",
-}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split beside their pixels.
+    """The rows of one split beside their contents.
 
     Attributes:
         names: [n].
@@ -46,6 +37,11 @@ class Rows:
         """Whether any row has a label."""
         return bool(np.any(self.labels >= 0))
 
+    @property
+    def choice_digests(self) -> NDArray[np.uint8]:
+        """[n, 32] uint8: what the choice of rows goes by."""
+        return self.digests
+
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """These rows only."""
         return Rows([self.names[row] for row in rows], self.labels[rows], self.digests[rows])
@@ -53,9 +49,10 @@ class Rows:
 
 @dataclass
 class Tally:
-    """What is counted while the images are decoded, over all splits."""
+    """What is counted while the items are converted, over all splits."""
 
     total: int
+    modality: Modality
     done: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     dropped: list[dict[str, str]] = field(default_factory=list)
@@ -63,16 +60,16 @@ class Tally:
 
 
 def check_broken(source: Source, splits: Mapping[str, Rows], tally: Tally, options: DataConfig) -> None:
-    """Compare the skipped images with what is allowed.
+    """Compare the skipped items with what is allowed.
 
     Raises:
-        UserError: more than `options.max_broken` of all images, or all of a split.
+        UserError: more than `options.max_broken` of all items, or all of a split.
     """
-    skipped = len(tally.skipped)
+    skipped, one, many = len(tally.skipped), tally.modality.one, tally.modality.many
     if skipped > options.max_broken * tally.total:
         first = tally.skipped[0]
         raise UserError(
-            f"{source.name}: {skipped:,} of {tally.total:,} images cannot be used, more than data.max_broken="
+            f"{source.name}: {skipped:,} of {tally.total:,} {many} cannot be used, more than data.max_broken="
             f"{options.max_broken:g} allows; the first is {first['name']}: {first['reason']}. "
             "Repair or remove them, or raise data.max_broken."
         )
@@ -81,26 +78,27 @@ def check_broken(source: Source, splits: Mapping[str, Rows], tally: Tally, optio
             why = next(
                 (f": {entry['name']} is {entry['reason']}" for entry in tally.skipped if entry["split"] == split), ""
             )
-            raise UserError(f"{source.name}: no image of {split} is left{why}.")
+            raise UserError(f"{source.name}: no {one} of {split} is left{why}.")
 
 
 def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConfig) -> tuple[dict[str, Any], list[str]]:
-    """Look for equal decoded content in train and a held-out split, and in val and test.
+    """Look for equal content in train and a held-out split, and in val and test.
 
     Returns:
         record: for the manifest.
         warnings: sentences.
 
     Raises:
-        UserError: train shares an image with test or val and `options.duplicates` is "error".
+        UserError: train shares an item with test or val and `options.duplicates` is "error".
     """
     record: dict[str, Any] = {"policy": options.duplicates, "dropped_from_train": tally.dropped, "shared": {}}
+    one_item, many = tally.modality.one, tally.modality.many
     warnings = []
     if tally.dropped:
         where = " and ".join(sorted({entry["also_in"] for entry in tally.dropped}))
         warnings.append(
-            f"Images of train that are also in {where} and were left out of train: {len(tally.dropped):,} "
-            f"({_first([entry['name'] for entry in tally.dropped])})."
+            f"{many.capitalize()} of train that are also in {where} and were left out of train: {len(tally.dropped):,} "
+            f"({first_names([entry['name'] for entry in tally.dropped])})."
         )
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if one not in splits or other not in splits:
@@ -111,46 +109,39 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
             continue
         first = f"{splits[one].names[pairs[0][0]]} ({one}) and {splits[other].names[pairs[0][1]]} ({other})"
         if one == "train" and options.duplicates == "error":
-            more = f"; in all, {len(pairs):,} images of {one} are in {other}" if len(pairs) > 1 else ""
+            more = f"; in all, {len(pairs):,} {many} of {one} are in {other}" if len(pairs) > 1 else ""
             raise UserError(
-                f"{first} are the same image{more}; remove them, or set data.duplicates=drop to leave them out of "
+                f"{first} are the same {one_item}{more}; remove them, or set data.duplicates=drop to leave them out of "
                 "train or data.duplicates=keep to train on them."
             )
-        warnings.append(f"Images of {one} that are also in {other}: {len(pairs):,} (the first: {first}).")
+        warnings.append(f"{many.capitalize()} of {one} that are also in {other}: {len(pairs):,} (the first: {first}).")
     return record, warnings
 
 
 def skipped_warning(tally: Tally) -> list[str]:
-    """One sentence when images were skipped."""
+    """One sentence when items were skipped."""
     if not tally.skipped:
         return []
     named = [f"{entry['name']} ({entry['reason']})" for entry in tally.skipped]
-    return [f"Skipped {len(named):,} of {tally.total:,} images, which cannot be used: {_first(named)}."]
-
-
-def note_warnings(tally: Tally, options: DataConfig) -> list[str]:
-    """One sentence for each kind of image that a person may expect to be treated in another way."""
     return [
-        f"{what}{_ROTATION[options.exif_rotation] if note == decode.ROTATED else ''}: "
-        f"{len(tally.notes[note]):,} ({_first(sorted(tally.notes[note]))})."
-        for note, what in _NOTES.items()
-        if note in tally.notes
+        f"Skipped {len(named):,} of {tally.total:,} {tally.modality.many}, which cannot be used: {first_names(named)}."
     ]
 
 
-def label_warnings(splits: Mapping[str, Rows]) -> list[str]:
-    """One sentence for each split in which some images have a label and some have none."""
-    sentences = []
+def label_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:
+    """One sentence for each split in which some rows have a label and some have none."""
+    sentences, many = [], tally.modality.many.capitalize()
     for split, rows in splits.items():
         missing = [name for name, label in zip(rows.names, rows.labels, strict=True) if label < 0]
         if missing and rows.labelled:
             sentences.append(
-                f"Images of {split} without a label, which take no part in fine-tuning: {len(missing):,} of "
-                f"{len(rows.names):,} ({_first(missing)})."
+                f"{many} of {split} without a label, which take no part in fine-tuning: {len(missing):,} of "
+                f"{len(rows.names):,} ({first_names(missing)})."
             )
     return sentences
 
 
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first few of the names, and how many more there are."""
     more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
     return ", ".join(names[:_FEW]) + more

@@ -1,11 +1,10 @@
-"""Parquet files with an image column, read block by block."""
+"""Parquet files with a column of images or texts, read block by block."""
 
 from __future__ import annotations
 
 import bisect
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.data.columns import Column, cell_reader, choose_columns
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, ItemList, Source, split_name
-from sdfast.data.labels import Value, check_labels, compare_classes, encode_labels
+from sdfast.data.items import Item, ItemList, Source
+from sdfast.data.labels import Value, compare_classes, number_labels
+from sdfast.data.modality import Modality
+from sdfast.data.split_files import files_by_split
 from sdfast.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOCK = 64  # rows read at a time
-_SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class _Shard:
 class ParquetItems:
     """An `ItemList` over the rows of parquet files, in the order of their names."""
 
-    def __init__(self, shards: list[_Shard], image: str, labels: list[int | None]) -> None:
+    def __init__(self, shards: list[_Shard], column: str, labels: list[int | None]) -> None:
         self._shards = shards
-        self._image = image
+        self._column = column
         self.labels = labels
         self._starts = [sum(shard.rows for shard in shards[:index]) for index in range(len(shards))]
 
@@ -51,7 +51,7 @@ class ParquetItems:
         for start, shard in zip(self._starts, self._shards, strict=True):
             row = 0
             with _explained(shard.path), pq.ParquetFile(shard.path) as file:
-                for batch in file.iter_batches(_BLOCK, columns=[self._image]):
+                for batch in file.iter_batches(_BLOCK, columns=[self._column]):
                     for cell in batch.column(0).to_pylist():
                         yield self._item(shard, row, self.labels[start + row], cell)
                         row += 1
@@ -67,7 +67,7 @@ class ParquetItems:
             while first + file.metadata.row_group(group).num_rows <= row:
                 first += file.metadata.row_group(group).num_rows
                 group += 1
-            cell = file.read_row_group(group, columns=[self._image]).column(0)[row - first].as_py()
+            cell = file.read_row_group(group, columns=[self._column]).column(0)[row - first].as_py()
         return self._item(shard, row, self.labels[index], cell)
 
     @staticmethod
@@ -75,49 +75,37 @@ class ParquetItems:
         return Item(f"{shard.name}:{row}", label, cell_reader(cell, shard.path.parent))
 
 
-def open_parquet(path: Path, options: DataConfig) -> Source:
+def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
     """Open a parquet file or a folder of them.
 
-    The images are bytes, or structs of bytes and path as Hugging Face writes them; `ClassLabel` names are read from the
-    file's metadata. In a folder, files that begin with `train`, `test`, `val`, ... or lie in a folder of that name are
-    the splits; without such names everything is train.
+    Images are bytes, or structs of bytes and path as Hugging Face writes them; texts are strings; `ClassLabel` names
+    are read from the file's metadata. In a folder, files that begin with `train`, `test`, `val`, ... or lie in a folder
+    of that name are the splits; without such names everything is train.
 
     Raises:
-        UserError: not a parquet file, no image column, columns or classes that differ between the files.
+        UserError: not a parquet file, no such column, columns or classes that differ between the files.
     """
     files = parquet_files(path) if path.is_dir() else [path]
-    names = [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files]
-    splits = [_split_of(name) for name in names] if path.is_dir() else ["train"]
-    source = Source(path.name, "parquet", None, {})
-    if any(splits) and not all(splits):
-        unused = [name for name, split in zip(names, splits, strict=True) if split is None]
-        source.warnings.append(f"Files that name no split and are not used: {len(unused)} (the first: {unused[0]}).")
-    elif not any(splits):
-        splits = ["train"] * len(files)
-    shards: dict[str, list[_Shard]] = {split: [] for split in SPLITS if split in splits}
-    values: dict[str, list[Value]] = {split: [] for split in shards}
+    source = Source(path.name, "parquet", None, {}, modality=modality)
+    shards: dict[str, list[_Shard]] = {}
+    values: dict[str, list[Value]] = {}
     chosen: tuple[Column, Column | None] | None = None
-    for file, name, split in zip(files, names, splits, strict=True):
-        if split is None:
-            continue
-        columns, found = _read_labels(file, options)
-        if chosen is not None and columns != chosen:
-            raise UserError(f"{file} has other columns or classes than the files before it; keep one kind in {path}.")
-        chosen = columns
-        shards[split].append(_Shard(file, name, len(found)))
-        values[split] += found
+    for split, parts in files_by_split(path, files, source).items():
+        shards[split], values[split] = [], []
+        for file, name in parts:
+            columns, found = _read_labels(file, options, modality)
+            if chosen is not None and columns != chosen:
+                raise UserError(
+                    f"{file} has other columns or classes than the files before it; keep one kind in {path}."
+                )
+            chosen = columns
+            shards[split].append(_Shard(file, name, len(found)))
+            values[split] += found
     assert chosen is not None
-    image, label = chosen
-    if label is not None and label.class_names is not None:
-        source.class_names = list(label.class_names)
-        numbers = {
-            split: check_labels([_whole(value) for value in column], source.class_names, f"{source.name} ({split})")
-            for split, column in values.items()
-        }
-    else:
-        source.class_names, numbers = encode_labels(values)
+    content, label = chosen
+    source.class_names, numbers = number_labels(values, label.class_names if label else None, source.name)
     lists: dict[str, ItemList] = {
-        split: ParquetItems(files, image.name, numbers[split]) for split, files in shards.items() if numbers[split]
+        split: ParquetItems(parts, content.name, numbers[split]) for split, parts in shards.items() if numbers[split]
     }
     if not lists:
         raise UserError(f"{path} has no rows.")
@@ -153,33 +141,24 @@ def parquet_columns(schema: pa.Schema) -> list[Column]:
             columns.append(Column(entry.name, "image"))
         elif binary:
             columns.append(Column(entry.name, "image" if kind == "Image" else "bytes"))
+        elif pa.types.is_string(entry.type) or pa.types.is_large_string(entry.type):
+            columns.append(Column(entry.name, "text"))
         else:
             columns.append(Column(entry.name, "other" if pa.types.is_nested(entry.type) else "scalar"))
     return columns
 
 
-def _read_labels(path: Path, options: DataConfig) -> tuple[tuple[Column, Column | None], list[Value]]:
+def _read_labels(
+    path: Path, options: DataConfig, modality: Modality
+) -> tuple[tuple[Column, Column | None], list[Value]]:
     """The chosen columns and one label per row (None in every row without a label column)."""
     import pyarrow.parquet as pq
 
     with _explained(path), pq.ParquetFile(path) as file:
-        image, label = choose_columns(parquet_columns(file.schema_arrow), options, str(path))
+        content, label = choose_columns(parquet_columns(file.schema_arrow), options, str(path), modality)
         if label is None:
-            return (image, None), [None] * file.metadata.num_rows
-        return (image, label), file.read(columns=[label.name]).column(0).to_pylist()
-
-
-def _split_of(name: str) -> str | None:
-    """The split of a file, by its own name or else by the folders above it, the nearest first."""
-    for part in reversed(name.split("/")):
-        match = _SPLIT_PREFIX.match(part)
-        if match and (split := split_name(match.group(1))):
-            return split
-    return None
-
-
-def _whole(value: Any) -> int | None:
-    return None if value is None else int(value)
+            return (content, None), [None] * file.metadata.num_rows
+        return (content, label), file.read(columns=[label.name]).column(0).to_pylist()
 
 
 @contextlib.contextmanager

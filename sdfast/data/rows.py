@@ -6,31 +6,39 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 _HEADER = 128  # bytes; a multiple of 64, as the format asks for
 
 
 class RowWriter:
-    """Writes uint8 rows to a .npy file (format 1.0) whose number of rows is known only at the end.
+    """Writes rows to a .npy file (format 1.0) whose number of rows is known only at the end.
 
     Use as a context manager; the file is a valid array when the block ends.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
         self.rows = 0
         self._row_shape = row_shape
+        self._dtype = np.dtype(dtype)
         self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by __exit__
         self._file.write(bytes(_HEADER))
 
-    def append(self, row: NDArray[np.uint8]) -> None:
-        """Add one row of the shape given at the start."""
-        if row.shape != self._row_shape or row.dtype != np.uint8:
-            raise ValueError(f"a row is {self._row_shape} uint8, not {row.shape} {row.dtype}")
-        self._file.write(np.ascontiguousarray(row).data)
-        self.rows += 1
+    def append(self, row: NDArray[Any]) -> None:
+        """Add one row of the shape and type given at the start."""
+        if row.shape != self._row_shape or row.dtype != self._dtype:
+            raise ValueError(f"a row is {self._row_shape} {self._dtype}, not {row.shape} {row.dtype}")
+        self.extend(row[None])
+
+    def extend(self, rows: NDArray[Any]) -> None:
+        """Add rows, [k, *shape]."""
+        if rows.shape[1:] != self._row_shape or rows.dtype != self._dtype:
+            raise ValueError(f"rows are {self._row_shape} {self._dtype}, not {rows.shape[1:]} {rows.dtype}")
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.rows += len(rows)
 
     def __enter__(self) -> RowWriter:
         return self
@@ -41,13 +49,13 @@ class RowWriter:
         try:
             if error is None:
                 self._file.seek(0)
-                self._file.write(_npy_header((self.rows, *self._row_shape)))
+                self._file.write(_npy_header((self.rows, *self._row_shape), self._dtype))
         finally:
             self._file.close()
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    text = repr({"descr": "|u1", "fortran_order": False, "shape": shape})
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    text = repr({"descr": dtype.str, "fortran_order": False, "shape": shape})
     magic = b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little")
     return magic + text.encode().ljust(_HEADER - 11) + b"\n"
 

@@ -7,68 +7,81 @@ from pathlib import Path
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
+from sdfast.data.modality import IMAGES, TEXTS, Modality
+from sdfast.data.paper_sets import compare_with_paper
 from sdfast.errors import UserError
 
-ACCEPTED = (
-    "an image folder, a .csv list, a parquet file or folder, a saved Hugging Face data set, IDX files, "
-    "or the id of a hub data set"
-)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+_DATA_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".gz")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
 
-def open_source(spec: str, options: DataConfig) -> Source:
+def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> Source:
     """Open the source that `spec` names: a path that exists, or else an id of the Hugging Face hub.
 
     Args:
         spec: path (with or without `~`) or hub id (`owner/name`, `owner/name:configuration`).
         options: columns and bounds; `options.source` is not looked at.
+        modality: what to look for in it: `IMAGES` or `TEXTS`.
 
     Raises:
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.
     """
+    source = _open(spec, options, modality)
+    if modality is TEXTS:
+        compare_with_paper(source)
+    return source
+
+
+def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     path = Path(spec).expanduser()
     try:
         if path.is_dir():
-            return _open_directory(path.resolve(), options)
+            return _open_directory(path.resolve(), options, modality)
         if path.exists():
-            return _open_file(path.absolute(), options)
+            return _open_file(path.absolute(), options, modality)
     except PermissionError as error:
         raise UserError(f"{error.filename or path} cannot be read: permission denied.") from error
     if not _looks_like_hub_id(spec):
-        raise UserError(f"{spec} does not exist; --data takes {ACCEPTED}.")
+        raise UserError(f"{spec} does not exist; --data takes {modality.accepted}.")
     from sdfast.data.hf_dataset import open_hub_dataset
 
-    return open_hub_dataset(spec, options)
+    return open_hub_dataset(spec, options, modality)
 
 
-def _open_file(path: Path, options: DataConfig) -> Source:
-    from sdfast.data import idx, parquet, table
+def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
+    from sdfast.data import idx, parquet, table, text_files
 
-    if path.suffix.lower() == ".csv":
-        return table.open_csv(path, options)
     if path.suffix.lower() in (".parquet", ".pq"):
-        return parquet.open_parquet(path, options)
-    if idx.is_idx_images(path):
+        return parquet.open_parquet(path, options, modality)
+    if modality is TEXTS and text_files.is_text_file(path):
+        return text_files.open_text_files(path, [path], options)
+    if modality is IMAGES and path.suffix.lower() == ".csv":
+        return table.open_csv(path, options)
+    if modality is IMAGES and idx.is_idx_images(path):
         return idx.open_idx(path, options)
     if path.name.lower().endswith(_ARCHIVES) or ".tar." in path.name.lower():
         raise UserError(f"{path} is an archive: unpack it and pass the folder.")
-    raise UserError(f"{path} is a file of an unknown kind; --data takes {ACCEPTED}.")
+    raise UserError(f"{path} is a file of an unknown kind; --data takes {modality.accepted}.")
 
 
-def _open_directory(path: Path, options: DataConfig) -> Source:
-    from sdfast.data import folder, hf_dataset, idx, parquet
+def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
+    from sdfast.data import folder, hf_dataset, idx, parquet, text_files, tweet_eval
 
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
-        return hf_dataset.open_saved_dataset(path, options)
-    if any(idx.is_idx_images(path / name) for name in names):
+        return hf_dataset.open_saved_dataset(path, options, modality)
+    if modality is IMAGES and any(idx.is_idx_images(path / name) for name in names):
         return idx.open_idx(path, options)
+    if modality is TEXTS and tweet_eval.is_tweet_eval(names):
+        return tweet_eval.open_tweet_eval(path)
+    if modality is TEXTS and (files := text_files.text_files(path)):
+        return text_files.open_text_files(path, files, options)
     if parquet.parquet_files(path):
-        return parquet.open_parquet(path, options)
-    return folder.open_folder(path, options)
+        return parquet.open_parquet(path, options, modality)
+    return folder.open_folder(path, options, modality)
 
 
 def _looks_like_hub_id(spec: str) -> bool:
     suffix = Path(spec).suffix.lower()
-    return _HUB_ID.fullmatch(spec) is not None and suffix not in (".csv", ".parquet", ".pq", ".gz", *_ARCHIVES)
+    return _HUB_ID.fullmatch(spec) is not None and suffix not in (*_DATA_SUFFIXES, *_ARCHIVES)

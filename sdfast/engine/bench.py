@@ -23,7 +23,7 @@ from sdfast.engine.accounting import SHORTCUTS, Stage, shortcuts, step_spec
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
 from sdfast.engine.peak import matmul_peak, peak_name
-from sdfast.engine.precision import matmul_precision, resolve_precision
+from sdfast.engine.precision import matmul_precision, products_dtype
 from sdfast.engine.prepare import prepare
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
@@ -155,7 +155,7 @@ def _report(
     say: Callable[[str], object],
 ) -> Report:
     """See `bench`; torch is set as the run sets it."""
-    dtype = torch.bfloat16 if resolve_precision(config.engine.precision, device) == "bf16" else torch.float32
+    dtype = products_dtype(config.engine.precision, device)
     say("the peak of a matrix product")
     peak = matmul_peak(device, dtype)
     report = Report(_machine(device, dtype), peak / 1e12)
@@ -345,7 +345,7 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
     return step_memory(
         spec,
         batch * spec.passes,
-        bf16=resolve_precision(config.engine.precision, device) == "bf16",
+        bf16=products_dtype(config.engine.precision, device) != torch.float32,
         dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
         bank=kept,
         accumulate=min(config.engine.accumulate, batch),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.config import OptimisationConfig, ZeroConfig, nearest
+from sdfast.engine.zero_memory import zero_sizes
 from sdfast.errors import UserError
 
 # Our keys by the DeepSpeed option that follows from them.
@@ -19,12 +20,12 @@ _OURS = {
     "optimizer": "{stage}.lr, .betas, .eps and .weight_decay",
     "scheduler": "{stage}.lr and {stage}.warmup",
     "fp16": "engine.precision",
+    "bf16": "engine.precision",
     "torch_autocast": "engine.precision",
     "zero_optimization.stage": "--zero",
     "zero_optimization.offload_optimizer.device": "zero.offload",
     "zero_optimization.offload_param.device": "zero.offload",
 }
-_BUCKET = 50_000_000  # elements that are exchanged at a time, at most: 200 MB in float32
 
 
 def deepspeed_options(
@@ -35,8 +36,9 @@ def deepspeed_options(
     *,
     world: int,
     accumulate: int,
-    parameters: int,
-    fp16: bool,
+    trained: int,
+    module: int,
+    precision: str,
 ) -> dict[str, Any]:
     """The dictionary that `deepspeed.initialize` takes.
 
@@ -47,8 +49,9 @@ def deepspeed_options(
         further: the user's options (`deepspeed.<key>=<value>`), which go before those of `zero.config`.
         world: processes.
         accumulate: micro-batches of an optimiser step.
-        parameters: numbers that are trained.
-        fp16: whether the step runs in fp16 with a scaled loss.
+        trained: numbers that are trained.
+        module: numbers of the whole module.
+        precision: `fp16` and `bf16-weights` are DeepSpeed's to see to, the others the loop's.
 
     Raises:
         UserError: an option that DeepSpeed does not have, or one that contradicts our own settings.
@@ -67,13 +70,14 @@ def deepspeed_options(
         "zero_optimization": optimization,
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast, and is the same in every engine
     }
-    if fp16:
+    if precision == "fp16":
         ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
+    if precision == "bf16-weights":
+        ours["bf16"] = {"enabled": True}
     theirs = _merged(_merged({}, _from_file(zero.config)), further)
     _check_names(theirs)
     _check_no_contradiction(theirs, ours, stage, zero.config)
-    bucket = min(_BUCKET, max(parameters, 1))
-    defaults = {"zero_optimization": {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}}
+    defaults = {"zero_optimization": zero_sizes(trained, module)}
     return _merged(_merged(defaults, theirs), ours)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from sdfast.config import Config
 from sdfast.engine.accounting import Stage, step_spec
+from sdfast.engine.precision import resolve_precision
 from sdfast.engine.zero_memory import DeviceMemory, Setup, device_memory
 from sdfast.errors import UserError
 from sdfast.models.named import NAMED, TextShape
@@ -158,6 +159,32 @@ def workload_of(shape: ViTShape | TextShape, stage: Stage, config: Config) -> Wo
     like = NAMED["vit-b"] if isinstance(shape, TextShape) else shape
     assert isinstance(like, ViTShape)
     return workload(shape, step_spec(stage, config, like, _CLASSES if stage == "finetune" else 0))
+
+
+def worth_of_zero(shape: ViTShape, stage: Stage, config: Config, device: torch.device, processes: int) -> str:
+    """What the run's ZeRO stage saves, or does not, in one sentence."""
+    work, section = workload_of(shape, stage, config), getattr(config, stage)
+    precision: Any = resolve_precision(config.engine.precision, device)
+    setup = Setup(
+        processes,
+        zero=config.zero.stage,
+        offload=config.zero.offload,
+        precision="bf16" if precision == "fp16" else precision,
+        checkpointing=config.engine.activation_checkpointing,
+        accumulate=config.engine.accumulate,
+        dropout=stage == "finetune" and config.finetune.dropout > 0,
+        cuda=device.type == "cuda",
+    )
+    batch = -(-section.batch_size // processes)
+    zero, plain = (
+        device_memory(work, each, batch).total / 1e6 for each in (setup, replace(setup, zero=0, offload="none"))
+    )
+    many = f"{processes} processes" if processes > 1 else "1 process"
+    verdict = "" if zero < plain else ": --zero 0 takes no more and is faster"
+    return (
+        f"{stage}: ZeRO {config.zero.stage} over {many} is expected to hold {zero:.0f} MB in each, where ZeRO 0 would"
+        f" hold {plain:.0f} MB{verdict} (sdfast plan, docs/zero.md)"
+    )
 
 
 def bank_bytes(work: Workload, config: Config, examples: int) -> int:

@@ -10,9 +10,10 @@ from torch import nn
 
 from sdfast.log import log
 
-_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
 _PRODUCTS = {
     "bf16": "bf16 autocast, TF32 for what stays in float32",
+    "bf16-weights": "bf16 with float32 masters",
     "fp16": "fp16 autocast with a scaled loss, TF32 for what stays in float32",
     "tf32": "float32 with TF32 products",
 }
@@ -23,6 +24,11 @@ def resolve_precision(requested: str, device: torch.device) -> str:
     if requested != "auto":
         return requested
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def products_dtype(requested: str, device: torch.device) -> torch.dtype:
+    """What matrix products of a float32 model take in."""
+    return _HALVES.get(resolve_precision(requested, device), torch.float32)
 
 
 def autocast(requested: str, device: torch.device) -> contextlib.AbstractContextManager[object]:

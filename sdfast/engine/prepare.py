@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sdfast.config import EngineConfig, ZeroConfig
-from sdfast.engine.precision import resolve_precision
+from sdfast.engine.precision import products_dtype
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
 from sdfast.models.vit import Attention, Block, use_attention, use_checkpointing
@@ -29,8 +29,7 @@ def prepare(
     Raises:
         UserError: the named attention cannot be computed here.
     """
-    name, precision = engine.attention, resolve_precision(engine.precision, device)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    name, dtype = engine.attention, products_dtype(engine.precision, device)
     for layer in module.modules():
         reason = why_not(name, device, dtype, layer.dim) if isinstance(layer, Attention) else None
         if reason is not None:

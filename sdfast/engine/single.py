@@ -14,6 +14,7 @@ from sdfast.engine.base import ReadTensor, trained_parameters
 from sdfast.engine.graph import Compute, GraphedStep
 from sdfast.engine.optim import build_optimizer, set_learning_rate
 from sdfast.engine.precision import autocast, resolve_precision
+from sdfast.errors import UserError
 from sdfast.objectives.base import Objective, micro_slices
 
 
@@ -23,7 +24,14 @@ class SingleEngine:
     def __init__(
         self, objective: Objective, config: OptimisationConfig, engine: EngineConfig, device: torch.device
     ) -> None:
+        """Set up autograd and AdamW.
+
+        Raises:
+            UserError: a precision that needs ZeRO.
+        """
         self.objective, self.config, self.engine, self.device = objective, config, engine, device
+        if engine.precision == "bf16-weights":
+            raise UserError("engine.precision=bf16-weights needs --zero 1, 2 or 3; use bf16 in one process.")
         self.parameters = trained_parameters(objective)
         scaled = resolve_precision(engine.precision, device) == "fp16"
         graphed = device.type == "cuda" and engine.cuda_graph and objective.static and engine.accumulate == 1

@@ -64,8 +64,9 @@ class ZeroEngine:
             sharing.deepspeed,
             world=self.ranks.world,
             accumulate=engine.accumulate,
-            parameters=sum(parameter.numel() for parameter in self.parameters.values()),
-            fp16=resolve_precision(engine.precision, device) == "fp16",
+            trained=sum(parameter.numel() for parameter in self.parameters.values()),
+            module=sum(parameter.numel() for parameter in objective.module.parameters()),
+            precision=resolve_precision(engine.precision, device),
         )
         optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule)
         try:

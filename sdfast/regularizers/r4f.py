@@ -47,6 +47,16 @@ def add_spectral_norm(head: nn.Linear, seed: int) -> None:
     parametrize.register_parametrization(head, "weight", SpectralNorm(head.weight.detach(), seed))
 
 
+def folded_state(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
+    """What `fold_spectral_norm` makes of a state whose module's head has that name; without spectral norm, the same."""
+    prefix = f"{head}.parametrizations.weight."
+    if f"{prefix}original" not in state:
+        return state
+    weight, left, right = (state[prefix + name] for name in ("original", "0.left", "0.right"))
+    rest = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    return {**rest, f"{head}.weight": weight / left.dot(weight.mv(right))}
+
+
 def fold_spectral_norm(head: nn.Linear) -> None:
     """Make the divided weight the head's own, with the vectors as the last step left them."""
     head.eval()

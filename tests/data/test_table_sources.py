@@ -131,7 +131,7 @@ def test_files_of_different_classes_are_refused(tmp_path: Path, open_spec: Open)
     hf_rows(range(3)).to_parquet(tmp_path / "train.parquet")
     other = hf_rows(range(3)).cast_column("label", datasets.ClassLabel(names=["x", "y", "z"]))
     other.to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(UserError, match=r"train\.parquet has other columns or classes"):
+    with pytest.raises(UserError, match=r"test\.parquet has other columns or classes"):
         open_spec(tmp_path)
 
 

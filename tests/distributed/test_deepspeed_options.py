@@ -17,19 +17,20 @@ pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 def options(zero: ZeroConfig | None = None, further: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     from sdfast.engine.deepspeed_options import deepspeed_options
 
-    arguments = {"world": 4, "accumulate": 2, "parameters": 1000, "fp16": False, **changes}
+    arguments = {"world": 4, "accumulate": 2, "trained": 800, "module": 1000, "precision": "fp32", **changes}
     return deepspeed_options("finetune", FinetuneConfig(), zero or ZeroConfig(stage=2), further or {}, **arguments)
 
 
 def test_ours() -> None:
-    made = options(ZeroConfig(stage=3, offload="cpu"), parameters=10**9)
+    made = options(ZeroConfig(stage=3, offload="cpu"), trained=10**9, module=10**9)
     assert made["train_micro_batch_size_per_gpu"] == 4 and made["train_batch_size"] == 32
     assert made["gradient_clipping"] == 1.0 and made["gradient_accumulation_steps"] == 2
     optimization = made["zero_optimization"]
     assert optimization["stage"] == 3 and optimization["reduce_bucket_size"] == 50_000_000
     assert optimization["offload_optimizer"] == optimization["offload_param"] == {"device": "cpu"}
     assert "offload_param" not in options(ZeroConfig(stage=2, offload="cpu"))["zero_optimization"]
-    assert options(fp16=True)["torch_autocast"]["dtype"] == "float16"
+    assert options(precision="fp16")["torch_autocast"]["dtype"] == "float16"
+    assert options(precision="bf16-weights")["bf16"] == {"enabled": True}
 
 
 def test_the_users_options_are_passed_on_and_may_repeat_ours(tmp_path: Path) -> None:

@@ -33,12 +33,13 @@ WORK: dict[str, dict[str, Any]] = {
     "finetune": {"stage": "finetune"},
     "distill-alone": {"stage": "distill", "objective": {"mae_weight": 0.0}},  # the decoder gets no gradient
     "micro-batches": {"stage": "distill", "engine": {"accumulate": 3}},
+    "checkpointed": {"stage": "distill", "engine": {"activation_checkpointing": True}},
     "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
 }
 HALF: dict[str, dict[str, Any]] = {
     "fp16": {"engine": {"precision": "fp16"}},
     "bf16": {"engine": {"precision": "bf16"}},
-    "bf16-weights": {"engine": {"precision": "bf16"}, "deepspeed": {"bf16": {"enabled": True}}},
+    "bf16-weights": {"engine": {"precision": "bf16-weights"}},
 }
 FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
 CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES] + [(w, n) for w in list(WORK)[5:] for n in FEW]
@@ -95,7 +96,7 @@ def test_half_precision_is_that_of_one_process(
 ) -> None:
     """With weights in bfloat16 too, and float32 masters, DeepSpeed may err by as much again."""
     truth, _ = alone["distill"]
-    work = {"stage": "distill", "engine": HALF[half]["engine"]}
+    work = {"stage": "distill", "engine": {"precision": half.removesuffix("-weights")}}
     own_error = distance(train(work, tmp_path, Ranks()), truth)
     error = distance(load_file(trained / f"{half}-{zero}.safetensors"), truth)
     assert own_error / 2 < error <= FACTOR * own_error

@@ -22,6 +22,7 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConf
 from sdfast.data.order import BatchOrder
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
+from sdfast.engine.prepare import prepare
 from sdfast.errors import SdfastError
 from sdfast.ranks import Ranks
 
@@ -54,11 +55,13 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
             return torch.full_like(IMAGES[rows], 255).float() * float("nan")  # type: ignore[return-value]
         return IMAGES[rows]
 
+    engine = EngineConfig(log_every=4, **case.get("engine", {}))
+    prepare(objective.module, engine, torch.device("cpu"), STEPS, zero)
     trainer = Trainer(
         stage,
         objective,
         kind(steps=STEPS, batch_size=batch, lr=1e-3),
-        EngineConfig(log_every=4, **case.get("engine", {})),
+        engine,
         BatchOrder(torch.arange(50), batch, seed=9),
         images,
         folder,

@@ -13,7 +13,7 @@ from sdfast.models.vit import View, ViTClassifier
 from sdfast.objectives.classification import Classification
 from sdfast.regularizers.choose import on_loss
 from sdfast.regularizers.r3f import R3F, symmetric_kl
-from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm
+from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm, folded_state
 
 BATCH = Batch(0, torch.arange(6))
 WHOLE = slice(0, 6)
@@ -149,6 +149,10 @@ def test_the_head_of_r4f_has_spectral_norm_one() -> None:
     (F.linear(x, free / torch.linalg.matrix_norm(free, 2), head.bias.detach()) * y).sum().backward()
     torch.testing.assert_close(original.grad, free.grad, rtol=1e-3, atol=1e-4)
     last = head.eval().weight.detach().clone()
+    state = {f"head.{name}": value for name, value in head.state_dict().items()}
+    folded = folded_state(state, "head")
+    assert set(folded) == {"head.weight", "head.bias"} and torch.equal(folded["head.weight"], last)
+    assert folded_state(folded, "head") is folded
     fold_spectral_norm(head)
     assert set(dict(head.named_parameters())) == {"weight", "bias"} and not dict(head.named_buffers())
     assert torch.equal(head.weight, last)

@@ -81,6 +81,59 @@ def test_steps_are_those_of_the_definition(annealing: Annealing) -> None:
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-13)
 
 
+def test_rates_in_tensors_as_on_a_gpu_give_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, of_cpu = [], RecAdam._rates
+    for as_tensors in (False, True):
+        params = parameters()
+        groups = [
+            {"params": params[:2], "weight_decay": DECAY, "anchors": [each.detach() + 0.3 for each in params[:2]]},
+            {"params": params[2:], "weight_decay": DECAY},
+        ]
+        optimizer = RecAdam(groups, LR, (0.9, 0.99), EPS, GAMMA, Annealing("sigmoid", 0.7, 5))
+        if as_tensors:
+            monkeypatch.setattr(
+                RecAdam, "_rates", lambda *a: [torch.tensor(r, dtype=torch.float64) for r in of_cpu(*a)]
+            )
+        found.append(train(optimizer, params, 9))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.gpu
+def test_a_captured_step_reads_its_rates_on_the_device() -> None:
+    """Against the CPU, whose rates are numbers: lambda, bias corrections and learning rate move on in a graph."""
+    device = torch.device("cuda")
+    annealing = Annealing("sigmoid", 0.7, 6)
+    on_cpu, on_gpu = parameters(torch.float32), [torch.nn.Parameter(p.to(device)) for p in parameters(torch.float32)]
+
+    def made(params: list[torch.nn.Parameter], lr: Any) -> RecAdam:
+        group = {"params": params, "weight_decay": DECAY, "anchors": [each.detach() + 0.3 for each in params]}
+        return RecAdam([group], lr, (0.9, 0.99), EPS, GAMMA, annealing)
+
+    cpu, gpu = made(on_cpu, LR), made(on_gpu, torch.tensor(LR, device=device))
+    for parameter in on_gpu:
+        parameter.grad = torch.zeros_like(parameter)
+    graph = torch.cuda.CUDAGraph()
+    for step in range(12):
+        for optimizer in (cpu, gpu):
+            set_learning_rate(optimizer, LR / (1 + step))
+        for one, other, grad in zip(on_cpu, on_gpu, gradients(step, on_cpu), strict=True):
+            one.grad = grad
+            assert other.grad is not None
+            other.grad.copy_(grad)
+        cpu.step()
+        if step < 3:
+            gpu.step()
+            continue
+        if step == 3:
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                gpu.step()
+        graph.replay()
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-5, atol=1e-6)
+
+
 def test_one_step_by_hand() -> None:
     """betas 0: m = g, v = g^2; lambda = 1/2 at t = t0: 1 - 0.01 * 0.5 * 4 / 4, 1/20 of the way back, then the decay."""
     theta = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))

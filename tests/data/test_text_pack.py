@@ -1,0 +1,347 @@
+"""The pack of texts: what it holds, when it is built again, what it counts and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from text_samples import bert_tokenizer, records, roberta_tokenizer, sentence, write_json_lines, write_splits
+
+from sdfast.data import text_pack_build
+from sdfast.data.config import DataConfig
+from sdfast.data.pack import open_pack
+from sdfast.data.text_pack import TextPack, TextSplit, ids_digest, open_text_pack, prepare_text_pack
+from sdfast.data.tokenization import Tokenizer
+from sdfast.errors import UserError
+
+Build = Callable[..., TextPack]
+RAW = roberta_tokenizer([sentence(number) for number in range(50)])
+UNCASED = bert_tokenizer([sentence(number) for number in range(50)])
+LONGEST = 48
+TOKENIZER = Tokenizer(RAW, LONGEST)
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """Prepares the pack of a source in <tmp>/out/pack; the sentences go to `.said`, a list on the function."""
+
+    def prepare(spec: Path, tokenizer: Tokenizer = TOKENIZER, threads: int | None = None, **options: Any) -> TextPack:
+        said.clear()
+        where = tmp_path / "out" / "pack"
+        return prepare_text_pack(str(spec), where, tokenizer, DataConfig(**options), said.append, threads=threads)
+
+    said: list[str] = []
+    prepare.said = said  # type: ignore[attr-defined]
+    return prepare
+
+
+def documents(split: TextSplit) -> list[list[int]]:
+    return [split.ids[start:end].tolist() for start, end in zip(split.offsets[:-1], split.offsets[1:], strict=True)]
+
+
+def texts_of(pack: TextPack, split: str) -> set[str]:
+    return {RAW.decode(ids, skip_special_tokens=True) for ids in documents(pack.split(split))}
+
+
+def test_ids_offsets_labels_and_digests(tmp_path: Path, build: Build) -> None:
+    pack = build(write_splits(tmp_path / "mine", 300))
+    assert list(pack.splits) == ["train", "val", "test"] and pack.class_names == ["class 0", "class 1"]
+    train = pack.split("train")
+    expected = RAW([sentence(number) for number in range(300)], truncation=True, max_length=LONGEST)["input_ids"]
+    assert documents(train) == expected and len(train) == 300
+    assert isinstance(train.ids, np.memmap) and not train.ids.flags.writeable and train.ids.dtype == np.uint16
+    assert train.offsets.dtype == np.int64 and train.lengths.tolist() == [len(ids) for ids in expected]
+    assert train.labels is not None and train.labels.tolist() == [0, 1] * 150
+    assert train.names[:2] == ["train.jsonl:1", "train.jsonl:2"]
+    assert train.digests[7].tobytes() == ids_digest(np.array(expected[7], np.int32))
+    assert train.text_digests[7].tobytes() == hashlib.sha256(sentence(7).encode()).digest()
+    assert pack.tokenization == TOKENIZER.tokenization
+
+
+def test_tokens_of_rows(tmp_path: Path, build: Build) -> None:
+    train = build(write_splits(tmp_path / "mine")).split("train")
+    whole = documents(train)
+    ids, lengths = train.tokens(torch.tensor([4, 0, 4]))
+    assert ids.dtype == lengths.dtype == torch.int64
+    assert ids.tolist() == whole[4] + whole[0] + whole[4]
+    assert lengths.tolist() == [len(whole[4]), len(whole[0]), len(whole[4])]
+    ids, lengths = train.tokens(torch.tensor([], dtype=torch.int64))
+    assert ids.shape == lengths.shape == (0,) and ids.dtype == torch.int64
+
+
+def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path: Path, build: Build) -> None:
+    large = roberta_tokenizer()
+    large.add_tokens([f"word{number}" for number in range(70_000)])
+    write_json_lines(tmp_path / "x.jsonl", [{"text": "word69999"}])
+    train = build(tmp_path / "x.jsonl", Tokenizer(large)).split("train")
+    assert train.ids.dtype == np.int32 and train.ids.max() == len(large) - 1
+    assert train.digests[0].tobytes() == ids_digest(train.ids.astype(np.int64))
+
+
+def test_manifest(tmp_path: Path, build: Build) -> None:
+    pack = build(write_splits(tmp_path / "mine"))
+    manifest = json.loads((pack.directory / "manifest.json").read_text())
+    assert manifest == pack.manifest and manifest["format"] == "text 1"
+    assert manifest["source"]["name"] == "mine" and manifest["source"]["kind"] == "jsonl"
+    assert manifest["tokenization"]["max_length"] == LONGEST
+    part = manifest["splits"]["train"]
+    assert part["rows"] == 6 and part["classes"] == {"class 0": 3, "class 1": 3}
+    assert part["tokens"] == len(pack.split("train").ids) and part["longest"] == pack.split("train").lengths.max()
+    assert str(tmp_path) not in json.dumps(manifest)
+    files = {entry["file"] for split in manifest["splits"].values() for entry in split["files"].values()}
+    assert files | {"manifest.json"} == {path.name for path in pack.directory.iterdir()}
+
+
+def test_the_pack_does_not_depend_on_threads_blocks_or_place(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_splits(tmp_path / "mine", 300)
+    one = build(tmp_path / "mine", threads=1)
+    files = {path.name: path.read_bytes() for path in one.directory.iterdir()}
+    shutil.rmtree(one.directory)
+    shutil.copytree(tmp_path / "mine", tmp_path / "elsewhere" / "mine")
+    monkeypatch.setattr(text_pack_build, "_BLOCK", 7)
+    two = build(tmp_path / "elsewhere" / "mine", threads=3)
+    assert {path.name: path.read_bytes() for path in two.directory.iterdir()} == files
+
+
+# When it is built again.
+
+
+def test_an_unchanged_source_is_not_tokenised_again(tmp_path: Path, build: Build) -> None:
+    source = write_splits(tmp_path / "mine")
+    inode = (build(source).directory / "manifest.json").stat().st_ino
+    RAW.save_pretrained(tmp_path / "tokenizer")
+    from sdfast.data.tokenization import load_tokenizer
+
+    again = build(source, load_tokenizer(tmp_path / "tokenizer", LONGEST), limit=3, image_size=7, token_budget=9)
+    assert (again.directory / "manifest.json").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("change", ["text", "label", "length", "tokenizer", "options"])
+def test_what_makes_it_be_built_again(tmp_path: Path, build: Build, change: str) -> None:
+    source = write_splits(tmp_path / "mine", train=8)
+    before = build(source)
+    tokenizer, options = TOKENIZER, {}
+    if change in ("text", "label"):
+        rows = records(8)
+        rows[3][change] = "class 0" if change == "label" else "New words."
+        write_json_lines(source / "train.jsonl", rows)
+    elif change == "length":
+        tokenizer = Tokenizer(RAW, 9)
+    elif change == "tokenizer":
+        tokenizer = Tokenizer(bert_tokenizer(), LONGEST)
+    else:
+        options = {"test_fraction": 0.5}
+    after = build(source, tokenizer, **options)
+    assert after.manifest != before.manifest
+    assert (after.fingerprint == before.fingerprint) == (change == "options")
+
+
+def test_names_and_places_are_not_in_the_fingerprint(tmp_path: Path, build: Build) -> None:
+    one = build(write_splits(tmp_path / "mine")).fingerprint
+    shutil.copytree(tmp_path / "mine", tmp_path / "other")
+    assert build(tmp_path / "other").fingerprint == one
+
+
+# What is counted, and what is too much.
+
+
+def test_long_documents_are_cut_and_counted(tmp_path: Path, build: Build) -> None:
+    source = write_splits(tmp_path / "mine")
+    write_json_lines(source / "test.jsonl", [{"text": sentence(90_000 + n, 40), "label": f"class {n}"} for n in (0, 1)])
+    pack = build(source)
+    assert (
+        pack.warnings
+        == build.said
+        == [  # type: ignore[attr-defined]
+            "Documents of more than 48 tokens, of which the first 48 are kept (data.max_length): 2 "
+            "(test.jsonl:1, test.jsonl:2)."
+        ]
+    )
+    assert pack.split("test").lengths.tolist() == [48, 48] and all(
+        ids[-1] == 2 for ids in documents(pack.split("test"))
+    )
+    assert [pack.manifest["splits"][split]["truncated"] for split in ("train", "test")] == [0, 2]
+
+
+def test_empty_documents_are_skipped_and_counted(tmp_path: Path, build: Build) -> None:
+    source = write_splits(tmp_path / "mine", train=60)
+    with open(source / "train.jsonl", "a") as file:
+        file.write('\n{"text": " \\n ", "label": "class 0"}\n{"text": null}\n')
+    pack = build(source)
+    assert len(pack.split("train")) == 60
+    assert pack.warnings == [
+        "Skipped 3 of 67 documents, which cannot be used: train.jsonl:61 (empty), train.jsonl:62 (empty), "
+        "train.jsonl:63 (empty)."
+    ]
+    with pytest.raises(UserError) as caught:
+        build(source, max_broken=0.04)
+    assert str(caught.value) == (
+        "mine: 3 of 67 documents cannot be used, more than data.max_broken=0.04 allows; the first is train.jsonl:61: "
+        "empty. Repair or remove them, or raise data.max_broken."
+    )
+
+
+def test_files_that_are_not_utf_8_are_skipped_with_their_line(tmp_path: Path, build: Build) -> None:
+    for number in range(40):
+        path = tmp_path / "news" / "ab"[number % 2] / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(sentence(number))
+    (tmp_path / "news" / "a" / "x.txt").write_bytes(b"Subject: x\n\nna\xefve\n")
+    (tmp_path / "news" / "b" / "y.txt").write_bytes(b"\xef\xbb\xbf" + sentence(500).encode())
+    pack = build(tmp_path / "news", test_fraction=0)
+    assert pack.warnings == ["Skipped 1 of 42 documents, which cannot be used: a/x.txt (not UTF-8 (line 3))."]
+    assert pack.split("train").text_digests[-1].tobytes() == hashlib.sha256(sentence(500).encode()).digest()
+
+
+def test_half_a_surrogate_pair_is_not_utf_8(tmp_path: Path, build: Build) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "a \\ud800 b"}\n' + '{"text": "fine"}\n')
+    assert "x.jsonl:1 (not UTF-8)" in build(tmp_path / "x.jsonl", max_broken=1).warnings[0]
+
+
+def test_documents_without_any_token(tmp_path: Path, build: Build) -> None:
+    write_json_lines(tmp_path / "x.jsonl", [{"text": "\u200b\u00ad"}, {"text": "fine"}])
+    pack = build(tmp_path / "x.jsonl", Tokenizer(bert_tokenizer()), max_broken=1)
+    assert pack.warnings == ["Skipped 1 of 2 documents, which cannot be used: x.jsonl:1 (without any token)."]
+
+
+def test_a_split_without_a_usable_document(tmp_path: Path, build: Build) -> None:
+    source = write_splits(tmp_path / "mine", train=40)
+    (source / "test.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"mine: no document of test is left: test.jsonl:1 is empty\."):
+        build(source)
+
+
+def test_documents_without_a_label_are_kept_and_counted(tmp_path: Path, build: Build) -> None:
+    source = write_splits(tmp_path / "mine")
+    write_json_lines(source / "train.jsonl", [*records(6), {"text": "No label."}])
+    assert build(source).warnings == [
+        "Documents of train without a label, which take no part in fine-tuning: 1 of 7 (train.jsonl:7)."
+    ]
+
+
+# The same document in train and test.
+
+
+def share_documents(root: Path) -> Path:
+    """Two documents of train are also in test: one as it is, one that is equal where it is cut at 48 tokens."""
+    source = write_splits(root)
+    rows = [*records(6), {"text": sentence(20_000), "label": "class 0"}, {"text": sentence(7, 50), "label": "class 1"}]
+    write_json_lines(source / "train.jsonl", rows)
+    write_json_lines(
+        source / "test.jsonl", [*records(2, first=20_000), {"text": sentence(7, 50) + " More.", "label": "class 1"}]
+    )
+    return source
+
+
+def test_shared_documents_stop_the_build(tmp_path: Path, build: Build) -> None:
+    with pytest.raises(UserError) as caught:
+        build(share_documents(tmp_path / "mine"))
+    assert str(caught.value) == (
+        "train.jsonl:7 (train) and test.jsonl:1 (test) are the same document; in all, 2 documents of train are in "
+        "test; remove them, or set data.duplicates=drop to leave them out of train or data.duplicates=keep to train on "
+        "them."
+    )
+
+
+def test_shared_documents_are_dropped_or_kept(tmp_path: Path, build: Build) -> None:
+    source = share_documents(tmp_path / "mine")
+    dropped = build(source, duplicates="drop")
+    assert len(dropped.split("train")) == 6 and len(dropped.split("test")) == 3
+    assert not texts_of(dropped, "train") & texts_of(dropped, "test")
+    assert dropped.warnings[1] == (
+        "Documents of train that are also in test and were left out of train: 2 (train.jsonl:7, train.jsonl:8)."
+    )
+    assert len(dropped.manifest["duplicates"]["dropped_from_train"]) == 2
+    kept = build(source, duplicates="keep")
+    assert len(kept.split("train")) == 8 and kept.warnings[1].startswith("Documents of train that are also in test: 2")
+
+
+# Held out and limited rows.
+
+
+def test_held_out_documents_are_the_same_for_every_tokenizer(tmp_path: Path, build: Build) -> None:
+    write_json_lines(tmp_path / "x.jsonl", records(40, 4))
+    tokenizers = (TOKENIZER, Tokenizer(RAW, 512), Tokenizer(bert_tokenizer([sentence(n) for n in range(40)]), 512))
+    packs = [build(tmp_path / "x.jsonl", tokenizer) for tokenizer in tokenizers]
+    names = [{split: part.names for split, part in pack.splits.items()} for pack in packs]
+    assert names[0] == names[1] == names[2] and len(names[0]["test"]) == 12
+    limits = [[pack.split("train").names[row] for row in pack.split("train").limited(9, 1)] for pack in packs]
+    assert limits[0] == limits[1] == limits[2] and len(limits[0]) == 9
+    assert build.said == [  # type: ignore[attr-defined]
+        "x.jsonl has no test split: 12 of 40 documents are held out of train (data.test_fraction=0.25, "
+        "data.split_seed=42)."
+    ]
+    train, test = packs[0].split("train"), packs[0].split("test")
+    every = {f"x.jsonl:{number + 1}": number for number in range(40)}
+    for part in (train, test):
+        expected = RAW([sentence(every[name]) for name in part.names], truncation=True, max_length=LONGEST)["input_ids"]
+        assert documents(part) == expected
+        assert part.labels is not None and part.labels.tolist() == [every[name] % 4 for name in part.names]
+    assert build(tmp_path / "x.jsonl", split_seed=1).split("test").names != test.names
+
+
+def test_documents_of_equal_ids_stay_on_one_side(tmp_path: Path, build: Build) -> None:
+    """Two spellings of each document: other texts, the same ids under an uncased tokenizer."""
+    rows = [{"text": text, "label": n % 2} for n in range(20) for text in (sentence(n), sentence(n).upper())]
+    write_json_lines(tmp_path / "x.jsonl", rows)
+    pack = build(tmp_path / "x.jsonl", Tokenizer(UNCASED))
+    train, test = ({digest.tobytes() for digest in pack.split(name).digests} for name in ("train", "test"))
+    assert len(pack.split("test")) == 8 and len(test) == 4 and not train & test
+    write_json_lines(tmp_path / "x.jsonl", reversed(rows))
+    again = build(tmp_path / "x.jsonl", Tokenizer(UNCASED)).split("test")
+    assert {digest.tobytes() for digest in again.digests} == test
+
+
+def test_texts_of_equal_ids_are_other_texts_to_the_fingerprint(tmp_path: Path, build: Build) -> None:
+    """As the choice of rows goes by texts, a pack that chooses others is another pack."""
+    found = set()
+    for text in ("The cell.", "the CELL."):
+        write_json_lines(tmp_path / "x.jsonl", [{"text": text}])
+        found.add(build(tmp_path / "x.jsonl", Tokenizer(UNCASED)).fingerprint)
+    assert len(found) == 2
+
+
+# What lies at the place of the pack.
+
+
+@pytest.mark.parametrize(
+    "ending", ["ids.npy", "offsets.npy", "labels.npy", "digests.npy", "text-digests.npy", "names.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_pack_is_refused_and_built_again(tmp_path: Path, build: Build, ending: str, damage: str) -> None:
+    source = write_splits(tmp_path / "mine")
+    pack = build(source)
+    path = pack.directory / f"test-{ending}"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.unlink() if damage == "gone" else path.write_bytes(content if damage == "flip" else content[:-1])
+    with pytest.raises(UserError, match=f"test-{ending} is missing or differs from its manifest; delete"):
+        open_text_pack(pack.directory)
+    again = build(source)
+    assert again.fingerprint == pack.fingerprint == open_text_pack(pack.directory).fingerprint
+    assert f"test-{ending}" in build.said[0] and "built again" in build.said[0]  # type: ignore[attr-defined]
+
+
+def test_packs_of_images_and_texts_are_told_apart(tmp_path: Path, build: Build) -> None:
+    pack = build(write_splits(tmp_path / "mine"))
+    with pytest.raises(UserError, match="is a pack of format text 1, not 1; delete it"):
+        open_pack(pack.directory)
+    with pytest.raises(UserError, match="holds no pack"):
+        open_text_pack(tmp_path / "nothing")
+
+
+def test_a_directory_with_other_things_is_never_replaced(tmp_path: Path, build: Build) -> None:
+    (tmp_path / "out" / "pack").mkdir(parents=True)
+    (tmp_path / "out" / "pack" / "train-images.npy").write_text("an image pack's")
+    with pytest.raises(UserError, match=r"pack holds 'train-images.npy', which is no part of a pack"):
+        build(write_splits(tmp_path / "mine"))
+    assert (tmp_path / "out" / "pack" / "train-images.npy").exists()
