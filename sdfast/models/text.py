@@ -143,9 +143,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.shape = shape
         width = shape.encoder.width
-        self.word_embeddings = nn.Embedding(shape.vocabulary, width)
-        self.position_embeddings = nn.Embedding(shape.positions, width)
-        self.type_embeddings = nn.Embedding(shape.types, width)
+        self.word_embeddings = _table(shape.vocabulary, width)
+        self.position_embeddings = _table(shape.positions, width)
+        self.type_embeddings = _table(shape.types, width)
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
         self.dropout = nn.Dropout(dropouts.hidden)
         self.blocks = nn.ModuleList(
@@ -214,6 +214,11 @@ class TextEncoder(nn.Module):
                     break
                 x, groups = _together(list(split.values())), _groups([views[number] for number in going])
         return [ended[number] for number in range(len(views))]
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Embeddings, all zero: drawing random ones on the meta device would import torch's compiler, which takes seconds."""
+    return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
 def _together(parts: list[Tensor]) -> Tensor:
