@@ -217,7 +217,7 @@ class TextEncoder(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """Embeddings, all zero: drawing random ones on the meta device would import torch's compiler, which takes seconds."""
+    """Embeddings, all zero: random ones on the meta device have torch import its compiler, which takes seconds."""
     return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
