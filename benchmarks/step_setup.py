@@ -36,6 +36,8 @@ from sdfast.models.vit import Block, ViTEncoder, ViTShape, use_attention
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.regularizers.choose import on_loss, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank, Teacher
 
@@ -252,11 +254,13 @@ class Ours:
     """How sdfast runs a step: engine settings that differ from the defaults, where targets come from, a spared loader.
 
     With `fixed_pixels` the batch's images are gathered once, before the step: what is saved is the wait for them.
+    `finetune` holds settings of fine-tuning that differ, such as its regularizer.
     """
 
     engine: dict[str, Any] = field(default_factory=dict)
     teacher: Literal["bank", "live"] = "bank"
     fixed_pixels: bool = False
+    finetune: dict[str, Any] = field(default_factory=dict)
 
 
 def trainer_of(
@@ -270,9 +274,13 @@ def trainer_of(
     switched = shortcuts(engine)
     objective: Any
     if point.stage == "finetune":
-        config = FinetuneConfig(batch_size=point.batch)
+        config = FinetuneConfig.model_validate({"batch_size": point.batch, **ours.finetune})
         classifier = classifier_from_mae(module.cpu(), CLASSES, DROPOUT, seed=0).to(point.device, dtype)
-        objective = Classification(classifier, normalise, labels_of(point.rows, point.device), 0.5, 0, switched)
+        regularizer = on_optimizer(config, classifier)
+        if config.regularizer == "r4f":
+            add_spectral_norm(classifier.classifier, 0)
+        labels = labels_of(point.rows, point.device)
+        objective = Classification(classifier, normalise, labels, 0.5, 0, switched, on_loss(config), regularizer)
     else:
         if point.stage == "distill" and teacher is None and ours.teacher == "live":
             teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)

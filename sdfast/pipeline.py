@@ -29,6 +29,7 @@ from sdfast.models import checkpoint as models
 from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise
 from sdfast.ranks import Ranks
+from sdfast.regularizers.choose import check_unspread
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import labels_of, train_classifier, train_mae
@@ -37,7 +38,7 @@ from sdfast.teacher.features import check_layer
 from sdfast.teacher.preflight import check_augment
 
 # Settings that came later: left out of a stage's inputs at their defaults, so that what was done before stays done.
-_LATER = {"distill.layer": "last", "pretrain.augment": "none"}
+_LATER = {"distill.layer": "last", "pretrain.augment": "none", "finetune.regularizer": "none"}
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -220,6 +221,7 @@ class Pipeline:
         """
         with self.session():
             self._check_labels()
+            check_unspread(self.config.finetune, self.config.zero.stage)
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
             source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
@@ -341,6 +343,8 @@ class Pipeline:
                     inputs[f"{section}.{key}"] = value
         for decided_elsewhere in ("distill.rounds", "finetune.start"):
             inputs.pop(decided_elsewhere, None)
+        for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
+            inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
         for name, default in _LATER.items():
             if inputs.get(name) == default:
                 del inputs[name]

@@ -28,6 +28,8 @@ from sdfast.models.vit import use_attention
 from sdfast.objectives.base import Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.regularizers.choose import advice, on_loss, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result
 from sdfast.teacher.live import LiveTeacher
@@ -135,8 +137,16 @@ def train_classifier(
     module = models.classifier_from_mae(encoder_source, len(names), config.dropout, seed).to(run.device)
     train, test = run.pack.split("train"), run.test_split
     labels = torch.from_numpy(labels_of(train)).to(run.device)
-    objective = Classification(module, run.normalise, labels, config.flip, seed, shortcuts(run.config.engine))
+    regularizer = on_optimizer(config, module)
+    if config.regularizer == "r4f":
+        add_spectral_norm(module.classifier, seed)
+    for sentence in advice(config):
+        log.warning("finetune: %s", sentence)
+    switches = shortcuts(run.config.engine)
+    objective = Classification(module, run.normalise, labels, config.flip, seed, switches, on_loss(config), regularizer)
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
+    if config.regularizer == "r4f":
+        fold_spectral_norm(module.classifier)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):

@@ -10,6 +10,7 @@ from sdfast.data.masking import visible_count
 from sdfast.models.flops import StepSpec
 from sdfast.models.vit import ViTShape
 from sdfast.objectives.base import Shortcuts
+from sdfast.regularizers.choose import on_loss
 from sdfast.teacher.features import blocks_before
 
 Stage = Literal["pretrain", "distill", "finetune"]
@@ -46,5 +47,6 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         mae=bool(config.distill.mae_weight),
         distill=bool(config.distill.weight),
         classes=classes,
+        passes=2 if stage == "finetune" and on_loss(config.finetune) is not None else 1,
         **asdict(shortcuts(config.engine)),
     )

@@ -37,6 +37,7 @@ class MaskedLanguageModelling:
     """
 
     decay_rule: DecayRule = "pretrain"
+    regularizer = None
     static = False  # see `Objective.static`: every batch has other lengths
 
     def __init__(

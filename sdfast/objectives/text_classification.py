@@ -22,6 +22,7 @@ class TextClassification:
     """
 
     decay_rule: DecayRule = "pretrain"
+    regularizer = None
     static = False  # see `Objective.static`: every batch has other lengths
 
     def __init__(self, module: TextClassifier, labels: Tensor, shortcuts: Shortcuts = ALL_SHORTCUTS) -> None:
