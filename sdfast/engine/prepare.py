@@ -29,7 +29,9 @@ def prepare(module: nn.Module, engine: EngineConfig, device: torch.device, steps
     name, precision = engine.attention, resolve_precision(engine.precision, device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for layer in module.modules():
-        reason = why_not(name, device, dtype, layer.dim) if isinstance(layer, Attention) else None
+        if not isinstance(layer, Attention):
+            continue
+        reason = why_not(name, device, dtype, layer.dim, layer.attention_dropout > 0)
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
     use_attention(module, name)
