@@ -27,6 +27,7 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, shortcuts
+from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
 from sdfast.models.flops import StepSpec, step_flops
@@ -264,7 +265,12 @@ class Ours:
 
 
 def trainer_of(
-    point: Point, ours: Ours, directory: Path, dtype: torch.dtype = torch.float32, teacher: Teacher | None = None
+    point: Point,
+    ours: Ours,
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+    teacher: Teacher | None = None,
+    sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
 ) -> Trainer:
     """sdfast's own loop over the point's images, ready for its first step; `teacher` replaces what `ours` names."""
     engine = EngineConfig(**ours.engine)
@@ -301,7 +307,7 @@ def trainer_of(
 
     order = BatchOrder(torch.arange(point.rows), point.batch, seed=0)
     objective.module.train()
-    return Trainer(point.stage, objective, config, engine, order, gather, directory, {}, resume=False)
+    return Trainer(point.stage, objective, config, engine, order, gather, directory, {}, resume=False, sharing=sharing)
 
 
 def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:

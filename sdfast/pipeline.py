@@ -29,7 +29,7 @@ from sdfast.models import checkpoint as models
 from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise
 from sdfast.ranks import Ranks
-from sdfast.regularizers.choose import check_one_process
+from sdfast.regularizers.choose import check_unspread
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import labels_of, train_classifier, train_mae
@@ -221,7 +221,7 @@ class Pipeline:
         """
         with self.session():
             self._check_labels()
-            check_one_process(self.config.finetune, self.ranks.world > 1 or self.config.zero.stage > 0)
+            check_unspread(self.config.finetune, self.config.zero.stage)
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
             source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]

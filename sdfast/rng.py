@@ -16,7 +16,7 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _U32 = 0xFFFFFFFF
 
 # What a stream is for: one constant per use, so that no two uses share random bits.
-STREAM_MASK, STREAM_ORDER, STREAM_FLIP, STREAM_AUGMENT = 0, 1, 2, 3
+STREAM_MASK, STREAM_ORDER, STREAM_FLIP, STREAM_AUGMENT, STREAM_TOKEN = 0, 1, 2, 3, 4
 
 
 def derive_seed(seed: int, *names: object) -> int:
@@ -53,14 +53,35 @@ def philox_bits(seed: int, epoch: int | Tensor, rows: Tensor, count: int, stream
         c2 = (epoch & _U32).unsqueeze(1).expand(shape)
     else:
         c2 = torch.full(shape, epoch & _U32, dtype=torch.int64, device=rows.device)
-    c3 = torch.zeros(shape, dtype=torch.int64, device=rows.device)
+    words = _philox(c0, c1, c2, seed)
+    return torch.stack(words, dim=-1).reshape(rows.shape[0], blocks * 4)[:, :count]
+
+
+def philox_words(seed: int, epoch: int, rows: Tensor, positions: Tensor, stream: int) -> Tensor:
+    """Four random 32-bit words for each (row, position): block number `positions` of `philox_bits`, without the others.
+
+    Args:
+        seed, epoch, stream: see `philox_bits`.
+        rows: [N] int64 row numbers, below 2**32; the result lies on their device.
+        positions: [N] int64, below 2**16.
+
+    Returns:
+        [N, 4] int64, each in [0, 2**32).
+    """
+    epochs = torch.full_like(rows, epoch & _U32)
+    return torch.stack(_philox(positions | (stream << 16), rows, epochs, seed), dim=-1)
+
+
+def _philox(c0: Tensor, c1: Tensor, c2: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of the counter (c0, c1, c2, 0), all of one shape."""
+    c3 = torch.zeros_like(c1)
     k0, k1 = seed & _U32, (seed >> 32) & _U32
     for _ in range(10):
         hi0, lo0 = _mulhilo(_M0, c0)
         hi1, lo1 = _mulhilo(_M1, c2)
         c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
         k0, k1 = (k0 + _W0) & _U32, (k1 + _W1) & _U32
-    return torch.stack((c0, c1, c2, c3), dim=-1).reshape(rows.shape[0], blocks * 4)[:, :count]
+    return c0, c1, c2, c3
 
 
 def random_permutation(seed: int, epoch: int, count: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdfast.rng import derive_seed, philox_bits, random_permutation
+from sdfast.rng import derive_seed, philox_bits, philox_words, random_permutation
 
 
 def philox_scalar(counter: list[int], key: list[int]) -> list[int]:
@@ -63,3 +63,10 @@ def test_derived_seeds_differ_by_name() -> None:
     seeds = {derive_seed(0, "pretrain"), derive_seed(0, "distill"), derive_seed(1, "pretrain")}
     assert len(seeds) == 3
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_words_at_a_position_are_a_block_of_the_bits() -> None:
+    rows = torch.tensor([3, 900, 7])
+    bits = philox_bits(5, 2, rows, 40, 4).view(3, 10, 4)
+    which, positions = torch.tensor([2, 0, 1, 0]), torch.tensor([9, 0, 4, 3])
+    assert torch.equal(philox_words(5, 2, rows[which], positions, 4), bits[which, positions])

@@ -93,8 +93,8 @@ def make_engine(
         from sdfast.engine.single import SingleEngine
 
         return SingleEngine(objective, config, engine, device)
-    if objective.regularizer is not None:
-        raise UserError(f"{stage}: RecAdam and MARS work in a single process without ZeRO only.")
+    if objective.regularizer is not None and sharing.zero.stage:
+        raise UserError(f"{stage}: RecAdam and MARS need every weight whole; use --zero 0.")
     from sdfast.engine.zero import ZeroEngine
 
     return ZeroEngine(objective, stage, config, engine, device, sharing)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from sdfast.losses.linear_cross_entropy import linear_cross_entropy
 from sdfast.losses.mae_distill import MaeDistillLoss, MaeDistillOutput, mae_distill_loss
 from sdfast.losses.mlm_distill import MlmDistillOutput, mlm_distill_loss
 
-__all__ = ["MaeDistillLoss", "MaeDistillOutput", "MlmDistillOutput", "mae_distill_loss", "mlm_distill_loss"]
+__all__ = [
+    "MaeDistillLoss",
+    "MaeDistillOutput",
+    "MlmDistillOutput",
+    "linear_cross_entropy",
+    "mae_distill_loss",
+    "mlm_distill_loss",
+]

@@ -76,29 +76,29 @@ def _describe_hugging_face(config: Mapping[str, Any], weights: Weights, path: Pa
     values = {**_DEFAULTS[kind], **config}
     if values.get("hidden_act", "gelu") != "gelu":
         raise UserError(f"{path} asks for the activation {values['hidden_act']}: sdfast has gelu only.")
-    width = _integer(values, "hidden_size", path, 768)
+    width = whole_number(values, "hidden_size", path, 768)
     default_mlp = int(width * values.get("mlp_ratio", 4)) if kind == "dinov2" else 3072
     encoder = TransformerShape(
         width=width,
-        depth=_integer(values, "num_hidden_layers", path, 12),
-        heads=_integer(values, "num_attention_heads", path, 12),
-        mlp_width=default_mlp if kind == "dinov2" else _integer(values, "intermediate_size", path, default_mlp),
+        depth=whole_number(values, "num_hidden_layers", path, 12),
+        heads=whole_number(values, "num_attention_heads", path, 12),
+        mlp_width=default_mlp if kind == "dinov2" else whole_number(values, "intermediate_size", path, default_mlp),
     )
     decoder = None
     if kind == "vit_mae" and layout.has_decoder(weights):
         decoder = TransformerShape(
-            width=_integer(values, "decoder_hidden_size", path, 512),
-            depth=_integer(values, "decoder_num_hidden_layers", path, 8),
-            heads=_integer(values, "decoder_num_attention_heads", path, 16),
-            mlp_width=_integer(values, "decoder_intermediate_size", path, 2048),
+            width=whole_number(values, "decoder_hidden_size", path, 512),
+            depth=whole_number(values, "decoder_num_hidden_layers", path, 8),
+            heads=whole_number(values, "decoder_num_attention_heads", path, 16),
+            mlp_width=whole_number(values, "decoder_intermediate_size", path, 2048),
         )
     shape = ViTShape(
         image_size=_pair(values.get("image_size", 224), "image_size", path),
         patch_size=_square_patch(values["patch_size"], path),
-        channels=_integer(values, "num_channels", path, 3),
+        channels=whole_number(values, "num_channels", path, 3),
         encoder=encoder,
         decoder=decoder,
-        norm_eps=_epsilon(values["layer_norm_eps"], path),
+        norm_eps=norm_epsilon(values["layer_norm_eps"], path),
         qkv_bias=bool(values.get("qkv_bias", True)),
     )
     _check(shape, path)
@@ -173,7 +173,7 @@ def _describe_timm(config: Mapping[str, Any], weights: Weights, path: Path) -> S
 def _timm_heads(arguments: Mapping[str, Any], architecture: str, width: int, path: Path) -> int:
     """The weights do not show the number of heads: from `model_args`, or by the architecture's name."""
     if "num_heads" in arguments:
-        return _integer(arguments, "num_heads", path, 0)
+        return whole_number(arguments, "num_heads", path, 0)
     match = re.match(r"(?:vit|deit)_(\w+?)_patch", architecture)
     usual_width, heads = _TIMM_HEADS.get(match[1] if match else "", (0, 0))
     if usual_width != width:
@@ -194,7 +194,8 @@ def _check(shape: ViTShape, path: Path) -> None:
         )
 
 
-def _integer(values: Mapping[str, Any], key: str, path: Path, default: int) -> int:
+def whole_number(values: Mapping[str, Any], key: str, path: Path, default: int) -> int:
+    """A positive whole number of a configuration, which lies at `path`; else a UserError."""
     value = values.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{key} in {path} must be a positive whole number, not {value!r}.")
@@ -215,7 +216,8 @@ def _square_patch(value: Any, path: Path) -> int:
     return height
 
 
-def _epsilon(value: Any, path: Path) -> float:
+def norm_epsilon(value: Any, path: Path) -> float:
+    """`layer_norm_eps` of the configuration at `path`; a UserError if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise UserError(f"layer_norm_eps in {path} must be a small positive number, not {value!r}.")
     return float(value)

@@ -13,7 +13,16 @@ from typing import Literal
 
 from sdfast.models.vit import TransformerShape, ViTShape
 
-Part = Literal["patch embedding", "masked encoder", "clean encoder", "teacher", "decoder", "pixel head", "classifier"]
+Part = Literal[
+    "patch embedding",
+    "masked encoder",
+    "clean encoder",
+    "teacher",
+    "decoder",
+    "pixel head",
+    "classifier",
+    "language-model head",
+]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from pathlib import Path
 from sdfast.errors import UserError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_DESCRIPTION = ["config.json", "preprocessor_config.json"]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+_DESCRIPTION = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
@@ -17,7 +26,8 @@ def find_model_folder(spec: str) -> Path:
     """The folder that holds the checkpoint `spec`.
 
     A folder on this machine has precedence over a hub id of the same name. From the hub only the files that sdfast
-    reads are fetched: the configuration, and the weights as safetensors or, without those, `pytorch_model.bin`.
+    reads are fetched: the configuration, the tokenizer's files, and the weights as safetensors or, without those,
+    `pytorch_model.bin`.
 
     Args:
         spec: a folder, or a Hugging Face hub id such as `facebook/vit-mae-base`.

@@ -46,6 +46,7 @@ class Naming:
     ignored: re.Pattern[str]  # tensors of heads that sdfast does not use
     leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ
     always_scaled: bool = False  # every block has LayerScale
+    wanted: str = "a plain ViT, ViTMAE or DINOv2 (no registers, extra tokens or other blocks)"  # in messages
 
     def target(self, source: str) -> Target | None:
         """Our place for a source tensor, or None for a name that this naming does not know."""
@@ -270,8 +271,8 @@ def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
-            f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which config.json does not announce or a plain "
-            "ViT does not have: give a plain ViT, ViTMAE or DINOv2 (no registers, extra tokens or other blocks)."
+            f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which config.json does not announce or such a "
+            f"model does not have: give {naming.wanted}."
         )
     return pieces
 

@@ -87,9 +87,10 @@ class Attention(nn.Module):
 
     backend = "auto"  # see sdfast.models.attention.attend
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float, attention_dropout: float = 0.0) -> None:
+        """dropout: after the projection; attention_dropout: of the attention weights."""
         super().__init__()
-        self.heads, self.dim = heads, width // heads
+        self.heads, self.dim, self.attention_dropout = heads, width // heads, attention_dropout
         self.qkv = Linear(width, 3 * width, bias=qkv_bias)
         self.proj = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
@@ -97,17 +98,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
         """x, residual: [T, D], the tokens of all groups -> [T, D]."""
         qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
-        return self.project(attend(qkv, groups, self.backend), residual)
+        return self.project(attend(qkv, groups, self.backend, self._dropped()), residual)
 
     def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor) -> Tensor:
         """For some tokens only: x [B, N, D], ids [B, M] of the tokens that ask, residual [B * M, D] -> [B * M, D]."""
-        batch, tokens, width = x.shape
-        asking = take_tokens(x, ids).flatten(0, 1)
+        groups = Groups((Group(len(x), ids.shape[1], x.shape[1]),))
+        return self.across(take_tokens(x, ids).flatten(0, 1), x.flatten(0, 1), groups, residual)
+
+    def across(self, asking: Tensor, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
+        """For some tokens only: asking [Tq, D] of x [Tk, D], residual [Tq, D] -> [Tq, D]."""
+        width = x.shape[1]
         q = linear(asking, self.qkv.weight[:width], self._bias(0, 1))
-        kv = linear(x.flatten(0, 1), self.qkv.weight[width:], self._bias(1, 3))
-        groups = Groups((Group(batch, ids.shape[1], tokens),))
-        q, kv = q.view(q.shape[0], self.heads, -1), kv.view(kv.shape[0], 2, self.heads, -1)
-        return self.project(attend_across(q, kv, groups, self.backend), residual)
+        kv = linear(x, self.qkv.weight[width:], self._bias(1, 3))
+        q, kv = q.view(len(q), self.heads, self.dim), kv.view(len(kv), 2, self.heads, self.dim)
+        return self.project(attend_across(q, kv, groups, self.backend, self._dropped()), residual)
 
     def first_query(self, x: Tensor, residual: Tensor) -> Tensor:
         """For the first token only: x [B, N, D], residual [B, D] -> [B, D].
@@ -130,6 +134,10 @@ class Attention(nn.Module):
         if self.training and self.dropout.p:
             return residual + self.dropout(self.proj(attended))
         return self.proj(attended, residual)
+
+    def _dropped(self) -> float:
+        """Probability of an attention weight to be dropped now."""
+        return self.attention_dropout if self.training else 0.0
 
     def _bias(self, first: int, last: int) -> Tensor | None:
         """The bias of the query (0), key (1) and value (2) from `first` to `last`, exclusive."""

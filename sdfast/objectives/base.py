@@ -24,7 +24,7 @@ class Shortcuts:
         packed: the masked and the clean view go through the encoder together, and their patches are embedded once.
         cls_tail: where only the CLS token is used, the encoder's last block computes nothing for the others.
         masked_tail: the decoder's last block and the pixel head compute nothing for visible patches (masks of a fixed
-            count).
+            count); for texts the encoder's last block and the language-model head nothing for visible words.
     """
 
     packed: bool = True
@@ -36,7 +36,7 @@ ALL_SHORTCUTS = Shortcuts()
 
 
 class Objective(Protocol):
-    """A loss over batches of uint8 images, and the module that it trains."""
+    """A loss over batches of uint8 images or of token sequences, and the module that it trains."""
 
     decay_rule: DecayRule
     regularizer: Pull | Mars | None
@@ -65,11 +65,11 @@ class Objective(Protocol):
         """What is random in this process's rows of a batch (masks, flips), drawn from their address."""
         ...
 
-    def loss(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
+    def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice, /) -> dict[str, Tensor]:
         """The contribution of some rows; those of all parts, over all processes, sum to the whole batch's loss.
 
         Args:
-            images: [b, H, W, C] uint8 on the module's device, the part's rows.
+            inputs: the part's rows on the module's device: [b, H, W, C] uint8, or a `TokenBatch`.
             batch: the address of this process's rows.
             drawn: what `draw` returned for them.
             part: which of them.

@@ -41,20 +41,20 @@ def on_loss(config: FinetuneConfig) -> R3F | None:
     return R3F(config.r3f.weight, config.r3f.eps, config.r3f.noise)
 
 
-def check_one_process(config: FinetuneConfig, several: bool) -> None:
-    """What needs every weight whole and unspread.
+def check_unspread(config: FinetuneConfig, zero: int) -> None:
+    """What needs every weight whole in every process.
 
     Args:
         config: of fine-tuning.
-        several: whether there are several processes, or ZeRO.
+        zero: the ZeRO stage.
 
     Raises:
         UserError: the regularizer does.
     """
-    if several and config.regularizer in ("recadam", "mars", "r4f"):
+    if zero and config.regularizer in ("recadam", "mars", "r4f"):
         raise UserError(
-            f"finetune.regularizer={config.regularizer} works in a single process without ZeRO only; run the stage"
-            " with --zero 0 and without a launcher, or take r3f or none."
+            f"finetune.regularizer={config.regularizer} needs every weight whole: run the stage with --zero 0"
+            " (in one process or several), or take r3f or none."
         )
 
 

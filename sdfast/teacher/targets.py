@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -33,11 +33,11 @@ class Teacher(Protocol):
         """Say which rows [B] of the split (on the CPU) a batch has that will be asked for, and in which epoch."""
         ...
 
-    def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
+    def targets(self, inputs: Any, rows: Tensor, epoch: int, /) -> Targets:
         """The targets of some samples.
 
         Args:
-            pixels: [B, C, H, W] normalised, unmasked, on the device.
+            inputs: the samples, unmasked, on the device: [B, C, H, W] normalised pixels, or a `TokenBatch`.
             rows: [B] int64 on the CPU, which rows of the split they are.
             epoch: decides which view of each row it is (epoch modulo views), where there are several.
         """
@@ -65,7 +65,7 @@ class ResidentBank:
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 
-    def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
+    def targets(self, inputs: Any, rows: Tensor, epoch: int) -> Targets:
         """See `Teacher.targets`."""
         view = self.bank_rows[epoch % len(self.bank_rows)]
         return Targets(self.features, view[rows.to(view.device, non_blocking=True)], self.scale)

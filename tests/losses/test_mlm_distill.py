@@ -93,6 +93,30 @@ def test_low_precision_logits_and_compile() -> None:
     torch.testing.assert_close(out.loss.double(), wide.loss, rtol=1e-6, atol=1e-6)
 
 
+def test_the_head_in_place_of_logits() -> None:
+    arguments = batch()
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(6, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(11, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    bias = torch.randn(11, generator=generator, dtype=torch.float64).requires_grad_()
+    labels = torch.tensor([3, 10, 0, 3, 7, 1])
+    features = {name: arguments[name] for name in ("student", "teacher", "rows")}
+    made = {"hidden": hidden, "head_weight": weight, "head_bias": bias}
+    plain = mlm_distill_loss(torch.nn.functional.linear(hidden, weight, bias), labels, **features, mlm_weight=0.5)
+    ours = mlm_distill_loss(labels=labels, **features, **made, mlm_weight=0.5)
+    weighted = mlm_distill_loss(labels=labels, **made, token_weights=torch.full((6,), 0.25).double())
+    assert ours.mlm.item() == pytest.approx(plain.mlm.item(), rel=1e-12) == weighted.mlm.item() * 4 / 6
+    assert ours.loss.item() == pytest.approx(plain.loss.item(), rel=1e-12)
+    inputs = (hidden, weight, bias, arguments["student"])
+    for mine, theirs in zip(
+        torch.autograd.grad(ours.loss, inputs), torch.autograd.grad(plain.loss, inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+    for bad in ({"hidden": hidden}, {"hidden": hidden, "labels": labels}, {**made, "logits": hidden, "labels": labels}):
+        with pytest.raises(ValueError, match="hidden should be given with head_weight"):
+            mlm_distill_loss(**bad)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdfast.models.attention import Group, Groups, attend, attend_across
+from sdfast.models.attention import Group, Groups, Ragged, attend, attend_across
 
 Lengths = tuple[int, ...] | None  # valid tokens of each sequence of a group; None when none is padded
 
@@ -18,6 +18,7 @@ class Case:
 
     name: str
     groups: tuple[tuple[int, int, int, Lengths], ...] = ((3, 10, 10, None),)  # batch, queries, keys, lengths
+    ragged: tuple[tuple[tuple[int, ...], tuple[int, ...] | None], ...] = ()  # keys and, where others, queries
     heads: int = 2
     dim: int = 8
     dtype: torch.dtype = torch.float32
@@ -59,6 +60,12 @@ CASES = [
     Case("grad_output -0.125, some queries", ((2, 3, 12, None),), across=True, grad_output=-0.125),
     Case("float64", ((2, 11, 11, None), (2, 6, 6, (6, 2))), dtype=torch.float64),
     Case("float64, some queries", ((2, 4, 11, None),), across=True, dtype=torch.float64),
+    Case("ragged", (), ragged=(((5, 1, 9, 9, 17), None),), heads=3, dim=16),
+    Case("ragged, beside a group", ((2, 7, 7, None),), ragged=(((5, 30, 3), None), ((2, 2), None)), dim=64),
+    Case("ragged, some queries", (), ragged=(((5, 12, 9, 1), (2, 0, 9, 1)), ((3, 3), (1, 1))), across=True),
+    Case("ragged, no query at all", (), ragged=(((5, 12), (0, 0)),), across=True),
+    Case("ragged, float64", (), ragged=(((5, 12, 4), None),), dtype=torch.float64),
+    Case("ragged, bfloat16", (), ragged=(((5, 40, 12), None),), dtype=torch.bfloat16, dim=32),
     Case("bfloat16", ((2, 11, 11, None), (2, 30, 30, None)), dtype=torch.bfloat16, dim=32),
     Case("bfloat16, padded", ((3, 12, 12, (5, 12, 1)),), dtype=torch.bfloat16, dim=32),
     Case("float16", ((2, 11, 11, None), (2, 30, 30, None)), dtype=torch.float16, dim=32),
@@ -100,20 +107,22 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
 
 
 def groups_of(case: Case, device: str = "cpu") -> Groups:
-    made = []
+    made: list[Group | Ragged] = []
     for batch, queries, keys, lengths in case.groups:
         valid = None
         if lengths is not None:
             valid = (torch.arange(keys) < torch.tensor(lengths)[:, None]).to(device)
         made.append(Group(batch, queries, keys, valid))
+    for lengths, asking in case.ragged:
+        made.append(Ragged(torch.tensor(lengths), None if asking is None else torch.tensor(asking)))
     return Groups(tuple(made))
 
 
 def asked(groups: Groups, device: str = "cpu") -> Tensor:
     """[Tq] bool, False at queries that are padding."""
     parts = [
-        torch.ones(group.batch * group.queries, dtype=torch.bool, device=device)
-        if group.valid is None or group.queries != group.keys
+        torch.ones(group.rows[0], dtype=torch.bool, device=device)
+        if group.valid is None or group.rows[0] != group.rows[1]
         else group.valid.flatten()
         for group in groups.groups
     ]

@@ -25,6 +25,14 @@ MAE = {
     "norm_pix_loss": True,
 }
 VIT = {key: value for key, value in MAE.items() if not key.startswith(("decoder", "norm_pix"))}
+TEXT = {
+    "vocab_size": 60,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
 DINOV2 = {key: value for key, value in VIT.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 
 
@@ -43,7 +51,12 @@ def hugging_face(tmp_path: Path) -> Callable[..., tuple[nn.Module, Path]]:
     transformers = pytest.importorskip("transformers")
 
     def make(class_name: str, folder: str = "source", dtype: torch.dtype = torch.float32, **config: Any) -> Any:
-        base = {"ViTMAE": (transformers.ViTMAEConfig, MAE), "Dinov2": (transformers.Dinov2Config, DINOV2)}
+        base = {
+            "ViTMAE": (transformers.ViTMAEConfig, MAE),
+            "Dinov2": (transformers.Dinov2Config, DINOV2),
+            "Roberta": (transformers.RobertaConfig, TEXT),
+            "Bert": (transformers.BertConfig, TEXT),
+        }
         kind, sizes = next((base[name] for name in base if class_name.startswith(name)), (transformers.ViTConfig, VIT))
         model = scramble(getattr(transformers, class_name)(kind(**{**sizes, **config}))).to(dtype)
         path = tmp_path / folder

@@ -24,13 +24,17 @@ from sdfast.models.attention import (
     BACKENDS,
     Group,
     Groups,
+    Ragged,
     attend,
+    attend_across,
     choose_backend,
     dispatch,
     native,
+    sdpa,
     why_not,
     xformers_backend,
 )
+from sdfast.models.attention.reference import reference_attention
 from sdfast.models.vit import Block, TransformerShape, use_attention
 
 CPU = torch.device("cpu")
@@ -444,7 +448,7 @@ def test_groups_by_hand() -> None:
     valid = torch.tensor([[True, True, False], [True, True, True]])
     groups = Groups((Group(2, 3, 3, valid), Group(1, 4, 4)))
     assert groups.query_sizes == groups.key_sizes == [6, 4]
-    assert groups.shape == ((2, 3, 3), (1, 4, 4)) and groups.longest == (4, 4) and groups.ragged
+    assert groups.shape == ((2, 3, 3), (1, 4, 4)) and groups.longest == (4, 4) and groups.padded
     assert groups.bounds.tolist() == [[0, 2, 0, 2], [3, 6, 3, 6], [6, 10, 6, 10]]
     assert groups.bounds.dtype == torch.int64 and groups.bounds is groups.bounds
     queries, keys = groups.offsets(CPU)
@@ -461,7 +465,69 @@ def test_groups_with_other_queries_by_hand() -> None:
     queries, keys = groups.offsets(CPU)
     assert queries.tolist() == [0, 2, 4, 7] and keys.tolist() == [0, 5, 10, 11]
     assert groups.lengths("queries") == [2, 2, 3] and groups.lengths("keys") == [5, 5, 1]
-    assert groups.ragged and not Groups((Group(2, 2, 5),)).ragged
+    assert groups.padded and not Groups((Group(2, 2, 5),)).padded
+
+
+def test_ragged_groups_by_hand() -> None:
+    groups = Groups((Ragged(torch.tensor([3, 1])), Group(1, 2, 2), Ragged(torch.tensor([2, 5]), torch.tensor([0, 4]))))
+    assert groups.query_sizes == [4, 2, 4] and groups.key_sizes == [4, 2, 7] and groups.longest == (4, 5)
+    assert groups.bounds.tolist() == [[0, 3, 0, 3], [3, 4, 3, 4], [4, 6, 4, 6], [6, 6, 6, 8], [6, 10, 8, 13]]
+    queries, keys = groups.offsets(CPU)
+    assert queries.tolist() == [0, 3, 4, 6, 6, 10] and keys.tolist() == [0, 3, 4, 6, 8, 13]
+    assert groups.lengths("queries") == [3, 1, 2, 0, 4] and groups.lengths("keys") == [3, 1, 2, 2, 5]
+    assert groups.shape is None and not groups.padded
+
+
+def test_ragged_sequences_padded_for_a_launch() -> None:
+    """What `sdpa` does away from the CPU."""
+    for case in CASES:
+        if case.ragged and case.dtype != torch.bfloat16 and "no query" not in case.name:
+            inputs = build(case)
+            (q, k, v), start = operands(case)[:3], (0, 0)
+            for group in inputs.groups.groups:
+                q_end, k_end = start[0] + group.rows[0], start[1] + group.rows[1]
+                parts = q[start[0] : q_end], k[start[1] : k_end], v[start[1] : k_end]
+                wanted = reference_attention(*parts, Groups((group,)))
+                if isinstance(group, Ragged):
+                    torch.testing.assert_close(sdpa._padded(parts, group, 0.0), wanted)
+                start = q_end, k_end
+
+
+# ---- dropout of attention weights ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("case", [CASES[1], Case("ragged", (), ragged=(((6, 9), (3, 9)),), across=True)], ids=str)
+def test_dropout_keeps_the_mean(backend: str, case: Case) -> None:
+    """Over many draws, within five of its own standard errors; and no draw is the undropped result."""
+    torch.manual_seed(0)
+    inputs = build(case)
+    function = attend if len(inputs.tensors) == 1 else attend_across
+    draws = torch.stack([function(*inputs.tensors, inputs.groups, backend, 0.3).detach() for _ in range(400)])
+    wanted = call(inputs, "reference").detach()
+    error = draws.std(dim=0) / 400**0.5
+    assert ((draws.mean(dim=0) - wanted).abs() <= 5 * error + 1e-6).all()
+    assert (draws[0] - draws[1]).abs().max() > 0.01 < (draws[0] - wanted).abs().max()
+
+
+def test_dropout_drops_weights() -> None:
+    """With values that are unit vectors what comes out are the weights: dropped ones, or 1 / (1 - p) times as large."""
+    q, k = (torch.randn(6, 1, 6, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+    kv = torch.stack((k, torch.eye(6)[:, None]), dim=1)
+    groups = Groups((Group(1, 6, 6),))
+    plain = attend_across(q, kv, groups, "reference")
+    torch.manual_seed(1)
+    for backend in ("reference", "sdpa"):
+        dropped = attend_across(q, kv, groups, backend, 0.5)
+        gone = dropped == 0
+        assert gone.any() and not gone.all()
+        torch.testing.assert_close(dropped[~gone], 2 * plain[~gone])
+
+
+def test_dropout_is_refused_or_chosen(fresh_choice: None) -> None:
+    assert choose_backend("auto", CPU, torch.float32, 2, 8, ((3, 10, 10),), True) == "sdpa"
+    with pytest.raises(RuntimeError, match="'native' is not available: it has no dropout"):
+        attend(build(CASES[0]).tensors[0], build(CASES[0]).groups, "native", 0.1)
 
 
 def test_attend_reads_the_layout_of_a_fused_projection() -> None:

@@ -116,7 +116,7 @@ def test_micro_batches_give_the_same_recadam_and_mars_step(tmp_path: Path) -> No
 def test_what_acts_on_the_optimiser_is_refused_with_zero() -> None:
     objective: Any = objective_of("finetune")
     objective.regularizer = on_optimizer(config_of("mars"), objective.module)
-    with pytest.raises(UserError, match="single process"):
+    with pytest.raises(UserError, match="every weight whole"):
         make_engine(objective, "finetune", config_of("mars"), EngineConfig(), CPU, Sharing(zero=ZeroConfig(stage=1)))
 
 
@@ -157,12 +157,12 @@ def test_runs_finished_before_there_were_regularizers_stay_done(inputs: dict[str
 
 
 @pytest.mark.parametrize("name", ["recadam", "mars", "r4f"])
-def test_several_processes_are_refused_before_anything_is_trained(
+def test_zero_is_refused_before_anything_is_trained(
     name: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = pipeline(inputs, tmp_path / "run", f"finetune.regularizer={name}", "finetune.start=distill", zero=1)
     monkeypatch.setattr("sdfast.pipeline.import_deepspeed", lambda device: None)
     monkeypatch.setattr("sdfast.pipeline.join", lambda *_, **__: sdfast.ranks.Ranks())
-    with pytest.raises(UserError, match=rf"finetune\.regularizer={name} works in a single process"):
+    with pytest.raises(UserError, match=rf"finetune\.regularizer={name} needs every weight whole"):
         pipe.finetune()
     assert not (tmp_path / "run" / "pretrain").exists()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sdfast.losses.linear_cross_entropy import linear_cross_entropy
 from sdfast.losses.mae_distill import mae_distill_loss
 from sdfast.losses.mae_distill.arguments import FLOAT_DTYPES
 
@@ -32,6 +33,10 @@ def mlm_distill_loss(
     distill_weight: float = 1.0,
     distill_reduction: str = "sum",
     ignore_index: int = -100,
+    hidden: Tensor | None = None,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+    token_weights: Tensor | float | None = None,
     backend: str = "auto",
 ) -> MlmDistillOutput:
     """Masked-token cross-entropy plus squared distance to a teacher's representation.
@@ -39,11 +44,13 @@ def mlm_distill_loss(
     ``loss = mlm_weight * mlm + distill_weight * distill``. ``mlm`` is the mean of the cross-entropy over the tokens
     whose label is not ``ignore_index`` (as in ``transformers``; 0 when there is none); ``distill`` is that of
     `sdfast.losses.mae_distill_loss`. Give ``logits`` with ``labels``, ``student`` with ``teacher``, or both.
-    Logits at the masked positions alone ([M, V]) save the language-model head its work at all others.
+    Logits at the masked positions alone ([M, V]) save the language-model head its work at all others. Or give
+    ``hidden`` and ``head_weight`` in place of logits: these are then made for some rows at a time and never kept
+    (`sdfast.losses.linear_cross_entropy`).
 
     Args:
         logits: float [B, T, V], or [M, V].
-        labels: int64 [B, T], or [M].
+        labels: int64 [B, T], or [M]; with ``hidden`` all [M] count.
         student: float [B, D] or [B, N, D].
         teacher: as student, or a bank with ``rows``; see `mae_distill_loss`.
         rows: int [B], rows of the bank.
@@ -51,7 +58,12 @@ def mlm_distill_loss(
         mlm_weight: factor of the token part.
         distill_weight: factor of the representation part.
         distill_reduction: ``"sum"`` or ``"mean"``, as in `mae_distill_loss`.
-        ignore_index: label of the tokens that do not count.
+        ignore_index: label of the tokens that do not count; not with ``hidden``.
+        hidden: float [M, D], what the head's last layer is given at the masked positions.
+        head_weight: float [V, D], of that layer; with tied embeddings those of the words.
+        head_bias: float [V].
+        token_weights: with ``hidden``, float [M] or one number: ``mlm`` is the sum of the cross-entropies so weighted,
+            in place of their mean.
         backend: evaluates the representation part, as in `mae_distill_loss`.
 
     Returns:
@@ -62,10 +74,14 @@ def mlm_distill_loss(
         ValueError: a shape or value that does not fit.
         RuntimeError: an explicit backend that is not available.
     """
-    if logits is None and student is None:
+    if logits is None and hidden is None and student is None:
         raise ValueError("give logits (token part), student (representation part) or both: neither was given")
     mlm = distill = None
-    if logits is not None:
+    if hidden is not None:
+        if logits is not None or head_weight is None or labels is None:
+            raise ValueError("hidden should be given with head_weight and labels, in place of logits")
+        mlm = linear_cross_entropy(hidden, head_weight, labels, head_bias, row_weights=token_weights)
+    elif logits is not None:
         mlm = _token_loss(logits, labels, ignore_index)
     elif labels is not None:
         raise ValueError("labels was given without logits: give logits as well, or leave labels out")

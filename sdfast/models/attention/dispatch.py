@@ -1,7 +1,8 @@
 """Which backend computes an attention: a named one, or the best that is there.
 
 On the CPU `auto` is the compiled kernel where it can be had, else `sdpa`: a fixed rule, so that a resumed run gives the
-same bits. On CUDA the candidates are timed once for each shape, forward and backward, and the fastest is kept.
+same bits. On CUDA the candidates are timed once for each shape, forward and backward, and the fastest is kept; ragged
+sequences, whose shape is new in every batch, go to the first that can take them without padding.
 """
 
 from __future__ import annotations
@@ -22,26 +23,28 @@ from sdfast.models.attention.varlen import varlen_attention, why_not_varlen
 from sdfast.models.attention.xformers_backend import why_not_xformers, xformers_attention
 
 BACKENDS = ("reference", "sdpa", "native", "varlen", "xformers")
-_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Groups], Tensor]] = {
+_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Groups, float], Tensor]] = {
     "reference": reference_attention,
     "sdpa": sdpa_attention,
     "varlen": varlen_attention,
     "xformers": xformers_attention,
 }
 _CANDIDATES = {"cpu": ("native", "sdpa"), "cuda": ("varlen", "xformers", "sdpa")}
+_WITHOUT_DROPOUT = ("native", "varlen")
 _CALIBRATION_ROUNDS = 10
 
 Shape = tuple[tuple[int, int, int], ...]
 _TYPICAL: Shape = ((16, 197, 197),)
 
 
-def attend(qkv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
+def attend(qkv: Tensor, groups: Groups, backend: str = "auto", dropout: float = 0.0) -> Tensor:
     """Softmax attention of every sequence to itself.
 
     Args:
         qkv: [T, 3, H, d], the queries, keys and values of T tokens, group after group.
         groups: the sequences; queries and keys are the same tokens.
         backend: one of `BACKENDS`, or `auto`.
+        dropout: probability of a weight to be dropped.
 
     Returns:
         [T, H * d].
@@ -50,21 +53,21 @@ def attend(qkv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
         ValueError: an unknown backend.
         RuntimeError: a named backend that is not available, with the reason.
     """
-    chosen = choose_backend(backend, qkv.device, qkv.dtype, qkv.shape[2], qkv.shape[3], _shape_of(groups))
+    chosen = choose_backend(backend, qkv.device, qkv.dtype, qkv.shape[2], qkv.shape[3], _shape_of(groups), dropout > 0)
     if chosen == "native":
         return native_self_attention(qkv, groups).flatten(1)
     q, k, v = qkv.unbind(1)
-    return _FUNCTIONS[chosen](q, k, v, groups).flatten(1)
+    return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
 
 
-def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto") -> Tensor:
+def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto", dropout: float = 0.0) -> Tensor:
     """Softmax attention of some queries to the keys of their sequences.
 
     Args:
         q: [Tq, H, d] queries, group after group.
         kv: [Tk, 2, H, d] keys and values.
         groups: the sequences.
-        backend: see `attend`.
+        backend, dropout: see `attend`.
 
     Returns:
         [Tq, H * d].
@@ -72,20 +75,22 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto") 
     Raises:
         ValueError, RuntimeError: see `attend`.
     """
-    chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], _shape_of(groups))
+    chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], _shape_of(groups), dropout > 0)
     if chosen == "native":
         return native_attention_across(q, kv, groups).flatten(1)
     k, v = kv.unbind(1)
-    return _FUNCTIONS[chosen](q, k, v, groups).flatten(1)
+    return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
 
 
-def _shape_of(groups: Groups) -> Shape:
+def _shape_of(groups: Groups) -> Shape | None:
     """By which a calibration is remembered; to the compiler sizes may be symbols, so a typical shape stands for all."""
     return _TYPICAL if torch.compiler.is_compiling() else groups.shape
 
 
-def why_not(backend: str, device: torch.device, dtype: torch.dtype, dim: int) -> str | None:
-    """None when a backend can be used for heads of `dim` values, else the reason."""
+def why_not(backend: str, device: torch.device, dtype: torch.dtype, dim: int, dropout: bool = False) -> str | None:
+    """None when a backend can be used for heads of `dim` values, and with dropout where that is asked, else why not."""
+    if dropout and backend in _WITHOUT_DROPOUT:
+        return "it has no dropout of attention weights"
     if backend == "native":
         return why_not_native(device, dtype)
     if backend == "varlen":
@@ -94,35 +99,43 @@ def why_not(backend: str, device: torch.device, dtype: torch.dtype, dim: int) ->
 
 
 @constant_to_the_compiler
-def choose_backend(name: str, device: torch.device, dtype: torch.dtype, heads: int, dim: int, shape: Shape) -> str:
-    """The backend to use: `name` itself, or for `auto` the best for this device and shape.
+def choose_backend(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    dim: int,
+    shape: Shape | None,
+    dropout: bool = False,
+) -> str:
+    """The backend to use: `name` itself, or for `auto` the best for this device and shape (None for ragged ones).
 
     Raises:
         ValueError: an unknown name.
         RuntimeError: a named one that is not available.
     """
     if name != "auto":
-        _check_named(name, device, dtype, dim)
+        _check_named(name, device, dtype, dim, dropout)
         return name
-    candidates = _ready(device, dtype, dim)
-    if device.type == "cpu" or len(candidates) == 1:
+    candidates = _ready(device, dtype, dim, dropout)
+    if device.type == "cpu" or len(candidates) == 1 or shape is None or dropout:
         return candidates[0]
     return _calibrated(candidates, device, dtype, heads, dim, shape)
 
 
 @functools.cache
-def _check_named(name: str, device: torch.device, dtype: torch.dtype, dim: int) -> None:
+def _check_named(name: str, device: torch.device, dtype: torch.dtype, dim: int, dropout: bool) -> None:
     if name not in BACKENDS:
         raise ValueError(f"attention backend should be one of auto, {', '.join(BACKENDS)}, not {name!r}")
-    reason = why_not(name, device, dtype, dim)
+    reason = why_not(name, device, dtype, dim, dropout)
     if reason is not None:
         raise RuntimeError(f"attention backend {name!r} is not available: {reason}")
 
 
 @functools.cache
-def _ready(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[str, ...]:
+def _ready(device: torch.device, dtype: torch.dtype, dim: int, dropout: bool) -> tuple[str, ...]:
     known = _CANDIDATES.get(device.type, ("sdpa",))
-    return tuple(name for name in known if why_not(name, device, dtype, dim) is None)
+    return tuple(name for name in known if why_not(name, device, dtype, dim, dropout) is None)
 
 
 @functools.cache
@@ -156,7 +169,7 @@ def _time(function: Callable[..., Tensor], operands: list[Tensor], groups: Group
         for round_number in range(_CALIBRATION_ROUNDS + 3):
             if round_number == 3:
                 start.record()
-            out = function(*operands, groups)
+            out = function(*operands, groups, 0.0)
             torch.autograd.grad(out, operands, out.detach())
     stop.record()
     stop.synchronize()

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdfast.models.attention.groups import Groups
+from sdfast.models.attention.groups import Groups, Ragged
 from sdfast.models.attention.reference import by_group, key_mask
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
-    """See `attend_across` for the arguments."""
-    return by_group(q, k, v, groups, _one_group)
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
+    """See `attend_across` for the arguments.
+
+    On a CPU ragged sequences are computed one by one, without padding; elsewhere, where a launch costs more than the
+    padding, they are padded.
+    """
+    if q.device.type == "cpu" or not any(isinstance(group, Ragged) for group in groups.groups):
+        return by_group(q, k, v, groups, _one_group, dropout)
+    out = []
+    parts = q.split(groups.query_sizes), k.split(groups.key_sizes), v.split(groups.key_sizes)
+    for group, operands in zip(groups.groups, zip(*parts, strict=True), strict=True):
+        if isinstance(group, Ragged):
+            out.append(_padded(operands, group, dropout))
+        else:
+            out.append(by_group(*operands, Groups((group,)), _one_group, dropout))
+    return torch.cat(out)
 
 
-def _one_group(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(valid))
+def _padded(operands: tuple[Tensor, Tensor, Tensor], group: Ragged, dropout: float) -> Tensor:
+    """Ragged sequences [T, H, d] laid out with padding, and the result taken out of it."""
+    (queries, keys), (most_queries, most_keys) = group.counts, group.longest
+    device, inner, batch = operands[0].device, operands[0].shape[1:], len(keys)
+    asking, seen = _places(queries, most_queries, device), _places(keys, most_keys, device)
+
+    def padded(rows: Tensor, at: Tensor, most: int) -> Tensor:
+        wide = rows.new_zeros(batch * most, *inner).index_copy(0, at, rows)
+        return wide.view(batch, most, *inner).transpose(1, 2)
+
+    q, k, v = operands
+    valid = (torch.arange(most_keys) < keys[:, None]).to(device, non_blocking=True)
+    q, k, v = padded(q, asking, most_queries), padded(k, seen, most_keys), padded(v, seen, most_keys)
+    attended = _one_group(q, k, v, valid, dropout).transpose(1, 2)
+    return attended.reshape(batch * most_queries, *inner).index_select(0, asking)
+
+
+def _places(counts: Tensor, most: int, device: torch.device) -> Tensor:
+    """[T] int64 on the device: where each token lies when every sequence takes `most` places."""
+    return (torch.arange(most) < counts[:, None]).flatten().nonzero()[:, 0].to(device, non_blocking=True)
+
+
+def _one_group(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(valid), dropout_p=dropout)

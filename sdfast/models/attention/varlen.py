@@ -27,10 +27,13 @@ def needs_half_on_cuda(device: torch.device, dtype: torch.dtype, dim: int) -> st
     return None if dim % 8 == 0 and dim <= 256 else f"heads of {dim} values do not fit its kernels"
 
 
-def varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
-    """See `attend_across` for the arguments. Padded sequences go to `sdpa`: `seqused_k` has no gradients."""
-    if groups.ragged:
-        return sdpa_attention(q, k, v, groups)
+def varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
+    """See `attend_across` for the arguments. Padded sequences go to `sdpa`: `seqused_k` has no gradients.
+
+    The operator has no dropout, so it is not chosen where there is some.
+    """
+    if groups.padded or dropout:
+        return sdpa_attention(q, k, v, groups, dropout)
     from torch.nn.attention.varlen import varlen_attn
 
     q_offsets, k_offsets = groups.offsets(q.device)

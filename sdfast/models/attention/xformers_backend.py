@@ -29,13 +29,13 @@ def why_not_xformers(device: torch.device, dtype: torch.dtype, dim: int) -> str 
     return None
 
 
-def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
+def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
     """See `attend_across` for the arguments. Padded sequences go to `sdpa`: no bias for them has gradients."""
-    if groups.ragged:
-        return sdpa_attention(q, k, v, groups)
+    if groups.padded:
+        return sdpa_attention(q, k, v, groups, dropout)
     operators: Any = importlib.import_module("xformers.ops")
     bias = _bias(tuple(groups.lengths("queries")), tuple(groups.lengths("keys")), q.device)
-    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias)[0]
+    return operators.memory_efficient_attention(q[None], k[None], v[None], attn_bias=bias, p=dropout)[0]
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,299 @@
+"""A lean BERT and RoBERTa: encoder, language-model head and classifier, over tokens that lie in one matrix unpadded.
+
+Equal to the modules of transformers (`RobertaForMaskedLM`, `BertForMaskedLM`, `RobertaForSequenceClassification`,
+`BertForSequenceClassification`) for the same weights; the tests compare them. A token's position is its place in its
+sequence, also where a token is the padding id by accident (transformers' RoBERTa does not count such a one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdfast.data.text_batch import TokenBatch, starts
+from sdfast.errors import UserError
+from sdfast.models.attention import Groups, Ragged
+from sdfast.models.gelu import gelu
+from sdfast.models.linear import Linear, linear
+from sdfast.models.vit import Attention, TransformerShape
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """Everything that decides the architecture of a BERT or RoBERTa.
+
+    Attributes:
+        kind: `roberta` counts positions from behind the padding id and drops before its classifier's first layer.
+        vocabulary: words.
+        positions: rows of the position table.
+        types: token types; RoBERTa has one.
+        pad_id: id of the padding token, whose embedding is not trained; None for none.
+        encoder: the blocks.
+        norm_eps: of every LayerNorm.
+    """
+
+    kind: Literal["bert", "roberta"]
+    vocabulary: int
+    positions: int
+    types: int
+    pad_id: int | None
+    encoder: TransformerShape
+    norm_eps: float = 1e-12
+
+    @property
+    def first_position(self) -> int:
+        """Row of the position table for the first token."""
+        return 0 if self.kind == "bert" else (self.pad_id or 0) + 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.positions - self.first_position
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Probabilities of dropping.
+
+    Attributes:
+        hidden: after the embeddings, the attention projections and the MLPs.
+        attention: attention weights.
+        classifier: around the classifier's first layer; None for that of `hidden`.
+    """
+
+    hidden: float = 0.0
+    attention: float = 0.0
+    classifier: float | None = None
+
+
+NO_DROPOUT = Dropouts()
+
+
+class Asking(NamedTuple):
+    """Tokens of some sequences whose result is wanted.
+
+    Attributes:
+        rows: [M] int64 on the CPU, their places in the matrix of all tokens, ascending.
+        counts: [B] int64 on the CPU, how many there are of each sequence.
+    """
+
+    rows: Tensor
+    counts: Tensor
+
+
+def first_tokens(lengths: Tensor) -> Asking:
+    """The first token of every sequence (`<s>`, `[CLS]`)."""
+    return Asking(starts(lengths), torch.ones_like(lengths))
+
+
+@dataclass(frozen=True, eq=False)
+class TextView:
+    """What the encoder is given of some sequences.
+
+    Attributes:
+        tokens: [T, D] from `TextEncoder.embed`.
+        lengths: [B] int64 on the CPU, tokens of each sequence.
+        asking: the tokens whose result is wanted; None for all.
+        layer: stop after so many blocks; None goes through all.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    asking: Asking | None = None
+    layer: int | None = None
+
+
+class PostNormBlock(nn.Module):
+    """Post-norm transformer block: attention and MLP (exact GELU), each with a residual, each before a LayerNorm."""
+
+    def __init__(self, shape: TransformerShape, norm_eps: float, dropouts: Dropouts = NO_DROPOUT) -> None:
+        super().__init__()
+        self.attn = Attention(shape.width, shape.heads, True, dropouts.hidden, dropouts.attention)
+        self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
+        self.fc1 = Linear(shape.width, shape.mlp_width)
+        self.fc2 = Linear(shape.mlp_width, shape.width)
+        self.norm2 = nn.LayerNorm(shape.width, eps=norm_eps)
+        self.dropout = nn.Dropout(dropouts.hidden)
+
+    def forward(self, x: Tensor, groups: Groups) -> Tensor:
+        """[T, D], the tokens of all groups -> [T, D]."""
+        return self.mlp(self.norm1(self.attn(x, groups, x)))
+
+    def some_rows(self, x: Tensor, rows: Tensor, groups: Groups) -> Tensor:
+        """The block's output at some tokens only: x [T, D], rows [M] int64 on its device -> [M, D]."""
+        here = x.index_select(0, rows)
+        return self.mlp(self.norm1(self.attn.across(here, x, groups, here)))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The second half, [T, D] -> [T, D]."""
+        hidden = gelu(self.fc1(x))
+        if self.training and self.dropout.p:
+            return self.norm2(x + self.dropout(self.fc2(hidden)))
+        return self.norm2(self.fc2(hidden, x))
+
+
+class TextEncoder(nn.Module):
+    """Embeddings of words, positions and token types, their LayerNorm, and the blocks."""
+
+    def __init__(self, shape: TextShape, dropouts: Dropouts = NO_DROPOUT) -> None:
+        super().__init__()
+        self.shape = shape
+        width = shape.encoder.width
+        self.word_embeddings = _table(shape.vocabulary, width)
+        self.position_embeddings = _table(shape.positions, width)
+        self.type_embeddings = _table(shape.types, width)
+        self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
+        self.dropout = nn.Dropout(dropouts.hidden)
+        self.blocks = nn.ModuleList(
+            PostNormBlock(shape.encoder, shape.norm_eps, dropouts) for _ in range(shape.encoder.depth)
+        )
+
+    def forward(self, batch: TokenBatch, asking: Asking | None = None, layer: int | None = None) -> Tensor:
+        """Encode sequences.
+
+        Args:
+            batch: their tokens.
+            asking, layer: see `TextView`.
+
+        Returns:
+            [T, D], or [M, D] at the tokens asked for.
+        """
+        return self.encode(TextView(self.embed(batch), batch.lengths, asking, layer))[0]
+
+    def embed(self, batch: TokenBatch, types: Tensor | None = None) -> Tensor:
+        """Tokens before the first block.
+
+        Args:
+            batch: the sequences.
+            types: [T] int64 token types; None for 0 everywhere.
+
+        Returns:
+            [T, D].
+
+        Raises:
+            UserError: a sequence is longer than the table of positions.
+        """
+        longest = int(batch.lengths.max()) if len(batch) else 0
+        if longest > self.shape.longest:
+            raise UserError(
+                f"a text has {longest} tokens, but the model has positions for {self.shape.longest}: truncate it."
+            )
+        places = (batch.places + self.shape.first_position).to(batch.ids.device, non_blocking=True)
+        x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
+        x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
+        return self.dropout(self.norm(x + self.position_embeddings(places)))
+
+    def encode(self, *views: TextView) -> list[Tensor]:
+        """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
+
+        Returns:
+            for each view [T, D]; or [M, D] where only some tokens are asked for: there its last block computes keys
+            and values for all tokens, and everything else for those alone.
+        """
+        going = list(range(len(views)))
+        x, groups = _together([view.tokens for view in views]), _groups(views)
+        ended: dict[int, Tensor] = {}
+        for depth, block in enumerate(cast("list[PostNormBlock]", list(self.blocks)), 1):
+            ending = [number for number in going if depth == (views[number].layer or len(self.blocks))]
+            asking = [views[number].asking if number in ending else None for number in going]
+            if any(each is not None for each in asking):
+                some = [views[number].lengths for number in going]
+                rows, groups = _some_queries(some, asking)
+                x = block.some_rows(x, rows.to(x.device, non_blocking=True), groups)
+            else:
+                x = block(x, groups)
+            if ending:
+                split = dict(zip(going, x.split(groups.query_sizes), strict=True))
+                ended |= {number: split.pop(number) for number in ending}
+                going = list(split)
+                if not going:
+                    break
+                x, groups = _together(list(split.values())), _groups([views[number] for number in going])
+        return [ended[number] for number in range(len(views))]
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Embeddings, all zero: random ones on the meta device have torch import its compiler, which takes seconds."""
+    return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """Rows of some views as one matrix; those of one view are not copied."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _groups(views: list[TextView] | tuple[TextView, ...]) -> Groups:
+    return Groups(tuple(Ragged(view.lengths) for view in views))
+
+
+def _some_queries(lengths: list[Tensor], asking: list[Asking | None]) -> tuple[Tensor, Groups]:
+    """Rows that ask in the matrix of several views' tokens, [M] int64 on the CPU, and the views' sequences."""
+    rows, groups, first = [], [], 0
+    for keys, some in zip(lengths, asking, strict=True):
+        count = int(keys.sum())
+        rows.append(first + (torch.arange(count) if some is None else some.rows))
+        groups.append(Ragged(keys, None if some is None else some.counts))
+        first += count
+    return torch.cat(rows), Groups(tuple(groups))
+
+
+class LanguageModelHead(nn.Module):
+    """From an encoded token to what is compared with every word: dense layer, GELU, LayerNorm; and a bias for each."""
+
+    def __init__(self, shape: TextShape) -> None:
+        super().__init__()
+        width = shape.encoder.width
+        self.dense = Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """[M, D] -> [M, D]."""
+        return self.norm(gelu(self.dense(encoded)))
+
+
+class MaskedLanguageModel(nn.Module):
+    """An encoder with a language-model head, whose last matrix is that of the words' embeddings."""
+
+    def __init__(self, shape: TextShape, dropouts: Dropouts = NO_DROPOUT) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = TextEncoder(shape, dropouts)
+        self.head = LanguageModelHead(shape)
+
+    def logits(self, encoded: Tensor) -> Tensor:
+        """[M, D] encoded tokens -> [M, V]; training does not make them for all (`sdfast.objectives.masked_lm`)."""
+        return linear(self.head(encoded), self.encoder.word_embeddings.weight, self.head.bias)
+
+
+class TextClassifier(nn.Module):
+    """An encoder and a classifier on the first token, as transformers' RoBERTa and BERT have it.
+
+    RoBERTa: dropout, dense layer, tanh, dropout, linear layer. BERT: the same without the first dropout; there the
+    dense layer is called the pooler.
+    """
+
+    def __init__(self, shape: TextShape, classes: int, dropouts: Dropouts = NO_DROPOUT) -> None:
+        super().__init__()
+        self.shape = shape
+        self.encoder = TextEncoder(shape, dropouts)
+        self.dense = nn.Linear(shape.encoder.width, shape.encoder.width)
+        self.classifier = nn.Linear(shape.encoder.width, classes)
+        self.drop = dropouts.hidden if dropouts.classifier is None else dropouts.classifier
+
+    def forward(self, batch: TokenBatch, cls_tail: bool = True) -> Tensor:
+        """Sequences -> [B, classes] logits; without `cls_tail` the last block computes all tokens."""
+        first = first_tokens(batch.lengths)
+        if cls_tail:
+            return self.classify(self.encoder(batch, first))
+        return self.classify(self.encoder(batch)[first.rows])
+
+    def classify(self, first: Tensor) -> Tensor:
+        """[B, D], the encoded first tokens -> [B, classes]."""
+        if self.shape.kind == "roberta":
+            first = F.dropout(first, self.drop, self.training)
+        return self.classifier(F.dropout(torch.tanh(self.dense(first)), self.drop, self.training))

@@ -1,0 +1,191 @@
+"""Hidden states, logits and losses equal those of transformers for the same weights, unpadded against padded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from text_samples import BATCH, IDS, LENGTHS, padded, unpadded
+
+from sdfast.data.text_batch import TokenBatch
+from sdfast.errors import UserError
+from sdfast.models.text import Asking, Dropouts, TextView, first_tokens
+from sdfast.models.text_checkpoint import load_mlm, load_text_classifier
+from sdfast.models.vit import use_attention
+
+TIGHT = {"rtol": 0.0, "atol": 1e-10}
+KINDS = ["Roberta", "Bert"]
+NONE = Dropouts()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_states_and_logits(kind: str, hugging_face: Any) -> None:
+    theirs, path = hugging_face(f"{kind}ForMaskedLM")
+    theirs.double()
+    ours = load_mlm(str(path), dropouts=NONE).module.double()
+    ids, mask = padded(BATCH, ours.shape.pad_id)
+    output = theirs(ids, attention_mask=mask, output_hidden_states=True)
+    torch.testing.assert_close(ours.encoder.embed(BATCH), unpadded(output.hidden_states[0], BATCH), **TIGHT)
+    for layer in (1, 2):
+        wanted = unpadded(output.hidden_states[layer], BATCH)
+        torch.testing.assert_close(ours.encoder(BATCH, layer=layer), wanted, **TIGHT)
+    encoded = ours.encoder(BATCH)
+    torch.testing.assert_close(encoded, unpadded(output.hidden_states[-1], BATCH), **TIGHT)
+    torch.testing.assert_close(ours.logits(encoded), unpadded(output.logits, BATCH), **TIGHT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_types(kind: str, hugging_face: Any) -> None:
+    theirs, path = hugging_face(f"{kind}ForMaskedLM", type_vocab_size=3)
+    theirs.double()
+    ours = load_mlm(str(path), dropouts=NONE).module.double()
+    types = torch.arange(len(IDS)) % 3
+    ids, mask = padded(BATCH, ours.shape.pad_id)
+    wide, _ = padded(TokenBatch(types, LENGTHS), 0)
+    wanted = unpadded(theirs(ids, attention_mask=mask, token_type_ids=wide).logits, BATCH)
+    encoded = ours.encoder.encode(TextView(ours.encoder.embed(BATCH, types), LENGTHS))[0]
+    torch.testing.assert_close(ours.logits(encoded), wanted, **TIGHT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_loss_and_gradients(kind: str, hugging_face: Any) -> None:
+    """The head at the masked tokens alone is theirs at all tokens: the loss, and the gradient of every weight."""
+    theirs, path = hugging_face(f"{kind}ForMaskedLM")
+    theirs.double()
+    ours = load_mlm(str(path), dropouts=NONE).module.double()
+    rows = torch.tensor([0, 3, 9, 20, 21, 34])
+    labels = torch.full_like(IDS, -100)
+    labels[rows] = (IDS[rows] * 7) % 60
+    ids, mask = padded(BATCH, ours.shape.pad_id)
+    wanted = theirs(ids, attention_mask=mask, labels=padded(TokenBatch(labels, LENGTHS), -100)[0]).loss
+    asking = Asking(rows, torch.tensor([2, 0, 1, 2, 1]))
+    loss = F.cross_entropy(ours.logits(ours.encoder(BATCH, asking)), labels[rows])
+    torch.testing.assert_close(loss, wanted, **TIGHT)
+    loss.backward()
+    wanted.backward()
+    stem = "bert" if kind == "Bert" else "roberta"
+    theirs_by_name = dict(theirs.named_parameters())
+    embeddings = f"{stem}.embeddings"
+    for mine, name in (
+        (ours.encoder.word_embeddings, f"{embeddings}.word_embeddings"),
+        (ours.encoder.position_embeddings, f"{embeddings}.position_embeddings"),
+        (ours.encoder.type_embeddings, f"{embeddings}.token_type_embeddings"),
+        (ours.encoder.norm, f"{embeddings}.LayerNorm"),
+        (ours.encoder.blocks[0].norm1, f"{stem}.encoder.layer.0.attention.output.LayerNorm"),
+        (ours.encoder.blocks[1].fc1, f"{stem}.encoder.layer.1.intermediate.dense"),
+    ):
+        torch.testing.assert_close(mine.weight.grad, theirs_by_name[f"{name}.weight"].grad, **TIGHT)
+    query, key, value = ours.encoder.blocks[1].attn.qkv.weight.grad.chunk(3)
+    for mine, name in ((query, "query"), (key, "key"), (value, "value")):
+        wanted_grad = theirs_by_name[f"{stem}.encoder.layer.1.attention.self.{name}.weight"].grad
+        torch.testing.assert_close(mine, wanted_grad, **TIGHT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classifier(kind: str, hugging_face: Any) -> None:
+    theirs, path = hugging_face(f"{kind}ForSequenceClassification", num_labels=3)
+    theirs.double()
+    ours, _, names = load_text_classifier(path)
+    ours.double().eval()
+    assert names == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    ids, mask = padded(BATCH, ours.shape.pad_id)
+    wanted = theirs(ids, attention_mask=mask).logits
+    for cls_tail in (True, False):
+        torch.testing.assert_close(ours(BATCH, cls_tail), wanted, **TIGHT)
+
+
+@pytest.mark.parametrize("attention", ["reference", "sdpa", "native"])
+def test_backends_in_float32(attention: str, hugging_face: Any) -> None:
+    theirs, path = hugging_face("RobertaForMaskedLM")
+    ours = load_mlm(str(path), dropouts=NONE).module
+    use_attention(ours, attention)
+    ids, mask = padded(BATCH, 1)
+    wanted = unpadded(theirs(ids, attention_mask=mask).logits, BATCH)
+    torch.testing.assert_close(ours.logits(ours.encoder(BATCH)), wanted, rtol=1e-5, atol=2e-5)
+
+
+# ---- views -----------------------------------------------------------------------------------------------------
+
+
+def test_views_together_are_views_apart(hugging_face: Any) -> None:
+    encoder = load_mlm(str(hugging_face("RobertaForMaskedLM")[1]), dropouts=NONE).module.double().encoder
+    other = TokenBatch(IDS.flip(0), LENGTHS.flip(0))
+    whole, turned = encoder(BATCH), encoder(other)
+    asking = Asking(torch.tensor([1, 8, 9, 30]), torch.tensor([1, 0, 2, 1, 0]))
+    first = first_tokens(other.lengths)
+    assert first.rows.tolist() == [0, 3, 15, 27, 28]
+    views = (
+        TextView(encoder.embed(BATCH), BATCH.lengths, asking),
+        TextView(encoder.embed(other), other.lengths, first),
+        TextView(encoder.embed(BATCH), BATCH.lengths),
+        TextView(encoder.embed(other), other.lengths, first, layer=1),
+        TextView(encoder.embed(BATCH), BATCH.lengths, layer=1),
+    )
+    wanted = (
+        whole[asking.rows],
+        turned[first.rows],
+        whole,
+        encoder(other, layer=1)[first.rows],
+        encoder(BATCH, None, 1),
+    )
+    for ours, plain in zip(encoder.encode(*views), wanted, strict=True):
+        torch.testing.assert_close(ours, plain, **TIGHT)
+    for view, plain in zip(views, wanted, strict=True):
+        torch.testing.assert_close(encoder.encode(view)[0], plain, **TIGHT)
+
+
+def test_a_sequence_alone_is_the_sequence_among_others(hugging_face: Any) -> None:
+    encoder = load_mlm(str(hugging_face("BertForMaskedLM")[1]), dropouts=NONE).module.double().encoder
+    together = encoder(BATCH).split(LENGTHS.tolist())
+    for number in range(len(BATCH)):
+        torch.testing.assert_close(encoder(BATCH[number : number + 1]), together[number], **TIGHT)
+
+
+def test_too_long_a_text(hugging_face: Any) -> None:
+    for kind, longest in (("Roberta", 38), ("Bert", 40)):
+        encoder = load_mlm(str(hugging_face(f"{kind}ForMaskedLM", folder=kind)[1])).module.encoder
+        encoder(TokenBatch(torch.full((longest,), 7), torch.tensor([longest])))
+        with pytest.raises(UserError, match=f"a text has {longest + 1} tokens.* positions for {longest}: truncate it"):
+            encoder(TokenBatch(torch.full((longest + 1,), 7), torch.tensor([longest + 1])))
+
+
+# ---- dropout ---------------------------------------------------------------------------------------------------
+
+
+def test_dropout_acts_where_theirs_does(hugging_face: Any, tmp_path: Path) -> None:
+    """The mean over draws is theirs within five standard errors; each kind alone, as both are given by the folder."""
+    from sdfast.models.text_checkpoint import _filled
+
+    theirs, path = hugging_face("RobertaForSequenceClassification", num_labels=2)
+    module, _, _ = load_text_classifier(path)
+    short = TokenBatch(IDS[:9], torch.tensor([4, 5]))
+    ids, mask = padded(short, 1)
+    for hidden, attention, classifier in ((0.3, 0.0, 0.0), (0.0, 0.4, 0.0), (0.0, 0.0, 0.4)):
+        dropouts = Dropouts(hidden, attention, classifier)
+        ours = _filled(type(module), module.state_dict(), module.shape, 2, dropouts).train()
+        for layer in theirs.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = hidden
+        theirs.classifier.dropout.p = classifier
+        for layer in theirs.roberta.encoder.layer:
+            layer.attention.self.dropout.p = attention
+        torch.manual_seed(0)
+        with torch.no_grad():
+            mine = torch.stack([ours(short) for _ in range(600)])
+            wanted = torch.stack([theirs.train()(ids, attention_mask=mask).logits for _ in range(600)])
+        error = (mine.var(dim=0) + wanted.var(dim=0)).div(600).sqrt()
+        assert ((mine.mean(dim=0) - wanted.mean(dim=0)).abs() <= 5 * error).all(), dropouts
+        ratio = mine.std(dim=0) / wanted.std(dim=0)
+        assert (ratio > 0.8).all() and (ratio < 1.25).all(), dropouts
+
+
+def test_no_dropout_when_evaluated(hugging_face: Any) -> None:
+    loaded = load_mlm(str(hugging_face("RobertaForMaskedLM")[1]))
+    assert loaded.dropouts == Dropouts(0.1, 0.1, None)
+    encoder = loaded.module.encoder
+    assert not torch.equal(encoder(BATCH), encoder(BATCH))
+    encoder.eval()
+    assert torch.equal(encoder(BATCH), encoder(BATCH))

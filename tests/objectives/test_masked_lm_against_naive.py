@@ -1,0 +1,130 @@
+"""Twenty steps on texts equal the naive step on Hugging Face modules: padded, with a head for every token."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from naive_setup import decayed_rate
+from text_setup import LABELS, LR, MASKING, SEED, SHAPE, STEPS, batches, read, scrambled, train
+from torch import Tensor
+
+from sdfast.config import FinetuneConfig
+from sdfast.data.text_batch import TokenBatch
+from sdfast.models.text import Dropouts
+from sdfast.models.text_checkpoint import (
+    Companions,
+    load_mlm,
+    save_mlm,
+    save_text_classifier,
+    text_classifier_from_mlm,
+)
+from sdfast.objectives.masked_lm import MaskedLanguageModelling
+from sdfast.objectives.text_classification import TextClassification
+from sdfast.teacher.live_text import LiveTextTeacher
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def naive_text(naive: ModuleType) -> ModuleType:
+    return importlib.import_module("naive_text")
+
+
+def theirs_of(seed: int, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    save_mlm(scrambled(seed, torch.float32), folder, Companions(), Dropouts())
+    return transformers.AutoModelForMaskedLM.from_pretrained(folder).to(dtype)
+
+
+def ours_of(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    return load_mlm(str(folder)).module.to(dtype)
+
+
+def with_ignored(labels: Tensor, chosen: Tensor, count: int) -> Tensor:
+    return torch.full((count,), -100).index_copy(0, chosen, labels)
+
+
+@pytest.mark.parametrize(
+    ("stage", "tokens", "dtype", "bound"),
+    [
+        ("pretrain", "cls", torch.float64, 1e-9),
+        ("distill", "cls", torch.float64, 1e-9),
+        ("distill", "all", torch.float64, 1e-9),
+        ("distill", "cls", torch.float32, 2e-5),
+    ],
+)
+def test_pretraining_and_distillation(
+    stage: str, tokens: str, dtype: torch.dtype, bound: float, naive_text: ModuleType, tmp_path: Path
+) -> None:
+    theirs = theirs_of(0, tmp_path / "start", dtype)
+    module = ours_of(tmp_path / "start", dtype)
+    teacher = None
+    if stage == "distill":
+        their_teacher = theirs_of(1, tmp_path / "teacher", dtype)
+        teacher = LiveTextTeacher(ours_of(tmp_path / "teacher", dtype).encoder, tokens)  # type: ignore[arg-type]
+        naive_step = naive_text.NaiveTextDistillation(theirs, their_teacher, LR, tokens)
+    else:
+        naive_step = naive_text.NaiveTextPretraining(theirs, LR)
+    objective = MaskedLanguageModelling(module, read, MASKING, SEED, teacher, tokens)  # type: ignore[arg-type]
+    ours = train(objective, tmp_path / "run")
+    for step, batch in enumerate(batches()):
+        decayed_rate(naive_step, step, LR)
+        drawn = objective.draw(batch)
+        texts = TokenBatch(*read(batch.rows))
+        labels = with_ignored(drawn.labels, drawn.chosen, len(texts.ids))
+        clean = (texts.ids,) if teacher is not None else ()
+        losses = naive_step.step(drawn.batch.ids, labels, texts.lengths, *clean)
+        assert losses.keys() == ours[step].keys() - {"loss"}
+        for name, value in losses.items():
+            assert abs(ours[step][name] - float(value)) <= bound * max(1.0, abs(float(value))), (step, name)
+    assert abs(ours[-1]["loss"] - ours[0]["loss"]) > 0.01
+    compare(module, theirs, bound)
+
+
+def compare(module: torch.nn.Module, theirs: torch.nn.Module, bound: float) -> None:
+    base, encoder = theirs.base_model, module.encoder
+    query, _, value = encoder.blocks[1].attn.qkv.weight.chunk(3)
+    pairs = {
+        "words": (encoder.word_embeddings.weight, base.embeddings.word_embeddings.weight),
+        "positions": (encoder.position_embeddings.weight, base.embeddings.position_embeddings.weight),
+        "type": (encoder.type_embeddings.weight, base.embeddings.token_type_embeddings.weight),
+        "query": (query, base.encoder.layer[1].attention.self.query.weight),
+        "value": (value, base.encoder.layer[1].attention.self.value.weight),
+        "MLP": (encoder.blocks[0].fc2.weight, base.encoder.layer[0].output.dense.weight),
+        "norm": (encoder.blocks[1].norm2.bias, base.encoder.layer[1].output.LayerNorm.bias),
+    }
+    if hasattr(module, "head"):
+        pairs["head"] = (module.head.dense.weight, theirs.lm_head.dense.weight)
+        pairs["bias"] = (module.head.bias, theirs.lm_head.bias)
+    for name, (mine, wanted) in pairs.items():
+        assert (mine - wanted).abs().max() <= bound, name
+
+
+def test_finetuning(tmp_path: Path) -> None:
+    """Against the classifier of transformers, padded, with AdamW on the same two groups."""
+    naive_text = importlib.import_module("naive_text")
+    names = ["a", "b", "c"]
+    module = text_classifier_from_mlm(scrambled(0, torch.float32), 3, Dropouts(), seed=2)
+    save_text_classifier(module, tmp_path / "start", Companions(), names, Dropouts())
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "start").double().train()
+    module.double()
+    config = FinetuneConfig(steps=STEPS, batch_size=8, lr=LR, warmup=0.0)
+    ours = train(TextClassification(module, LABELS), tmp_path / "run", config=config)
+    step_of_theirs = naive_text.NaiveTextPretraining(theirs, LR)
+    for group in step_of_theirs.optimizer.param_groups:
+        group["betas"] = (0.9, 0.999)
+    for step, batch in enumerate(batches()):
+        decayed_rate(step_of_theirs, step, LR)
+        step_of_theirs.optimizer.zero_grad()
+        loss = theirs(**naive_text.inputs_of(*read(batch.rows), theirs), labels=LABELS[batch.rows]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        step_of_theirs.optimizer.step()
+        assert abs(ours[step]["loss"] - loss.item()) <= 1e-9, step
+    compare(module, theirs, 1e-9)
+    assert (module.classifier.weight - theirs.classifier.out_proj.weight).abs().max() <= 1e-9
+    assert (module.dense.bias - theirs.classifier.dense.bias).abs().max() <= 1e-9
+    assert module.shape == SHAPE
