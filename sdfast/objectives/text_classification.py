@@ -43,4 +43,4 @@ class TextClassification:
         logits = self.module(texts, self.shortcuts.cls_tail)
         labels = self.labels[batch.rows[part].to(texts.ids.device, non_blocking=True)]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
-        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / len(batch.rows)}
+        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / batch.count}
