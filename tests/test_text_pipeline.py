@@ -18,6 +18,7 @@ import yaml
 from text_fixtures import FEW_STEPS, write_text_model, write_texts
 
 import sdfast
+from sdfast.cli.main import run
 from sdfast.durable import read_json
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, UserError
@@ -258,6 +259,18 @@ def test_export_of_an_unfinished_stage(
         assert export_stage(sdfast.Pipeline(out=out, config=out / "config.yaml"), stage, tmp_path / stage) == 4
         assert kind.from_pretrained(tmp_path / stage).config.vocab_size == 45
         assert AutoTokenizer.from_pretrained(tmp_path / stage)("word1").input_ids == [0, 6, 2]
+
+
+def test_the_commands_mark_the_papers_metric(
+    inputs: dict[str, Path], runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["eval", "--out", str(runs["roberta"])]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown if "paper" in line] == ["micro_f1"] and len(shown) == 4
+    options = ["--model", str(inputs["roberta"]), "--data", str(inputs["data"]), "--out", str(tmp_path / "run")]
+    assert run(["study", "compare", "--seeds", "1", *options, *FEW_STEPS]) == 0
+    table = capsys.readouterr().out
+    assert "seq/s" in table and "macro-F1" in table and "img" not in table
 
 
 def test_another_source_is_evaluated_and_the_run_needs_no_model_any_more(

@@ -48,7 +48,16 @@ HALF: dict[str, dict[str, Any]] = {
     "bf16-weights": {"engine": {"precision": "bf16-weights"}},
 }
 FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
-CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES] + [(w, n) for w in list(WORK)[5:] for n in FEW]
+ONE_IS_ENOUGH = ("text-sequence-mean", "text-all-tokens", "text-head")
+CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES]
+CASES += [(work, name) for work in list(WORK)[5:] for name in (FEW if work not in ONE_IS_ENOUGH else ("zero-2",))]
+PARTITIONED = "zero-3-partitioned"  # parameters as small as these are otherwise left whole
+ENGINES[PARTITIONED] = {"zero": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
+CASES += [
+    (work, PARTITIONED)
+    for work in WORK
+    if work == "distill" or (work.startswith("text-") and work not in ONE_IS_ENOUGH)
+]
 FACTOR = 2.0  # times one process's own rounding error
 
 
