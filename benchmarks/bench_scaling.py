@@ -94,7 +94,7 @@ def test_point(axis: str, batch: int, size: int, depth: int, benchmark: Any) -> 
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    visible = visible_count(shape.patches, PretrainConfig().mask_ratio)
+    visible = visible_count(shape.patches, PretrainConfig().patch_ratio)
     shortcuts = {"packed": True, "cls_tail": True, "masked_tail": True}
     spec = StepSpec(shape, "distill", visible, shape.patches - visible, **shortcuts)
     memory, flops = step_memory(spec, batch), batch * step_flops(spec).total

@@ -207,7 +207,7 @@ def shape_of(model: str) -> ViTShape:
 def flops_of(point: Point, teacher: Literal["bank", "live"], engine: EngineConfig | None = None) -> float:
     """FLOPs of one image in a step; with `engine`, what its shortcuts leave out is not counted."""
     shape = shape_of(point.model)
-    visible = visible_count(shape.patches, PretrainConfig().mask_ratio)
+    visible = visible_count(shape.patches, PretrainConfig().patch_ratio)
     on = {} if engine is None else asdict(shortcuts(engine))
     stage: Any = point.stage
     spec = StepSpec(shape, stage, visible, shape.patches - visible, teacher=teacher, classes=CLASSES, **on)

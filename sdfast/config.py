@@ -22,13 +22,18 @@ class _Section(BaseModel):
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Modality = Literal["images", "texts"]
+_BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-batches"
 
 
 class OptimisationConfig(_Section):
     """What every stage has: how long, how many at a time, and AdamW with a linear schedule."""
 
     steps: int = Field(20_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(64, ge=1, description="images per optimiser step, over all devices and micro-batches")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the training rows, which decide the steps; `steps` does when not given"
+    )
+    batch_size: int = Field(64, ge=1, description=_BATCH_SIZE)
     lr: float = Field(1.5e-4, ge=0, description="peak learning rate, absolute (never scaled by the batch size)")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW betas")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
@@ -37,12 +42,33 @@ class OptimisationConfig(_Section):
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
 
 
-class PretrainConfig(OptimisationConfig):
-    """Further pre-training by masked auto-encoding; `distill` masks and augments in the same way."""
+MASK_RATIOS: dict[Modality, float] = {"images": 0.75, "texts": 0.15}  # where none is given
 
-    mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of masked patches")
+
+class PretrainConfig(OptimisationConfig):
+    """Further pre-training by masked auto-encoding or masked words; `distill` masks and augments in the same way."""
+
+    mask_ratio: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of masked patches, or probability of a word to be masked; when not given 0.75 for images,"
+        " 0.15 for texts",
+    )
     mask: Literal["fixed", "bernoulli"] = Field(
-        "fixed", description="the same number in every image (MAE), or each patch independently (section 3.1)"
+        "fixed", description="images: the same number in every one (MAE), or each patch independently (section 3.1)"
+    )
+    mask_only: bool = Field(
+        False, description="texts: every masked word becomes the mask token, instead of 80 % (10 % random, 10 % kept)"
+    )
+    mean: Literal["token", "sequence"] = Field(
+        "token", description="texts: mean over a batch's masked words, or over each text's and then over texts (eq. 2)"
+    )
+    head_steps: int | None = Field(
+        None,
+        ge=0,
+        description="texts: steps that train a newly made language-model head alone, before pretrain; when not given"
+        " 1,000, or pretrain.steps where that is less",
     )
     augment: Literal["none", "flip", "crop"] = Field(
         "none",
@@ -51,12 +77,22 @@ class PretrainConfig(OptimisationConfig):
     )
     norm_pix: bool = Field(True, description="reconstruct pixels normalised per patch (MAE's norm_pix_loss)")
 
+    @property
+    def patch_ratio(self) -> float:
+        """Share of masked patches."""
+        return MASK_RATIOS["images"] if self.mask_ratio is None else self.mask_ratio
+
+    @property
+    def word_ratio(self) -> float:
+        """Probability of a word to be masked."""
+        return MASK_RATIOS["texts"] if self.mask_ratio is None else self.mask_ratio
+
 
 class DistillConfig(OptimisationConfig):
-    """Self-distillation: starts again from the initial weights and matches the teacher on the clean image."""
+    """Self-distillation: starts again from the initial weights and matches the teacher on the clean input."""
 
     tokens: Literal["cls", "patch", "all"] = Field(
-        "cls", description="tokens that are matched: the released code's CLS, the patches, or all"
+        "cls", description="tokens that are matched: the released code's CLS, the patches (of images), or all"
     )
     layer: Annotated[int, Field(ge=1, strict=True)] | Literal["last"] = Field(
         "last",
@@ -64,7 +100,7 @@ class DistillConfig(OptimisationConfig):
     )
     rounds: int = Field(1, ge=0, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
     weight: float = Field(1.0, ge=0, description="weight of the representation loss")
-    mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding loss")
+    mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding (texts: masked words) loss")
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> DistillConfig:
@@ -104,13 +140,18 @@ class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
 
     steps: int = Field(10_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(32, ge=1, description="images per optimiser step, over all devices and micro-batches")
+    batch_size: int = Field(32, ge=1, description=_BATCH_SIZE)
     lr: float = Field(1e-4, ge=0, description="peak learning rate, absolute")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW betas")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate (500 of 10,000)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 does not clip")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after embeddings, attention projections and MLPs")
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="dropout after embeddings, attention projections and MLPs; for texts also of attention weights",
+    )
+    flip: float = Field(0.5, ge=0, le=1, description="images: probability of a horizontal flip")
     start: Literal["distill", "pretrain", "init"] = Field(
         "distill",
         description="weights to start from: self-distilled, further pre-trained, or the model as given",
@@ -224,6 +265,25 @@ class Config(_Section):
     zero: ZeroConfig = ZeroConfig()
     deepspeed: dict[str, Any] = Field({}, description="any option of DeepSpeed, as deepspeed.<key>=<value>")
 
+    def resolved(self, modality: Modality, rows: Mapping[str, int] | None = None) -> Config:
+        """With a value for each key that depends on what is trained on.
+
+        Args:
+            modality: decides `pretrain.mask_ratio`.
+            rows: of each stage, training rows; those with `epochs` decide its steps.
+        """
+        pretrain = self.pretrain
+        if pretrain.mask_ratio is None:
+            pretrain = pretrain.model_copy(update={"mask_ratio": MASK_RATIOS[modality]})
+        config = self.model_copy(update={"pretrain": pretrain})
+        for stage, count in (rows or {}).items():
+            section: OptimisationConfig = getattr(config, stage)
+            if section.epochs is not None:
+                steps = section.epochs * -(-count // section.batch_size)
+                section = section.model_copy(update={"steps": steps})
+                config = config.model_copy(update={stage: section})
+        return config
+
     def to_yaml(self) -> str:
         """The whole configuration as YAML, ready for `--config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -311,6 +371,8 @@ def _merged(base: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in layer.items():
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    if "steps" in layer and "epochs" not in layer:
+        result.pop("epochs", None)  # of a weaker layer, which the steps replace
     return result
 
 

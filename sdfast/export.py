@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdfast.data.pack import open_pack
+from torch import nn
+
 from sdfast.durable import read_json, recover_directory, staged_directory
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError
-from sdfast.models import checkpoint as models
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier
-from sdfast.regularizers.r4f import folded_state
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
@@ -51,23 +49,13 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
             f"{directory} holds neither a model nor a checkpoint; run `sdfast train` with this --out first."
         )
     found = checkpoint.Checkpoint.open(path)
-    shape, processor, config = run.initial.shape, run.initial.processor, run.config
-    del run.initial  # its weights make room for these
+    classes = (run.domain.open_pack(run.out / "pack").class_names or []) if name.startswith("finetune") else None
+    run.initial = replace(run.initial, module=nn.Module())  # its weights make room for these
     prefix = "module/"
     state = {key.removeprefix(prefix): found.read(key) for key in found.names if key.startswith(prefix)}
     with staged_directory(to) as staging:
-        if name.startswith("finetune"):
-            names = open_pack(run.out / "pack").class_names or []
-            classifier = models.filled(
-                ViTClassifier,
-                folded_state(state, "classifier"),
-                replace(shape, decoder=None),
-                len(names),
-                config.finetune.dropout,
-            )
-            models.save_classifier(classifier, staging, processor, names, config.finetune.dropout)
+        if classes is None:
+            run.domain.write(run.domain.filled(state, None), staging)
         else:
-            module = models.filled(MaskedAutoencoder, state, shape)
-            mask_ratio, norm_pix = config.pretrain.mask_ratio, config.pretrain.norm_pix
-            models.save_mae(module, staging, processor, mask_ratio=mask_ratio, norm_pix_loss=norm_pix)
+            run.domain.write_classifier(run.domain.filled(state, len(classes)), staging, classes)
     return found.step

@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,38 +15,35 @@ import torch
 from torch import Tensor
 
 from sdfast import bundled, durable
-from sdfast.config import Config, resolve
-from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
-from sdfast.data.transform import Transform
-from sdfast.engine.pixels import Reader, image_reader
+from sdfast.config import Config, OptimisationConfig, resolve
+from sdfast.data.paper_sets import paper_set
+from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of
+from sdfast.domains.choose import domain_of
 from sdfast.engine.precision import resolve_precision
-from sdfast.engine.teacher_bank import build_or_open, recipe_of
+from sdfast.engine.teacher_bank import build_or_open
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.launch import join, place
-from sdfast.log import attach_file, log, progress_lines
-from sdfast.models import checkpoint as models
-from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import Normalise
+from sdfast.log import attach_file, log
+from sdfast.models.hub import find_model_folder
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import check_unspread
-from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
-from sdfast.stages import labels_of, train_classifier, train_mae
+from sdfast.stages import train_classifier, train_masked
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.features import check_layer
-from sdfast.teacher.preflight import check_augment
-
-# Settings that came later: left out of a stage's inputs at their defaults, so that what was done before stays done.
-_LATER = {"distill.layer": "last", "pretrain.augment": "none", "finetune.regularizer": "none"}
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
 
+_HOW_TO_LABEL = {
+    "images": "put each class's images in a folder of its own",
+    "texts": "give each a field or column `label`, or put each class's in a folder of its own",
+}
+
 
 class Pipeline:
-    """Adapt a pre-trained masked auto-encoder to a data set.
+    """Adapt a pre-trained masked auto-encoder or masked language model to a data set.
 
     Stages are targets, as in make: a stage runs those it needs first, is not run again when it is done and nothing
     that decides its result has changed (by content), and resumes when it was interrupted.
@@ -68,8 +66,8 @@ class Pipeline:
         """Set up a run; nothing is read or written yet.
 
         Args:
-            model: hub id or folder (see `sdfast.models.checkpoint.load_mae`); the bundled model when not given.
-            data: what to adapt to (see `sdfast.data.sources.open_source`); the bundled images when not given.
+            model: hub id or folder (see `load_mae` and `load_mlm`); the bundled model of images when not given.
+            data: what to adapt to (see `sdfast.data.sources.open_source`); bundled images or texts when not given.
             out: run directory; `runs/<model>-<data>` when not given.
             zero: DeepSpeed ZeRO stage, 0 to 3 (the key `zero.stage`). Under torchrun, deepspeed or srun this object is
                 one process of several, which all make it with the same arguments.
@@ -101,7 +99,7 @@ class Pipeline:
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
         self._held = False
         self._finished: dict[Path, Result] = {}
-        self._readers: dict[int, tuple[PackSplit, Reader]] = {}  # on a GPU each may hold its images there
+        self._readers: dict[int, tuple[Any, Reader]] = {}  # on a GPU each may hold its images there
 
     @property
     def results(self) -> list[Result]:
@@ -133,37 +131,44 @@ class Pipeline:
         return join(self.device, alone=bool(self.config.zero.stage))
 
     @cached_property
-    def initial(self) -> models.PretrainedMAE:
-        """The model as given: theta_init and phi_init."""
-        spec = str(bundled.model_folder()) if self.model_spec == "bundled" else self.model_spec
-        loaded = self.ranks.first_before_others(  # who then find on the disk what it downloaded
-            lambda: models.load_mae(
-                spec,
-                image_size=self.config.data.image_size,
-                channels=self.config.data.channels,
-                seed=derive_seed(self.config.seed, "decoder"),
-            )
-        )
-        log.info("model: %s, %s", self.model_spec, _describe(loaded.module))
+    def domain(self) -> Domain:
+        """Whether the model is of images or of texts, and what that decides."""
+        folder = self.ranks.first_before_others(lambda: find_model_folder(self._model_path))
+        return domain_of(folder, self)
+
+    @property
+    def _model_path(self) -> str:
+        return str(bundled.model_folder()) if self.model_spec == "bundled" else self.model_spec
+
+    @cached_property
+    def initial(self) -> Any:
+        """The model as given: theta_init and phi_init, a `PretrainedMAE` or `PretrainedMLM`."""
+        domain = self.domain
+        domain.check()
+        # the others then find on the disk what the first downloaded
+        loaded = self.ranks.first_before_others(lambda: domain.load(self._model_path))
+        log.info("model: %s, %s", self.model_spec, domain.describe(loaded))
         for note in loaded.notes:
             log.warning("model: %s", note.removeprefix("warning: "))
         return loaded
 
     @cached_property
-    def pack(self) -> Pack:
-        """The decoded data."""
-        processor, shape = self.initial.processor, self.initial.shape
-        transform = Transform(*shape.image_size, shape.channels, processor.mean, processor.std)
-        spec = str(bundled.data_folder()) if self.data_spec == "bundled" else self.data_spec
-        directory = self.out / "pack"
+    def pack(self) -> Any:
+        """The data, decoded or tokenised: a `Pack` or `TextPack`; the configuration is resolved for it."""
+        domain, directory = self.domain, self.out / "pack"
+        _ = self.initial  # what the pack is made for, loaded in all processes
+        spec = str(domain.bundled_data[0]) if self.data_spec == "bundled" else self.data_spec
 
-        def prepare() -> Pack:
-            return prepare_pack(spec, directory, transform, self.config.data, log.warning, progress_lines("data"))
+        def prepare() -> Any:
+            return domain.prepare_pack(spec, directory) if self.ranks.is_first else domain.open_pack(directory)
 
-        pack = self.ranks.first_before_others(prepare if self.ranks.is_first else lambda: open_pack(directory))
-        counts = ", ".join(f"{len(split.images)} {name}" for name, split in pack.splits.items())
+        pack = self.ranks.first_before_others(prepare)
+        counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
         classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
         log.info("data: %s: %s%s", self.data_spec, counts, classes)
+        stages = ["pretrain", "distill"] + ["finetune"] * (pack.split("train").labels is not None)
+        rows = {stage: len(self._rows(pack.split("train"), stage)) for stage in stages}
+        self.config = self.config.resolved(domain.modality, rows)
         return pack
 
     # The stages.
@@ -177,15 +182,15 @@ class Pipeline:
     def pretrain(self) -> Result:
         """Further pre-training: theta_init -> theta_0, the teacher."""
         with self.session():
-            inputs = self._inputs("pretrain", start=self.initial.digest)
-            return self._mae_stage(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
+            inputs = self._inputs("pretrain", start=self._start().digest)
+            return self._masked_stage(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
 
     def distill(self) -> Result:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
         with self.session():
             rounds = self.config.distill.rounds
             if rounds:
-                self._check_distill()
+                self.domain.check_distill()
             teacher = self._distill_rounds(rounds)
             if rounds == 0:
                 teacher = self._adopt_as_distilled(teacher)
@@ -201,11 +206,10 @@ class Pipeline:
             UserError: the bank there is of something else or damaged, and `rebuild` is off.
         """
         with self.session():
-            self._check_distill()
-            check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
-            check_augment(self.config, banked=True)
+            self.domain.check_distill()
+            self.domain.check_bank(self.initial.shape)
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
-            recipe = recipe_of(models.load_mae(str(teacher.model)), self.pack, self.config, self.device)
+            recipe = self.domain.recipe(self.domain.reload(teacher.model), self.pack)
             bank = build_or_open(self.out / "teacher", recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
             bank.check()
             return bank
@@ -230,7 +234,7 @@ class Pipeline:
             inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
             train, test = self.pack.split("train"), self.test_split
             inputs["train labels"] = durable.sha256_array(labels_of(train)[self.train_rows("finetune").numpy()])
-            inputs["test images"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
+            inputs[f"test {self.domain.modality}"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
             inputs["test labels"] = durable.sha256_array(labels_of(test)[labelled_rows(test).numpy()])
             directory = StageDirectory(self.out / name, "finetune")
             done = self._already(directory, inputs)
@@ -256,76 +260,93 @@ class Pipeline:
 
     # How a stage is trained.
 
-    def _mae_stage(
-        self,
-        directory: StageDirectory,
-        stage: Literal["pretrain", "distill"],
-        inputs: dict[str, Any],
-        teacher: Result | None,
+    def _masked_stage(
+        self, directory: StageDirectory, stage: MaskedStage, inputs: dict[str, Any], teacher: Result | None
     ) -> Result:
         done = self._already(directory, inputs)
-        return done or self._finish(directory, inputs, train_mae(self, directory.path, stage, inputs, teacher))
+        if done is not None:
+            return done
+        start = self.initial if stage == "head" else self._start()
+        return self._finish(directory, inputs, train_masked(self, directory.path, stage, inputs, start, teacher))
+
+    def _start(self) -> Any:
+        """What pretrain and distill start from: the model as given, a newly made head trained first."""
+        if not self.domain.head_steps():
+            return self.initial
+        directory = StageDirectory(self.out / "head", "head")
+        head = self._masked_stage(directory, "head", self._inputs("head", start=self.initial.digest), None)
+        return replace(self.initial, module=self.domain.reload(head.model).module, digest=head.weights)
 
     def _distill_rounds(self, count: int) -> Result:
         """The model after so many rounds; the further pre-trained one after none."""
-        teacher = self.pretrain()
+        teacher, start = self.pretrain(), self._start().digest
         for number in range(1, count + 1):
             name = "distill" if number == self.config.distill.rounds else f"distill/round-{number}"
-            inputs = self._inputs("distill", start=self.initial.digest, teacher=teacher.weights, round=number)
-            teacher = self._mae_stage(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
+            inputs = self._inputs("distill", start=start, teacher=teacher.weights, round=number)
+            teacher = self._masked_stage(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
         return teacher
 
     # What a stage needs.
 
-    @property
-    def normalise(self) -> Normalise:
-        """From uint8 images to the model's input."""
-        return Normalise(self.initial.processor.mean, self.initial.processor.std).to(self.device)
+    def section(self, stage: str) -> OptimisationConfig:
+        """How a stage is optimised; a new head as `pretrain`, in steps of its own."""
+        if stage == "head":
+            return self.config.pretrain.model_copy(update={"steps": self.domain.head_steps()})
+        return getattr(self.config, stage)
 
-    def images(self, split: PackSplit) -> Any:
-        """The function that brings rows of a split to the device: [B] int64 -> [B, H, W, C] uint8."""
+    def read(self, split: Any) -> Reader:
+        """The function that brings rows of a split to the device."""
         known = self._readers.get(id(split))
         if known is None or known[0] is not split:
-            known = self._readers[id(split)] = (split, image_reader(split, self.device))
+            known = self._readers[id(split)] = (split, self.domain.reader(split))
         return known[1]
 
     def train_rows(self, stage: str) -> Tensor:
         """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
-        data, train = self.config.data, self.pack.split("train")
-        rows = torch.from_numpy(train.limited(data.limit, data.limit_seed))
+        return self._rows(self.pack.split("train"), stage)
+
+    def _rows(self, train: Any, stage: str) -> Tensor:
+        rows = torch.from_numpy(train.limited(self.config.data.limit, self.config.data.limit_seed))
         return labelled_rows(train, rows) if stage == "finetune" else rows
 
     @property
-    def test_split(self) -> PackSplit:
+    def test_split(self) -> Any:
         """What fine-tuning is evaluated on."""
         return evaluation_split(self.pack)[1]
 
-    def _check_distill(self) -> None:
-        """What would stop distill, before its teacher is trained."""
-        if self.config.distill.weight:
-            check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
-            check_augment(self.config, banked=self.config.teacher.mode == "bank")
+    @property
+    def paper_metric(self) -> str | None:
+        """The metric that the paper reports for the data set; None for one that it does not have."""
+        source = self.pack.manifest["source"]
+        found = paper_set(source["name"], source["kind"]) if self.domain.modality == "texts" else None
+        return None if found is None else found.metric
 
     def _check_labels(self) -> None:
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
         if names is None or "train" in unlabelled:
             raise UserError(
-                f"{self.data_spec} has no labels, and finetune needs them; put each class's images in a folder of its"
-                " own, or run --stage distill."
+                f"{self.data_spec} has no labels, and finetune needs them; {_HOW_TO_LABEL[self.domain.modality]}, or"
+                " run --stage distill."
             )
         if len(names) < 2:
             raise UserError(f"{self.data_spec} has one class only ('{names[0]}'); finetune needs two.")
         if self.test_split.labels is None:
-            raise UserError(f"the test images of {self.data_spec} have no labels, and finetune evaluates on them.")
+            raise UserError(
+                f"the test {self.domain.modality} of {self.data_spec} have no labels, and finetune evaluates on them."
+            )
         if not len(self.train_rows("finetune")):
-            raise UserError(f"none of the images that data.limit={self.config.data.limit} keeps has a label; raise it.")
+            many, limit = self.domain.modality, self.config.data.limit
+            raise UserError(f"none of the {many} that data.limit={limit} keeps has a label; raise it.")
 
     def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
         """Everything that decides a stage's result: content digests and configuration values, by name."""
+        domain = self.domain
         inputs: dict[str, Any] = {"stage": stage, "seed": self.config.seed, **content}
-        inputs["train images"] = durable.sha256_array(self.pack.split("train").digests[self.train_rows(stage).numpy()])
+        inputs[f"train {domain.modality}"] = durable.sha256_array(
+            self.pack.split("train").digests[self.train_rows(stage).numpy()]
+        )
         inputs["train rows"] = durable.sha256_array(self.train_rows(stage).numpy())  # they key masks, order and flips
-        inputs["mean and std"] = [list(self.initial.processor.mean), list(self.initial.processor.std)]
+        inputs |= domain.inputs(stage)
         inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
         if stage == "distill":  # in float32, live and bank give the same result
             autocast = dict.fromkeys(("bf16", "bf16-weights"), "bf16 autocast") | {"fp16": "fp16 autocast"}
@@ -334,18 +355,17 @@ class Pipeline:
             dtype = products.get(inputs["precision"], "float32") if live else self.config.teacher.dtype
             if dtype != "float32":
                 inputs["teacher.dtype"] = dtype
-            if self.config.teacher.views:  # they decide the pixels
-                inputs["teacher.views"] = self.config.teacher.views
-        sections = [stage] if stage != "distill" else ["distill", "pretrain"]
-        for section in sections:
-            for key, value in getattr(self.config, section).model_dump(mode="json").items():
-                if section == stage or key in ("mask_ratio", "mask", "norm_pix", "augment"):
-                    inputs[f"{section}.{key}"] = value
-        for decided_elsewhere in ("distill.rounds", "finetune.start"):
-            inputs.pop(decided_elsewhere, None)
+        own = "pretrain" if stage == "head" else stage
+        for key, value in self.section(stage).model_dump(mode="json").items():
+            inputs[f"{own}.{key}"] = value
+        if stage == "distill":
+            inputs |= {f"pretrain.{key}": getattr(self.config.pretrain, key) for key in sorted(domain.masking)}
+        decided_elsewhere = {"distill.rounds", "finetune.start", "pretrain.head_steps", f"{own}.epochs"}
+        for name in decided_elsewhere | domain.not_ours:
+            inputs.pop(name, None)
         for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
             inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
-        for name, default in _LATER.items():
+        for name, default in domain.later.items():
             if inputs.get(name) == default:
                 del inputs[name]
         return inputs
@@ -376,7 +396,7 @@ class Pipeline:
         outcome = Outcome(
             teacher.weights,
             lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
-            {"steps": 0, "seconds": 0.0, "img_per_s": 0.0},
+            {"steps": 0, "seconds": 0.0, f"{self.domain.unit}_per_s": 0.0},
         )
         return self._already(directory, inputs) or self._finish(directory, inputs, outcome)
 
@@ -418,10 +438,10 @@ class Pipeline:
         if self.model_spec == "bundled":
             log.info("no model given: using the bundled small ViT-MAE")
         if self.data_spec == "bundled":
-            log.info("no data given: using the bundled Fashion-MNIST images")
+            log.info("no data given: using the bundled %s", self.domain.bundled_data[1])
         count, limit = len(self.pack.split("train")), self.config.data.limit
         if limit is not None and limit < count:
-            log.info("data: training on %d of %d images (data.limit)", limit, count)
+            log.info("data: training on %d of %d %s (data.limit)", limit, count, self.domain.modality)
         if self.ranks.is_first:
             durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
 
@@ -434,13 +454,6 @@ class Pipeline:
         theirs = (other.model or "bundled", other.data.source or "bundled")
         if theirs != (self.model_spec, self.data_spec):
             raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")
-
-
-def _describe(module: MaskedAutoencoder) -> str:
-    shape = module.shape
-    size = sum(parameter.numel() for parameter in module.encoder.parameters())
-    height, width = shape.image_size
-    return f"{size / 1e6:.1f} M encoder parameters, {height}x{width} px, patches of {shape.patch_size}"
 
 
 def _slug(spec: str) -> str:

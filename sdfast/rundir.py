@@ -30,20 +30,33 @@ class Result:
         model: folder of the model, in Hugging Face format.
         steps: optimiser steps.
         seconds: time spent training, over all resumptions.
-        img_per_s: images per second of training.
         fingerprint: identity of everything that decided the result, by content.
         weights: digest of the model's weights.
         metrics: for `finetune`: `accuracy`, `macro_f1`, `micro_f1`, `test_loss`, `train_loss`.
+        img_per_s, seq_per_s: images or texts per second of training; the other is None.
+        paper_metric: which of `metrics` the paper reports for this data set, where it has it.
     """
 
     stage: str
     model: Path
     steps: int
     seconds: float
-    img_per_s: float
     fingerprint: str
     weights: str
     metrics: dict[str, float] = field(default_factory=dict)
+    img_per_s: float | None = None
+    seq_per_s: float | None = None
+    paper_metric: str | None = None
+
+    @property
+    def unit(self) -> str:
+        """Of `rate`."""
+        return "img/s" if self.seq_per_s is None else "seq/s"
+
+    @property
+    def rate(self) -> float:
+        """Images or texts per second of training."""
+        return (self.img_per_s if self.seq_per_s is None else self.seq_per_s) or 0.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Outcome:
     Attributes:
         weights: digest of the weights.
         write_model: writes the model's files into the folder it is given.
-        numbers: `steps`, `seconds`, `img_per_s`.
+        numbers: `steps`, `seconds`, `img_per_s` or `seq_per_s`, and `paper_metric` where there is one.
         metrics: see `Result`.
     """
 
@@ -74,21 +87,24 @@ class StageDirectory:
         """The result, when the stage was finished from these very inputs and its model is intact."""
         recover_directory(self.model)
         stored = read_json(self.path / "result.json")
-        names = ("steps", "seconds", "img_per_s", "fingerprint", "weights")
+        names = {"steps", "seconds", "fingerprint", "weights"}
+        rates = {"img_per_s", "seq_per_s"}
         if not isinstance(stored, dict) or stored.get("fingerprint") != sha256_json(inputs):
             return None
         files = stored.get("files")
         if (
             not isinstance(files, dict)
             or not files
-            or not set(names) <= set(stored)
+            or not names <= set(stored)
+            or rates.isdisjoint(stored)
             or any(
                 not (self.model / name).is_file() or sha256_file(self.model / name) != digest
                 for name, digest in files.items()
             )
         ):
             return None
-        return Result(self.stage, self.model, metrics=stored.get("metrics", {}), **{n: stored[n] for n in names})
+        known = {name: stored[name] for name in names | rates | {"paper_metric"} if name in stored}
+        return Result(self.stage, self.model, metrics=stored.get("metrics", {}), **known)
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:
         """The first input that differs from those of the stored result; None when there is no result."""

@@ -6,94 +6,50 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from sdfast.data.masking import visible_count
-from sdfast.data.order import BatchOrder
-from sdfast.data.pack import PackSplit
-from sdfast.engine.accounting import shortcuts, step_spec
+from sdfast.domains.base import MaskedStage, labels_of
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
-from sdfast.engine.plan import worth_of_zero
 from sdfast.engine.prepare import prepare
-from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
-from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
+from sdfast.engine.teacher_bank import bank_targets, build_or_open
+from sdfast.evaluation.classification import classification_metrics, labelled_rows
 from sdfast.log import log
-from sdfast.models import checkpoint as models
-from sdfast.models.flops import step_flops
 from sdfast.models.vit import use_attention
+from sdfast.models.weights import weights_digest
 from sdfast.objectives.base import Objective
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.regularizers.choose import advice, on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm
+from sdfast.regularizers.r4f import fold_spectral_norm
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result
-from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.preflight import check_deterministic, check_teacher_differs
+from sdfast.teacher.preflight import check_teacher_differs
 from sdfast.teacher.targets import Teacher
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
 
-def train_mae(
-    run: Pipeline,
-    directory: Path,
-    stage: Literal["pretrain", "distill"],
-    inputs: dict[str, Any],
-    teacher: Result | None,
+def train_masked(
+    run: Pipeline, directory: Path, stage: MaskedStage, inputs: dict[str, Any], start: Any, teacher: Result | None
 ) -> Outcome:
-    """Further pre-training, or with a teacher self-distillation, from the initial weights.
+    """Further pre-training, or with a teacher self-distillation.
 
     Args:
         run: the run that the stage belongs to.
         directory: of the stage.
         stage: its name.
         inputs: everything that decides the result, by name.
+        start: the pre-trained model whose weights it starts from.
         teacher: the stage whose model is matched.
 
     Raises:
-        UserError: masks that leave nothing visible, or a teacher that is unfit.
+        UserError: masks that leave nothing to do, or a teacher that is unfit.
     """
-    config, initial = run.config, run.initial
-    if config.pretrain.mask == "fixed" and not visible_count(initial.shape.patches, config.pretrain.mask_ratio):
-        raise UserError(
-            f"pretrain.mask_ratio={config.pretrain.mask_ratio} leaves none of the {initial.shape.patches}"
-            " patches of an image visible; lower it."
-        )
-    module = copy.deepcopy(initial.module).to(run.device)
-    seed = derive_seed(config.seed, stage, inputs.get("round", 0))
-    digests = run.pack.split("train").digests
-    fresh = teacher is None or not config.teacher.views
-    more: dict[str, Any] = {
-        "augment": augmentation(config, digests, seed if fresh else None),
-        "shortcuts": shortcuts(config.engine),
-    }
-    if teacher is not None:
-        more |= {
-            "teacher": _teacher(run, teacher),
-            "tokens": config.distill.tokens,
-            "layer": config.distill.layer,
-            "mae_weight": config.distill.mae_weight,
-            "distill_weight": config.distill.weight,
-        }
-    objective = FurtherPretraining(module, run.normalise, config.pretrain, seed, **more)
+    module = copy.deepcopy(start.module).to(run.device)
+    seed = derive_seed(run.config.seed, stage, inputs.get("round", 0))
+    targets = None if teacher is None else _teacher(run, teacher)
+    objective = run.domain.masked(module, stage, seed, targets)
     trained = _fit(run, directory, stage, objective, inputs, seed)
-    return Outcome(
-        models.weights_digest(module),
-        lambda folder: models.save_mae(
-            module,
-            folder,
-            initial.processor,
-            mask_ratio=config.pretrain.mask_ratio,
-            norm_pix_loss=config.pretrain.norm_pix,
-        ),
-        _numbers(trained),
-    )
+    return Outcome(weights_digest(module), lambda folder: run.domain.write(module, folder), _numbers(run, trained))
 
 
 def _teacher(run: Pipeline, source: Result) -> Teacher | None:
@@ -101,18 +57,12 @@ def _teacher(run: Pipeline, source: Result) -> Teacher | None:
     config = run.config
     if config.distill.weight == 0:
         return None
-    loaded = models.load_mae(str(source.model))
+    loaded = run.domain.reload(source.model)
     check_teacher_differs(loaded.module.encoder, run.initial.module.encoder)
     if config.teacher.mode == "live":
-        return LiveTeacher(loaded.module.encoder, config.distill.tokens, config.distill.layer).to(run.device)
-    recipe = recipe_of(loaded, run.pack, config, run.device)
-    images = run.images(run.pack.split("train"))
-
-    def read(rows: Tensor) -> Tensor:
-        pixels = run.normalise(images(rows))
-        return pixels if recipe.augment is None else recipe.augment(pixels, rows, 0)
-
-    check_deterministic(read, torch.from_numpy(recipe.rows))
+        return run.domain.live_teacher(loaded)
+    recipe = run.domain.recipe(loaded, run.pack)
+    run.domain.check_deterministic(recipe)
     bank = build_or_open(run.out / "teacher", recipe, rebuild=not run.resume, new_teacher=True)
     return bank_targets(bank, recipe, config.teacher.residency)
 
@@ -129,70 +79,66 @@ def train_classifier(
         start: the stage whose weights it starts from; the initial ones when None.
         seed: of order, flips, dropout and head.
     """
-    names = run.pack.class_names
+    names, domain = run.pack.class_names, run.domain
     assert names is not None
     seed = derive_seed(seed, "finetune")
-    config = run.config.finetune
-    encoder_source = run.initial.module if start is None else models.load_mae(str(start.model)).module
-    module = models.classifier_from_mae(encoder_source, len(names), config.dropout, seed).to(run.device)
+    encoder_source = run.initial.module if start is None else domain.reload(start.model).module
+    module = domain.classifier(encoder_source, len(names), seed).to(run.device)
     train, test = run.pack.split("train"), run.test_split
-    labels = torch.from_numpy(labels_of(train)).to(run.device)
-    regularizer = on_optimizer(config, module)
-    if config.regularizer == "r4f":
-        add_spectral_norm(module.classifier, seed)
-    for sentence in advice(config):
-        log.warning("finetune: %s", sentence)
-    switches = shortcuts(run.config.engine)
-    objective = Classification(module, run.normalise, labels, config.flip, seed, switches, on_loss(config), regularizer)
+    objective = domain.classification(module, torch.from_numpy(labels_of(train)).to(run.device), seed)
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
-    if config.regularizer == "r4f":
+    if run.config.finetune.regularizer == "r4f":
         fold_spectral_norm(module.classifier)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
         share = rows[run.ranks.part(len(rows))]
-        logits = torch.cat(run.ranks.exchange(predict(module, run.normalise, run.images(split), share)))
+        logits = torch.cat(run.ranks.exchange(domain.predict(module, domain.companions, split, share)))
         scores[split is train] = classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
     metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
     metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
+    numbers = _numbers(run, trained)
+    if (paper := run.paper_metric) is not None:
+        numbers["paper_metric"] = paper
     return Outcome(
-        models.weights_digest(module),
-        lambda folder: models.save_classifier(module, folder, run.initial.processor, names, config.dropout),
-        _numbers(trained),
-        metrics,
+        weights_digest(module), lambda folder: domain.write_classifier(module, folder, names), numbers, metrics
     )
 
 
 def _fit(
     run: Pipeline,
     directory: Path,
-    stage: Literal["pretrain", "distill", "finetune"],
+    stage: MaskedStage | Literal["finetune"],
     objective: Objective,
     inputs: dict[str, Any],
     seed: int,
 ) -> Trained:
-    config, engine = getattr(run.config, stage), run.config.engine
+    config, engine, domain = run.section(stage), run.config.engine, run.domain
     prepare(objective.module, engine, run.device, config.steps, run.config.zero)
-    order = BatchOrder(run.train_rows(stage), config.batch_size, seed)
+    train, rows = run.pack.split("train"), run.train_rows(stage)
     where = f"{run.device}" if run.ranks.world == 1 else f"{run.ranks.world} processes, {run.device.type}"
-    log.info("%s: %d steps of %d images on %s", stage, config.steps, config.batch_size, where)
+    log.info("%s: %d steps of %d %s on %s", stage, config.steps, config.batch_size, domain.modality, where)
     if config.batch_size < run.ranks.world:
         idle = run.ranks.world - config.batch_size
         log.warning("%s.batch_size=%d leaves %d processes idle in every step", stage, config.batch_size, idle)
-    if run.config.zero.stage:
-        log.info(worth_of_zero(run.initial.shape, stage, run.config, run.device, run.ranks.world))
-    images = run.images(run.pack.split("train"))
-    classes = len(run.pack.class_names or ())
-    flops = step_flops(step_spec(stage, run.config, run.initial.shape, classes)).total
-    sharing = Sharing(run.ranks, run.config.zero, run.config.deepspeed)
-    return Trainer(stage, objective, config, engine, order, images, directory, inputs, run.resume, flops, sharing).run()
+    if run.config.zero.stage and (worth := domain.worth_of_zero(stage)) is not None:
+        log.info(worth)
+    return Trainer(
+        stage,
+        objective,
+        config,
+        engine,
+        domain.order(train, rows, config, seed),
+        run.read(train),
+        directory,
+        inputs,
+        run.resume,
+        domain.flops(stage, rows),
+        Sharing(run.ranks, run.config.zero, run.config.deepspeed),
+        domain.unit,
+    ).run()
 
 
-def labels_of(split: PackSplit) -> np.ndarray:
-    """[n] int64, of a split that has labels (`Pipeline.finetune` makes sure of it)."""
-    assert split.labels is not None
-    return split.labels
-
-
-def _numbers(trained: Trained) -> dict[str, Any]:
-    return {"steps": trained.steps, "seconds": trained.seconds, "img_per_s": trained.images_per_second}
+def _numbers(run: Pipeline, trained: Trained) -> dict[str, Any]:
+    rate = {f"{run.domain.unit}_per_s": trained.rows_per_second}
+    return {"steps": trained.steps, "seconds": trained.seconds, **rate}

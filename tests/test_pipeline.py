@@ -11,7 +11,7 @@ import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
-from sdfast import stages
+from sdfast.domains import images
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.models.checkpoint import load_classifier, load_mae
@@ -60,8 +60,8 @@ def test_a_named_attention_is_for_training_alone(
         used.append({layer.backend for layer in module.modules() if isinstance(layer, Attention)})
         return original(module, *arguments)  # type: ignore[arg-type]
 
-    original = stages.predict
-    monkeypatch.setattr(stages, "predict", predict)
+    original = images.predict
+    monkeypatch.setattr(images, "predict", predict)
     pipeline(inputs, tmp_path / "run", "engine.attention=reference").finetune(start="init")
     assert used == [{"auto"}, {"auto"}]
 

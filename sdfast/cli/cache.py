@@ -51,7 +51,7 @@ def verify(
     if not config.is_file():
         raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
     pipeline = _pipeline(out=out, config=config, device=device)
-    bank, errors = verify_bank(pipeline.out, pipeline.config, sample, pipeline.device)
+    bank, errors = verify_bank(pipeline, sample)
     typer.echo(f"{bank.directory}: {len(bank)} rows, every block as it was written, of this run's teacher and data")
     if errors is not None:
         typer.echo(
@@ -77,23 +77,26 @@ def _pipeline(**arguments: Any) -> Any:
 def _show(bank: Any) -> None:
     """Print what a bank is, one quantity a line."""
     identity, layout = bank.identity, bank.layout
+    many = "texts" if "tokenizer" in identity["transform"] else "images"
     features, augment, built = identity["features"], identity["augment"], bank.built
     where = "after the last LayerNorm" if features.get("norm") else f"after block {features.get('layer')}"
     lines = {
         "bank": bank.directory,
         "rows": len(bank),
         "features": f"{features['tokens']}, {list(layout.shape)} {layout.dtype}, {where}",
-        "views": "none" if augment["kind"] == "none" else f"{augment.get('views')} of each image, {augment['kind']}",
+        "views": "none"
+        if augment["kind"] == "none"
+        else f"{augment.get('views')} of each of the {many}, {augment['kind']}",
         "size": f"{bank.bytes:,} bytes in {layout.shards} data file{'s' if layout.shards > 1 else ''}",
         "spread": f"{bank.spread:.4g}",
         "fingerprint": bank.fingerprint,
         "teacher": identity["teacher"]["weights"],
-        "images": identity["rows"],
+        many: identity["rows"],
         "transform": json.dumps(identity["transform"]),
     }
     if built is not None:
         lines["built"] = f"{_duration(time.time() - built.at)} ago, on {built.device}"
-        lines["to rebuild"] = f"about {_duration(built.seconds)} ({len(bank) / max(built.seconds, 1e-9):.0f} images/s)"
+        lines["to rebuild"] = f"about {_duration(built.seconds)} ({len(bank) / max(built.seconds, 1e-9):.0f} {many}/s)"
     for name, value in lines.items():
         typer.echo(f"{name:12} {value}")
 

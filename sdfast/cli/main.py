@@ -40,11 +40,13 @@ Overrides = Annotated[
 Model = Annotated[str | None, typer.Option(help="hub id or folder; the bundled model when not given")]
 Data = Annotated[
     str | None,
-    typer.Option(help="image folder, csv, parquet, IDX, saved or hub data set; bundled when not given"),
+    typer.Option(
+        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; hub data set; bundled when not given"
+    ),
 ]
 Out = Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
-Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")]
+Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 
 
@@ -94,12 +96,15 @@ def evaluate(
 ) -> None:
     """Classify with a run's fine-tuned model; writes predictions.csv."""
     from sdfast.cli.show import show_metrics
+    from sdfast.durable import read_json
 
     config = out / "config.yaml"
     if not config.is_file():
         raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
     pipeline = _pipeline(out=out, config=config, device=device)
-    show_metrics(pipeline.evaluate(data))
+    metrics = pipeline.evaluate(data)
+    stored = read_json(out / "finetune" / "result.json")
+    show_metrics(metrics, stored.get("paper_metric") if data is None and isinstance(stored, dict) else None)
 
 
 @app.command()
@@ -139,7 +144,23 @@ def config_show(
     options: dict[str, Any] = {"model": model} if model else {}
     if data:
         options["data"] = {"source": data}
-    typer.echo(resolve(preset=preset, file=config, overrides=overrides or (), options=options).to_yaml(), nl=False)
+    resolved = resolve(preset=preset, file=config, overrides=overrides or (), options=options)
+    if (modality := _modality(resolved.model)) is not None:
+        resolved = resolved.resolved(modality)
+    typer.echo(resolved.to_yaml(), nl=False)
+
+
+def _modality(model: str | None) -> Any:
+    """What a model that is here is of; None for one that would have to be fetched."""
+    if model in (None, "bundled"):
+        return "images"
+    folder = Path(str(model)).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    from sdfast.domains.choose import modality_of
+    from sdfast.models.weights import read_config
+
+    return modality_of(read_config(folder))
 
 
 @config_app.command(name="schema")

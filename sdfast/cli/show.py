@@ -28,18 +28,18 @@ _PACKAGES = (
 
 def show_result(result: Result, stages: Sequence[Result]) -> None:
     """Seconds, speed and model of each stage that the command needed, and the classifier's scores."""
-    table = Table("stage", "steps", "seconds", "img/s", "model")
+    table = Table("stage", "steps", "seconds", result.unit, "model")
     for each in stages:
-        table.add_row(each.stage, str(each.steps), f"{each.seconds:.0f}", f"{each.img_per_s:.0f}", str(each.model))
+        table.add_row(each.stage, str(each.steps), f"{each.seconds:.0f}", f"{each.rate:.0f}", str(each.model))
     Console().print(table)
     if result.metrics:
-        show_metrics(result.metrics)
+        show_metrics(result.metrics, result.paper_metric)
 
 
-def show_metrics(metrics: Mapping[str, float]) -> None:
-    """One line per metric."""
+def show_metrics(metrics: Mapping[str, float], paper_metric: str | None = None) -> None:
+    """One line per metric; the one that the paper reports for the data set is marked."""
     for name, value in metrics.items():
-        typer.echo(f"{name} {value:.4f}")
+        typer.echo(f"{name} {value:.4f}" + (" (the paper's metric for this data set)" if name == paper_metric else ""))
 
 
 def show_environment() -> None:

@@ -21,12 +21,15 @@ class Batch:
         whole: [n] int64: the rows that all processes compute together; None when those are `rows`.
         idle: there were fewer rows than processes, and `rows` is one of another's that counts for nothing: every
             process takes part in each exchange.
+        parts: of `rows`, the micro-batches; None leaves it to the engine to cut them. A process with fewer than others
+            has empty ones at the end.
     """
 
     epoch: int
     rows: Tensor
     whole: Tensor | None = None
     idle: bool = False
+    parts: tuple[slice, ...] | None = None
 
     @property
     def count(self) -> int:
@@ -60,6 +63,10 @@ class BatchOrder:
             self._permutation = self.rows[random_permutation(self.seed, epoch, len(self.rows))]
             self._epoch = epoch
         return Batch(epoch, self._permutation[position * self.batch_size : (position + 1) * self.batch_size])
+
+    def share(self, step: int, ranks: Ranks) -> Batch:
+        """What one process computes of the batch of a step."""
+        return self.batch(step).shared(ranks)
 
 
 def all_batches(rows: Tensor, batch_size: int) -> list[Batch]:

@@ -8,12 +8,13 @@ epoch, row, place in the row): it depends on neither the batch, nor padding, nor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sdfast.data.text_batch import TokenBatch, tokens_of
+from sdfast.data.order import Batch
+from sdfast.data.text_batch import TokenBatch, TokenReader, tokens_of
 from sdfast.errors import UserError
 from sdfast.rng import STREAM_TOKEN, philox_words
 
@@ -53,17 +54,33 @@ class TokenMask:
         chosen: [M] int64 on the CPU, the chosen tokens' places in `batch.ids`, ascending.
         labels: [M] int64 on the device of the ids, what they were.
         counts: [B] int64 on the CPU, chosen tokens of each sequence.
+        whole_chosen: chosen tokens of the whole batch, where other processes have sequences of it too.
     """
 
     batch: TokenBatch
     chosen: Tensor
     labels: Tensor
     counts: Tensor
+    whole_chosen: int | None = None
+
+    @property
+    def whole_count(self) -> int:
+        """Chosen tokens of the whole batch."""
+        return len(self.chosen) if self.whole_chosen is None else self.whole_chosen
 
     def __getitem__(self, rows: slice) -> TokenMask:
         """The masks of some consecutive sequences."""
         some, tokens = tokens_of(self.counts, rows), tokens_of(self.batch.lengths, rows)
         return TokenMask(self.batch[rows], self.chosen[some] - tokens.start, self.labels[some], self.counts[rows])
+
+
+def batch_token_mask(seed: int, batch: Batch, read: TokenReader, masking: TokenMasking) -> TokenMask:
+    """The masks of this process's rows of a batch, and how many tokens are chosen in all of it: see `token_mask`."""
+    drawn = token_mask(seed, batch.epoch, batch.rows, TokenBatch(*read(batch.rows)), masking)
+    if batch.whole is None:
+        return drawn
+    whole = token_mask(seed, batch.epoch, batch.whole, TokenBatch(*read(batch.whole)), masking)
+    return replace(drawn, whole_chosen=len(whole.chosen))
 
 
 def token_mask(seed: int, epoch: int, rows: Tensor, batch: TokenBatch, masking: TokenMasking) -> TokenMask:

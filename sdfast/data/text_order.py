@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from sdfast.data.order import Batch, BatchOrder
-
-
-def length_parts(lengths: Tensor, parts: int) -> list[Tensor]:
-    """Split a batch into parts of nearly equal numbers of documents, similar lengths together.
-
-    Args:
-        lengths: [B] int64, tokens of the batch's documents.
-        parts: micro-batches wanted; none is empty, so at most B come out.
-
-    Returns:
-        Positions in the batch, int64, one tensor for each part: the longest documents first, so that the greatest need
-        of memory is met at once; equal lengths keep the batch's order.
-    """
-    order = _longest_first(lengths)
-    return list(torch.tensor_split(order, min(parts, len(order)))) if len(order) else []
+from sdfast.ranks import Ranks
 
 
 def budget_parts(lengths: Tensor, token_budget: int) -> list[Tensor]:
@@ -31,7 +20,8 @@ def budget_parts(lengths: Tensor, token_budget: int) -> list[Tensor]:
         token_budget: documents of a part times its longest one, at most; a longer document is alone.
 
     Returns:
-        As `length_parts`.
+        Positions in the batch, int64, one tensor for each part: the longest documents first, so that the greatest need
+        of memory is met at once; equal lengths keep the batch's order.
     """
     order = _longest_first(lengths)
     parts: list[Tensor] = []
@@ -44,19 +34,14 @@ def budget_parts(lengths: Tensor, token_budget: int) -> list[Tensor]:
 
 
 class TextBatchOrder(BatchOrder):
-    """Shuffled epochs of documents, each batch with its split into micro-batches of similar lengths.
+    """Shuffled epochs of documents; those of a batch that one process computes lie in the order of their lengths.
 
-    Which documents a batch holds is `BatchOrder`'s choice alone: lengths and budget decide only how it is cut.
+    So consecutive micro-batches hold similar lengths. Which documents a batch holds is `BatchOrder`'s choice alone:
+    lengths and budget decide only how it is cut.
     """
 
     def __init__(
-        self,
-        rows: Tensor,
-        lengths: Tensor,
-        batch_size: int,
-        seed: int,
-        micro_batches: int = 1,
-        token_budget: int | None = None,
+        self, rows: Tensor, lengths: Tensor, batch_size: int, seed: int, token_budget: int | None = None
     ) -> None:
         """Take the documents of a split and how a batch is cut.
 
@@ -65,20 +50,30 @@ class TextBatchOrder(BatchOrder):
             lengths: [N] int64, tokens of every document of the split.
             batch_size: documents of a batch.
             seed: of the shuffles.
-            micro_batches: parts of a batch, where there is no budget.
-            token_budget: see `budget_parts`.
+            token_budget: see `budget_parts`; None leaves it to the engine to cut a batch.
         """
         super().__init__(rows, batch_size, seed)
         self.lengths = lengths
-        self.micro_batches = micro_batches
         self.token_budget = token_budget
 
-    def parts(self, batch: Batch) -> list[Tensor]:
-        """Positions in the batch, int64, of each micro-batch; together every one once."""
-        lengths = self.lengths[batch.rows]
-        if self.token_budget is not None:
-            return budget_parts(lengths, self.token_budget)
-        return length_parts(lengths, self.micro_batches)
+    def share(self, step: int, ranks: Ranks) -> Batch:
+        """See `BatchOrder.share`: the longest documents first, with parts by the budget, as many in every process."""
+        batch = self.batch(step)
+        mine = batch.shared(ranks)
+        order = _longest_first(self.lengths[mine.rows])
+        parts = None if self.token_budget is None else self._parts(batch, mine, ranks)
+        return replace(mine, rows=mine.rows[order], parts=parts)
+
+    def _parts(self, batch: Batch, mine: Batch, ranks: Ranks) -> tuple[slice, ...]:
+        shares = [batch.shared(replace(ranks, rank=rank)).rows for rank in range(ranks.world)]
+        sizes = [len(part) for part in self._budget_parts(mine.rows)]
+        most = max(len(self._budget_parts(rows)) for rows in shares)
+        ends = list(itertools.accumulate(sizes + [0] * (most - len(sizes))))
+        return tuple(slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False))
+
+    def _budget_parts(self, rows: Tensor) -> list[Tensor]:
+        assert self.token_budget is not None
+        return budget_parts(self.lengths[rows], self.token_budget)
 
 
 def sorted_batches(rows: Tensor, lengths: Tensor, token_budget: int) -> list[Batch]:

@@ -8,6 +8,8 @@ from typing import Literal
 from sdfast.config import Config, EngineConfig
 from sdfast.data.masking import visible_count
 from sdfast.models.flops import StepSpec
+from sdfast.models.text import TextShape
+from sdfast.models.text_flops import TextStepSpec
 from sdfast.models.vit import ViTShape
 from sdfast.objectives.base import Shortcuts
 from sdfast.regularizers.choose import on_loss
@@ -33,7 +35,7 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         shape: of the model.
         classes: outputs of the classifier, for `finetune`.
     """
-    ratio, patches = config.pretrain.mask_ratio, shape.patches
+    ratio, patches = config.pretrain.patch_ratio, shape.patches
     fixed = config.pretrain.mask == "fixed"
     visible = visible_count(patches, ratio) if fixed else round(patches * (1 - ratio))
     return StepSpec(
@@ -49,4 +51,28 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         classes=classes,
         passes=2 if stage == "finetune" and on_loss(config.finetune) is not None else 1,
         **asdict(shortcuts(config.engine)),
+    )
+
+
+def text_step_spec(stage: Stage | Literal["head"], config: Config, shape: TextShape, classes: int = 0) -> TextStepSpec:
+    """What a stage's step on texts computes; `head` is counted as `pretrain`, whose forward pass it has.
+
+    Args:
+        stage: its name.
+        config: of the run.
+        shape: of the model.
+        classes: outputs of the classifier, for `finetune`.
+    """
+    taken = shortcuts(config.engine)
+    return TextStepSpec(
+        shape,
+        "pretrain" if stage == "head" else stage,
+        tokens="all" if config.distill.tokens == "all" else "cls",
+        layer=blocks_before(config.distill.layer),
+        teacher=config.teacher.mode,
+        cls_tail=taken.cls_tail,
+        masked_tail=taken.masked_tail,
+        mlm=bool(config.distill.mae_weight),
+        distill=bool(config.distill.weight),
+        classes=classes,
     )

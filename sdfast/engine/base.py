@@ -25,7 +25,7 @@ class Engine(Protocol):
         """One optimiser step at a learning rate.
 
         Args:
-            images: [B, H, W, C] uint8, this process's rows.
+            images: [B, H, W, C] uint8 or a `TokenBatch`, this process's rows.
             batch: their address.
             drawn: what the objective drew for them.
             rate: of this step.

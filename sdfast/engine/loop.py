@@ -38,12 +38,12 @@ class Trained:
 
     steps: int
     seconds: float
-    images: int
+    rows: int
 
     @property
-    def images_per_second(self) -> float:
+    def rows_per_second(self) -> float:
         """Training rate over the whole stage."""
-        return self.images / self.seconds if self.seconds else 0.0
+        return self.rows / self.seconds if self.seconds else 0.0
 
 
 class Trainer:
@@ -56,12 +56,13 @@ class Trainer:
         config: OptimisationConfig,
         engine: EngineConfig,
         order: BatchOrder,
-        images: Callable[[Tensor], Tensor],
+        images: Callable[[Tensor], Any],
         directory: Path,
         inputs: dict[str, Any],
         resume: bool = True,
         flops_per_image: float | None = None,
         sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
+        unit: str = "img",
     ) -> None:
         """Set up a stage.
 
@@ -71,18 +72,19 @@ class Trainer:
             config: steps, batch size, optimisation.
             engine: how to run.
             order: the batches.
-            images: rows [B] int64 (CPU) -> [B, H, W, C] uint8 on the module's device.
+            images: rows [B] int64 (CPU) -> [B, H, W, C] uint8, or a `TokenBatch`, on the module's device.
             directory: where `checkpoints/` and `metrics.jsonl` go.
             inputs: everything that decides the result, by name; only checkpoints of the same are resumed.
             resume: whether to look for a checkpoint.
             flops_per_image: of one image's step, for the records; without it they hold no FLOP/s.
             sharing: over which processes; each has all the same arguments.
+            unit: what a row is called beside a rate: `img`, `seq`.
         """
         self.stage, self.objective, self.config, self.settings = stage, objective, config, engine
         self.order, self.images, self.directory, self.inputs = order, images, directory, inputs
         self.ranks = sharing.ranks
         self.device = next(iter(objective.module.parameters())).device
-        self.flops_per_image = flops_per_image
+        self.flops_per_image, self.unit = flops_per_image, unit
         self.step, self.seconds, self.seen = 0, 0.0, 0
         found = self._checkpoint(resume)
         if found is not None:
@@ -106,7 +108,12 @@ class Trainer:
             telemetry = None
             if self.ranks.is_first:
                 telemetry = Telemetry(
-                    self.stage, self.directory, self.config.steps, self.step, tensorboard=self.settings.tensorboard
+                    self.stage,
+                    self.directory,
+                    self.config.steps,
+                    self.step,
+                    tensorboard=self.settings.tensorboard,
+                    unit=self.unit,
                 )
                 stack.callback(telemetry.close)
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
@@ -163,13 +170,13 @@ class Trainer:
         agreement.last()
 
     def _one_step(self) -> dict[str, Tensor]:
-        batch = self.order.batch(self.step).shared(self.ranks)
+        batch = self.order.share(self.step, self.ranks)
         self.objective.announce(batch)
         with waiting():
             images = self.images(batch.rows)
         drawn = self.objective.draw(batch)
         if self.step + 1 < self.config.steps:
-            self.objective.announce(self.order.batch(self.step + 1).shared(self.ranks))
+            self.objective.announce(self.order.share(self.step + 1, self.ranks))
         # Dropout: a pure function of the step and the process, so that a resumed run needs no generator's state.
         torch.manual_seed(derive_seed(self.order.seed, "dropout", self.step, self.ranks.rank))
         parts = self.engine.step(images, batch, drawn, learning_rate(self.config, self.step))

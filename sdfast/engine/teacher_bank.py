@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,33 +13,35 @@ from numpy.typing import NDArray
 
 from sdfast.config import Config
 from sdfast.data.augment import Augmentation, content_keys
-from sdfast.data.pack import Pack, open_pack
+from sdfast.data.pack import Pack
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.signals import stop_on_signal
 from sdfast.errors import Interrupted, UserError
 from sdfast.log import log, progress_lines
-from sdfast.models.checkpoint import PretrainedMAE, load_mae
+from sdfast.models.checkpoint import PretrainedMAE
 from sdfast.objectives.base import Normalise
 from sdfast.ranks import Ranks
 from sdfast.rng import derive_seed
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fingerprint import check_identity
-from sdfast.teacher.preflight import check_augment
-from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.recipe import BankRecipe, Recipe
 from sdfast.teacher.residency import Residency, choose_residency, describe_place, place_bank
 from sdfast.teacher.targets import Teacher
 from sdfast.teacher.verify import SampleErrors, sample_errors
 
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
 
-def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_teacher: bool = False) -> Bank:
+
+def build_or_open(directory: Path, recipe: BankRecipe, rebuild: bool = False, new_teacher: bool = False) -> Bank:
     """`prepare_bank` with words for the log; a signal ends it with the part saved.
 
     Raises:
         UserError, RunError: see `prepare_bank`.
         Interrupted: a signal came.
     """
-    started, say = time.monotonic(), progress_lines("teacher bank")
+    started, say = time.monotonic(), progress_lines("teacher bank", recipe.many)
     work = 0
 
     with stop_on_signal(patient=Ranks.current().world > 1) as stop:
@@ -49,22 +52,22 @@ def build_or_open(directory: Path, recipe: Recipe, rebuild: bool = False, new_te
             say(done, total)
             if stop.signal_number is not None and done < total:
                 raise Interrupted(
-                    f"stopped at image {done} of {total} of the teacher bank; what is done is saved, and the same"
-                    " command continues from here.",
+                    f"stopped at {done} of {total} {recipe.many} of the teacher bank; what is done is saved, and the"
+                    " same command continues from here.",
                     stop.signal_number,
                 )
 
         pages = freed_pages_kept() if recipe.device.type == "cpu" else contextlib.nullcontext()
         with pages:
             bank = prepare_bank(directory, recipe, rebuild, new_teacher, progress)
-    images = f"{len(bank) // recipe.views} images" + (f", {recipe.views} views of each" if recipe.augment else "")
-    what = f"{images}, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"
+    rows = f"{len(bank) // recipe.views} {recipe.many}" + (f", {recipe.views} views of each" * (recipe.views > 1))
+    what = f"{rows}, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"
     took = f", built in {time.monotonic() - started:.1f} s" if work else ""
     log.info("teacher bank: %s%s (%s)", what, took, directory)
     return bank
 
 
-def bank_targets(bank: Bank, recipe: Recipe, residency: Residency = "device") -> Teacher:
+def bank_targets(bank: Bank, recipe: BankRecipe, residency: Residency = "device") -> Teacher:
     """A bank as the targets of the recipe's split, where it has its place.
 
     Raises:
@@ -110,26 +113,28 @@ def augmentation(config: Config, digests: NDArray[np.uint8], seed: int | None = 
     return Augmentation(kind, derive_seed(config.seed, "views"), views, content_keys(digests))
 
 
-def verify_bank(out: Path, config: Config, sample: int, device: torch.device) -> tuple[Bank, SampleErrors | None]:
+def verify_bank(run: Pipeline, sample: int) -> tuple[Bank, SampleErrors | None]:
     """Check a run's bank: every block, its identity, and the features of a few rows. Nothing is written.
 
     Args:
-        out: run directory.
-        config: of the run.
+        run: with the run directory; neither its first model nor its source is needed.
         sample: rows that go through the teacher again; none for 0.
-        device: where.
 
     Raises:
         UserError: no bank, no teacher, or a bank that is damaged or of something else.
         RunError: features that the teacher does not give.
     """
-    check_augment(config, banked=True)
+    from sdfast.domains.choose import domain_of
+
+    out, rounds = run.out, run.config.distill.rounds
     bank = open_bank(out / "teacher")
-    rounds = config.distill.rounds
     folder = out / ("pretrain" if rounds <= 1 else f"distill/round-{rounds - 1}") / "model"
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no teacher to compare with; run `sdfast train --stage pretrain` first.")
-    recipe = recipe_of(load_mae(str(folder)), open_pack(out / "pack"), config, device)
+    domain = domain_of(folder, run)
+    loaded = domain.reload(folder)
+    domain.check_bank(loaded.shape)
+    recipe = domain.recipe(loaded, domain.open_pack(out / "pack"))
     check_identity(bank.identity, recipe.identity, bank.directory)
     bank.check()
     return bank, sample_errors(bank, recipe, sample, time.time_ns() >> 1) if sample else None

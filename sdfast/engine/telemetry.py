@@ -26,8 +26,10 @@ class Telemetry:
         steps: int,
         start: int,
         tensorboard: bool = False,
+        unit: str = "img",
     ) -> None:
-        self.stage, self.steps = stage, steps
+        """unit: what a row is called beside a rate."""
+        self.stage, self.steps, self.unit = stage, steps, unit
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
         _drop_lines_after(self.path, start)
@@ -48,11 +50,11 @@ class Telemetry:
         parts = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         shown = " ".join(f"{name} {_short(value)}" for name, value in (parts or {"loss": values["loss"]}).items())
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, losses=shown, rate=_speed(values, brief=True))
+            self.bar.update(self.task, completed=step, losses=shown, rate=_speed(values, self.unit, brief=True))
         elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
             self.said = time.monotonic()
             left = _clock((self.steps - step) * values["step_seconds"])
-            log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values), left)
+            log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values, self.unit), left)
 
     def flush(self) -> None:
         """Put the recorded lines on the disk (before a checkpoint that relies on them)."""
@@ -68,10 +70,10 @@ class Telemetry:
             self.bar.stop()
 
 
-def _speed(values: dict[str, float], brief: bool = False) -> str:
-    """Images a second and what they mean: the share of the device's peak, or of the time that data was waited for."""
-    images = values["rate"]
-    rate = f"{images:.0f} img/s" if images >= 10 else f"{_short(images)} img/s"
+def _speed(values: dict[str, float], unit: str, brief: bool = False) -> str:
+    """Rows a second and what they mean: the share of the device's peak, or of the time that data was waited for."""
+    rows = values["rate"]
+    rate = f"{rows:.0f} {unit}/s" if rows >= 10 else f"{_short(rows)} {unit}/s"
     waits = values["wait_share"] >= _WAIT_SHOWN
     if brief:  # the bar fits into eighty columns
         if waits:

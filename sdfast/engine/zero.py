@@ -97,10 +97,12 @@ class ZeroEngine:
 
     def _micro_batches(self, batch: Batch) -> list[tuple[slice, bool]]:
         """Parts of this process's rows, and whether each counts: as many in every process, for all exchange at each."""
-        mine, largest = len(batch.rows), -(-batch.count // self.ranks.world)
-        number = min(self.engine.accumulate, largest)
-        bounds = [mine * index // number for index in range(number + 1)]
-        parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+        parts = list(batch.parts or ())
+        if not parts:
+            mine, largest = len(batch.rows), -(-batch.count // self.ranks.world)
+            number = min(self.engine.accumulate, largest)
+            bounds = [mine * index // number for index in range(number + 1)]
+            parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
         return [(part, not batch.idle) if part.stop > part.start else (slice(0, 1), False) for part in parts]
 
     def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:

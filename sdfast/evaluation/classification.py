@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.data.order import all_batches
-from sdfast.data.pack import Pack, PackSplit
+from sdfast.data.pack_files import OpenPack, SplitFiles
 from sdfast.errors import UserError
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise
 
 
-def labelled_rows(split: PackSplit, rows: Tensor | None = None) -> Tensor:
+def labelled_rows(split: SplitFiles, rows: Tensor | None = None) -> Tensor:
     """[n] int64: the rows (of `rows`, or of the split) that have a label."""
     assert split.labels is not None
     rows = torch.arange(len(split)) if rows is None else rows
     return rows[torch.from_numpy(split.labels)[rows] >= 0]
 
 
-def evaluation_split(pack: Pack) -> tuple[str, PackSplit]:
+def evaluation_split(pack: OpenPack[Any]) -> tuple[str, Any]:
     """The split to evaluate on, and its name: the first of test and val that has labels, or else that there is.
 
     Raises:

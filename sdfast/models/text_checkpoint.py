@@ -100,7 +100,7 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     companions = Companions(config, _tokenizer_files(folder))
     if not companions.tokenizer:
         notes.append(f"warning: {folder} has no tokenizer (tokenizer.json or vocab.txt).")
-    module = _filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
+    module = filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
     digest = weights_digest(module)
     return PretrainedMLM(module, shape, published, companions, str(spec), digest, fresh, notes)
 
@@ -117,7 +117,7 @@ def save_mlm(module: MaskedLanguageModel, directory: Path, companions: Companion
 
 def fresh_mlm(shape: TextShape, seed: int, dropouts: Dropouts = NO_DROPOUT) -> MaskedLanguageModel:
     """A whole masked language model with new weights; float32 on the CPU, decided by `seed` alone."""
-    return _filled(MaskedLanguageModel, _fresh(_expected_shapes(shape), seed), shape, dropouts)
+    return filled(MaskedLanguageModel, _fresh(_expected_shapes(shape), seed), shape, dropouts)
 
 
 def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: Dropouts, seed: int) -> TextClassifier:
@@ -136,7 +136,7 @@ def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: D
     sizes |= {"classifier.weight": (classes, width), "classifier.bias": (classes,)}
     head = _fresh({name: torch.Size(size) for name, size in sizes.items()}, seed)
     state |= {name: tensor.to(like) for name, tensor in head.items()}
-    return _filled(TextClassifier, state, mlm.shape, classes, dropouts)
+    return filled(TextClassifier, state, mlm.shape, classes, dropouts)
 
 
 def save_text_classifier(
@@ -192,7 +192,7 @@ def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, l
     if sorted(labels) != sorted(str(number) for number in range(classes)):
         raise UserError(f"id2label in {directory / 'config.json'} does not name the {classes} classes of the weights.")
     names = [str(labels[str(number)]) for number in range(classes)]
-    module = _filled(TextClassifier, state, shape, classes, dropouts)
+    module = filled(TextClassifier, state, shape, classes, dropouts)
     return module, Companions(config, _tokenizer_files(directory)), names
 
 
@@ -256,7 +256,7 @@ def _fresh(sizes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:
     return state
 
 
-def _filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
+def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
     """A module made of these very tensors: nothing is initialised, nothing copied."""
     with torch.device("meta"):
         module = kind(*arguments)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch, TokenReader
-from sdfast.data.text_masking import TokenMask, TokenMasking, token_mask
+from sdfast.data.text_masking import TokenMask, TokenMasking, batch_token_mask
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import mlm_distill_loss
 from sdfast.models.text import Asking, MaskedLanguageModel, TextView, first_tokens
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull
 from sdfast.teacher.features import Layer, blocks_before
 from sdfast.teacher.live_text import TextTokens
 from sdfast.teacher.targets import Targets, Teacher
@@ -37,7 +39,7 @@ class MaskedLanguageModelling:
     """
 
     decay_rule: DecayRule = "pretrain"
-    regularizer = None
+    regularizer: Pull | Mars | None = None
     static = False  # see `Objective.static`: every batch has other lengths
 
     def __init__(
@@ -97,7 +99,7 @@ class MaskedLanguageModelling:
 
     def draw(self, batch: Batch) -> TokenMask:
         """The masks of the batch, drawn on the CPU, where their counts are known without waiting for a device."""
-        return token_mask(self.seed, batch.epoch, batch.rows, TokenBatch(*self.read(batch.rows)), self.masking)
+        return batch_token_mask(self.seed, batch, self.read, self.masking)
 
     def loss(self, texts: TokenBatch, batch: Batch, drawn: TokenMask, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mlm` and `loss_distill`."""
@@ -106,9 +108,9 @@ class MaskedLanguageModelling:
         targets = Targets(None)
         if student is not None and self.teacher is not None:
             targets = self.teacher.targets(texts, batch.rows[part], batch.epoch)
-        labels, weights = self._labels(mask, drawn, texts.ids.device)
+        labels, weights = self._labels(mask, drawn.whole_count, batch.count, texts.ids.device)
         # The mean over rows that the loss takes becomes the sum over this part's, as a share of the batch's texts.
-        share = 0.0 if student is None else len(student) / len(batch.rows)
+        share = 0.0 if student is None else len(student) / batch.count
         out = mlm_distill_loss(
             labels=None if hidden is None else labels,
             student=student,
@@ -129,16 +131,18 @@ class MaskedLanguageModelling:
             parts["loss_distill"] = out.distill * share
         return parts
 
-    def _labels(self, mask: TokenMask, whole: TokenMask, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _labels(self, mask: TokenMask, tokens: int, texts: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Labels [M] of a part's masked tokens and their weights in the batch's mean, float32 or the module's dtype.
+
+        The whole batch has so many masked tokens and texts.
 
         Without `masked_tail` those of all tokens, [T], which weigh 0 where they are not masked.
         """
         labels, dtype = mask.labels, self.module.head.bias.dtype
         if self.mean == "token":
-            weights = torch.full((len(mask.chosen),), 1 / max(1, len(whole.chosen)), dtype=torch.float64)
+            weights = torch.full((len(mask.chosen),), 1 / max(1, tokens), dtype=torch.float64)
         else:
-            of_text = 1 / (mask.counts.clamp(min=1) * len(whole.counts)).double()
+            of_text = 1 / (mask.counts.clamp(min=1) * texts).double()
             weights = torch.repeat_interleave(of_text, mask.counts)
         if not self.shortcuts.masked_tail:
             chosen, count = mask.chosen, int(mask.batch.lengths.sum())

@@ -75,7 +75,7 @@ class FurtherPretraining:
 
     def draw(self, batch: Batch) -> PatchMask:
         """The masks of the batch, on the CPU, where their counts are known without waiting for a device."""
-        ratio, kind = self.masking.mask_ratio, self.masking.mask
+        ratio, kind = self.masking.patch_ratio, self.masking.mask
         return batch_mask(self.seed, batch, self.module.shape.patches, ratio, kind)
 
     def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.optim import DecayRule
 from sdfast.models.text import TextClassifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull
 
 
 class TextClassification:
@@ -22,7 +24,7 @@ class TextClassification:
     """
 
     decay_rule: DecayRule = "pretrain"
-    regularizer = None
+    regularizer: Pull | Mars | None = None
     static = False  # see `Objective.static`: every batch has other lengths
 
     def __init__(self, module: TextClassifier, labels: Tensor, shortcuts: Shortcuts = ALL_SHORTCUTS) -> None:
@@ -44,4 +46,4 @@ class TextClassification:
         logits = self.module(texts, self.shortcuts.cls_tail)
         labels = self.labels[batch.rows[part].to(texts.ids.device, non_blocking=True)]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
-        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / len(batch.rows)}
+        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / batch.count}

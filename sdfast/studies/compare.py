@@ -77,9 +77,9 @@ def _markdown(results: dict[str, list[Result]], stages: dict[str, Result], seeds
         rows.append((*cells, f"{statistics.fmean(run.seconds for run in runs):.0f}"))
     lines = [*_table(rows), ""]
     lines += [f"Mean ± standard deviation over {seeds} fine-tuning seeds of one checkpoint per method.", ""]
-    stage_rows = [("stage", "steps", "seconds", "img/s", "model")]
+    stage_rows = [("stage", "steps", "seconds", stages["pretrain"].unit, "model")]
     for stage, run in stages.items():
-        stage_rows.append((stage, str(run.steps), f"{run.seconds:.0f}", f"{run.img_per_s:.0f}", str(run.model)))
+        stage_rows.append((stage, str(run.steps), f"{run.seconds:.0f}", f"{run.rate:.0f}", str(run.model)))
     lines += [*_table(stage_rows), "", "Classifiers:", ""]
     lines += [f"- {method}: {', '.join(str(run.model) for run in runs)}" for method, runs in results.items()]
     return "\n".join(lines) + "\n"

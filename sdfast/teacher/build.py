@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,14 +25,13 @@ from torch import Tensor
 
 from sdfast import __version__
 from sdfast.data.parallel import available_threads
-from sdfast.data.rows import row_digest
 from sdfast.durable import explain_os_error, fsync_path, recover_directory, sha256_file, write_json
 from sdfast.errors import RunError, UserError
 from sdfast.ranks import Ranks
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.format import BUILT, CHECKSUMS, MANIFEST, ROWS, Layout, Manifest, read_manifest
 from sdfast.teacher.partial import PLAN, Partial
-from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.storage import encode
 
 Progress = Callable[[int, int], None]
@@ -44,7 +43,7 @@ _KNOWN = (MANIFEST, ROWS, CHECKSUMS, BUILT, PLAN)
 
 def prepare_bank(
     directory: Path,
-    recipe: Recipe,
+    recipe: BankRecipe,
     rebuild: bool = False,
     new_teacher: bool = False,
     progress: Progress | None = None,
@@ -132,7 +131,7 @@ def prepare_bank(
     return open_bank(directory, recipe.identity)
 
 
-def _of_another_teacher(directory: Path, recipe: Recipe) -> bool:
+def _of_another_teacher(directory: Path, recipe: BankRecipe) -> bool:
     try:
         stored = read_manifest(directory).identity.get("teacher")
     except ValueError:
@@ -140,10 +139,10 @@ def _of_another_teacher(directory: Path, recipe: Recipe) -> bool:
     return stored != recipe.identity["teacher"]
 
 
-def _finish(partial: Partial, recipe: Recipe, seconds: float, processes: int) -> None:
+def _finish(partial: Partial, recipe: BankRecipe, seconds: float, processes: int) -> None:
     """Write the manifest of a bank whose batches are all done."""
     part, layout = partial.directory, partial.layout
-    spread = _spread(partial, layout)
+    spread = _spread(partial, layout, recipe.many)
     manifest = Manifest(recipe.identity, layout, sha256_file(part / ROWS), sha256_file(part / CHECKSUMS), spread)
     built = {
         "at": time.time(),
@@ -159,7 +158,7 @@ def _finish(partial: Partial, recipe: Recipe, seconds: float, processes: int) ->
     write_json(part / MANIFEST, manifest.to_json())
 
 
-def _fill(partial: Partial, recipe: Recipe, share: list[int], progress: Progress, commit_seconds: float) -> None:
+def _fill(partial: Partial, recipe: BankRecipe, share: list[int], progress: Progress, commit_seconds: float) -> None:
     """Run the teacher on some batches; checking, hashing and writing go on in threads beside it."""
     layout = partial.layout
     saved = time.monotonic()
@@ -175,9 +174,9 @@ def _fill(partial: Partial, recipe: Recipe, share: list[int], progress: Progress
             first = batch * layout.rows_per_batch
             entries = np.arange(first, min(first + layout.rows_per_batch, layout.rows))
             rows = recipe.rows_of_entries(entries)
-            images = np.ascontiguousarray(recipe.images[rows])
-            features = recipe.features(images, entries)
-            pending.append(pool.submit(_store, partial, recipe, batch, rows, images, features))
+            contents = recipe.read(rows)
+            features = recipe.features(contents, entries)
+            pending.append(pool.submit(_store, partial, recipe, batch, rows, contents, features))
             while len(pending) > threads or (pending and pending[0].done()):
                 pending.popleft().result()
             if time.monotonic() - saved >= commit_seconds:
@@ -192,36 +191,34 @@ def _fill(partial: Partial, recipe: Recipe, share: list[int], progress: Progress
 
 def _store(
     partial: Partial,
-    recipe: Recipe,
+    recipe: BankRecipe,
     batch: int,
     rows: NDArray[np.int64],
-    images: NDArray[np.uint8],
+    contents: Any,
     features: Tensor,
 ) -> None:
     """Check one batch and write it.
 
     Raises:
-        UserError: pixels that are not those of their digest.
+        UserError: contents that are not those of their digest.
         RunError: features that are not finite.
     """
-    for place in np.unique(rows, return_index=True)[1]:
-        if row_digest(images[place]) != recipe.digests[rows[place]].tobytes():
-            raise UserError(f"row {rows[place]} of the pack differs from its digest; delete the pack to build it anew.")
+    recipe.check(contents, rows)
     values = features.cpu()
     if not torch.isfinite(torch.stack(torch.aminmax(values))).all():  # cheaper than to ask every feature
         finite = torch.isfinite(values).flatten(1).all(dim=1).numpy()
         raise RunError(
-            f"the teacher's features of {int((~finite).sum())} of {len(rows)} images are not finite (the first is row "
-            f"{rows[~finite][0]}); train the teacher again with a lower pretrain.lr."
+            f"the teacher's features of {int((~finite).sum())} of {len(rows)} {recipe.many} are not finite (first: "
+            f"row {rows[~finite][0]}); train the teacher again with a lower pretrain.lr."
         )
     partial.write(batch, encode(values, recipe.dtype))
 
 
-def _spread(partial: Partial, layout: Layout) -> float:
+def _spread(partial: Partial, layout: Layout, many: str) -> float:
     """Largest standard deviation of a feature over a sample of the rows.
 
     Raises:
-        RunError: it is as good as zero, although the images differ.
+        RunError: it is as good as zero, although the contents differ.
     """
     if layout.rows < 2:
         return 0.0
@@ -231,13 +228,13 @@ def _spread(partial: Partial, layout: Layout) -> float:
     spread = float(sample.std(dim=0, correction=0).max())
     if spread <= _SMALLEST_SPREAD * size:
         raise RunError(
-            f"the teacher gives every image the same features (spread {spread:.1e}, size {size:.1e}): it has collapsed;"
+            f"the teacher gives all {many} the same features (spread {spread:.1e}, size {size:.1e}): it has collapsed;"
             " train it again with a lower pretrain.lr."
         )
     return spread
 
 
-def _complete(part: Path, recipe: Recipe) -> bool:
+def _complete(part: Path, recipe: BankRecipe) -> bool:
     """Whether the part was built to the end, from this recipe, and only the rename is missing."""
     if not (part / MANIFEST).exists():
         return False

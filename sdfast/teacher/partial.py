@@ -27,7 +27,7 @@ from sdfast.teacher.format import (
     read_into,
     shard_name,
 )
-from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.storage import decode, widen
 
 PLAN = "plan.json"
@@ -48,7 +48,7 @@ class Partial:
     """
 
     def __init__(
-        self, directory: Path, recipe: Recipe, layout: Layout, rank: int = 0, done: Iterable[int] = ()
+        self, directory: Path, recipe: BankRecipe, layout: Layout, rank: int = 0, done: Iterable[int] = ()
     ) -> None:
         """Continue the part in `directory` when it is of the same recipe, else begin anew there.
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sdfast.errors import RunError
 from sdfast.rng import random_permutation
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.fetch import DiskSource
-from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.storage import decode, quantum, widen
 
 # Error allowed beside the stored dtype's own, relative to the features' size: sums in another order (batches, devices).
@@ -35,7 +33,7 @@ class SampleErrors:
     size: float
 
 
-def sample_errors(bank: Bank, recipe: Recipe, count: int, seed: int) -> SampleErrors:
+def sample_errors(bank: Bank, recipe: BankRecipe, count: int, seed: int) -> SampleErrors:
     """Compare some rows, chosen by `seed`, with what the teacher gives for them now.
 
     Raises:
@@ -46,8 +44,7 @@ def sample_errors(bank: Bank, recipe: Recipe, count: int, seed: int) -> SampleEr
     largest = excess = total = square = 0.0
     for first in range(0, count, _BATCH):
         entries = chosen[first : first + _BATCH]
-        images = np.ascontiguousarray(recipe.images[recipe.rows_of_entries(entries)])
-        now = recipe.features(images, entries).cpu().double()
+        now = recipe.features(recipe.read(recipe.rows_of_entries(entries)), entries).cpu().double()
         kept = widen(*decode(source.read(bank.rows_of(recipe.entry_digests[entries])), bank.layout))
         error = (kept - now).abs()
         excess = max(excess, float((error - quantum(now, recipe.dtype)).max()))

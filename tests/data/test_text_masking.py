@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch, tokens_of
-from sdfast.data.text_masking import TokenMasking, token_mask
+from sdfast.data.text_masking import TokenMasking, batch_token_mask, token_mask
 from sdfast.errors import UserError
+from sdfast.ranks import Ranks
 
 MASKING = TokenMasking(mask_id=4, vocabulary=1000, special_ids=(0, 1, 2, 4))
 
@@ -111,3 +113,18 @@ def test_a_share_that_is_none(rate: float) -> None:
         TokenMasking(4, 10, (), rate)
     everything = token_mask(0, 0, torch.tensor([1]), texts(torch.tensor([1])), TokenMasking(4, 10, (), 1.0))
     assert len(everything.chosen) == 47
+
+
+def test_processes_draw_the_masks_of_one_and_know_the_whole_number() -> None:
+    whole = Batch(2, torch.tensor([5, 0, 3, 8, 1]))
+    alone = batch_token_mask(4, whole, read, MASKING)
+    parts = [batch_token_mask(4, whole.shared(Ranks(rank, 2)), read, MASKING) for rank in range(2)]
+    assert alone.whole_count == len(alone.chosen) > 0
+    assert {part.whole_count for part in parts} == {alone.whole_count}
+    assert torch.equal(torch.cat([part.labels for part in parts]), alone.labels)
+    assert all(0 < len(part.chosen) < alone.whole_count for part in parts)
+
+
+def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = texts(rows)
+    return batch.ids, batch.lengths

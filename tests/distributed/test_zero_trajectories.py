@@ -35,6 +35,12 @@ WORK: dict[str, dict[str, Any]] = {
     "micro-batches": {"stage": "distill", "engine": {"accumulate": 3}},
     "checkpointed": {"stage": "distill", "engine": {"activation_checkpointing": True}},
     "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
+    "text-pretrain": {"stage": "pretrain", "text": True},
+    "text-distill": {"stage": "distill", "text": True},
+    "text-finetune": {"stage": "finetune", "text": True},
+    "text-sequence-mean": {"stage": "pretrain", "text": True, "batch": 49, "objective": {"mean": "sequence"}},
+    "text-all-tokens": {"stage": "distill", "text": True, "budget": 60, "objective": {"tokens": "all"}},
+    "text-head": {"stage": "pretrain", "text": True, "objective": {"head_only": True}},
 }
 HALF: dict[str, dict[str, Any]] = {
     "fp16": {"engine": {"precision": "fp16"}},
@@ -42,7 +48,16 @@ HALF: dict[str, dict[str, Any]] = {
     "bf16-weights": {"engine": {"precision": "bf16-weights"}},
 }
 FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
-CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES] + [(w, n) for w in list(WORK)[5:] for n in FEW]
+ONE_IS_ENOUGH = ("text-sequence-mean", "text-all-tokens", "text-head")
+CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES]
+CASES += [(work, name) for work in list(WORK)[5:] for name in (FEW if work not in ONE_IS_ENOUGH else ("zero-2",))]
+PARTITIONED = "zero-3-partitioned"  # parameters as small as these are otherwise left whole
+ENGINES[PARTITIONED] = {"zero": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
+CASES += [
+    (work, PARTITIONED)
+    for work in WORK
+    if work == "distill" or (work.startswith("text-") and work not in ONE_IS_ENOUGH)
+]
 FACTOR = 2.0  # times one process's own rounding error
 
 
@@ -59,7 +74,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
     """For each kind of work the weights in float64, and how far those in float32 are from them."""
     ends = {}
     for name, work in WORK.items():
-        plain = {key: value for key, value in work.items() if key != "engine"}
+        plain = {key: value for key, value in work.items() if key not in ("engine", "budget")}
         folder = tmp_path_factory.mktemp("alone")
         truth = train(plain, folder / "64", Ranks(), torch.float64)
         ends[name] = truth, distance(train(plain, folder / "32", Ranks()), truth)

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from small_stage import IMAGES, objective_of
+from small_text_stage import LENGTHS, text_objective_of, texts
 from torch import Tensor
 
 from sdfast import launch
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConfig
 from sdfast.data.order import BatchOrder
+from sdfast.data.text_order import TextBatchOrder
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.engine.prepare import prepare
@@ -36,37 +38,43 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
     Args:
         case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
             `dropout`, `regularizer`, `objective`; `stop` is a step at which the last process gets a signal, `poison`
-            one at which its images stop being numbers.
+            one at which its images stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is
+            one.
         folder: for its checkpoints.
         ranks: the processes.
         dtype: of the weights.
     """
     stage, mask = case["stage"], PretrainConfig(mask=case.get("mask", "fixed"))
-    changes = {"dropout": case.get("dropout", 0.0)} if stage == "finetune" else {"masking": mask}
-    objective = objective_of(stage, dtype, **changes, **case.get("objective", {}))
+    if case.get("text"):
+        objective = text_objective_of(stage, dtype, **case.get("objective", {}))
+    else:
+        changes = {"dropout": case.get("dropout", 0.0)} if stage == "finetune" else {"masking": mask}
+        objective = objective_of(stage, dtype, **changes, **case.get("objective", {}))
     kept = FinetuneConfig(regularizer=case.get("regularizer", "none"), recadam={"t0": 6}, mars={"head_radius": 0.1})
-    if stage == "finetune":
+    if stage == "finetune" and not case.get("text"):
         objective.regularizer = on_optimizer(kept, objective.module)
     zero = ZeroConfig(stage=case.get("zero", 0), offload=case.get("offload", "none"))
     kind = FinetuneConfig if stage == "finetune" else PretrainConfig
     batch = case.get("batch", 16)
 
-    def images(rows: Tensor) -> Tensor:
+    def images(rows: Tensor) -> Any:
         last = ranks.rank == ranks.world - 1
         if last and trainer.step == case.get("stop"):
             os.kill(os.getpid(), signal.SIGTERM)
         if last and trainer.step == case.get("poison"):
-            return torch.full_like(IMAGES[rows], 255).float() * float("nan")  # type: ignore[return-value]
-        return IMAGES[rows]
+            return torch.full_like(IMAGES[rows], 255).float() * float("nan")
+        return texts(rows) if case.get("text") else IMAGES[rows]
 
     engine = EngineConfig(log_every=4, **case.get("engine", {}))
     prepare(objective.module, engine, torch.device("cpu"), STEPS, zero)
+    rows = torch.arange(50)
+    text_order = TextBatchOrder(rows, LENGTHS, batch, seed=9, token_budget=case.get("budget"))
     trainer = Trainer(
         stage,
         objective,
         kind(steps=STEPS, batch_size=batch, lr=1e-3),
         engine,
-        BatchOrder(torch.arange(50), batch, seed=9),
+        text_order if case.get("text") else BatchOrder(rows, batch, seed=9),
         images,
         folder,
         {"case": "one"},

@@ -132,13 +132,13 @@ def test_a_teacher_that_learned_nothing_is_refused(inputs: dict[str, Path], tmp_
 def test_a_random_transform_is_refused(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, turns = sdfast.Pipeline.images, itertools.count()
+    plain, turns = sdfast.Pipeline.read, itertools.count()
 
     def flipping(self: sdfast.Pipeline, split: Any) -> Any:
         read = plain(self, split)
         return lambda rows: read(rows).flip(2) if next(turns) % 2 else read(rows)
 
-    monkeypatch.setattr(sdfast.Pipeline, "images", flipping)
+    monkeypatch.setattr(sdfast.Pipeline, "read", flipping)
     with pytest.raises(UserError, match="transform is random"):
         pipeline(inputs, tmp_path / "run").distill()
     assert not (tmp_path / "run" / "teacher").exists()

@@ -1,0 +1,1 @@
+"""What differs between images and texts: everything else is the same for both."""

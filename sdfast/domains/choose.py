@@ -1,0 +1,36 @@
+"""Images or texts: what a model is of, told by its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdfast.config import Modality
+from sdfast.domains.base import Domain
+from sdfast.models.weights import read_config
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+_TEXT_MODELS = ("bert", "roberta")
+
+
+def modality_of(config: Mapping[str, Any]) -> Modality:
+    """What a model with this `config.json` is of; one that sdfast does not take is refused as it is loaded."""
+    return "texts" if config.get("model_type") in _TEXT_MODELS else "images"
+
+
+def domain_of(folder: Path, run: Pipeline) -> Domain:
+    """The domain of the model in a folder.
+
+    Raises:
+        UserError: there is no configuration.
+    """
+    if modality_of(read_config(folder)) == "texts":
+        from sdfast.domains.text import TextDomain
+
+        return TextDomain(run)
+    from sdfast.domains.images import ImageDomain
+
+    return ImageDomain(run)

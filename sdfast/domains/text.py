@@ -1,0 +1,289 @@
+"""Texts: a RoBERTa or BERT with a masked language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sdfast import bundled
+from sdfast.config import Modality, OptimisationConfig
+from sdfast.data.text_batch import TokenBatch
+from sdfast.data.text_masking import TokenMasking
+from sdfast.data.text_order import TextBatchOrder
+from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
+from sdfast.data.tokenization import Tokenizer, load_tokenizer
+from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
+from sdfast.engine.accounting import shortcuts, text_step_spec
+from sdfast.errors import UserError
+from sdfast.evaluation.text import predict_texts
+from sdfast.log import log, progress_lines
+from sdfast.models import text_checkpoint as models
+from sdfast.models.hub import find_model_folder
+from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.models.text_flops import text_step_flops
+from sdfast.objectives.base import Objective
+from sdfast.objectives.masked_lm import MaskedLanguageModelling
+from sdfast.objectives.text_classification import TextClassification
+from sdfast.rng import derive_seed
+from sdfast.teacher.features import check_layer
+from sdfast.teacher.live_text import LiveTextTeacher, TextTokens
+from sdfast.teacher.targets import Teacher
+from sdfast.teacher.text_recipe import TextRecipe
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+_HEAD_STEPS = 1000
+_OF_IMAGES = (
+    *("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views"),
+    *("finetune.regularizer", "finetune.recadam", "finetune.mars", "finetune.r3f"),
+)
+
+
+class TextDomain:
+    """See `sdfast.domains.base.Domain`."""
+
+    modality: Modality = "texts"
+    unit: Literal["img", "seq"] = "seq"
+    later: Mapping[str, Any] = MappingProxyType({})
+    not_ours = frozenset(_OF_IMAGES)
+    masking = frozenset(("mask_ratio", "mask_only", "mean"))
+
+    def __init__(self, run: Pipeline) -> None:
+        self.run = run
+
+    @property
+    def bundled_data(self) -> tuple[Path, str]:
+        """See `Domain`."""
+        return bundled.text_folder(), "WordNet glosses"
+
+    def check(self) -> None:
+        """See `Domain.check`."""
+        config, model = self.run.config, self.run.model_spec
+        keys = (*_OF_IMAGES, "data.image_size", "data.channels", "data.image_key", "engine.activation_checkpointing")
+        refuse_settings(config, keys, model, "texts")
+        if config.engine.compile is True:
+            raise UserError("engine.compile=true is for images: every batch of texts has other shapes; leave it away.")
+
+    def check_distill(self) -> None:
+        """See `Domain.check_distill`."""
+        config = self.run.config
+        if config.distill.weight:
+            self._tokens()
+            check_layer(config.distill.layer, self.run.initial.shape.encoder.depth)
+            if config.teacher.mode == "bank":
+                self.check_bank(self.run.initial.shape)
+
+    def check_bank(self, shape: TextShape) -> None:
+        """See `Domain.check_bank`."""
+        check_layer(self.run.config.distill.layer, shape.encoder.depth)
+        if self._tokens() == "all":
+            raise UserError(
+                "the bank keeps as many features of every text, and with distill.tokens=all a long one has more than a"
+                " short one; use teacher.mode=live, or distill.tokens=cls."
+            )
+
+    def load(self, spec: str) -> models.PretrainedMLM:
+        """See `Domain.load`.
+
+        Raises:
+            UserError: the folder has no tokenizer.
+        """
+        loaded = models.load_mlm(spec, seed=derive_seed(self.run.config.seed, "head"))
+        if not loaded.companions.tokenizer:
+            raise UserError(
+                f"{find_model_folder(spec)} has no tokenizer (tokenizer.json or vocab.txt), and texts need the model's;"
+                " save it there beside the model."
+            )
+        return loaded
+
+    def reload(self, folder: Path) -> models.PretrainedMLM:
+        """See `Domain.reload`."""
+        return models.load_mlm(str(folder))
+
+    def describe(self, loaded: models.PretrainedMLM) -> str:
+        """See `Domain.describe`."""
+        shape = loaded.shape
+        size = sum(parameter.numel() for parameter in loaded.module.encoder.parameters())
+        return f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+
+    def prepare_pack(self, spec: str, directory: Path) -> TextPack:
+        """See `Domain.prepare_pack`."""
+        folder = bundled.model_folder() if self.run.model_spec == "bundled" else find_model_folder(self.run.model_spec)
+        tokenizer = self._tokenizer(folder, self.run.initial.shape)
+        return prepare_text_pack(
+            spec, directory, tokenizer, self.run.config.data, log.warning, progress_lines("data", "documents")
+        )
+
+    def open_pack(self, directory: Path) -> TextPack:
+        """See `Domain.open_pack`."""
+        return open_text_pack(directory)
+
+    def reader(self, split: TextSplit) -> Reader:
+        """See `Domain.reader`."""
+        device = self.run.device
+        return lambda rows: TokenBatch(*split.tokens(rows.cpu())).to(device)
+
+    def order(self, split: TextSplit, rows: Tensor, config: OptimisationConfig, seed: int) -> TextBatchOrder:
+        """See `Domain.order`."""
+        lengths, budget = torch.from_numpy(split.lengths), self.run.config.data.token_budget
+        return TextBatchOrder(rows, lengths, config.batch_size, seed, budget)
+
+    def inputs(self, stage: str) -> dict[str, Any]:
+        """See `Domain.inputs`."""
+        found: dict[str, Any] = {"tokenization": self.run.pack.tokenization.to_json()}
+        if stage != "finetune":
+            found["dropouts"] = asdict(self.run.initial.dropouts)
+        return found
+
+    def head_steps(self) -> int:
+        """See `Domain.head_steps`."""
+        config = self.run.config.pretrain
+        if not self.run.initial.fresh_head:
+            return 0
+        return min(_HEAD_STEPS, config.steps) if config.head_steps is None else config.head_steps
+
+    def masked(self, module: MaskedLanguageModel, stage: MaskedStage, seed: int, teacher: Teacher | None) -> Objective:
+        """See `Domain.masked`."""
+        config, how = self.run.config, self.run.pack.tokenization
+        if how.mask_id is None:
+            raise UserError(f"the tokenizer of {self.run.model_spec} has no mask token, and masked words need one.")
+        ratio = config.pretrain.word_ratio
+        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
+        more: dict[str, Any] = {}
+        if stage == "distill":
+            more = {
+                "teacher": teacher,
+                "tokens": self._tokens(),
+                "layer": config.distill.layer,
+                "mlm_weight": config.distill.mae_weight,
+                "distill_weight": config.distill.weight,
+            }
+        return MaskedLanguageModelling(
+            module,
+            self.run.pack.split("train").tokens,
+            masking,
+            seed,
+            mean=config.pretrain.mean,
+            head_only=stage == "head",
+            shortcuts=shortcuts(config.engine),
+            **more,
+        )
+
+    def live_teacher(self, loaded: models.PretrainedMLM) -> Teacher:
+        """See `Domain.live_teacher`."""
+        return LiveTextTeacher(loaded.module.encoder, self._tokens(), self.run.config.distill.layer).to(self.run.device)
+
+    def recipe(self, loaded: models.PretrainedMLM, pack: TextPack) -> TextRecipe:
+        """See `Domain.recipe`."""
+        train, config = pack.split("train"), self.run.config
+        return TextRecipe(
+            encoder=loaded.module.encoder,
+            shape=loaded.shape,
+            split=train,
+            digests=train.digests,
+            rows=train.limited(config.data.limit, config.data.limit_seed),
+            tokenization=pack.tokenization,
+            tokens="cls",
+            dtype=config.teacher.dtype,
+            device=self.run.device,
+            layer=config.distill.layer,
+        )
+
+    def check_deterministic(self, recipe: TextRecipe) -> None:
+        """See `Domain.check_deterministic`: the pack's ids are what they are."""
+
+    def flops(self, stage: MaskedStage | Literal["finetune"], rows: Tensor) -> float:
+        """See `Domain.flops`; masked words are counted by their mean."""
+        split, how = self.run.pack.split("train"), self.run.pack.tokenization
+        lengths = split.lengths[rows.numpy()]
+        maskable = lengths - len(how.prefix) - len(how.suffix)
+        masked = (maskable.clip(min=0) * self.run.config.pretrain.word_ratio).tolist()
+        step = text_step_spec(stage, self.run.config, self.run.initial.shape, len(self.run.pack.class_names or ()))
+        return text_step_flops(step, lengths.tolist(), masked).total / len(lengths)
+
+    def worth_of_zero(self, stage: str) -> str | None:
+        """See `Domain.worth_of_zero`."""
+        return None
+
+    def write(self, module: MaskedLanguageModel, folder: Path) -> None:
+        """See `Domain.write`."""
+        models.save_mlm(module, folder, self.companions, self.run.initial.dropouts)
+
+    def classifier(self, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
+        """See `Domain.classifier`."""
+        return models.text_classifier_from_mlm(start, classes, self._dropouts(), seed)
+
+    def classification(self, module: TextClassifier, labels: Tensor, seed: int) -> Objective:
+        """See `Domain.classification`."""
+        return TextClassification(module, labels, shortcuts(self.run.config.engine))
+
+    def predict(self, module: TextClassifier, companions: models.Companions, split: TextSplit, rows: Tensor) -> Tensor:
+        """See `Domain.predict`."""
+        return predict_texts(module, self.run.read(split), torch.from_numpy(split.lengths), rows)
+
+    @property
+    def companions(self) -> models.Companions:
+        """Of the initial model."""
+        return self.run.initial.companions
+
+    def write_classifier(self, module: TextClassifier, folder: Path, names: list[str]) -> None:
+        """See `Domain.write_classifier`."""
+        models.save_text_classifier(module, folder, self.companions, names, self._dropouts())
+
+    def read_classifier(self, folder: Path) -> Classifier:
+        """See `Domain.read_classifier`."""
+        module, companions, names = models.load_text_classifier(folder)
+        return Classifier(module, names, companions)
+
+    def evaluation_pack(self, spec: str, directory: Path, classifier: Classifier) -> TextPack:
+        """See `Domain.evaluation_pack`."""
+        options = self.run.config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        tokenizer = self._own_tokenizer(classifier)
+        return prepare_text_pack(spec, directory, tokenizer, options, log.warning)
+
+    def fits(self, pack: TextPack, classifier: Classifier) -> bool:
+        """See `Domain.fits`."""
+        return pack.tokenization == self._own_tokenizer(classifier).tokenization
+
+    def filled(self, state: dict[str, Tensor], classes: int | None) -> nn.Module:
+        """See `Domain.filled`."""
+        shape = self.run.initial.shape
+        if classes is None:
+            return models.filled(MaskedLanguageModel, state, shape)
+        return models.filled(TextClassifier, state, shape, classes)
+
+    def _own_tokenizer(self, classifier: Classifier) -> Tokenizer:
+        return self._tokenizer(self.run.out / "finetune" / "model", classifier.module.shape)
+
+    def _tokenizer(self, folder: Path, shape: TextShape) -> Tokenizer:
+        """The tokenizer in a folder, cutting at what the settings and the model's positions allow.
+
+        Raises:
+            UserError: it has words that the model has not.
+        """
+        tokenizer = load_tokenizer(folder, min(self.run.config.data.max_length, shape.longest))
+        words = tokenizer.tokenization.vocabulary
+        if words > shape.vocabulary:
+            raise UserError(
+                f"the tokenizer in {folder} has {words:,} words, and its model {shape.vocabulary:,}; they do not belong"
+                " together."
+            )
+        return tokenizer
+
+    def _tokens(self) -> TextTokens:
+        tokens = self.run.config.distill.tokens
+        if tokens == "patch":
+            raise UserError("distill.tokens=patch is for images; for texts use cls (the first token) or all.")
+        return tokens
+
+    def _dropouts(self) -> Dropouts:
+        """Of the classifier."""
+        dropout = self.run.config.finetune.dropout
+        return replace(Dropouts(), hidden=dropout, attention=dropout)

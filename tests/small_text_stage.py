@@ -1,0 +1,57 @@
+"""A small stage of texts to train, as `small_stage` is one of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from small_stage import initialise
+from torch import Tensor
+
+from sdfast.data.text_batch import TokenBatch
+from sdfast.data.text_masking import TokenMasking
+from sdfast.models.text import MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.models.vit import TransformerShape
+from sdfast.objectives.base import Objective
+from sdfast.objectives.masked_lm import MaskedLanguageModelling
+from sdfast.objectives.text_classification import TextClassification
+from sdfast.teacher.live_text import LiveTextTeacher
+
+WORDS, PAD, MASK = 60, 1, 4
+SHAPE = TextShape("roberta", WORDS, 40, 1, PAD, TransformerShape(32, 2, 2, 48), 1e-5)
+_RNG = torch.Generator().manual_seed(1)
+TEXTS = [
+    torch.cat((torch.tensor([0]), torch.randint(5, WORDS, (length,), generator=_RNG), torch.tensor([2])))
+    for length in torch.randint(2, 30, (50,), generator=_RNG).tolist()
+]
+LENGTHS = torch.tensor([len(text) for text in TEXTS])
+LABELS = torch.arange(50) % 4
+
+
+def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cat([TEXTS[row] for row in rows.tolist()]), LENGTHS[rows]
+
+
+def texts(rows: Tensor) -> TokenBatch:
+    return TokenBatch(*read(rows))
+
+
+def text_objective_of(stage: str, dtype: torch.dtype = torch.float32, rate: float = 0.15, **changes: Any) -> Objective:
+    """The objective of a stage from fixed weights; `changes` are further arguments of its class."""
+    if stage == "finetune":
+        classifier = TextClassifier(SHAPE, 4)
+        initialise(classifier, 2)
+        return TextClassification(classifier.to(dtype), LABELS, **changes)
+    if stage == "distill":
+        tokens = changes.get("tokens", "cls")
+        changes["teacher"] = LiveTextTeacher(_model(3).encoder, tokens).to(dtype)
+    masking = TokenMasking(MASK, WORDS, (0, PAD, 2, MASK), rate)
+    return MaskedLanguageModelling(_model(2).to(dtype), read, masking, 5, **changes)
+
+
+def _model(seed: int) -> MaskedLanguageModel:
+    module = MaskedLanguageModel(SHAPE)
+    initialise(module, seed)
+    with torch.no_grad():
+        module.encoder.word_embeddings.weight[PAD] = 0
+    return module

@@ -1,0 +1,74 @@
+"""Small models of text and small labelled texts, written by sdfast's own parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from sdfast.models.hub import TOKENIZER_FILES
+from sdfast.models.text import Dropouts, TextShape
+from sdfast.models.text_checkpoint import Companions, fresh_mlm, save_mlm
+from sdfast.models.vit import TransformerShape
+from sdfast.rng import derive_seed
+
+WORDS = [f"word{number}" for number in range(40)]
+SPECIAL = {
+    "roberta": {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"},
+    "bert": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
+}
+FEW_STEPS = (
+    "pretrain.steps=6",
+    "distill.steps=6",
+    "finetune.steps=6",
+    "pretrain.batch_size=8",
+    "distill.batch_size=8",
+    "finetune.batch_size=8",
+)
+
+
+def write_tokenizer(folder: Path, kind: Literal["roberta", "bert"] = "roberta") -> int:
+    """A tokenizer of whole words; how many there are."""
+    special = SPECIAL[kind]
+    vocabulary = {word: number for number, word in enumerate((*special.values(), *WORDS))}
+    backend = Backend(models.WordLevel(vocabulary, unk_token=special["unk"]))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    cls, sep = ((special[name], vocabulary[special[name]]) for name in ("cls", "sep"))
+    backend.post_processor = processors.BertProcessing(sep, cls)
+    names = {f"{name}_token": token for name, token in special.items()}
+    PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=40, **names).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def write_text_model(folder: Path, kind: Literal["roberta", "bert"] = "roberta", dropout: float = 0.1) -> Path:
+    folder.mkdir(parents=True)
+    count = write_tokenizer(folder, kind)
+    pad = list(SPECIAL[kind]).index("pad")
+    shape = TextShape(kind, count, 43, 1 if kind == "roberta" else 2, pad, TransformerShape(32, 2, 2, 48), 1e-5)
+    tokenizer = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+    dropouts = Dropouts(dropout, dropout)
+    save_mlm(fresh_mlm(shape, 0, dropouts), folder, Companions({}, tokenizer), dropouts)
+    return folder
+
+
+def text(number: int, label: int) -> str:
+    """3 to 60 words, half of them of the class."""
+    count = 3 + derive_seed(number, "length") % 58
+    words = [derive_seed(number, "word", place) for place in range(count)]
+    return " ".join(WORDS[(word % 8 + 8 * label) if word % 2 else word % 40] for word in words)
+
+
+def write_texts(folder: Path, train: int = 24, test: int = 12, classes: int = 2) -> Path:
+    """`train.jsonl` and `test.jsonl`."""
+    folder.mkdir(parents=True)
+    for split, count, first in (("train", train, 0), ("test", test, 10_000)):
+        rows = [
+            {"text": text(first + number, number % classes), "label": f"class{number % classes}"}
+            for number in range(count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
