@@ -28,6 +28,7 @@ from sdfast.log import attach_file, log, progress_lines
 from sdfast.models import checkpoint as models
 from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise
+from sdfast.objectives.choose import check_banked, check_match, check_whole_batch, matches_features, without_effect
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import check_unspread
 from sdfast.rng import derive_seed
@@ -38,7 +39,13 @@ from sdfast.teacher.features import check_layer
 from sdfast.teacher.preflight import check_augment
 
 # Settings that came later: left out of a stage's inputs at their defaults, so that what was done before stays done.
-_LATER = {"distill.layer": "last", "pretrain.augment": "none", "finetune.regularizer": "none"}
+_LATER = {
+    "distill.layer": "last",
+    "distill.match": "features",
+    "pretrain.augment": "none",
+    "finetune.regularizer": "none",
+    "finetune.objective": "cross_entropy",
+}
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -201,6 +208,7 @@ class Pipeline:
             UserError: the bank there is of something else or damaged, and `rebuild` is off.
         """
         with self.session():
+            check_banked(self.config)
             self._check_distill()
             check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
             check_augment(self.config, banked=True)
@@ -222,6 +230,7 @@ class Pipeline:
         with self.session():
             self._check_labels()
             check_unspread(self.config.finetune, self.config.zero.stage)
+            check_whole_batch(self.config, self.ranks.world)
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
             source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
@@ -302,9 +311,10 @@ class Pipeline:
 
     def _check_distill(self) -> None:
         """What would stop distill, before its teacher is trained."""
+        check_match(self.config)
         if self.config.distill.weight:
             check_layer(self.config.distill.layer, self.initial.shape.encoder.depth)
-            check_augment(self.config, banked=self.config.teacher.mode == "bank")
+            check_augment(self.config, banked=self.config.teacher.mode == "bank" and matches_features(self.config))
 
     def _check_labels(self) -> None:
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
@@ -345,6 +355,8 @@ class Pipeline:
             inputs.pop(decided_elsewhere, None)
         for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
             inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
+        for name in without_effect(self.config):
+            inputs.pop(name, None)
         for name, default in _LATER.items():
             if inputs.get(name) == default:
                 del inputs[name]
@@ -377,6 +389,7 @@ class Pipeline:
             teacher.weights,
             lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
             {"steps": 0, "seconds": 0.0, "img_per_s": 0.0},
+            teacher.metrics,
         )
         return self._already(directory, inputs) or self._finish(directory, inputs, outcome)
 

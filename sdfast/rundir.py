@@ -33,7 +33,8 @@ class Result:
         img_per_s: images per second of training.
         fingerprint: identity of everything that decided the result, by content.
         weights: digest of the model's weights.
-        metrics: for `finetune`: `accuracy`, `macro_f1`, `micro_f1`, `test_loss`, `train_loss`.
+        metrics: `distance`, how far the encoder is from the initial one; for `finetune` also `accuracy`, `macro_f1`,
+            `micro_f1`, `test_loss`, `train_loss`, and `generalisation_gap`, the difference of those two.
     """
 
     stage: str

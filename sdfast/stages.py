@@ -13,7 +13,7 @@ from torch import Tensor
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import PackSplit
-from sdfast.engine.accounting import shortcuts, step_spec
+from sdfast.engine.accounting import step_spec
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.plan import worth_of_zero
@@ -21,14 +21,15 @@ from sdfast.engine.prepare import prepare
 from sdfast.engine.teacher_bank import augmentation, bank_targets, build_or_open, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import classification_metrics, labelled_rows, predict
+from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
 from sdfast.models import checkpoint as models
 from sdfast.models.flops import step_flops
-from sdfast.models.vit import use_attention
+from sdfast.models.vit import MaskedAutoencoder, use_attention
 from sdfast.objectives.base import Objective
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.regularizers.choose import advice, on_loss, on_optimizer
+from sdfast.objectives.choose import classifier_objective, masked_objective, why_no_bank
+from sdfast.objectives.contrastive import drop_projection
+from sdfast.regularizers.choose import advice, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result
@@ -69,19 +70,9 @@ def train_mae(
     seed = derive_seed(config.seed, stage, inputs.get("round", 0))
     digests = run.pack.split("train").digests
     fresh = teacher is None or not config.teacher.views
-    more: dict[str, Any] = {
-        "augment": augmentation(config, digests, seed if fresh else None),
-        "shortcuts": shortcuts(config.engine),
-    }
-    if teacher is not None:
-        more |= {
-            "teacher": _teacher(run, teacher),
-            "tokens": config.distill.tokens,
-            "layer": config.distill.layer,
-            "mae_weight": config.distill.mae_weight,
-            "distill_weight": config.distill.weight,
-        }
-    objective = FurtherPretraining(module, run.normalise, config.pretrain, seed, **more)
+    augment = augmentation(config, digests, seed if fresh else None)
+    matched = None if teacher is None else _teacher(run, teacher)
+    objective = masked_objective(module, run.normalise, config, stage, seed, matched, augment=augment)
     trained = _fit(run, directory, stage, objective, inputs, seed)
     return Outcome(
         models.weights_digest(module),
@@ -93,16 +84,20 @@ def train_mae(
             norm_pix_loss=config.pretrain.norm_pix,
         ),
         _numbers(trained),
+        {"distance": encoder_distance(initial.module.encoder, module.encoder)},
     )
 
 
-def _teacher(run: Pipeline, source: Result) -> Teacher | None:
+def _teacher(run: Pipeline, source: Result) -> Teacher | MaskedAutoencoder | None:
     """Where distill's targets come from; None when they have no weight."""
     config = run.config
     if config.distill.weight == 0:
         return None
     loaded = models.load_mae(str(source.model))
     check_teacher_differs(loaded.module.encoder, run.initial.module.encoder)
+    if (reason := why_no_bank(config)) is not None:
+        log.info("%s", reason)
+        return loaded.module.to(run.device)
     if config.teacher.mode == "live":
         return LiveTeacher(loaded.module.encoder, config.distill.tokens, config.distill.layer).to(run.device)
     recipe = recipe_of(loaded, run.pack, config, run.device)
@@ -142,11 +137,11 @@ def train_classifier(
         add_spectral_norm(module.classifier, seed)
     for sentence in advice(config):
         log.warning("finetune: %s", sentence)
-    switches = shortcuts(run.config.engine)
-    objective = Classification(module, run.normalise, labels, config.flip, seed, switches, on_loss(config), regularizer)
+    objective = classifier_objective(module, run.normalise, labels, run.config, seed, regularizer)
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
     if config.regularizer == "r4f":
         fold_spectral_norm(module.classifier)
+    drop_projection(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
@@ -155,6 +150,8 @@ def train_classifier(
         scores[split is train] = classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
     metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
     metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
+    metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
+    metrics["distance"] = encoder_distance(run.initial.module.encoder, module.encoder)
     return Outcome(
         models.weights_digest(module),
         lambda folder: models.save_classifier(module, folder, run.initial.processor, names, config.dropout),
