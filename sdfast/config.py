@@ -88,6 +88,15 @@ class PretrainConfig(OptimisationConfig):
         return MASK_RATIOS["texts"] if self.mask_ratio is None else self.mask_ratio
 
 
+class PredictionsConfig(_Section):
+    """Prediction matching: the decoder's pixels for the same masked image, teacher's and student's."""
+
+    patches: Literal["all", "masked"] = Field("all", description="those that are compared")
+    reduction: Literal["sum", "mean"] = Field(
+        "sum", description="of squared differences: over an image's patches and values, or their mean"
+    )
+
+
 class DistillConfig(OptimisationConfig):
     """Self-distillation: starts again from the initial weights and matches the teacher on the clean input."""
 
@@ -99,13 +108,21 @@ class DistillConfig(OptimisationConfig):
         description="where they are taken: after all blocks and the last LayerNorm, or right after so many blocks",
     )
     rounds: int = Field(1, ge=0, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
-    weight: float = Field(1.0, ge=0, description="weight of the representation loss")
+    weight: float = Field(1.0, ge=0, description="weight of what is matched: the representation loss, see match")
     mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding (texts: masked words) loss")
+    match: Literal["features", "predictions", "weights-l2", "weights-mars"] = Field(
+        "features",
+        description="what of the teacher is matched: its representation, or for the ablations of the paper's Table 3"
+        " its predicted pixels, or its encoder's weights (squared l2, or each layer's largest l1 norm of a row)",
+    )
+    predictions: PredictionsConfig = Field(PredictionsConfig(), description="settings of match=predictions")
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> DistillConfig:
         if not self.weight and not self.mae_weight:
             raise ValueError("one of distill.weight and distill.mae_weight must be above 0")
+        if self.match.startswith("weights") and not self.mae_weight:
+            raise ValueError(f"match={self.match} alone only moves to the teacher; mae_weight must be above 0")
         return self
 
 
@@ -136,6 +153,13 @@ class R3FConfig(_Section):
     noise: Literal["normal", "uniform"] = Field("normal", description="with deviation eps, or on [-eps, eps]")
 
 
+class SupConConfig(_Section):
+    """Supervised contrastive training: views of one class are drawn together, against all others of the batch."""
+
+    temperature: float = Field(0.07, gt=0, description="of the softmax over the batch")
+    projection: int = Field(128, ge=1, description="outputs of the projection that is compared, and dropped at the end")
+
+
 class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
 
@@ -162,6 +186,18 @@ class FinetuneConfig(OptimisationConfig):
     recadam: RecAdamConfig = Field(RecAdamConfig(), description="settings of regularizer=recadam")
     mars: MarsConfig = Field(MarsConfig(), description="settings of regularizer=mars")
     r3f: R3FConfig = Field(R3FConfig(), description="settings of regularizer=r3f and r4f")
+    objective: Literal["cross_entropy", "supcon"] = Field(
+        "cross_entropy",
+        description="what trains the encoder: the classifier's loss, or the supervised contrastive loss of two views of"
+        " each image, beside which the classifier is trained on what the encoder gives",
+    )
+    supcon: SupConConfig = Field(SupConConfig(), description="settings of objective=supcon")
+
+    @model_validator(mode="after")
+    def _has_an_output_to_smooth(self) -> FinetuneConfig:
+        if self.objective == "supcon" and self.regularizer in ("r3f", "r4f"):
+            raise ValueError(f"regularizer={self.regularizer} acts on objective=cross_entropy alone")
+        return self
 
 
 class TeacherConfig(_Section):

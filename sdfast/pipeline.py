@@ -27,6 +27,7 @@ from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.launch import join, place
 from sdfast.log import attach_file, log
 from sdfast.models.hub import find_model_folder
+from sdfast.objectives.choose import check_whole_batch, without_effect
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import check_unspread
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
@@ -226,6 +227,7 @@ class Pipeline:
         with self.session():
             self._check_labels()
             check_unspread(self.config.finetune, self.config.zero.stage)
+            check_whole_batch(self.config, self.ranks.world)
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
             source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
@@ -365,6 +367,8 @@ class Pipeline:
             inputs.pop(name, None)
         for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
             inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
+        for name in without_effect(self.config):
+            inputs.pop(name, None)
         for name, default in domain.later.items():
             if inputs.get(name) == default:
                 del inputs[name]
@@ -397,6 +401,7 @@ class Pipeline:
             teacher.weights,
             lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
             {"steps": 0, "seconds": 0.0, f"{self.domain.unit}_per_s": 0.0},
+            teacher.metrics,
         )
         return self._already(directory, inputs) or self._finish(directory, inputs, outcome)
 

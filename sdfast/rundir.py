@@ -32,7 +32,8 @@ class Result:
         seconds: time spent training, over all resumptions.
         fingerprint: identity of everything that decided the result, by content.
         weights: digest of the model's weights.
-        metrics: for `finetune`: `accuracy`, `macro_f1`, `micro_f1`, `test_loss`, `train_loss`.
+        metrics: `distance`, how far the encoder is from the initial one; for `finetune` also `accuracy`, `macro_f1`,
+            `micro_f1`, `test_loss`, `train_loss`, and `generalisation_gap`, the difference of those two.
         img_per_s, seq_per_s: images or texts per second of training; the other is None.
         paper_metric: which of `metrics` the paper reports for this data set, where it has it.
     """

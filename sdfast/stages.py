@@ -14,10 +14,13 @@ from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.prepare import prepare
 from sdfast.engine.teacher_bank import bank_targets, build_or_open
 from sdfast.evaluation.classification import classification_metrics, labelled_rows
+from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
-from sdfast.models.vit import use_attention
+from sdfast.models.vit import MaskedAutoencoder, use_attention
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.base import Objective
+from sdfast.objectives.choose import why_no_bank
+from sdfast.objectives.contrastive import drop_projection
 from sdfast.regularizers.r4f import fold_spectral_norm
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result
@@ -49,16 +52,21 @@ def train_masked(
     targets = None if teacher is None else _teacher(run, teacher)
     objective = run.domain.masked(module, stage, seed, targets)
     trained = _fit(run, directory, stage, objective, inputs, seed)
-    return Outcome(weights_digest(module), lambda folder: run.domain.write(module, folder), _numbers(run, trained))
+    metrics = {"distance": encoder_distance(run.initial.module.encoder, module.encoder)}
+    numbers = _numbers(run, trained)
+    return Outcome(weights_digest(module), lambda folder: run.domain.write(module, folder), numbers, metrics)
 
 
-def _teacher(run: Pipeline, source: Result) -> Teacher | None:
+def _teacher(run: Pipeline, source: Result) -> Teacher | MaskedAutoencoder | None:
     """Where distill's targets come from; None when they have no weight."""
     config = run.config
     if config.distill.weight == 0:
         return None
     loaded = run.domain.reload(source.model)
     check_teacher_differs(loaded.module.encoder, run.initial.module.encoder)
+    if (reason := why_no_bank(config)) is not None:
+        log.info("%s", reason)
+        return loaded.module.to(run.device)
     if config.teacher.mode == "live":
         return run.domain.live_teacher(loaded)
     recipe = run.domain.recipe(loaded, run.pack)
@@ -89,6 +97,8 @@ def train_classifier(
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
     if run.config.finetune.regularizer == "r4f":
         fold_spectral_norm(module.classifier)
+    if run.config.finetune.objective == "supcon":
+        drop_projection(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
@@ -97,6 +107,8 @@ def train_classifier(
         scores[split is train] = classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
     metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
     metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
+    metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
+    metrics["distance"] = encoder_distance(run.initial.module.encoder, module.encoder)
     numbers = _numbers(run, trained)
     if (paper := run.paper_metric) is not None:
         numbers["paper_metric"] = paper

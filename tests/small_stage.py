@@ -12,6 +12,8 @@ from sdfast.engine.loop import Trainer
 from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
+from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
+from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
 
@@ -36,23 +38,42 @@ def objective_of(
     device: torch.device = CPU,
     **changes: Any,
 ) -> Objective:
-    """The objective of a stage from fixed weights; `changes` are further arguments of its class, or `dropout`."""
+    """The objective of a stage from fixed weights.
+
+    `changes` are further arguments of its class; or `dropout`, `match` (what distill matches: features by default), or
+    `supcon` (the width of a projection, for contrastive fine-tuning).
+    """
     normalise = Normalise(MEAN, STD).to(device, dtype)
     if stage == "finetune":
         classifier = ViTClassifier(SHAPE, 4, changes.pop("dropout", 0.1))
         initialise(classifier, 2)
+        if width := changes.pop("supcon", 0):
+            add_projection(classifier, width, 4)
+            classifier = classifier.to(device, dtype)
+            return SupervisedContrastive(classifier, normalise, LABELS.to(device), flip=0.5, seed=5, **changes)
         return Classification(classifier.to(device, dtype), normalise, LABELS.to(device), flip=0.5, seed=5, **changes)
     module = MaskedAutoencoder(SHAPE)
     initialise(module, 2)
+    masking, match = masking or PretrainConfig(), changes.pop("match", "features")
+    if match != "features":
+        teacher = teacher_of(device, dtype)
+        if match == "predictions":
+            return PredictionMatching(module.to(device, dtype), normalise, masking, 5, teacher, **changes)
+        norm = "l2" if match == "weights-l2" else "mars"
+        return WeightMatching(module.to(device, dtype), normalise, masking, 5, teacher.encoder, norm, **changes)
     if stage == "distill" and "teacher" not in changes:
         changes["teacher"] = LiveTeacher(teacher_encoder(), changes.get("tokens", "cls")).to(device, dtype)
-    return FurtherPretraining(module.to(device, dtype), normalise, masking or PretrainConfig(), 5, **changes)
+    return FurtherPretraining(module.to(device, dtype), normalise, masking, 5, **changes)
+
+
+def teacher_of(device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> MaskedAutoencoder:
+    teacher = MaskedAutoencoder(SHAPE)
+    initialise(teacher, 3)
+    return teacher.to(device, dtype)
 
 
 def teacher_encoder() -> ViTEncoder:
-    teacher = MaskedAutoencoder(SHAPE)
-    initialise(teacher, 3)
-    return teacher.encoder
+    return teacher_of().encoder
 
 
 def losses_of(trainer: Trainer) -> list[dict[str, float]]:

@@ -36,7 +36,9 @@ def test_all_runs_every_stage_and_leaves_the_promised_files(inputs: dict[str, Pa
     out = tmp_path / "run"
     result = pipeline(inputs, out).run()
     assert result.stage == "finetune"
-    assert set(result.metrics) == {"accuracy", "macro_f1", "micro_f1", "test_loss", "train_loss"}
+    assert set(result.metrics) == {
+        *("accuracy", "macro_f1", "micro_f1", "test_loss", "train_loss", "generalisation_gap", "distance")
+    }
     assert result.metrics["micro_f1"] == result.metrics["accuracy"]
     for stage in ("pretrain", "distill", "finetune"):
         stored = read_json(out / stage / "result.json")

@@ -123,7 +123,7 @@ class Domain(Protocol):
         """Steps in which a newly made head is trained alone; 0 where there is none."""
         ...
 
-    def masked(self, module: Any, stage: MaskedStage, seed: int, teacher: Teacher | None) -> Objective:
+    def masked(self, module: Any, stage: MaskedStage, seed: int, teacher: Any) -> Objective:
         """The objective of a stage that masks.
 
         Args:

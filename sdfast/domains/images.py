@@ -18,7 +18,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
 from sdfast.data.transform import Transform
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
-from sdfast.engine.accounting import shortcuts, step_spec
+from sdfast.engine.accounting import step_spec
 from sdfast.engine.pixels import image_reader
 from sdfast.engine.plan import worth_of_zero
 from sdfast.engine.teacher_bank import augmentation, recipe_of
@@ -30,9 +30,14 @@ from sdfast.models.flops import step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Objective
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.regularizers.choose import advice, on_loss, on_optimizer
+from sdfast.objectives.choose import (
+    check_banked,
+    check_match,
+    classifier_objective,
+    masked_objective,
+    matches_features,
+)
+from sdfast.regularizers.choose import advice, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm, folded_state
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
@@ -51,7 +56,13 @@ class ImageDomain:
     modality: Modality = "images"
     unit: Literal["img", "seq"] = "img"
     later: Mapping[str, Any] = MappingProxyType(
-        {"distill.layer": "last", "pretrain.augment": "none", "finetune.regularizer": "none"}
+        {
+            "distill.layer": "last",
+            "distill.match": "features",
+            "pretrain.augment": "none",
+            "finetune.regularizer": "none",
+            "finetune.objective": "cross_entropy",
+        }
     )
     not_ours = frozenset(("pretrain.mask_only", "pretrain.mean", "pretrain.head_steps"))
     masking = frozenset(("mask_ratio", "mask", "norm_pix", "augment"))
@@ -72,12 +83,14 @@ class ImageDomain:
     def check_distill(self) -> None:
         """See `Domain.check_distill`."""
         config = self.run.config
+        check_match(config)
         if config.distill.weight:
             check_layer(config.distill.layer, self.run.initial.shape.encoder.depth)
-            check_augment(config, banked=config.teacher.mode == "bank")
+            check_augment(config, banked=config.teacher.mode == "bank" and matches_features(config))
 
     def check_bank(self, shape: ViTShape) -> None:
         """See `Domain.check_bank`."""
+        check_banked(self.run.config)
         check_layer(self.run.config.distill.layer, shape.encoder.depth)
         check_augment(self.run.config, banked=True)
 
@@ -128,8 +141,11 @@ class ImageDomain:
         """See `Domain.head_steps`: pre-training a new decoder alone is not needed."""
         return 0
 
-    def masked(self, module: MaskedAutoencoder, stage: MaskedStage, seed: int, teacher: Teacher | None) -> Objective:
+    def masked(
+        self, module: MaskedAutoencoder, stage: MaskedStage, seed: int, teacher: Teacher | MaskedAutoencoder | None
+    ) -> Objective:
         """See `Domain.masked`."""
+        assert stage != "head"
         config, patches = self.run.config, self.run.initial.shape.patches
         if config.pretrain.mask == "fixed" and not visible_count(patches, config.pretrain.patch_ratio):
             raise UserError(
@@ -138,19 +154,9 @@ class ImageDomain:
             )
         digests = self.run.pack.split("train").digests
         fresh = stage != "distill" or not config.teacher.views
-        more: dict[str, Any] = {
-            "augment": augmentation(config, digests, seed if fresh else None),
-            "shortcuts": shortcuts(config.engine),
-        }
-        if stage == "distill":
-            more |= {
-                "teacher": teacher,
-                "tokens": config.distill.tokens,
-                "layer": config.distill.layer,
-                "mae_weight": config.distill.mae_weight,
-                "distill_weight": config.distill.weight,
-            }
-        return FurtherPretraining(module, self._normalise(self.run.initial.processor), config.pretrain, seed, **more)
+        augment = augmentation(config, digests, seed if fresh else None)
+        normalise = self._normalise(self.run.initial.processor)
+        return masked_objective(module, normalise, config, stage, seed, teacher, augment=augment)
 
     def live_teacher(self, loaded: models.PretrainedMAE) -> Teacher:
         """See `Domain.live_teacher`."""
@@ -200,12 +206,12 @@ class ImageDomain:
     def classification(self, module: ViTClassifier, labels: Tensor, seed: int) -> Objective:
         """See `Domain.classification`."""
         config, normalise = self.run.config.finetune, self._normalise(self.run.initial.processor)
-        regularizer, switches = on_optimizer(config, module), shortcuts(self.run.config.engine)
+        regularizer = on_optimizer(config, module)
         if config.regularizer == "r4f":
             add_spectral_norm(module.classifier, seed)
         for sentence in advice(config):
             log.warning("finetune: %s", sentence)
-        return Classification(module, normalise, labels, config.flip, seed, switches, on_loss(config), regularizer)
+        return classifier_objective(module, normalise, labels, self.run.config, seed, regularizer)
 
     def predict(self, module: ViTClassifier, companions: ImageProcessor, split: PackSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""

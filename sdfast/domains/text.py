@@ -43,6 +43,7 @@ _HEAD_STEPS = 1000
 _OF_IMAGES = (
     *("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views"),
     *("finetune.regularizer", "finetune.recadam", "finetune.mars", "finetune.r3f"),
+    *("distill.match", "distill.predictions", "finetune.objective", "finetune.supcon"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Literal
 
 from sdfast.config import Config, EngineConfig
@@ -37,20 +37,28 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
     """
     ratio, patches = config.pretrain.patch_ratio, shape.patches
     fixed = config.pretrain.mask == "fixed"
+    taken, distill, finetune = shortcuts(config.engine), config.distill, config.finetune
+    match: Literal["features", "predictions", "weights"] = "features"
+    if distill.match != "features":
+        match = "predictions" if distill.match == "predictions" else "weights"
+    if stage == "distill" and match == "predictions" and distill.weight and distill.predictions.patches == "all":
+        taken = replace(taken, masked_tail=False)
     visible = visible_count(patches, ratio) if fixed else round(patches * (1 - ratio))
     return StepSpec(
         shape,
         stage,
         visible=visible,
         masked=patches - visible,
-        tokens=config.distill.tokens,
-        layer=blocks_before(config.distill.layer),
+        tokens=distill.tokens,
+        layer=blocks_before(distill.layer) if match == "features" else None,
         teacher=config.teacher.mode,
-        mae=bool(config.distill.mae_weight),
-        distill=bool(config.distill.weight),
+        mae=bool(distill.mae_weight),
+        distill=bool(distill.weight),
+        match=match,
         classes=classes,
-        passes=2 if stage == "finetune" and on_loss(config.finetune) is not None else 1,
-        **asdict(shortcuts(config.engine)),
+        passes=2 if stage == "finetune" and on_loss(finetune) is not None else 1,
+        projection=finetune.supcon.projection if stage == "finetune" and finetune.objective == "supcon" else 0,
+        **asdict(taken),
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from sdfast import __version__
 from sdfast.config import Config
 from sdfast.data.order import BatchOrder
-from sdfast.engine.accounting import SHORTCUTS, Stage, shortcuts, step_spec
+from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
 from sdfast.engine.peak import matmul_peak, peak_name
@@ -30,10 +30,10 @@ from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
 from sdfast.models.flops import step_flops
 from sdfast.models.memory import step_memory
+from sdfast.models.vit import MaskedAutoencoder
 from sdfast.objectives.base import Normalise, Objective
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.regularizers.choose import on_loss, on_optimizer
+from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
+from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.residency import free_memory
@@ -186,7 +186,7 @@ def variants(config: Config, model: PretrainedMAE) -> list[Variant]:
     found: list[Variant] = []
     for stage in STAGES:
         ways: list[tuple[str, Literal["live", "bank"]]] = [("plain", config.teacher.mode)]
-        if stage == "distill" and config.distill.weight:
+        if stage == "distill" and config.distill.weight and matches_features(config):
             ways = [("live", "live"), ("bank", "bank")]
         off = dict.fromkeys(SHORTCUTS, False)
         for name, mode in ways:
@@ -286,28 +286,19 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     height, width = shape.image_size
     images = torch.randint(0, 256, (batch, height, width, shape.channels), dtype=torch.uint8, generator=generator)
     normalise = Normalise(model.processor.mean, model.processor.std).to(device)
-    switches = shortcuts(config.engine)
     objective: Objective
     if variant.stage == "finetune":
         classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
         labels = (torch.arange(batch) % _CLASSES).to(device)
-        noise, regularizer = on_loss(config.finetune), on_optimizer(config.finetune, classifier)
+        regularizer = on_optimizer(config.finetune, classifier)
         if config.finetune.regularizer == "r4f":
             add_spectral_norm(classifier.classifier, 0)
-        flip = config.finetune.flip
-        objective = Classification(classifier, normalise, labels, flip, 0, switches, noise, regularizer)
+        objective = classifier_objective(classifier, normalise, labels, config, 0, regularizer)
     else:
         module = copy.deepcopy(model.module).to(device)
-        more: dict[str, Any] = {"shortcuts": switches}
-        if variant.stage == "distill":
-            more |= {
-                "teacher": _teacher(variant, model, device, batch) if config.distill.weight else None,
-                "tokens": config.distill.tokens,
-                "layer": config.distill.layer,
-                "mae_weight": config.distill.mae_weight,
-                "distill_weight": config.distill.weight,
-            }
-        objective = FurtherPretraining(module, normalise, config.pretrain, 0, **more)
+        distils = variant.stage == "distill" and config.distill.weight
+        teacher = _teacher(variant, model, device, batch) if distils else None
+        objective = masked_objective(module, normalise, config, variant.stage, 0, teacher)
     prepare(objective.module, config.engine, device, getattr(config, variant.stage).steps)
     order = BatchOrder(torch.arange(batch), batch, 0)
     pixels = images.numpy()
@@ -320,8 +311,10 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     return trainer
 
 
-def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher:
+def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher | MaskedAutoencoder:
     config, shape = variant.config, model.shape
+    if not matches_features(config):
+        return copy.deepcopy(model.module).to(device)
     if config.teacher.mode == "live":
         return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
     tokens = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[config.distill.tokens]
@@ -339,12 +332,12 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
     kept = 0
     if spec.stage == "finetune" and config.finetune.regularizer in ("recadam", "mars"):  # they keep the start
         kept = sum(parameter.nbytes for parameter in model.module.encoder.parameters())
-    if spec.stage == "distill" and spec.distill and not spec.live_teacher:
+    if spec.banked:
         tokens = {"cls": 1, "patch": shape.patches, "all": 1 + shape.patches}[spec.tokens]
         kept = batch * tokens * shape.encoder.width * getattr(torch, config.teacher.dtype).itemsize
     return step_memory(
         spec,
-        batch * spec.passes,
+        batch * spec.passes * spec.views,
         bf16=products_dtype(config.engine.precision, device) != torch.float32,
         dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
         bank=kept,

@@ -2,8 +2,9 @@
 
 The convention: a multiply-add is 2 FLOPs; linear layers, the patch embedding and both products of attention are
 counted; norms, softmax, GELU, biases, the loss and the optimiser are not. The backward pass is twice the forward pass,
-except that the patch embedding has no gradient with respect to the pixels (once its forward). A live teacher has no
-backward pass. Counted is what is computed: rows that a shortcut leaves out are not counted.
+except that the patch embedding has no gradient with respect to the pixels (once its forward), nor has a classifier that
+does not train its encoder. A live teacher has no backward pass. Counted is what is computed: rows that a shortcut
+leaves out are not counted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ Part = Literal[
     "decoder",
     "pixel head",
     "classifier",
+    "projection",
     "language-model head",
 ]
 
@@ -42,8 +44,10 @@ class StepSpec:
         masked_tail: the last decoder block has queries for the masked patches only, and so has the pixel head.
         mae: whether the masked auto-encoding loss has a weight.
         distill: whether the representation loss has a weight.
+        match: what of the teacher `distill` matches.
         classes: outputs of the classifier.
         passes: of `finetune`, how often an embedded image goes through the encoder (R3F: twice).
+        projection: outputs of the contrastive projection; 0 without it. With it there are two views of an image.
     """
 
     shape: ViTShape
@@ -58,31 +62,48 @@ class StepSpec:
     masked_tail: bool = False
     mae: bool = True
     distill: bool = True
+    match: Literal["features", "predictions", "weights"] = "features"
     classes: int = 0
     passes: int = 1
+    projection: int = 0
+
+    @property
+    def matched(self) -> Literal["features", "predictions", "weights"] | None:
+        """What of the teacher has a weight in the loss."""
+        return self.match if self.stage == "distill" and self.distill else None
+
+    @property
+    def views(self) -> int:
+        """Augmented versions of an image that are embedded each."""
+        return 2 if self.projection else 1
 
     @property
     def masked_view(self) -> bool:
         """Whether the encoder sees the visible patches, and the decoder fills in the others."""
-        return self.stage == "pretrain" or (self.stage == "distill" and self.mae)
+        return self.stage == "pretrain" or self.matched == "predictions" or (self.stage == "distill" and self.mae)
 
     @property
     def clean_view(self) -> bool:
         """Whether the encoder sees the whole image."""
-        return self.stage == "finetune" or (self.stage == "distill" and self.distill)
+        return self.stage == "finetune" or self.matched == "features"
 
     @property
     def live_teacher(self) -> bool:
         """Whether a teacher sees the whole image too."""
-        return self.stage == "distill" and self.distill and self.teacher == "live"
+        return self.matched == "features" and self.teacher == "live"
+
+    @property
+    def banked(self) -> bool:
+        """Whether the teacher's features are read from a bank."""
+        return self.matched == "features" and self.teacher == "bank"
 
     @property
     def embedded(self) -> tuple[int, ...]:
         """Patches embedded with a gradient, by pass of the patch embedding."""
         patches = self.shape.patches
         if self.packed and self.clean_view:
-            return (patches,)
-        return (self.visible,) * self.masked_view + (patches,) * self.clean_view
+            return (patches,) * self.views
+        return (self.visible,) * self.masked_view + (patches,) * self.clean_view * self.views
 
     @property
     def all_tokens(self) -> int:
@@ -129,16 +150,22 @@ def step_flops(step: StepSpec) -> StepFlops:
         forward["decoder"] = 2 * seen * encoder.width * decoder.width
         forward["decoder"] += blocks_flops(decoder, step.all_tokens, step.predicted)
         forward["pixel head"] = 2 * step.predicted * decoder.width * shape.patch_values
+    prediction = sum(forward.values())
     if step.clean_view:
         forward["clean encoder"] = blocks_flops(_as_deep(encoder, step.layer), step.all_tokens, step.clean_queries)
     if step.stage == "finetune":
-        forward["classifier"] = 2 * encoder.width * step.classes * step.passes
-        forward["clean encoder"] *= step.passes
-    backward = {part: count if part == "patch embedding" else 2 * count for part, count in forward.items()}
+        forward["classifier"] = 2 * encoder.width * step.classes * step.passes * step.views
+        forward["clean encoder"] *= step.passes * step.views
+        if step.projection:
+            forward["projection"] = 2 * encoder.width * (encoder.width + step.projection) * step.views
+    once = {"patch embedding"} | ({"classifier"} if step.projection else set())  # no gradient of what enters them
+    backward = {part: count if part in once else 2 * count for part, count in forward.items()}
     if step.live_teacher:
         queries = 1 if step.tokens == "cls" else step.all_tokens
         blocks = blocks_flops(_as_deep(encoder, step.layer), step.all_tokens, queries)
         forward["teacher"] = _embedding(shape, shape.patches) + blocks
+    if step.matched == "predictions":
+        forward["teacher"] = prediction
     return StepFlops(forward, backward)
 
 

@@ -92,11 +92,12 @@ class Layers:
 
     def teacher(self) -> int:
         """Working space of a live teacher: the residual, a norm's result and the MLP's, before and after GELU."""
-        if not self.step.live_teacher:
-            return 0
-        encoder = self.step.shape.encoder
-        rows = self.images * self.step.all_tokens
-        return 2 * rows * (FLOAT * encoder.width + self.product * encoder.mlp_width)
+        step, encoder, decoder = self.step, self.step.shape.encoder, self.step.shape.decoder
+        stacks = [(encoder, step.all_tokens)] if step.live_teacher else []
+        if step.matched == "predictions" and decoder is not None:
+            stacks = [(encoder, 1 + step.visible), (decoder, step.all_tokens)]
+        inside = [tokens * (FLOAT * stack.width + self.product * stack.mlp_width) for stack, tokens in stacks]
+        return 2 * self.images * max(inside, default=0)
 
     def embedding(self, patches: int) -> Layer:
         """Of so many patches an image; keeps their pixels."""
@@ -253,7 +254,8 @@ class Layers:
         rows = images * step.predicted
         prediction = product * rows * pixels
         kept = product * rows * width + self.copies(width * pixels)
-        kept += product * images * (step.masked if step.masked_tail else step.shape.patches) * pixels
+        compared = product * images * (step.masked if step.masked_tail else step.shape.patches) * pixels
+        kept += compared * ((step.stage == "pretrain" or step.mae) + (step.matched == "predictions"))
         work = prediction + 2 * FLOAT * rows * width
         layers.append(Layer(kept, work, self.weights("pixel head", (width + 1) * pixels), held=prediction))
         return layers

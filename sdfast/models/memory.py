@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sdfast.models.flops import StepSpec
 from sdfast.models.layer_memory import FLOAT, Layers
-from sdfast.models.parameters import all_parameters, trained_parameters
+from sdfast.models.parameters import all_parameters, encoder_parameters, trained_parameters
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def step_memory(
     shape = step.shape
     trained, parameters = FLOAT * trained_parameters(step), FLOAT * all_parameters(step)
     inputs = batch * shape.channels * shape.image_size[0] * shape.image_size[1] + bank
-    kept, moments = step_moments(layers, trained if accumulate > 1 else 0)
+    # the distance of an encoder's weights gives all of its gradients before the layers give theirs
+    early = FLOAT * encoder_parameters(shape) if step.matched == "weights" else 0
+    kept, moments = step_moments(layers, trained if accumulate > 1 else early)
     standing = parameters + 2 * trained + inputs
     return StepMemory(
         parameters, 2 * trained, inputs, kept, standing + max(trained, *(moment.total for moment in moments))

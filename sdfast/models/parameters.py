@@ -11,7 +11,7 @@ def trained_parameters(step: StepSpec) -> int:
     shape = step.shape
     count = encoder_parameters(shape)
     if step.stage == "finetune":
-        return count + (shape.encoder.width + 1) * step.classes
+        return count + _heads(step)
     count -= shape.encoder.width * (1 + shape.patches)  # positions are fixed
     if step.masked_view:
         assert shape.decoder is not None
@@ -33,8 +33,22 @@ def all_parameters(step: StepSpec) -> int:
     """Numbers of the model, trained or not, and of a live teacher."""
     encoder = encoder_parameters(step.shape)
     if step.stage == "finetune":
-        return encoder + (step.shape.encoder.width + 1) * step.classes
-    return encoder * (2 if step.live_teacher else 1) + decoder_parameters(step.shape)
+        return encoder + _heads(step)
+    return encoder + decoder_parameters(step.shape) + teacher_parameters(step)
+
+
+def teacher_parameters(step: StepSpec) -> int:
+    """Numbers of the teacher beside the student; 0 where a bank stands for it, or there is none."""
+    if step.matched is None or step.banked:
+        return 0
+    return encoder_parameters(step.shape) + (decoder_parameters(step.shape) if step.match == "predictions" else 0)
+
+
+def _heads(step: StepSpec) -> int:
+    """Numbers of the classifier, and of the contrastive projection."""
+    width = step.shape.encoder.width
+    projection = (width + 1) * (width + step.projection) if step.projection else 0
+    return (width + 1) * step.classes + projection
 
 
 def decoder_parameters(shape: ViTShape) -> int:

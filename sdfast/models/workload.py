@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.layer_memory import Layers
 from sdfast.models.named import TextShape
-from sdfast.models.parameters import all_parameters, encoder_parameters, trained_parameters
+from sdfast.models.parameters import all_parameters, teacher_parameters, trained_parameters
 from sdfast.models.text_layers import TextLayers, text_flops, text_parameters, text_step
 from sdfast.models.vit import ViTShape
 
@@ -53,7 +53,7 @@ class Workload:
 def image_workload(step: StepSpec) -> Workload:
     """Of a ViT."""
     shape, flops = step.shape, step_flops(step)
-    teacher = encoder_parameters(shape) if step.live_teacher else 0
+    teacher = teacher_parameters(step)
     forward = flops.forward
     stacks = [shape.encoder, *([shape.decoder] if shape.decoder and step.stage != "finetune" else [])]
     return Workload(
@@ -95,7 +95,7 @@ def workload(shape: ViTShape | TextShape, step: StepSpec) -> Workload:
 
 
 def _features(step: StepSpec) -> int:
-    if step.stage != "distill" or not step.distill or step.live_teacher:
+    if not step.banked:
         return 0
     tokens = {"cls": 1, "patch": step.shape.patches, "all": step.all_tokens}[step.tokens]
     return tokens * step.shape.encoder.width

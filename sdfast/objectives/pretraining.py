@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -80,9 +81,7 @@ class FurtherPretraining:
 
     def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` and `loss_distill`."""
-        pixels = self.normalise(images)
-        if self.augment is not None:
-            pixels = self.augment(pixels, batch.rows[part], batch.epoch)
+        pixels = self.pixels(images, batch, part)
         # Means over masked patches and over samples, as the shares of this part in the whole batch's.
         mask = drawn[part]
         masked_share = mask.masked_count / drawn.whole_count
@@ -112,6 +111,11 @@ class FurtherPretraining:
             parts["loss_distill"] = out.distill * row_share
         return parts
 
+    def pixels(self, images: Tensor, batch: Batch, part: slice) -> Tensor:
+        """What student and teacher see of some rows: uint8 [b, H, W, C] -> [b, C, H, W], normalised and augmented."""
+        pixels = self.normalise(images)
+        return pixels if self.augment is None else self.augment(pixels, batch.rows[part], batch.epoch)
+
     def _encode(
         self, pixels: Tensor, mask: PatchMask, distils: bool
     ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
@@ -129,8 +133,7 @@ class FurtherPretraining:
         if not self.mae_weight:
             assert clean is not None
             return None, self._matched(encoder.encode(clean)[0]), {}
-        visible_ids = mask.visible_ids.to(device, non_blocking=True)
-        valid = None if mask.visible_valid is None else mask.visible_valid.to(device, non_blocking=True)
+        visible_ids, valid = _visible(mask, device)
         if clean is not None and shortcuts.packed:
             # One pass: the visible patches have been embedded already, and CLS stays first.
             masked = View(take_tokens(clean.tokens, F.pad(visible_ids + 1, (1, 0))), with_cls(valid))
@@ -140,12 +143,51 @@ class FurtherPretraining:
             encoded = encoder.encode(View(encoder.embed(pixels, visible_ids), with_cls(valid)))[0]
             if clean is not None:
                 student = self._matched(encoder.encode(clean)[0])
-        if shortcuts.masked_tail and mask.masked_ids is not None:
-            masked_ids = mask.masked_ids.to(device, non_blocking=True)
-            return self.module.decoder(encoded, visible_ids, valid, masked_ids), student, {"mask_ids": masked_ids}
-        where = {"mask": mask.mask.to(device, non_blocking=True)}
-        return self.module.decoder(encoded, visible_ids, valid), student, where
+        pred, where = _decode(self.module, encoded, visible_ids, valid, mask, shortcuts.masked_tail)
+        return pred, student, where
 
     def _matched(self, encoded: Tensor) -> Tensor:
         """The matched tokens of the clean branch."""
         return encoded if encoded.dim() == 2 else select_tokens(encoded, self.tokens)
+
+
+def predict_patches(
+    module: MaskedAutoencoder, pixels: Tensor, mask: PatchMask, masked_tail: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """Encode what a mask leaves visible, and predict the pixels.
+
+    Args:
+        module: the masked auto-encoder.
+        pixels: [B, C, H, W] normalised.
+        mask: of these images.
+        masked_tail: predict the masked patches only, where every image has as many.
+
+    Returns:
+        [B, L, P], or [B, M, P] for the masked patches only; and the loss's argument that tells which are masked.
+    """
+    visible_ids, valid = _visible(mask, pixels.device)
+    encoder = module.encoder
+    encoded = encoder.encode(View(encoder.embed(pixels, visible_ids), with_cls(valid)))[0]
+    return _decode(module, encoded, visible_ids, valid, mask, masked_tail)
+
+
+def _visible(mask: PatchMask, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """`visible_ids` and `visible_valid` on the device."""
+    valid = None if mask.visible_valid is None else mask.visible_valid.to(device, non_blocking=True)
+    return mask.visible_ids.to(device, non_blocking=True), valid
+
+
+def _decode(
+    module: MaskedAutoencoder,
+    encoded: Tensor,
+    visible_ids: Tensor,
+    valid: Tensor | None,
+    mask: PatchMask,
+    masked_tail: bool,
+) -> tuple[Tensor, dict[str, Any]]:
+    """See `predict_patches`."""
+    if masked_tail and mask.masked_ids is not None:
+        masked_ids = mask.masked_ids.to(encoded.device, non_blocking=True)
+        return module.decoder(encoded, visible_ids, valid, masked_ids), {"mask_ids": masked_ids}
+    where = {"mask": mask.mask.to(encoded.device, non_blocking=True)}
+    return module.decoder(encoded, visible_ids, valid), where

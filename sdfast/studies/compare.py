@@ -19,7 +19,14 @@ METHODS: dict[Start, str] = {
     "pretrain": "further pre-training",
     "distill": "self-distillation",
 }
-_COLUMNS = ("accuracy", "macro_f1", "test_loss", "train_loss")
+_COLUMNS = {
+    "accuracy": "accuracy %",
+    "macro_f1": "macro-F1 %",
+    "test_loss": "test loss",
+    "train_loss": "train loss",
+    "generalisation_gap": "gap",
+    "distance": "distance",
+}
 
 
 def compare(pipeline: Pipeline, seeds: int) -> dict[str, list[Result]]:
@@ -67,22 +74,32 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _markdown(results: dict[str, list[Result]], stages: dict[str, Result], seeds: int) -> str:
-    rows: list[tuple[str, ...]] = [("method", "accuracy %", "macro-F1 %", "test loss", "train loss", "seconds")]
+    common = _common_metrics(results)
+    columns = {column: title for column, title in _COLUMNS.items() if column in common}
+    rows: list[tuple[str, ...]] = [("method", *columns.values(), "seconds")]
     for method, runs in results.items():
         cells = [method]
-        for column in _COLUMNS:
+        for column in columns:
             mean, deviation = mean_and_deviation([run.metrics[column] for run in runs])
             percent = column in ("accuracy", "macro_f1")
             cells.append(f"{100 * mean:.1f} ± {100 * deviation:.1f}" if percent else f"{mean:.3f} ± {deviation:.3f}")
         rows.append((*cells, f"{statistics.fmean(run.seconds for run in runs):.0f}"))
     lines = [*_table(rows), ""]
     lines += [f"Mean ± standard deviation over {seeds} fine-tuning seeds of one checkpoint per method.", ""]
+    if "distance" in columns:
+        lines += ["Gap: test loss less train loss. Distance: of the encoder's weights from the initial ones (l2).", ""]
     stage_rows = [("stage", "steps", "seconds", stages["pretrain"].unit, "model")]
     for stage, run in stages.items():
         stage_rows.append((stage, str(run.steps), f"{run.seconds:.0f}", f"{run.rate:.0f}", str(run.model)))
     lines += [*_table(stage_rows), "", "Classifiers:", ""]
     lines += [f"- {method}: {', '.join(str(run.model) for run in runs)}" for method, runs in results.items()]
     return "\n".join(lines) + "\n"
+
+
+def _common_metrics(results: dict[str, list[Result]]) -> list[str]:
+    """Those that all runs have: runs finished by an earlier version have fewer."""
+    runs = [run for each in results.values() for run in each]
+    return [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -97,7 +114,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _csv(results: dict[str, list[Result]], first_seed: int) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = list(next(iter(results.values()))[0].metrics)
+    columns = _common_metrics(results)
     writer.writerow(["method", "seed", *columns, "seconds"])
     for method, runs in results.items():
         for number, run in enumerate(runs):

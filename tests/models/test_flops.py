@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -16,6 +17,8 @@ from sdfast.models.flops import StepSpec, encoder_flops, step_flops
 from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape, use_attention
 from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.classification import Classification
+from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
+from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.live import LiveTeacher
@@ -104,6 +107,11 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
         classifier = ViTClassifier(dataclasses.replace(shape, decoder=None), 5, dropout=0.1)
         spec = StepSpec(shape, stage, classes=5, **switches, **more)
         r3f = R3F() if spec.passes == 2 else None
+        if spec.projection:
+            add_projection(classifier, spec.projection, 0)
+            labels = torch.arange(BATCH) % 5
+            contrastive = SupervisedContrastive(classifier, normalise, labels, 0.5, 0, shortcuts=shortcuts)
+            return spec, contrastive, images
         return spec, Classification(classifier, normalise, torch.arange(BATCH) % 5, 0.5, 0, shortcuts, r3f), images
     masking = PretrainConfig(mask=mask, mask_ratio=0.6)
     module = MaskedAutoencoder(shape)
@@ -114,10 +122,28 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
     elif stage == "distill":
         count = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[tokens]
         teacher = ResidentBank(torch.zeros(BATCH, *count, shape.encoder.width), None, torch.arange(BATCH)[None])
-    weights = {"mae_weight": float(more.get("mae", True)), "distill_weight": float(more.get("distill", True))}
-    objective = FurtherPretraining(
-        module, normalise, masking, 4, teacher, tokens, layer, shortcuts=shortcuts, **weights
-    )
+    match, mae_weight = more.get("match", "features"), float(more.get("mae", True))
+    objective: FurtherPretraining
+    if match == "predictions":
+        patches: Any = "masked" if switches["masked_tail"] else "all"
+        objective = PredictionMatching(
+            module,
+            normalise,
+            masking,
+            4,
+            copy.deepcopy(module),
+            patches=patches,
+            mae_weight=mae_weight,
+            shortcuts=shortcuts,
+        )
+    elif match == "weights":
+        encoder = MaskedAutoencoder(shape).encoder
+        objective = WeightMatching(module, normalise, masking, 4, encoder, "mars", shortcuts=shortcuts)
+    else:
+        weights = {"mae_weight": mae_weight, "distill_weight": float(more.get("distill", True))}
+        objective = FurtherPretraining(
+            module, normalise, masking, 4, teacher, tokens, layer, shortcuts=shortcuts, **weights
+        )
     drawn = objective.draw(Batch(0, torch.arange(BATCH)))
     visible = drawn.visible_ids.shape[1]
     if mask == "fixed":
@@ -138,14 +164,17 @@ def counted_by_torch(objective: Any, images: torch.Tensor) -> tuple[int, int]:
     batch = Batch(0, torch.arange(BATCH))
     drawn = objective.draw(batch)
     objective.module.train()
-    for module in (objective.module, getattr(objective, "teacher", None)):
+    for module in (objective.module, getattr(objective, "teacher", None), getattr(objective, "matched", None)):
         if isinstance(module, torch.nn.Module):
             use_attention(module, "reference")
     with FlopCounterMode(display=False, custom_mapping=ONEDNN) as forward:
         loss = objective.loss(images, batch, drawn, slice(0, BATCH))["loss"]
     with FlopCounterMode(display=False, custom_mapping=ONEDNN) as backward:
         loss.backward()
-    return forward.get_total_flops(), backward.get_total_flops()
+    compared = 0
+    if isinstance(objective, SupervisedContrastive):  # of the loss, which is not counted: all products of projections
+        compared = 2 * (2 * BATCH) ** 2 * objective.module.get_submodule("projection")[2].out_features  # type: ignore
+    return forward.get_total_flops() - compared, backward.get_total_flops() - 2 * compared
 
 
 CASES = [
@@ -160,6 +189,11 @@ CASES = [
     ("distill", {"distill": False, "teacher": "live"}),
     ("finetune", {}),
     ("finetune", {"passes": 2}),
+    ("distill", {"match": "predictions"}),
+    ("distill", {"match": "predictions", "mae": False}),
+    ("distill", {"match": "predictions", "mask": "bernoulli"}),
+    ("distill", {"match": "weights", "teacher": "live"}),
+    ("finetune", {"projection": 6}),
 ]
 
 

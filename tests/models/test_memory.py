@@ -75,6 +75,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("distill", {"layer": 2}),
     ("distill", {"layer": 2, "tokens": "patch"}),
     ("distill", {"layer": 1, "mae": False, "teacher": "live"}),
+    ("distill", {"match": "predictions"}),
+    ("distill", {"match": "predictions", "mae": False}),
+    ("distill", {"match": "weights"}),
     ("finetune", {}),
 ]
 

@@ -1,0 +1,77 @@
+"""How far weights are from others, as a loss: the squared l2 distance, and MARS's penalty (fidelity 5.1 and 6).
+
+Both are one node of autograd over all weights. A sum over rows has no foreach form; everything else has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def squared_distance(weights: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
+    """sum ||W - W0||^2 over all weights.
+
+    Args:
+        weights: of any shapes.
+        anchors: of the same ones, on the same device; they get no gradient.
+
+    Returns:
+        0-D, in the anchors' dtype.
+    """
+    return _SquaredDistance.apply(list(anchors), *weights)
+
+
+def mars_distance(layers: Sequence[tuple[Tensor, int]], anchors: Sequence[Tensor]) -> Tensor:
+    """sum over layers of max_j sum_i |W_ji - W0_ji|, a row j being what feeds one output.
+
+    The subgradient of the largest row is taken (the first of several), sign(W_j - W0_j), which is 0 at the anchor.
+
+    Args:
+        layers: weights [out, ...], and how many layers each is: those share `out` evenly.
+        anchors: of the same shapes, on the same device; they get no gradient.
+
+    Returns:
+        0-D, in the anchors' dtype.
+    """
+    return _MarsDistance.apply(list(anchors), [count for _, count in layers], *(weight for weight, _ in layers))
+
+
+class _SquaredDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.anchors = anchors
+        ctx.save_for_backward(*weights)
+        norms = torch._foreach_norm(torch._foreach_sub(weights, anchors))
+        return torch.stack(norms).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        differences = torch._foreach_sub(ctx.saved_tensors, ctx.anchors)
+        torch._foreach_mul_(differences, 2 * grad)
+        return None, *differences
+
+
+class _MarsDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: list[Tensor], counts: list[int], *weights: Tensor) -> Tensor:
+        ctx.anchors = anchors
+        largest, rows = [], []
+        for weight, anchor, count in zip(weights, anchors, counts, strict=True):
+            difference = (weight - anchor).flatten(1)
+            norm, row = torch.linalg.vector_norm(difference, 1, dim=1).view(count, -1).max(dim=1)
+            largest.append(norm.sum())
+            rows.append(row + torch.arange(count, device=row.device) * (len(weight) // count))
+        ctx.save_for_backward(*weights, *rows)
+        return torch.stack(largest).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kept, number = ctx.saved_tensors, len(ctx.anchors)
+        grads = [torch.zeros_like(anchor) for anchor in ctx.anchors]
+        for weight, rows, anchor, found in zip(kept[:number], kept[number:], ctx.anchors, grads, strict=True):
+            found.index_copy_(0, rows, (weight[rows] - anchor[rows]).sign() * grad)
+        return None, None, *grads
