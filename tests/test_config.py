@@ -21,8 +21,9 @@ def test_defaults_are_the_papers() -> None:
     assert config.engine.precision == "auto"
     exactly = resolve(preset="paper-vit")  # also what the released code did besides its hyperparameters
     assert exactly.engine.precision == "fp32" and exactly.data.exif_rotation == "ignore"
+    config, default = config.resolved("images"), Config().resolved("images")
     for section in ("pretrain", "distill", "finetune"):
-        assert getattr(exactly, section) == getattr(config, section) == getattr(Config(), section)
+        assert getattr(exactly, section) == getattr(config, section) == getattr(default, section)
 
 
 def test_the_bundled_model_takes_the_demo_preset() -> None:

@@ -34,6 +34,8 @@ WORK: dict[str, dict[str, Any]] = {
     "distill-alone": {"stage": "distill", "objective": {"mae_weight": 0.0}},  # the decoder gets no gradient
     "micro-batches": {"stage": "distill", "engine": {"accumulate": 3}},
     "checkpointed": {"stage": "distill", "engine": {"activation_checkpointing": True}},
+    "predictions": {"stage": "distill", "objective": {"match": "predictions", "weight": 0.1}},
+    "weights": {"stage": "distill", "objective": {"match": "weights-l2", "weight": 0.1}},
     "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
     "text-pretrain": {"stage": "pretrain", "text": True},
     "text-distill": {"stage": "distill", "text": True},
@@ -58,6 +60,7 @@ CASES += [
     for work in WORK
     if work == "distill" or (work.startswith("text-") and work not in ONE_IS_ENOUGH)
 ]
+CASES.remove(("weights", "zero-3"))  # which spreads what is compared
 FACTOR = 2.0  # times one process's own rounding error
 
 

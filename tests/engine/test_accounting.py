@@ -27,6 +27,17 @@ def test_what_the_keys_decide() -> None:
     assert not spec("distill", {"distill": {"weight": 0}, "teacher": {"mode": "live"}}).live_teacher
     assert not spec("distill", {"distill": {"mae_weight": 0}}).masked_view
     assert step_flops(spec("finetune", classes=7)).forward["classifier"] == 2 * 32 * 7
+    # What is matched, and how: all patches are predicted where all are compared.
+    predictions = spec("distill", {"distill": {"match": "predictions"}})
+    assert not predictions.clean_view and not predictions.masked_tail and not predictions.banked
+    masked = spec("distill", {"distill": {"match": "predictions", "predictions": {"patches": "masked"}}})
+    assert masked.masked_tail and step_flops(masked).total < step_flops(predictions).total
+    nothing = spec("distill", {"distill": {"match": "predictions", "weight": 0}})
+    assert nothing.masked_tail and step_flops(nothing).total == step_flops(spec("pretrain")).total
+    weights = spec("distill", {"distill": {"match": "weights-mars"}, "teacher": {"mode": "live"}})
+    assert step_flops(weights).total == step_flops(spec("pretrain")).total
+    contrastive = step_flops(spec("finetune", {"finetune": {"objective": "supcon"}}, classes=7)).forward
+    assert contrastive["classifier"] == 2 * 2 * 32 * 7 and contrastive["projection"] == 2 * 2 * 32 * (32 + 128)
     # The weights of distill say nothing about the other stages.
     assert spec("pretrain", {"distill": {"mae_weight": 0}}).masked_view
     assert not spec("pretrain").clean_view
