@@ -22,7 +22,8 @@ def test_defaults_are_the_papers() -> None:
     exactly = resolve(preset="paper-vit")  # also what the released code did besides its hyperparameters
     assert exactly.engine.precision == "fp32" and exactly.data.exif_rotation == "ignore"
     for section in ("pretrain", "distill", "finetune"):
-        assert getattr(exactly, section) == getattr(config, section) == getattr(Config(), section)
+        assert getattr(exactly, section) == getattr(config.resolved("images"), section)
+        assert getattr(config, section) == getattr(Config(), section)
 
 
 def test_the_bundled_model_takes_the_demo_preset() -> None:
@@ -40,6 +41,27 @@ def test_file_then_overrides_then_options(tmp_path: Path) -> None:
     file.write_text("seed: 1\npretrain: {steps: 11, lr: 2e-4}\ndata: {limit: 5}\n")
     config = resolve(file=file, overrides=["pretrain.steps=12", "seed=2"], options={"seed": 3})
     assert (config.seed, config.pretrain.steps, config.pretrain.lr, config.data.limit) == (3, 12, 2e-4, 5)
+
+
+def test_what_depends_on_the_data_is_resolved() -> None:
+    config = resolve(preset="paper-roberta", overrides=["finetune.steps=7"])
+    texts = config.resolved("texts", {"pretrain": 3219, "distill": 4169, "finetune": 3219})
+    assert (texts.pretrain.steps, texts.distill.steps, texts.finetune.steps) == (2600, 3300, 7)  # fidelity 3.2
+    plain = Config()
+    assert plain.pretrain.mask_ratio is None
+    assert plain.resolved("texts").pretrain.mask_ratio == plain.pretrain.word_ratio == 0.15
+    assert plain.resolved("images").pretrain.mask_ratio == plain.pretrain.patch_ratio == 0.75
+    given = resolve(overrides=["pretrain.mask_ratio=0.3"])
+    assert given.resolved("texts").pretrain.mask_ratio == given.pretrain.patch_ratio == 0.3
+
+
+def test_epochs_and_steps_replace_each_other_in_the_order_they_are_given(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(resolve(overrides=["pretrain.epochs=2"]).resolved("texts", {"pretrain": 640}).to_yaml())
+    again = resolve(file=file)
+    assert (again.pretrain.epochs, again.pretrain.steps) == (2, 20)
+    assert resolve(file=file, overrides=["pretrain.steps=5"]).pretrain.epochs is None
+    assert resolve(overrides=["pretrain.steps=5", "pretrain.epochs=3"]).pretrain.epochs == 3
 
 
 def test_the_printed_configuration_is_read_back(tmp_path: Path) -> None:
