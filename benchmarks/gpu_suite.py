@@ -34,7 +34,15 @@ if TYPE_CHECKING:
 from gpu_parts import derived, render  # noqa: E402 (the path comes first; the other parts need torch and more)
 
 # In this order, each with its share of the time; what one does not need, the next ones have.
-PARTS = {"environment": 25, "correctness": 115, "steps": 270, "profile": 45, "attention": 25, "losses": 45}
+PARTS = {
+    "environment": 25,
+    "correctness": 115,
+    "steps": 230,
+    "profile": 45,
+    "attention": 25,
+    "losses": 45,
+    "zero": 40,
+}
 GRACE = 8.0  # seconds from the end of a part's time until it is stopped
 LEAST = 5.0  # a part is not begun with less
 TOTAL = 530.0
@@ -174,6 +182,9 @@ def found_wrong(parts: dict[str, Any]) -> list[str]:
         rows = {"": point, **point.get("arms", {})}
         said = ((arm, row["error"]) for arm, row in rows.items() if "error" in row)
         wrong += [f"steps, {name}, {arm}: {error}" for arm, error in said if not error.startswith(EXPECTED)]
+    for name, rows in parts.get("zero", {}).get("points", {}).items():
+        said = ((way, row["error"]) for way, row in rows.items() if "error" in row)
+        wrong += [f"zero, {name}, {way}: {error}" for way, error in said if not error.startswith(EXPECTED)]
     wrong += [f"test {said}" for said in parts.get("correctness", {}).get("tests", {}).get("failed", [])]
 
     def missed(value: Any, where: str) -> Iterator[str]:

@@ -27,6 +27,7 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, shortcuts
+from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
 from sdfast.models.flops import StepSpec, step_flops
@@ -36,6 +37,8 @@ from sdfast.models.vit import Block, ViTEncoder, ViTShape, use_attention
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.regularizers.choose import on_loss, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank, Teacher
 
@@ -252,15 +255,22 @@ class Ours:
     """How sdfast runs a step: engine settings that differ from the defaults, where targets come from, a spared loader.
 
     With `fixed_pixels` the batch's images are gathered once, before the step: what is saved is the wait for them.
+    `finetune` holds settings of fine-tuning that differ, such as its regularizer.
     """
 
     engine: dict[str, Any] = field(default_factory=dict)
     teacher: Literal["bank", "live"] = "bank"
     fixed_pixels: bool = False
+    finetune: dict[str, Any] = field(default_factory=dict)
 
 
 def trainer_of(
-    point: Point, ours: Ours, directory: Path, dtype: torch.dtype = torch.float32, teacher: Teacher | None = None
+    point: Point,
+    ours: Ours,
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+    teacher: Teacher | None = None,
+    sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
 ) -> Trainer:
     """sdfast's own loop over the point's images, ready for its first step; `teacher` replaces what `ours` names."""
     engine = EngineConfig(**ours.engine)
@@ -270,9 +280,13 @@ def trainer_of(
     switched = shortcuts(engine)
     objective: Any
     if point.stage == "finetune":
-        config = FinetuneConfig(batch_size=point.batch)
+        config = FinetuneConfig.model_validate({"batch_size": point.batch, **ours.finetune})
         classifier = classifier_from_mae(module.cpu(), CLASSES, DROPOUT, seed=0).to(point.device, dtype)
-        objective = Classification(classifier, normalise, labels_of(point.rows, point.device), 0.5, 0, switched)
+        regularizer = on_optimizer(config, classifier)
+        if config.regularizer == "r4f":
+            add_spectral_norm(classifier.classifier, 0)
+        labels = labels_of(point.rows, point.device)
+        objective = Classification(classifier, normalise, labels, 0.5, 0, switched, on_loss(config), regularizer)
     else:
         if point.stage == "distill" and teacher is None and ours.teacher == "live":
             teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
@@ -293,7 +307,7 @@ def trainer_of(
 
     order = BatchOrder(torch.arange(point.rows), point.batch, seed=0)
     objective.module.train()
-    return Trainer(point.stage, objective, config, engine, order, gather, directory, {}, resume=False)
+    return Trainer(point.stage, objective, config, engine, order, gather, directory, {}, resume=False, sharing=sharing)
 
 
 def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:

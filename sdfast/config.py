@@ -109,6 +109,33 @@ class DistillConfig(OptimisationConfig):
         return self
 
 
+class RecAdamConfig(_Section):
+    """RecAdam: the task's loss grows in while a pull to the start fades out."""
+
+    anneal: Literal["sigmoid", "linear", "constant"] = Field(
+        "sigmoid", description="how the share of the task's loss grows; constant leaves no pull"
+    )
+    k: float = Field(0.1, ge=0, description="steepness of the sigmoid, per step")
+    t0: int = Field(1000, ge=0, description="step of the sigmoid's middle, or of the linear growth's end")
+    w: float = Field(1.0, gt=0, description="the share at the end")
+    gamma: float = Field(5000.0, ge=0, description="strength of the pull; finetune.lr times it shall be below 1")
+
+
+class MarsConfig(_Section):
+    """MARS: after each step, rows of weights are shrunk to within a radius of the start (largest l1 norm of a row)."""
+
+    radius: float = Field(8.0, gt=0, description="of the encoder's linear layers and patch embedding, about the start")
+    head_radius: float = Field(20.0, gt=0, description="of the head, about 0")
+
+
+class R3FConfig(_Section):
+    """R3F and R4F: the output shall not depend on noise on the patch embeddings."""
+
+    weight: float = Field(1.0, ge=0, description="of the two divergences; 0 spares the second pass")
+    eps: float = Field(1e-5, ge=0, description="size of the noise")
+    noise: Literal["normal", "uniform"] = Field("normal", description="with deviation eps, or on [-eps, eps]")
+
+
 class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
 
@@ -129,6 +156,12 @@ class FinetuneConfig(OptimisationConfig):
         "distill",
         description="weights to start from: self-distilled, further pre-trained, or the model as given",
     )
+    regularizer: Literal["none", "recadam", "mars", "r3f", "r4f"] = Field(
+        "none", description="a baseline of the paper's Table 1; r4f is r3f with a spectral norm on the head"
+    )
+    recadam: RecAdamConfig = Field(RecAdamConfig(), description="settings of regularizer=recadam")
+    mars: MarsConfig = Field(MarsConfig(), description="settings of regularizer=mars")
+    r3f: R3FConfig = Field(R3FConfig(), description="settings of regularizer=r3f and r4f")
 
 
 class TeacherConfig(_Section):

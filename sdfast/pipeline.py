@@ -28,6 +28,7 @@ from sdfast.launch import join, place
 from sdfast.log import attach_file, log
 from sdfast.models.hub import find_model_folder
 from sdfast.ranks import Ranks
+from sdfast.regularizers.choose import check_unspread
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import train_classifier, train_masked
 from sdfast.teacher.bank import Bank
@@ -224,6 +225,7 @@ class Pipeline:
         """
         with self.session():
             self._check_labels()
+            check_unspread(self.config.finetune, self.config.zero.stage)
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
             source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
@@ -361,6 +363,8 @@ class Pipeline:
         decided_elsewhere = {"distill.rounds", "finetune.start", "pretrain.head_steps", f"{own}.epochs"}
         for name in decided_elsewhere | domain.not_ours:
             inputs.pop(name, None)
+        for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
+            inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
         for name, default in domain.later.items():
             if inputs.get(name) == default:
                 del inputs[name]

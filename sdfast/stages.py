@@ -18,6 +18,7 @@ from sdfast.log import log
 from sdfast.models.vit import use_attention
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.base import Objective
+from sdfast.regularizers.r4f import fold_spectral_norm
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result
 from sdfast.teacher.preflight import check_teacher_differs
@@ -86,6 +87,8 @@ def train_classifier(
     train, test = run.pack.split("train"), run.test_split
     objective = domain.classification(module, torch.from_numpy(labels_of(train)).to(run.device), seed)
     trained = _fit(run, directory, "finetune", objective, inputs, seed)
+    if run.config.finetune.regularizer == "r4f":
+        fold_spectral_norm(module.classifier)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     scores = {}
     for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):

@@ -18,7 +18,7 @@ from step_clock import matmul_precision, product_rate
 import sdfast
 from gpu_parts.context import Context
 
-PACKAGES = ("torch", "triton", "transformers", "xformers", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "xformers", "deepspeed", "numpy")
 
 
 def run(context: Context) -> Iterator[dict[str, Any]]:

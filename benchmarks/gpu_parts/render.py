@@ -13,7 +13,7 @@ def markdown(suite: dict[str, Any]) -> str:
     sections = [heading(suite, parts.get("environment", {}))]
     sections += [targets(suite["derived"]), steps(parts.get("steps", {})), correctness(parts.get("correctness", {}))]
     sections += [profiling(parts.get("profile", {})), attention(parts.get("attention", {}))]
-    sections += [losses(parts.get("losses", {})), took(suite)]
+    sections += [losses(parts.get("losses", {})), zero(parts.get("zero", {})), took(suite)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -192,6 +192,25 @@ def losses(part: dict[str, Any]) -> str:
         rows.append([point, *cells, number(row["of_copy"], "{:.0%}"), mark])
     header = ["point", "eager ms", "compile ms", f"{auto} ms", "of copy", ""]
     return "\n\n".join(["## Losses", table(header, rows), failed("", part)])
+
+
+def zero(part: dict[str, Any]) -> str:
+    if "points" not in part:
+        return f"## ZeRO\n\nSkipped: {part['absent']}." if "absent" in part else failed("ZeRO", part)
+    rows: list[list[Any]] = []
+    for point, ways in part["points"].items():
+        base = next((row for row in ways.values() if "ms" in row), {})
+        for name, row in ways.items():
+            if "ms" not in row:
+                rows.append([point, name, row["error"], *[""] * 5])
+                continue
+            peak, least = row["peak_bytes"], base["peak_bytes"]
+            cells = [point, name, row["precision"], f"{row['img/s']:.5g}", f"{row['ms']:.4g}"]
+            cells.append(f"{row['ms'] / base['ms']:.3f}")
+            rows.append([*cells, number(peak and peak / 1e9), number(peak and least and peak / least, "{:.2f}")])
+    note = "Nothing compiled; each way by itself; medians; peak: of the process that needs most; x: the first measured."
+    header = ["point", "way", "precision", "img/s", "ms", "x time", "peak GB", "x peak"]
+    return "\n\n".join(["## ZeRO", note, table(header, rows), failed("", part)])
 
 
 def took(suite: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sdfast import __version__
-from sdfast.cli import bench, cache, export, plan
+from sdfast.cli import bench, cache, export, plan, theory
 from sdfast.errors import SdfastError, UserError
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
@@ -31,6 +31,7 @@ app.add_typer(cache.app, name="cache")
 app.command(name="bench")(bench.bench)
 app.command(name="plan")(plan.plan)
 app.command(name="export")(export.export)
+app.command(name="theory")(theory.theory)
 
 Overrides = Annotated[
     list[str] | None,

@@ -32,6 +32,8 @@ from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.regularizers.choose import advice, on_loss, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm, folded_state
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
 from sdfast.teacher.live import LiveTeacher
@@ -48,7 +50,9 @@ class ImageDomain:
 
     modality: Modality = "images"
     unit: Literal["img", "seq"] = "img"
-    later: Mapping[str, Any] = MappingProxyType({"distill.layer": "last", "pretrain.augment": "none"})
+    later: Mapping[str, Any] = MappingProxyType(
+        {"distill.layer": "last", "pretrain.augment": "none", "finetune.regularizer": "none"}
+    )
     not_ours = frozenset(("pretrain.mask_only", "pretrain.mean", "pretrain.head_steps"))
     masking = frozenset(("mask_ratio", "mask", "norm_pix", "augment"))
 
@@ -195,8 +199,13 @@ class ImageDomain:
 
     def classification(self, module: ViTClassifier, labels: Tensor, seed: int) -> Objective:
         """See `Domain.classification`."""
-        config, normalise = self.run.config, self._normalise(self.run.initial.processor)
-        return Classification(module, normalise, labels, config.finetune.flip, seed, shortcuts(config.engine))
+        config, normalise = self.run.config.finetune, self._normalise(self.run.initial.processor)
+        regularizer, switches = on_optimizer(config, module), shortcuts(self.run.config.engine)
+        if config.regularizer == "r4f":
+            add_spectral_norm(module.classifier, seed)
+        for sentence in advice(config):
+            log.warning("finetune: %s", sentence)
+        return Classification(module, normalise, labels, config.flip, seed, switches, on_loss(config), regularizer)
 
     def predict(self, module: ViTClassifier, companions: ImageProcessor, split: PackSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""
@@ -233,6 +242,7 @@ class ImageDomain:
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
         dropout = self.run.config.finetune.dropout
+        state = folded_state(state, "classifier")
         return models.filled(ViTClassifier, state, replace(shape, decoder=None), classes, dropout)
 
     def _normalise(self, processor: ImageProcessor) -> Normalise:

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
 _HEAD_STEPS = 1000
-_OF_IMAGES = ("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views")
+_OF_IMAGES = (
+    *("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views"),
+    *("finetune.regularizer", "finetune.recadam", "finetune.mars", "finetune.r3f"),
+)
 
 
 class TextDomain:

@@ -12,6 +12,7 @@ from sdfast.models.text import TextShape
 from sdfast.models.text_flops import TextStepSpec
 from sdfast.models.vit import ViTShape
 from sdfast.objectives.base import Shortcuts
+from sdfast.regularizers.choose import on_loss
 from sdfast.teacher.features import blocks_before
 
 Stage = Literal["pretrain", "distill", "finetune"]
@@ -48,6 +49,7 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         mae=bool(config.distill.mae_weight),
         distill=bool(config.distill.weight),
         classes=classes,
+        passes=2 if stage == "finetune" and on_loss(config.finetune) is not None else 1,
         **asdict(shortcuts(config.engine)),
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, OptimisationConfig, ZeroConfig
 from sdfast.data.order import Batch
+from sdfast.errors import UserError
 from sdfast.objectives.base import Objective
 from sdfast.ranks import Ranks
 
@@ -85,12 +86,15 @@ def make_engine(
         sharing: over which processes, and what they spread.
 
     Raises:
-        UserError: DeepSpeed is needed and not installed, or its settings contradict ours.
+        UserError: DeepSpeed is needed and not installed, its settings contradict ours, or something acts on the
+            optimiser that needs every weight whole.
     """
     if sharing.ranks.world == 1 and not sharing.zero.stage:
         from sdfast.engine.single import SingleEngine
 
         return SingleEngine(objective, config, engine, device)
+    if objective.regularizer is not None and sharing.zero.stage:
+        raise UserError(f"{stage}: RecAdam and MARS need every weight whole; use --zero 0.")
     from sdfast.engine.zero import ZeroEngine
 
     return ZeroEngine(objective, stage, config, engine, device, sharing)

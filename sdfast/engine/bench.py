@@ -33,6 +33,8 @@ from sdfast.models.memory import step_memory
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.regularizers.choose import on_loss, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.residency import free_memory
 from sdfast.teacher.targets import ResidentBank, Teacher
@@ -289,7 +291,11 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     if variant.stage == "finetune":
         classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
         labels = (torch.arange(batch) % _CLASSES).to(device)
-        objective = Classification(classifier, normalise, labels, config.finetune.flip, 0, switches)
+        noise, regularizer = on_loss(config.finetune), on_optimizer(config.finetune, classifier)
+        if config.finetune.regularizer == "r4f":
+            add_spectral_norm(classifier.classifier, 0)
+        flip = config.finetune.flip
+        objective = Classification(classifier, normalise, labels, flip, 0, switches, noise, regularizer)
     else:
         module = copy.deepcopy(model.module).to(device)
         more: dict[str, Any] = {"shortcuts": switches}
@@ -330,16 +336,18 @@ def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch
 def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> int:
     config, shape = variant.config, model.shape
     spec = step_spec(variant.stage, config, shape, _CLASSES)
-    bank = 0
+    kept = 0
+    if spec.stage == "finetune" and config.finetune.regularizer in ("recadam", "mars"):  # they keep the start
+        kept = sum(parameter.nbytes for parameter in model.module.encoder.parameters())
     if spec.stage == "distill" and spec.distill and not spec.live_teacher:
         tokens = {"cls": 1, "patch": shape.patches, "all": 1 + shape.patches}[spec.tokens]
-        bank = batch * tokens * shape.encoder.width * getattr(torch, config.teacher.dtype).itemsize
+        kept = batch * tokens * shape.encoder.width * getattr(torch, config.teacher.dtype).itemsize
     return step_memory(
         spec,
-        batch,
+        batch * spec.passes,
         bf16=products_dtype(config.engine.precision, device) != torch.float32,
         dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
-        bank=bank,
+        bank=kept,
         accumulate=min(config.engine.accumulate, batch),
         cuda=device.type == "cuda",
         checkpointing=config.engine.activation_checkpointing,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sdfast.config import OptimisationConfig
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull, RecAdam
 
 DecayRule = Literal["pretrain", "finetune"]
 _FINETUNE_NO_DECAY = ("bias", "position_embeddings", "cls_token")
@@ -31,20 +33,33 @@ def build_optimizer(
     config: OptimisationConfig,
     rule: DecayRule,
     rate_on: torch.device | None = None,
-) -> torch.optim.AdamW:
-    """AdamW (fused) over the parameters that require gradients, in two groups.
+    regularizer: Pull | Mars | None = None,
+) -> torch.optim.Optimizer:
+    """AdamW (fused) over the parameters that require gradients, in two groups; or RecAdam, in four.
 
     Args:
         named_parameters: what is trained.
         config: rates and the like.
         rule: see `is_decayed`.
         rate_on: keep the learning rate in a tensor on this device, from where a captured step reads it.
+        regularizer: RecAdam's pull takes AdamW's place; MARS projects after every step.
     """
+    named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    if isinstance(regularizer, Pull):
+        return _recadam(named, config, rule, rate_on, regularizer)
+    optimizer = _adamw(named, config, rule, rate_on)
+    if regularizer is not None:
+        optimizer.register_step_post_hook(lambda *_: regularizer.project())
+    return optimizer
+
+
+def _adamw(
+    named: list[tuple[str, nn.Parameter]], config: OptimisationConfig, rule: DecayRule, rate_on: torch.device | None
+) -> torch.optim.AdamW:
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
-    for name, parameter in named_parameters:
-        if parameter.requires_grad:
-            (decayed if is_decayed(name, parameter, rule) else spared).append(parameter)
+    for name, parameter in named:
+        (decayed if is_decayed(name, parameter, rule) else spared).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},
@@ -56,6 +71,32 @@ def build_optimizer(
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True, capturable=True)
     optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
+
+
+def _recadam(
+    named: list[tuple[str, nn.Parameter]],
+    config: OptimisationConfig,
+    rule: DecayRule,
+    rate_on: torch.device | None,
+    pull: Pull,
+) -> RecAdam:
+    """Four groups: pulled or not, decayed or not."""
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in named:
+        pulled, decayed = name in pull.anchors, is_decayed(name, parameter, rule)
+        group = groups.setdefault(
+            (pulled, decayed),
+            {
+                "params": [],
+                "weight_decay": config.weight_decay if decayed else 0.0,
+                "anchors": [] if pulled else None,
+            },
+        )
+        group["params"].append(parameter)
+        if pulled:
+            group["anchors"].append(pull.anchors[name])
+    lr = config.lr if rate_on is None else torch.tensor(config.lr, device=rate_on)
+    return RecAdam(list(groups.values()), lr, config.betas, config.eps, pull.gamma, pull.annealing)
 
 
 def learning_rate(config: OptimisationConfig, step: int) -> float:

@@ -31,7 +31,9 @@ def prepare(
     """
     name, dtype = engine.attention, products_dtype(engine.precision, device)
     for layer in module.modules():
-        reason = why_not(name, device, dtype, layer.dim) if isinstance(layer, Attention) else None
+        if not isinstance(layer, Attention):
+            continue
+        reason = why_not(name, device, dtype, layer.dim, layer.attention_dropout > 0)
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
     use_attention(module, name)

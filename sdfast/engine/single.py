@@ -37,7 +37,9 @@ class SingleEngine:
         graphed = device.type == "cuda" and engine.cuda_graph and objective.static and engine.accumulate == 1
         graphed = graphed and not scaled
         rate_on = device if graphed else None
-        self.optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule, rate_on)
+        self.optimizer = build_optimizer(
+            self.parameters.items(), config, objective.decay_rule, rate_on, objective.regularizer
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self._computed: Compute = GraphedStep(self._compute, device, config.batch_size) if graphed else self._compute
 

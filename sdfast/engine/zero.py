@@ -68,7 +68,8 @@ class ZeroEngine:
             module=sum(parameter.numel() for parameter in objective.module.parameters()),
             precision=resolve_precision(engine.precision, device),
         )
-        optimizer = build_optimizer(self.parameters.items(), config, objective.decay_rule)
+        named, rule = self.parameters.items(), objective.decay_rule
+        optimizer = build_optimizer(named, config, rule, regularizer=objective.regularizer)
         try:
             self._deepspeed = deepspeed.initialize(model=_Loss(objective), optimizer=optimizer, config=options)[0]
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:

@@ -43,6 +43,7 @@ class StepSpec:
         mae: whether the masked auto-encoding loss has a weight.
         distill: whether the representation loss has a weight.
         classes: outputs of the classifier.
+        passes: of `finetune`, how often an embedded image goes through the encoder (R3F: twice).
     """
 
     shape: ViTShape
@@ -58,6 +59,7 @@ class StepSpec:
     mae: bool = True
     distill: bool = True
     classes: int = 0
+    passes: int = 1
 
     @property
     def masked_view(self) -> bool:
@@ -130,7 +132,8 @@ def step_flops(step: StepSpec) -> StepFlops:
     if step.clean_view:
         forward["clean encoder"] = blocks_flops(_as_deep(encoder, step.layer), step.all_tokens, step.clean_queries)
     if step.stage == "finetune":
-        forward["classifier"] = 2 * encoder.width * step.classes
+        forward["classifier"] = 2 * encoder.width * step.classes * step.passes
+        forward["clean encoder"] *= step.passes
     backward = {part: count if part == "patch embedding" else 2 * count for part, count in forward.items()}
     if step.live_teacher:
         queries = 1 if step.tokens == "cls" else step.all_tokens

@@ -224,15 +224,18 @@ class ViTEncoder(nn.Module):
         """
         return self.encode(View(self.embed(pixels, visible_ids), with_cls(visible_valid)))[0]
 
-    def embed(self, pixels: Tensor, patch_ids: Tensor | None = None) -> Tensor:
+    def embed(self, pixels: Tensor, patch_ids: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Tokens before the first block; only those patches are embedded that are asked for.
 
         Args:
             pixels: [B, C, H, W] normalised.
             patch_ids: [B, K] int64 patch numbers, in the order the tokens shall have; None for all in image order.
+            noise: [B, L, D], with `patch_ids` None: the images come once more, with it added to their patch embeddings,
+                which then carry no gradient.
 
         Returns:
-            [B, 1 + K, D] (K = L without `patch_ids`): CLS, then the patches, positions added.
+            [B, 1 + K, D] (K = L without `patch_ids`), or [2B, 1 + L, D] with `noise`: CLS, then the patches, positions
+            added.
         """
         patches = patches_of(pixels, self.patch_embed.kernel_size)
         positions = self.position_embeddings[:, 1:]
@@ -241,10 +244,11 @@ class ViTEncoder(nn.Module):
             positions = take_tokens(positions.expand(patches.shape[0], -1, -1), patch_ids)
         batch, count, _ = patches.shape
         embedded = linear(patches.flatten(0, 1), self.patch_embed.weight.flatten(1), self.patch_embed.bias)
-        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(batch, -1, -1)
-        return self.dropout(
-            torch.cat((cls.to(embedded.dtype), embedded.view(batch, count, embedded.shape[-1]) + positions), dim=1)
-        )
+        embedded = embedded.view(batch, count, embedded.shape[-1])
+        if noise is not None:
+            embedded = torch.cat((embedded, embedded.detach() + noise))
+        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(embedded.shape[0], -1, -1)
+        return self.dropout(torch.cat((cls.to(embedded.dtype), embedded + positions), dim=1))
 
     def encode(self, *views: View) -> list[Tensor]:
         """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
@@ -401,8 +405,17 @@ class ViTClassifier(nn.Module):
         self.encoder = ViTEncoder(shape, dropout)
         self.classifier = nn.Linear(shape.encoder.width, classes)
 
-    def forward(self, pixels: Tensor, cls_tail: bool = True) -> Tensor:
-        """[B, C, H, W] normalised -> [B, classes] logits; without `cls_tail` the last block computes all tokens."""
-        if cls_tail:
-            return self.classifier(self.encoder.encode(View(self.encoder.embed(pixels), cls_only=True))[0])
-        return self.classifier(self.encoder(pixels)[:, 0])
+    def forward(self, pixels: Tensor, cls_tail: bool = True, noise: Tensor | None = None) -> Tensor:
+        """Classify.
+
+        Args:
+            pixels: [B, C, H, W] normalised.
+            cls_tail: the last block computes nothing for tokens other than CLS.
+            noise: see `ViTEncoder.embed`.
+
+        Returns:
+            [B, classes] logits; with `noise` [2B, classes], those of the noised images after the others.
+        """
+        view = View(self.encoder.embed(pixels, noise=noise), cls_only=cls_tail)
+        encoded = self.encoder.encode(view)[0]
+        return self.classifier(encoded if cls_tail else encoded[:, 0])

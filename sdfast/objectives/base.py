@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Objective(Protocol):
     """A loss over batches of uint8 images or of token sequences, and the module that it trains."""
 
     decay_rule: DecayRule
+    regularizer: Pull | Mars | None
+    """What acts on the optimiser or after its step."""
 
     @property
     def module(self) -> nn.Module:

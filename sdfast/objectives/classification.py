@@ -1,4 +1,4 @@
-"""Fine-tuning: cross-entropy on the CLS token's linear head, horizontal flips as the only augmentation."""
+"""Fine-tuning: cross-entropy on the CLS token's linear head, horizontal flips as the only augmentation; R3F."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.r3f import R3F, symmetric_kl
+from sdfast.regularizers.recadam import Pull
 from sdfast.rng import STREAM_FLIP, philox_bits
 
 
@@ -28,10 +31,23 @@ class Classification:
         flip: float,
         seed: int,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
+        r3f: R3F | None = None,
+        regularizer: Pull | Mars | None = None,
     ) -> None:
-        """labels: [n] int64 on the module's device, by row of the pack."""
+        """Set up.
+
+        Args:
+            module: the classifier.
+            normalise: from uint8 images to its input.
+            labels: [n] int64 on the module's device, by row of the pack.
+            flip: probability of a horizontal flip.
+            seed: of the flips.
+            shortcuts: which are taken.
+            r3f: noise, and the weight of what it does to the output.
+            regularizer: what acts on the optimiser.
+        """
         self.module, self.normalise, self.labels, self.flip, self.seed = module, normalise, labels, flip, seed
-        self.shortcuts = shortcuts
+        self.shortcuts, self.r3f, self.regularizer = shortcuts, r3f, regularizer
 
     @property
     def static(self) -> bool:
@@ -51,10 +67,21 @@ class Classification:
         return words < int(self.flip * 2**32)
 
     def loss(self, images: Tensor, batch: Batch, drawn: Tensor, part: slice) -> dict[str, Tensor]:
-        """See `Objective.loss`."""
+        """See `Objective.loss`; with R3F the parts are `loss_task` and `loss_r3f`."""
         pixels = self.normalise(images)
         flipped = drawn[part].to(images.device, non_blocking=True)[:, None, None, None]
-        logits = self.module(torch.where(flipped, pixels.flip(-1), pixels), self.shortcuts.cls_tail)
+        pixels = torch.where(flipped, pixels.flip(-1), pixels)
+        noise = None
+        if self.r3f is not None:
+            shape = self.module.shape
+            size = (len(images), shape.patches, shape.encoder.width)
+            noise = self.r3f.draw(size, pixels.device, pixels.dtype)
+        logits = self.module(pixels, self.shortcuts.cls_tail, noise)
         labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
-        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / batch.count}
+        if self.r3f is None:
+            return {"loss": F.cross_entropy(logits, labels, reduction="sum") / batch.count}
+        clean, noised = logits.chunk(2)
+        task = F.cross_entropy(clean, labels, reduction="sum") / batch.count
+        smooth = self.r3f.weight * symmetric_kl(clean, noised) / batch.count
+        return {"loss": task + smooth, "loss_task": task.detach(), "loss_r3f": smooth.detach()}

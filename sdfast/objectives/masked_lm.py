@@ -16,6 +16,8 @@ from sdfast.engine.optim import DecayRule
 from sdfast.losses import mlm_distill_loss
 from sdfast.models.text import Asking, MaskedLanguageModel, TextView, first_tokens
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull
 from sdfast.teacher.features import Layer, blocks_before
 from sdfast.teacher.live_text import TextTokens
 from sdfast.teacher.targets import Targets, Teacher
@@ -37,6 +39,7 @@ class MaskedLanguageModelling:
     """
 
     decay_rule: DecayRule = "pretrain"
+    regularizer: Pull | Mars | None = None
     static = False  # see `Objective.static`: every batch has other lengths
 
     def __init__(

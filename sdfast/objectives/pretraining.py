@@ -16,6 +16,8 @@ from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
 from sdfast.models.vit import MaskedAutoencoder, View, take_tokens, with_cls
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull
 from sdfast.teacher.features import Layer, Tokens, blocks_before, select_tokens
 from sdfast.teacher.targets import Targets, Teacher
 
@@ -29,6 +31,7 @@ class FurtherPretraining:
     """
 
     decay_rule: DecayRule = "pretrain"
+    regularizer: Pull | Mars | None = None
 
     def __init__(
         self,

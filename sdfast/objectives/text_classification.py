@@ -13,6 +13,8 @@ from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.optim import DecayRule
 from sdfast.models.text import TextClassifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
+from sdfast.regularizers.mars import Mars
+from sdfast.regularizers.recadam import Pull
 
 
 class TextClassification:
@@ -22,6 +24,7 @@ class TextClassification:
     """
 
     decay_rule: DecayRule = "pretrain"
+    regularizer: Pull | Mars | None = None
     static = False  # see `Objective.static`: every batch has other lengths
 
     def __init__(self, module: TextClassifier, labels: Tensor, shortcuts: Shortcuts = ALL_SHORTCUTS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import gpu_suite
 import pytest
 import torch
-from gpu_parts import derived, kernels, render
+from gpu_parts import derived, kernels, render, zero
 from gpu_parts.context import Context
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ def test_quick_run_on_the_cpu(tmp_path: Path) -> None:
     assert "product" in parts["profile"]["arms"]["sdfast"]["kinds_us"]
     assert all(rows["sdpa"]["ms"] > 0 for rows in parts["attention"]["rows"].values())
     assert len(parts["losses"]["rows"]) == 1
+    check_zero(parts["zero"])
 
     table = out.with_suffix(".md").read_text("utf-8")
     assert table.startswith("# no GPU (cpu)") and "quick run" in table
@@ -62,6 +64,44 @@ def test_quick_run_on_the_cpu(tmp_path: Path) -> None:
         assert all(f"| {name} | {arm}" in table for arm in point["arms"])
     assert table in done.stdout
     assert suite("--render", str(out)).stdout == table
+
+
+def check_zero(part: dict[str, Any]) -> None:
+    """Every way was measured, in one process and in two, and all of a point computed the same."""
+    if importlib.util.find_spec("deepspeed") is None:
+        assert part == {"absent": "deepspeed is not installed"}
+        return
+    alone, shared = part["points"].values()
+    assert list(alone) == list(zero.ALONE)
+    assert list(shared) == ["ZeRO 0", "ZeRO 3, offload=cpu"]
+    for ways in (alone, shared):
+        assert all(row["ms"] > 0 and row["img/s"] > 0 for row in ways.values())
+        losses = [row["loss"] for row in ways.values()]
+        assert losses == pytest.approx([losses[0]] * len(ways), rel=1e-4)
+
+
+def test_without_deepspeed_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (part,) = zero.run(Context("cpu", True, 10.0))
+    assert part == {"absent": "deepspeed is not installed"}
+    assert render.zero(part) == "## ZeRO\n\nSkipped: deepspeed is not installed."
+    assert gpu_suite.found_wrong({"zero": part}) == []
+
+
+def test_ways_of_zero_and_their_table() -> None:
+    figures = {"seconds": [0.5], "precision": "bf16", "loss": 1.0}
+    ways = {
+        "plain loop": {"ms": 100.0, "img/s": 640.0, "peak_bytes": 8_000_000_000, **figures},
+        "ZeRO 2": {"ms": 150.0, "img/s": 426.7, "peak_bytes": 10_000_000_000, **figures},
+        "ZeRO 3": {"error": "not reached: the time was spent"},
+        "ZeRO 3, offload=cpu": {"error": "ValueError: no"},
+    }
+    part = {"points": {"a point": ways}}
+    text = render.zero(part)
+    assert "| a point | plain loop | bf16 | 640 | 100 | 1.000 | 8 | 1.00 |" in text
+    assert "| a point | ZeRO 2 | bf16 | 426.7 | 150 | 1.500 | 10 | 1.25 |" in text
+    assert "| a point | ZeRO 3 | not reached: the time was spent |" in text
+    assert gpu_suite.found_wrong({"zero": part}) == ["zero, a point, ZeRO 3, offload=cpu: ValueError: no"]
 
 
 def test_without_a_gpu_one_sentence() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import child_environment, torchrun
+from launching import child_environment, torchrun
 from pipeline_fixtures import write_images, write_model
 from safetensors.torch import load_file
 

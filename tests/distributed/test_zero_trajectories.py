@@ -65,6 +65,7 @@ FACTOR = 2.0  # times one process's own rounding error
 def trained(run_cases: Callable[..., Path]) -> Path:
     cases = [{"name": f"{work}-{engine}", **WORK[work], **ENGINES[engine]} for work, engine in CASES]
     cases += [{"name": f"{half}-{n}", "stage": "distill", **HALF[half], "zero": n} for half in HALF for n in (2, 3)]
+    cases += [{"name": kept, "stage": "finetune", "zero": 0, "regularizer": kept} for kept in ("recadam", "mars")]
     return run_cases(2, cases)
 
 
@@ -115,3 +116,13 @@ def test_half_precision_is_that_of_one_process(
     own_error = distance(train(work, tmp_path, Ranks()), truth)
     error = distance(load_file(trained / f"{half}-{zero}.safetensors"), truth)
     assert own_error / 2 < error <= FACTOR * own_error
+
+
+@pytest.mark.parametrize("kept", ["recadam", "mars"])
+def test_what_acts_on_the_optimiser_does_so_in_every_process(kept: str, trained: Path, tmp_path: Path) -> None:
+    case = {"stage": "finetune", "regularizer": kept}
+    truth = train(case, tmp_path / "64", Ranks(), torch.float64)
+    own_error = distance(train(case, tmp_path / "32", Ranks()), truth)
+    assert distance(load_file(trained / f"{kept}.safetensors"), truth) <= FACTOR * own_error
+    plain = train({"stage": "finetune"}, tmp_path / "plain", Ranks(), torch.float64)
+    assert distance(truth, plain) > 100 * own_error

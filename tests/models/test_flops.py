@@ -17,6 +17,7 @@ from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier
 from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
 
@@ -101,8 +102,9 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
     shortcuts = Shortcuts(**switches)
     if stage == "finetune":
         classifier = ViTClassifier(dataclasses.replace(shape, decoder=None), 5, dropout=0.1)
-        spec = StepSpec(shape, stage, classes=5, **switches)
-        return spec, Classification(classifier, normalise, torch.arange(BATCH) % 5, 0.5, 0, shortcuts), images
+        spec = StepSpec(shape, stage, classes=5, **switches, **more)
+        r3f = R3F() if spec.passes == 2 else None
+        return spec, Classification(classifier, normalise, torch.arange(BATCH) % 5, 0.5, 0, shortcuts, r3f), images
     masking = PretrainConfig(mask=mask, mask_ratio=0.6)
     module = MaskedAutoencoder(shape)
     tokens, layer = more.get("tokens", "cls"), more.get("layer") or "last"
@@ -157,6 +159,7 @@ CASES = [
     ("distill", {"layer": 1, "teacher": "live"}),
     ("distill", {"distill": False, "teacher": "live"}),
     ("finetune", {}),
+    ("finetune", {"passes": 2}),
 ]
 
 

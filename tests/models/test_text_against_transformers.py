@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from text_samples import BATCH, IDS, LENGTHS, padded, unpadded
+from text_model_samples import BATCH, IDS, LENGTHS, padded, unpadded
 
 from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_bad_folders import edit_config, edit_tensors, sentence
 from test_round_trip import loaded_cleanly
-from text_samples import BATCH, padded, unpadded
+from text_model_samples import BATCH, padded, unpadded
 
 from sdfast.errors import UserError
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape

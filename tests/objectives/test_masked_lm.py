@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from text_setup import BATCH, MASKING, ROWS, SEED, WORDS, batches, read, scrambled, train
 from torch import Tensor
 
+from sdfast.config import EngineConfig
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
+from sdfast.engine.prepare import prepare
+from sdfast.errors import UserError
 from sdfast.models.text import Dropouts, PostNormBlock
 from sdfast.models.vit import use_attention
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts, micro_slices
@@ -235,3 +238,11 @@ def test_dropout_acts_in_the_student_alone() -> None:
     assert isinstance(teacher, LiveTextTeacher) and torch.equal(teacher(texts), teacher(texts))
     losses = [objective.loss(texts, batch, drawn, slice(0, BATCH))["loss_distill"] for _ in range(2)]
     assert losses[0] != losses[1]
+
+
+def test_an_attention_without_dropout_is_refused_in_one_sentence() -> None:
+    module = scrambled(0, torch.float32, Dropouts(0.1, 0.1))
+    with pytest.raises(UserError, match=r"engine.attention=native cannot be used here: it has no dropout.*; use auto"):
+        prepare(module, EngineConfig(attention="native"), torch.device("cpu"), 10)
+    prepare(module, EngineConfig(attention="sdpa"), torch.device("cpu"), 10)
+    assert {block.attn.backend for block in module.encoder.blocks} == {"sdpa"}

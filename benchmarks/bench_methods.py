@@ -1,0 +1,82 @@
+"""What the fine-tuning baselines cost: steps of ViT-S with each against plain fine-tuning, in turns, in one run.
+
+    pytest benchmarks/bench_methods.py --benchmark-only
+
+sdfast's own loop, float32, freed pages kept. `test_steps` has whole steps; R3F and R4F are to cost their second pass,
+and `arithmetic` is that of the two passes over that of one. `test_optimizers` has what RecAdam and MARS add to, the
+optimiser's step alone (with MARS's projection): beside a step of a second their milliseconds drown in the noise, so
+`share of a plain step` is the difference of the optimisers over the plain step.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from step_clock import turns
+from step_setup import CLASSES, Ours, Point, shape_of, trainer_of
+
+from sdfast.config import EngineConfig
+from sdfast.engine.accounting import shortcuts
+from sdfast.engine.allocator import freed_pages_kept
+from sdfast.engine.loop import Trainer
+from sdfast.engine.single import SingleEngine
+from sdfast.models.flops import StepSpec, step_flops
+
+METHODS = ("none", "recadam", "mars", "r3f", "r4f")
+ON_OPTIMIZER = ("none", "recadam", "mars")
+POINT = Point("finetune", "ViT-S/16", 8)
+ROUNDS, OPTIMIZER_ROUNDS = 5, 15
+
+
+def test_steps(benchmark: Any, tmp_path: Path) -> None:
+    steps = {name: step_of(trainer_with(name, tmp_path)) for name in METHODS}
+    with freed_pages_kept():
+        turns(steps, dict.fromkeys(steps, 1), "cpu", 1)
+        seconds = medians(turns(steps, dict.fromkeys(steps, 1), "cpu", ROUNDS))
+    spec = StepSpec(shape_of(POINT.model), "finetune", classes=CLASSES, **asdict(shortcuts(EngineConfig())))
+    once, twice = (step_flops(replace(spec, passes=passes)).total for passes in (1, 2))
+    record(benchmark, seconds, {name: value / seconds["none"] for name, value in seconds.items()}, "ratio")
+    benchmark.extra_info["arithmetic"] = twice / once
+
+
+def test_optimizers(benchmark: Any, tmp_path: Path) -> None:
+    trainers = {name: trainer_with(name, tmp_path) for name in ON_OPTIMIZER}
+    with freed_pages_kept():
+        for trainer in trainers.values():  # gradients, and the optimiser's state
+            step_of(trainer)()
+        plain = {"": step_of(trainers["none"])}
+        step = medians(turns(plain, {"": 1}, "cpu", ROUNDS))[""]
+        engines = {name: trainer.engine for name, trainer in trainers.items()}
+        alone = {name: engine.optimizer.step for name, engine in engines.items() if isinstance(engine, SingleEngine)}
+        turns(alone, dict.fromkeys(alone, 1), "cpu", 2)
+        seconds = medians(turns(alone, dict.fromkeys(alone, 2), "cpu", OPTIMIZER_ROUNDS))
+    shares = {name: (value - seconds["none"]) / step for name, value in seconds.items()}
+    record(benchmark, seconds, shares, "share of a plain step")
+    benchmark.extra_info["plain step"] = step
+
+
+def trainer_with(name: str, folder: Path) -> Trainer:
+    return trainer_of(POINT, Ours(finetune={"regularizer": name}), folder / name)
+
+
+def step_of(trainer: Trainer) -> Any:
+    def step() -> None:
+        trainer._one_step()
+        trainer.step += 1
+
+    return step
+
+
+def record(benchmark: Any, seconds: dict[str, float], against: dict[str, float], what: str) -> None:
+    benchmark.extra_info.update(
+        threads=torch.get_num_threads(), torch=torch.__version__, seconds=seconds, **{what: against}
+    )
+    benchmark.pedantic(lambda: None, rounds=1)  # the samples are in extra_info
+
+
+def medians(samples: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(seconds) for name, seconds in samples.items()}
