@@ -84,9 +84,7 @@ def _show(bank: Any) -> None:
         "bank": bank.directory,
         "rows": len(bank),
         "features": f"{features['tokens']}, {list(layout.shape)} {layout.dtype}, {where}",
-        "views": "none"
-        if augment["kind"] == "none"
-        else f"{augment.get('views')} of each of the {many}, {augment['kind']}",
+        "views": "none" if augment["kind"] == "none" else f"{augment.get('views')} of each image, {augment['kind']}",
         "size": f"{bank.bytes:,} bytes in {layout.shards} data file{'s' if layout.shards > 1 else ''}",
         "spread": f"{bank.spread:.4g}",
         "fingerprint": bank.fingerprint,
