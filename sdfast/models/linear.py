@@ -39,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         [..., out].
     """
     if x.dim() == 2 and _faster_with_onednn(x, weight):
-        return _OneDnnLinear.apply(x, weight, bias, residual)
+        return _OneDnnLinear.apply(x, bias, weight, residual)
     out = F.linear(x, weight, bias)
     return out if residual is None else residual + out
 
@@ -68,8 +68,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _OneDnnLinear(torch.autograd.Function):
+    """The bias before the weight: so their gradients come in the order of `F.linear`'s.
+
+    Processes that share a batch may differ in what they take, and DeepSpeed reduces gradients as they come.
+    """
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Tensor, residual: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         if residual is None:
             return _product(x, weight, bias)
@@ -80,10 +85,10 @@ class _OneDnnLinear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grad_outputs[0]
-        wants_x, wants_weight, wants_bias, wants_residual = ctx.needs_input_grad
+        wants_x, wants_bias, wants_weight, wants_residual = ctx.needs_input_grad
         return (
             _product(grad, weight.t(), None) if wants_x else None,
-            grad.t() @ x if wants_weight else None,
             grad.sum(dim=0) if wants_bias else None,
+            grad.t() @ x if wants_weight else None,
             grad if wants_residual else None,
         )
