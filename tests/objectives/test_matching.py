@@ -101,7 +101,7 @@ def mars_by_hand(student: ViTEncoder, teacher: ViTEncoder) -> Tensor:
             parts = 3 if name.endswith("qkv") else 1
             for one, two in zip(layer.weight.chunk(parts), other.weight.chunk(parts), strict=True):
                 rows = [(one[j] - two[j]).abs().sum() for j in range(len(one))]
-                total = total + max(rows, key=float)
+                total = total + torch.stack(rows).max()
     return total
 
 
