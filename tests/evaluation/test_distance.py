@@ -17,7 +17,7 @@ def test_it_is_the_root_of_all_squares() -> None:
     initialise(start, 2)
     total = 0.0
     for one, two in zip(start.encoder.parameters(), end.encoder.parameters(), strict=True):
-        total += math.fsum(float(a - b) ** 2 for a, b in zip(one.flatten(), two.flatten(), strict=True))
+        total += math.fsum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), two.flatten().tolist(), strict=True))
     assert encoder_distance(start.encoder, end.encoder) == pytest.approx(math.sqrt(total), rel=1e-7)
     assert encoder_distance(start.encoder, start.encoder) == 0
 
