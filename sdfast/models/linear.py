@@ -39,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         [..., out].
     """
     if x.dim() == 2 and _faster_with_onednn(x, weight):
-        return _OneDnnLinear.apply(x, bias, weight, residual)
+        return _OneDnnLinear.apply(x, weight, bias, residual)
     out = F.linear(x, weight, bias)
     return out if residual is None else residual + out
 
@@ -52,6 +52,15 @@ def _faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.shape[0] >= _SMALLEST_ROWS
         and _onednn_is_there()
         and not torch.is_autocast_enabled("cpu")
+        and not _several_processes()  # which reduce gradients as they come: in one order, whatever the number of rows
+    )
+
+
+def _several_processes() -> bool:
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
     )
 
 
@@ -68,13 +77,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _OneDnnLinear(torch.autograd.Function):
-    """The bias before the weight: so their gradients come in the order of `F.linear`'s.
-
-    Processes that share a batch may differ in what they take, and DeepSpeed reduces gradients as they come.
-    """
-
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: Tensor, residual: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         if residual is None:
             return _product(x, weight, bias)
@@ -85,10 +89,10 @@ class _OneDnnLinear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grad_outputs[0]
-        wants_x, wants_bias, wants_weight, wants_residual = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias, wants_residual = ctx.needs_input_grad
         return (
             _product(grad, weight.t(), None) if wants_x else None,
-            grad.sum(dim=0) if wants_bias else None,
             grad.t() @ x if wants_weight else None,
+            grad.sum(dim=0) if wants_bias else None,
             grad if wants_residual else None,
         )

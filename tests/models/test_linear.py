@@ -212,3 +212,15 @@ def test_a_compiled_block_of_many_rows_has_no_graph_break() -> None:
     groups, x = Groups((Group(4, 20, 20),)), torch.randn(80, 16)
     out = torch.compile(block, fullgraph=True, backend="aot_eager")(x, groups)
     torch.testing.assert_close(out, block(x, groups))
+
+
+def test_processes_that_share_a_batch_take_one_path_whatever_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed reduces gradients as they come, which the path decides."""
+    from sdfast.models import linear as module
+
+    x, weight = torch.zeros(64, 8), torch.zeros(4, 8)
+    alone = module._faster_with_onednn(x, weight)
+    for world, taken in ((1, alone), (2, False)):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda world=world: world)
+        assert module._faster_with_onednn(x, weight) == taken

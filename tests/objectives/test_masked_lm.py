@@ -15,7 +15,6 @@ from text_setup import BATCH, MASKING, ROWS, SEED, WORDS, batches, read, scrambl
 from torch import Tensor
 
 from sdfast.config import EngineConfig
-from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.prepare import prepare
@@ -247,20 +246,3 @@ def test_an_attention_without_dropout_is_refused_in_one_sentence() -> None:
         prepare(module, EngineConfig(attention="native"), torch.device("cpu"), 10)
     prepare(module, EngineConfig(attention="sdpa"), torch.device("cpu"), 10)
     assert {block.attn.backend for block in module.encoder.blocks} == {"sdpa"}
-
-
-@pytest.mark.parametrize("teacher", [False, True])
-def test_gradients_come_in_one_order_whatever_the_lengths(teacher: bool) -> None:
-    """Processes with other rows of a batch reduce the same gradients together."""
-    orders = []
-    for rows in (torch.arange(1), torch.arange(2), torch.arange(ROWS)):
-        objective = objective_of(torch.float32, teacher)
-        order: list[str] = []
-        for name, parameter in objective.module.named_parameters():
-            parameter.register_post_accumulate_grad_hook(lambda _, name=name, order=order: order.append(name))
-        batch = Batch(0, rows)
-        part = slice(0, len(rows))
-        objective.loss(texts_of(batch), batch, objective.draw(batch), part)["loss"].backward()
-        orders.append(order)
-    assert len(orders[0]) == len(list(objective.module.parameters()))
-    assert orders[0] == orders[1] == orders[2]
