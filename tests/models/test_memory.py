@@ -143,6 +143,11 @@ def test_parameters(shape: ViTShape, stage: str, more: dict[str, Any]) -> None:
     assert trained_parameters(step) == trained
     everything = sum(p.numel() for p in objective.module.parameters())
     teacher = sum(p.numel() for p in objective.teacher.parameters()) if step.live_teacher else 0
+    if step.matched in ("predictions", "weights"):
+        beside = (
+            objective.matched if step.matched == "predictions" else objective.module.encoder
+        )  # as large as the teacher's
+        teacher = sum(p.numel() for p in beside.parameters())
     assert encoder_parameters(shape) == sum(p.numel() for p in objective.module.encoder.parameters())
     memory = step_memory(step, BATCH)
     assert (memory.parameters, memory.optimizer) == (4 * (everything + teacher), 8 * trained)

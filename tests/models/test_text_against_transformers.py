@@ -157,7 +157,7 @@ def test_too_long_a_text(hugging_face: Any) -> None:
 
 def test_dropout_acts_where_theirs_does(hugging_face: Any, tmp_path: Path) -> None:
     """The mean over draws is theirs within five standard errors; each kind alone, as both are given by the folder."""
-    from sdfast.models.text_checkpoint import _filled
+    from sdfast.models.text_checkpoint import filled
 
     theirs, path = hugging_face("RobertaForSequenceClassification", num_labels=2)
     module, _, _ = load_text_classifier(path)
@@ -165,7 +165,7 @@ def test_dropout_acts_where_theirs_does(hugging_face: Any, tmp_path: Path) -> No
     ids, mask = padded(short, 1)
     for hidden, attention, classifier in ((0.3, 0.0, 0.0), (0.0, 0.4, 0.0), (0.0, 0.0, 0.4)):
         dropouts = Dropouts(hidden, attention, classifier)
-        ours = _filled(type(module), module.state_dict(), module.shape, 2, dropouts).train()
+        ours = filled(type(module), module.state_dict(), module.shape, 2, dropouts).train()
         for layer in theirs.modules():
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = hidden

@@ -12,7 +12,7 @@ NEW = {**OLD, "generalisation_gap": 0.5, "distance": 7.25}
 
 
 def run(metrics: dict[str, float]) -> Result:
-    return Result("finetune", Path("model"), 1, 2.0, 3.0, "print", "weights", metrics)
+    return Result("finetune", Path("model"), 1, 2.0, "print", "weights", metrics, img_per_s=3.0)
 
 
 def test_gap_and_distance_are_shown_where_every_run_has_them() -> None:
