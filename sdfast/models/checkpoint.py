@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdfast.durable import write_json
 from sdfast.errors import UserError
@@ -21,7 +21,16 @@ from sdfast.models.hub import find_model_folder
 from sdfast.models.initialise import decoder_shape_for, fresh_decoder
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
-from sdfast.models.weights import SAFETENSORS_FILE, Weights, read_config, read_weights, weights_digest, write_weights
+from sdfast.models.weights import (
+    SAFETENSORS_FILE,
+    Weights,
+    class_names,
+    filled,
+    read_config,
+    read_weights,
+    weights_digest,
+    write_weights,
+)
 
 __all__ = [
     "PretrainedMAE",
@@ -34,7 +43,6 @@ __all__ = [
 ]
 
 _GREY_AS_RGB = "sdfast_grey_as_rgb"  # in config.json: three input channels that see the luma of a one-channel model
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass
@@ -209,11 +217,7 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
         "classifier.bias": torch.Size((classes,)),
     }
     state.update(layout.read_tensors(weights, expected))
-    labels = config.get("id2label")
-    labels = labels if isinstance(labels, dict) else {str(number): f"LABEL_{number}" for number in range(classes)}
-    if sorted(labels) != sorted(str(number) for number in range(classes)):
-        raise UserError(f"id2label in {directory / 'config.json'} does not name the {classes} classes of the weights.")
-    names = [str(labels[str(number)]) for number in range(classes)]
+    names = class_names(config, classes, directory)
     dropout = config.get("hidden_dropout_prob", 0.0)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise UserError(f"hidden_dropout_prob in {directory / 'config.json'} must be from 0 to 1, not {dropout!r}.")
@@ -238,14 +242,6 @@ def _expected_shapes(shape: ViTShape) -> dict[str, torch.Size]:
     with torch.device("meta"):
         module = MaskedAutoencoder(shape) if shape.decoder is not None else ViTClassifier(shape, 1)
     return {name: size for name, size in layout.shapes_of(module).items() if not name.startswith("classifier.")}
-
-
-def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
-    """A module made of these very tensors: nothing is initialised, nothing copied."""
-    with torch.device("meta"):
-        module = kind(*arguments)
-    module.load_state_dict(state, assign=True)
-    return module
 
 
 def _common_config(shape: ViTShape, dropout: float) -> dict[str, Any]:

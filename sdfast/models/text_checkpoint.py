@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdfast.durable import write_bytes, write_json
 from sdfast.errors import UserError
@@ -21,12 +21,20 @@ from sdfast.models.hub import TOKENIZER_FILES, find_model_folder
 from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.text_describe import describe_text
 from sdfast.models.text_layout import HEADS, NAMINGS, with_new_names
-from sdfast.models.weights import SAFETENSORS_FILE, Weights, read_config, read_weights, weights_digest, write_weights
+from sdfast.models.weights import (
+    SAFETENSORS_FILE,
+    Weights,
+    class_names,
+    filled,
+    read_config,
+    read_weights,
+    weights_digest,
+    write_weights,
+)
 
 _NAMES = {"bert": "Bert", "roberta": "Roberta"}  # of transformers' classes
 _REPLACED = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
 _STD = 0.02  # of new weights
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -187,11 +195,7 @@ def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, l
     with torch.device("meta"):
         expected = layout.shapes_of(TextClassifier(shape, classes))
     state = layout.read_state(weights, NAMINGS[shape.kind], expected)
-    labels = config.get("id2label")
-    labels = labels if isinstance(labels, dict) else {str(number): f"LABEL_{number}" for number in range(classes)}
-    if sorted(labels) != sorted(str(number) for number in range(classes)):
-        raise UserError(f"id2label in {directory / 'config.json'} does not name the {classes} classes of the weights.")
-    names = [str(labels[str(number)]) for number in range(classes)]
+    names = class_names(config, classes, directory)
     module = filled(TextClassifier, state, shape, classes, dropouts)
     return module, Companions(config, _tokenizer_files(directory)), names
 
@@ -254,14 +258,6 @@ def _fresh(sizes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:
         else:
             state[name] = torch.empty(size).normal_(0.0, _STD, generator=generator)
     return state
-
-
-def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
-    """A module made of these very tensors: nothing is initialised, nothing copied."""
-    with torch.device("meta"):
-        module = kind(*arguments)
-    module.load_state_dict(state, assign=True)
-    return module
 
 
 def _tokenizer_files(folder: Path) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from sdfast.errors import UserError
 SAFETENSORS_FILE = "model.safetensors"
 _TORCH_FILE = "pytorch_model.bin"
 _CANDIDATES = (SAFETENSORS_FILE, f"{SAFETENSORS_FILE}.index.json", _TORCH_FILE, f"{_TORCH_FILE}.index.json")
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass
@@ -79,6 +81,27 @@ def read_weights(folder: Path) -> Weights:
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes."""
     save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+
+
+def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
+    """A module made of these very tensors: nothing is initialised, nothing copied."""
+    with torch.device("meta"):
+        module = kind(*arguments)
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def class_names(config: Mapping[str, Any], classes: int, folder: Path) -> list[str]:
+    """The names of a classifier's outputs, in their order.
+
+    Raises:
+        UserError: the configuration names others.
+    """
+    labels = config.get("id2label")
+    labels = labels if isinstance(labels, dict) else {str(number): f"LABEL_{number}" for number in range(classes)}
+    if sorted(labels) != sorted(str(number) for number in range(classes)):
+        raise UserError(f"id2label in {folder / 'config.json'} does not name the {classes} classes of the weights.")
+    return [str(labels[str(number)]) for number in range(classes)]
 
 
 def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:
