@@ -320,7 +320,7 @@ class Pipeline:
     def paper_metric(self) -> str | None:
         """The metric that the paper reports for the data set; None for one that it does not have."""
         source = self.pack.manifest["source"]
-        found = paper_set(source["name"], source["kind"]) if self.domain.modality == "texts" else None
+        found = paper_set(source["name"], source["kind"], self.domain.modality)
         return None if found is None else found.metric
 
     def _check_labels(self) -> None:

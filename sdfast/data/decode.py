@@ -25,21 +25,30 @@ _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 
 # What was done to an image that a person may not expect; counted while packing.
 ANIMATED, ROTATED, TRANSPARENT, GREY16, CMYK = "animated", "exif_rotation", "transparent", "grey16", "cmyk"
+BANNER = "banner"
 
 
 class BrokenImage(Exception):
     """An item that gives no row; its text is the reason, without the item's name."""
 
 
-def decode(raw: Raw | OSError, transform: Transform, options: DataConfig) -> tuple[NDArray[np.uint8], frozenset[str]]:
+def decode(
+    raw: Raw | OSError, transform: Transform, options: DataConfig, banner: int = 0
+) -> tuple[NDArray[np.uint8], frozenset[str]]:
     """The row of an item's content.
 
     The content decides, not the suffix. Of an animation the first frame is taken. The size is checked against
     `options.max_pixels` before any pixel is decoded.
 
+    Args:
+        raw: the item's content, or why it could not be read.
+        transform: from image to row.
+        options: `max_pixels` and `exif_rotation`.
+        banner: see `Item`.
+
     Returns:
         row: [height, width, channels] uint8.
-        notes: which of `ANIMATED`, `ROTATED`, `TRANSPARENT`, `GREY16`, `CMYK` the image was.
+        notes: which of `ANIMATED`, `ROTATED`, `TRANSPARENT`, `GREY16`, `CMYK`, `BANNER` the image was.
 
     Raises:
         BrokenImage: when there is nothing to decode, or it is damaged, too large or without a known pixel range.
@@ -52,16 +61,17 @@ def decode(raw: Raw | OSError, transform: Transform, options: DataConfig) -> tup
         raise BrokenImage("empty (0 bytes)")
     try:
         if isinstance(raw, np.ndarray):
-            return transform.apply(Image.fromarray(raw)), frozenset()
+            return transform.apply(_without(banner, Image.fromarray(raw))), frozenset({BANNER} if banner else ())
         with Image.open(io.BytesIO(raw), formats=_known_formats()) as image:
             if image.width * image.height > options.max_pixels:
                 raise BrokenImage(
                     f"{image.width} x {image.height} pixels are more than data.max_pixels={options.max_pixels}"
                 )
-            notes = _notes(image)
+            notes = _notes(image) | ({BANNER} if banner else set())
             image.load()
             notes |= _transparency(image)
-            return transform.apply(_upright(image) if options.exif_rotation == "apply" else image), frozenset(notes)
+            upright = _upright(image) if options.exif_rotation == "apply" else image
+            return transform.apply(_without(banner, upright)), frozenset(notes)
     except BrokenImage:
         raise
     except UnidentifiedImageError:
@@ -98,6 +108,12 @@ def _upright(image: Image) -> Image:
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
+
+
+def _without(banner: int, image: Image) -> Image:
+    if banner >= image.height:
+        raise BrokenImage(f"{image.height} pixels high, and {banner} of them are a banner")
+    return image.crop((0, 0, image.width, image.height - banner)) if banner else image
 
 
 @functools.cache

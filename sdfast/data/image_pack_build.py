@@ -27,6 +27,7 @@ _NOTES = {
     decoding.ANIMATED: "Images with several frames, of which the first is used",
     decoding.ROTATED: "Images with an EXIF rotation",
     decoding.TRANSPARENT: "Images with transparent pixels, whose colours are kept without the transparency",
+    decoding.BANNER: "Images with a banner at their bottom, which is cut off",
 }
 _ROTATION = {
     "ignore": ", which is not applied (data.exif_rotation=apply does)",
@@ -129,7 +130,7 @@ def _decode_item(item: Item, transform: Transform, options: DataConfig) -> _Deco
     raw = read_item(item)
     record = item_record(item, raw)
     try:
-        row, notes = decode(raw, transform, options)
+        row, notes = decode(raw, transform, options, item.banner)
     except BrokenImage as error:
         return _Decoded(item, record, None, b"", frozenset(), str(error))
     return _Decoded(item, record, row, row_digest(row), notes, "")

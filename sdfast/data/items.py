@@ -49,11 +49,13 @@ class Item:
         label: class number, or None when it has none.
         read: gives the encoded file's bytes, uint8 pixels [H, W] or [H, W, C], or a document in UTF-8; OSError when it
             cannot be read.
+        banner: of an image, so many rows of pixels at its bottom are no part of the picture and are cut off.
     """
 
     name: str
     label: int | None
     read: Callable[[], Raw]
+    banner: int = 0
 
 
 class ItemList(Protocol):
@@ -149,6 +151,8 @@ def item_record(item: Item, raw: Raw | OSError) -> bytes:
     else:
         content.update(b"file ")
         content.update(raw)
+    if item.banner:
+        content.update(f" without a banner of {item.banner}".encode())
     label = -1 if item.label is None else item.label
     return name.digest() + content.digest() + label.to_bytes(8, "little", signed=True)
 

@@ -52,7 +52,7 @@ IMAGES = Modality(
     held_as=("image", "bytes"),
     suffixes=frozenset(f".{suffix}" for suffix in (*_PICTURES, *_MORE_PICTURES)),
     accepted="an image folder, a .csv list, a parquet file or folder, a saved Hugging Face data set, IDX files, "
-    "or the id of a hub data set",
+    "an unpacked data set of the paper, or the id of a hub data set",
 )
 TEXTS = Modality(
     one="document",

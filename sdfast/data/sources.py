@@ -28,8 +28,7 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.
     """
     source = _open(spec, options, modality)
-    if modality is TEXTS:
-        compare_with_paper(source)
+    compare_with_paper(source)
     return source
 
 
@@ -67,18 +66,23 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
 
 def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
     from sdfast.data import folder, hf_dataset, idx, parquet, text_files, tweet_eval
+    from sdfast.data.layouts.find import check_not_above, layout_of
 
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
         return hf_dataset.open_saved_dataset(path, options, modality)
     if modality is IMAGES and any(idx.is_idx_images(path / name) for name in names):
         return idx.open_idx(path, options)
+    if modality is IMAGES and (layout := layout_of(path)) is not None:
+        return layout.open(path)
     if modality is TEXTS and tweet_eval.is_tweet_eval(names):
         return tweet_eval.open_tweet_eval(path)
     if modality is TEXTS and (files := text_files.text_files(path)):
         return text_files.open_text_files(path, files, options)
     if parquet.parquet_files(path):
         return parquet.open_parquet(path, options, modality)
+    if modality is IMAGES:
+        check_not_above(path)
     return folder.open_folder(path, options, modality)
 
 
