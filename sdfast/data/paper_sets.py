@@ -1,4 +1,4 @@
-"""The data sets of Lee et al. (2023), known by their layout or the names of their public copies, and their sizes there."""
+"""The data sets of Lee et al. (2023), known by their layout or by the names of public copies, and their sizes."""
 
 from __future__ import annotations
 

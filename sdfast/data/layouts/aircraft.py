@@ -1,8 +1,8 @@
 """FGVC-Aircraft 2013b: `data/images/*.jpg` and `data/images_variant_{train,val,trainval,test}.txt`.
 
 Train is the published train and val together. The lowest 20 rows of pixels of each image are a banner with its
-copyright, and the benchmark asks to remove it before training and evaluating. (The paper's released loader does not; what
-its packed images looked like is not public.)
+copyright, and the benchmark asks to remove it before training and evaluating. (The paper's released loader does not;
+the images that it loads are not public.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stanford Dogs: `Images/<class>/*.jpg` (images.tar), and `{train,test}_list.mat` (lists.tar) beside it or in `lists/`."""
+"""Stanford Dogs: `Images/<class>/*.jpg` (images.tar), with `train_list.mat` and `test_list.mat` (lists.tar) beside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KIND = "Stanford Dogs"
 
 
 def is_dogs(path: Path) -> bool:
-    """Whether the folder has the lists."""
+    """Whether the folder, or a `lists/` in it, has the lists."""
     return _lists(path) is not None
 
 

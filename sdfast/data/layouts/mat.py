@@ -24,7 +24,8 @@ def read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
     try:
         found = loadmat(path, variable_names=names)
     except Exception as error:  # scipy raises its own, ValueError, TypeError, zlib.error, ... for a damaged file
-        raise UserError(f"{path} cannot be read as a MATLAB file ({error}); download it again.") from error
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a MATLAB file ({why}); download it again.") from error
     for name in names:
         if name not in found:
             raise UserError(f"{path} has no variable {name!r}; it is not the published file: download it again.")

@@ -47,7 +47,7 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
-def _ndarray() -> None:
+def _ndarray(*_: Any) -> None:
     raise _Refused("a call of numpy.ndarray")
 
 
@@ -86,15 +86,19 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             found = _PlainUnpickler(file, encoding="bytes").load()
-        values = {
-            key.decode() if isinstance(key, bytes) else key: value.value if isinstance(value, _Array) else value
-            for key, value in found.items()
-        }
+        return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
     except _Refused as error:
         raise UserError(
             f"{path} is a pickle that asks for {error}, which plain data never does, so it is not the published file; "
             "nothing of it was run: download it again."
         ) from error
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
-        raise UserError(f"{path} is not a whole pickle of plain data ({error}); unpack the archive again.") from error
-    return values
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} is not a whole pickle of plain data ({why}); unpack the archive again.") from error
+
+
+def _text(key: Any) -> str:
+    text = key.decode() if isinstance(key, bytes) else key
+    if not isinstance(text, str):
+        raise ValueError(f"the key {key!r} is no text")
+    return text
