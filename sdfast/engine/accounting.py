@@ -63,7 +63,7 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
 
 
 def text_step_spec(stage: Stage | Literal["head"], config: Config, shape: TextShape, classes: int = 0) -> TextStepSpec:
-    """What a stage's step on texts computes; `head` is counted as `pretrain`, whose forward pass it has.
+    """What a stage's step on texts computes.
 
     Args:
         stage: its name.
@@ -74,7 +74,7 @@ def text_step_spec(stage: Stage | Literal["head"], config: Config, shape: TextSh
     taken = shortcuts(config.engine)
     return TextStepSpec(
         shape,
-        "pretrain" if stage == "head" else stage,
+        stage,
         tokens="all" if config.distill.tokens == "all" else "cls",
         layer=blocks_before(config.distill.layer),
         teacher=config.teacher.mode,

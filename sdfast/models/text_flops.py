@@ -20,7 +20,7 @@ class TextStepSpec:
 
     Attributes:
         shape: of the model.
-        stage: `pretrain`, `distill` or `finetune`.
+        stage: its name; `head` trains the language-model head alone.
         tokens: of the clean view, those matched by `distill`.
         layer: blocks before the matched features; None for all.
         teacher: `live` runs beside the student, `bank` is read.
@@ -34,7 +34,7 @@ class TextStepSpec:
     """
 
     shape: TextShape
-    stage: Literal["pretrain", "distill", "finetune"]
+    stage: Literal["head", "pretrain", "distill", "finetune"]
     tokens: Literal["cls", "all"] = "cls"
     layer: int | None = None
     teacher: Literal["bank", "live"] = "bank"
@@ -56,7 +56,7 @@ def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence
     shape, width = step.shape, step.shape.encoder.width
     first = [1] * len(lengths)
     forward: dict[Part, int] = {}
-    if step.stage == "pretrain" or (step.stage == "distill" and step.mlm):
+    if step.stage in ("head", "pretrain") or (step.stage == "distill" and step.mlm):
         asking = masked if step.masked_tail else lengths
         forward["masked encoder"] = _encoder(shape, None, lengths, asking)
         forward["language-model head"] = 2 * sum(asking) * width * (width + shape.vocabulary)
@@ -67,6 +67,10 @@ def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence
     if step.stage == "finetune":
         forward["classifier"] = 2 * len(lengths) * width * (width + step.classes)
     backward = {part: 2 * count for part, count in forward.items()}
+    if (
+        step.stage == "head"
+    ):  # its linear layer needs no gradient of the input, the frozen word embeddings none of weights
+        backward = {"language-model head": forward["language-model head"]}
     if step.stage == "distill" and step.distill and step.teacher == "live":
         forward["teacher"] = _encoder(shape, step.layer, lengths, first if step.tokens == "cls" else lengths)
     return StepFlops(forward, backward)

@@ -46,7 +46,16 @@ def objective_of(step: TextStepSpec, shortcuts: Shortcuts) -> Any:
             use_attention(teacher, "reference")
     weights = {"mlm_weight": float(step.mlm), "distill_weight": float(step.distill)}
     return MaskedLanguageModelling(
-        module, lambda rows: (IDS, LENGTHS), MASKING, 3, teacher, step.tokens, layer, shortcuts=shortcuts, **weights
+        module,
+        lambda rows: (IDS, LENGTHS),
+        MASKING,
+        3,
+        teacher,
+        step.tokens,
+        layer,
+        head_only=step.stage == "head",
+        shortcuts=shortcuts,
+        **weights,
     )
 
 
@@ -57,6 +66,7 @@ def in_place_flops(into: Any, x: Any, y: Any, out_shape: Any = None, **more: Any
 
 NOT_COUNTED = {**ONEDNN, torch.ops.aten.addmm_: in_place_flops}
 CASES: list[tuple[Any, dict[str, Any]]] = [
+    ("head", {}),
     ("pretrain", {}),
     ("distill", {}),
     ("distill", {"teacher": "live"}),
