@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sdfast.data.config import DataConfig
 from sdfast.errors import UserError
 
-BUNDLED_PRESET = "demo"
+BUNDLED_PRESETS = {"bundled": "demo", "bundled-text": "text-demo"}  # by model
 
 
 class _Section(BaseModel):
@@ -344,7 +344,7 @@ def resolve(
     """Merge preset, file, `key=value` overrides and options (strongest last) into a checked configuration.
 
     Args:
-        preset: a name from `presets()`; without one, `demo` for the bundled model.
+        preset: a name from `presets()`; without one, `demo` or `text-demo` for a bundled model.
         file: a YAML file of (some of) the keys.
         overrides: strings `dotted.key=value`; values are read as YAML.
         options: nested mapping, e.g. from command line options.
@@ -358,11 +358,11 @@ def resolve(
     given: dict[str, Any] = {}
     for layer in layers:
         given = _merged(given, layer)
-    if preset is None and given.get("model") in (None, "bundled"):
-        preset = BUNDLED_PRESET
+    if preset is None:
+        preset = BUNDLED_PRESETS.get(given.get("model") or "bundled")
     base = {} if preset is None else _read_preset(preset)
-    if preset == BUNDLED_PRESET and _section(given, "data").get("source") not in (None, "bundled"):
-        base.pop("data")  # its limit is meant for the bundled images
+    if preset in BUNDLED_PRESETS.values() and _section(given, "data").get("source") not in (None, "bundled"):
+        base.pop("data")  # its limit is meant for the bundled data
     return _validated(_merged(base, given))
 
 

@@ -116,8 +116,7 @@ class TextDomain:
 
     def prepare_pack(self, spec: str, directory: Path) -> TextPack:
         """See `Domain.prepare_pack`."""
-        folder = bundled.model_folder() if self.run.model_spec == "bundled" else find_model_folder(self.run.model_spec)
-        tokenizer = self._tokenizer(folder, self.run.initial.shape)
+        tokenizer = self._tokenizer(find_model_folder(self.run.model_path), self.run.initial.shape)
         return prepare_text_pack(
             spec, directory, tokenizer, self.run.config.data, log.warning, progress_lines("data", "documents")
         )
