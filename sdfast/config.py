@@ -320,6 +320,17 @@ class Config(_Section):
                 config = config.model_copy(update={stage: section})
         return config
 
+    def changed(self, overrides: Iterable[str]) -> Config:
+        """With `key=value` overrides.
+
+        Raises:
+            UserError: a key or value that does not exist or fit.
+        """
+        values = self.model_dump(mode="json")
+        for text in overrides:
+            values = _merged(values, _parse_override(text))
+        return _validated(values)
+
     def to_yaml(self) -> str:
         """The whole configuration as YAML, ready for `--config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, export, plan, theory
+from sdfast.cli import bench, cache, export, plan, study, theory
 from sdfast.errors import SdfastError, UserError
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
@@ -32,6 +32,7 @@ app.command(name="bench")(bench.bench)
 app.command(name="plan")(plan.plan)
 app.command(name="export")(export.export)
 app.command(name="theory")(theory.theory)
+app.command(name="study")(study.study)
 
 Overrides = Annotated[
     list[str] | None,
@@ -105,29 +106,6 @@ def evaluate(
     metrics = pipeline.evaluate(data)
     stored = read_json(out / "finetune" / "result.json")
     show_metrics(metrics, stored.get("paper_metric") if data is None and isinstance(stored, dict) else None)
-
-
-@app.command()
-def study(
-    name: Annotated[str, typer.Argument(help="compare: plain fine-tuning, further pre-training, self-distillation")],
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    config: ConfigFile = None,
-    preset: Preset = None,
-    seeds: Annotated[int, typer.Option(min=1, help="fine-tuning runs of each method")] = 3,
-    device: Device = None,
-) -> None:
-    """Compare methods on the same data and fine-tuning budget."""
-    from sdfast.studies import run_study
-
-    pipeline = _pipeline(
-        model=model, data=data, out=out, config=config, preset=preset, device=device, overrides=overrides or ()
-    )
-    text = run_study(name, pipeline, seeds)
-    if pipeline.ranks.is_first:
-        typer.echo(text, nl=False)
 
 
 @config_app.command(name="show")
