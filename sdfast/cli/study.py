@@ -25,7 +25,9 @@ def study(
     ] = None,
     out: Annotated[str | None, typer.Option(help="the study's directory; runs/<model>-<data> when not given")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
-    preset: Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="runs of each arm: 5, of compare 3, when not given")] = None,
     protocol: Annotated[
         str, typer.Option(help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included")
