@@ -164,7 +164,7 @@ def plan(
                 f"study {study.name} is of {study.modality}, and {run.model_spec} is a model of {modality}."
             )
         run.check_labels()
-        paper = paper_set(source["name"], source["kind"])
+        paper = paper_set(source["name"], source["kind"], modality)
         metric = paper.metric if paper else {"images": "accuracy", "texts": "macro_f1"}[modality]
         title = paper.title if paper else slug(run.data_spec)
         config, rows = run.config, len(run.pack.split("train"))

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -22,6 +23,7 @@ from sdfast.data.layouts.find import LAYOUTS
 from sdfast.data.paper_sets import PAPER_SETS, paper_set
 from sdfast.data.rows import held_out_rows
 from sdfast.errors import UserError
+from sdfast.studies.paper_results import paper_number
 
 Open = Callable[..., Source]
 
@@ -495,3 +497,30 @@ def test_an_ordinary_folder_stays_one(tmp_path: Path, open_spec: Open) -> None:
     source = open_spec(tmp_path / "pets")
     assert source.kind == "image folder" and source.warnings == []
     assert source.class_names == ["data", "images", "jpg", "labels", "lists"]
+
+
+# What runs and studies make of them.
+
+
+def test_a_run_names_accuracy_as_the_papers_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    from sdfast.cli.show import show_metrics
+    from sdfast.pipeline import Pipeline
+
+    run = Pipeline()
+    run.__dict__["domain"] = SimpleNamespace(modality="images")
+    metrics = []
+    for source in ({"name": "birds", "kind": "CUB-200-2011"}, {"name": "chemprot", "kind": "image folder"}):
+        run.__dict__["pack"] = SimpleNamespace(manifest={"source": source})
+        metrics.append(run.paper_metric)
+    assert metrics == ["accuracy", None]
+    show_metrics({"accuracy": 0.5, "macro_f1": 0.25}, metrics[0])
+    assert capsys.readouterr().out.splitlines() == [
+        "accuracy 0.5000 (the paper's metric for this data set)",
+        "macro_f1 0.2500",
+    ]
+
+
+def test_studies_find_the_papers_numbers_by_title() -> None:
+    found = {title: paper_number("table1", title, "self-distillation", "score") for title in TITLES[:-1]}
+    means = {title: number[0] for title, number in found.items() if number is not None}
+    assert means == {"Aircraft": 74.37, "CUB": 58.06, "Chest-Xray": 79.68, "DTD": 68.51, "Dogs": 63.55, "Flower": 90.28}
