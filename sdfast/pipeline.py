@@ -135,12 +135,13 @@ class Pipeline:
     @cached_property
     def domain(self) -> Domain:
         """Whether the model is of images or of texts, and what that decides."""
-        folder = self.ranks.first_before_others(lambda: find_model_folder(self._model_path))
+        folder = self.ranks.first_before_others(lambda: find_model_folder(self.model_path))
         return domain_of(folder, self)
 
     @property
-    def _model_path(self) -> str:
-        return str(bundled.model_folder()) if self.model_spec == "bundled" else self.model_spec
+    def model_path(self) -> str:
+        """Where the model is: a folder, or a hub id."""
+        return str(bundled.model_folder(self.model_spec)) if self.model_spec in bundled.MODELS else self.model_spec
 
     @cached_property
     def initial(self) -> Any:
@@ -169,7 +170,7 @@ class Pipeline:
 
     def _load(self, domain: Domain) -> Any:
         # the others then find on the disk what the first downloaded
-        return self.ranks.first_before_others(lambda: domain.load(self._model_path))
+        return self.ranks.first_before_others(lambda: domain.load(self.model_path))
 
     def _prepare(self, domain: Domain) -> Any:
         spec = str(domain.bundled_data[0]) if self.data_spec == "bundled" else self.data_spec
@@ -487,7 +488,7 @@ class Pipeline:
 
     def _open_inputs(self) -> None:
         log.info("run directory: %s", self.out)
-        if self.model_spec == "bundled":
+        if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")
         if self.data_spec == "bundled":
             log.info("no data given: using the bundled %s", self.domain.bundled_data[1])

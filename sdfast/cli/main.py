@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast import __version__
+from sdfast import __version__, bundled
 from sdfast.cli import bench, cache, export, plan, study, theory
 from sdfast.errors import SdfastError, UserError
 
@@ -38,7 +38,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
 ]
-Model = Annotated[str | None, typer.Option(help="hub id or folder; the bundled model when not given")]
+Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +47,7 @@ Data = Annotated[
 ]
 Out = Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
-Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo")]
+Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 
 
@@ -130,9 +130,8 @@ def config_show(
 
 def _modality(model: str | None) -> Any:
     """What a model that is here is of; None for one that would have to be fetched."""
-    if model in (None, "bundled"):
-        return "images"
-    folder = Path(str(model)).expanduser()
+    name = model or "bundled"
+    folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         return None
     from sdfast.domains.choose import modality_of

@@ -19,13 +19,15 @@ def study(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="hub id or folder; the bundled model when not given")] = None,
+    model: Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="as for train; again for more data sets; bundled when not given")
     ] = None,
     out: Annotated[str | None, typer.Option(help="the study's directory; runs/<model>-<data> when not given")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
-    preset: Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="runs of each arm: 5, of compare 3, when not given")] = None,
     protocol: Annotated[
         str, typer.Option(help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included")
