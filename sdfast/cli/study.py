@@ -47,7 +47,7 @@ def study(
     from sdfast.studies.run import Options, run_study
 
     study_named(name)  # before anything is opened
-    given: list[str | None] = list(data or [None])
+    given: list[str | None] = [*data] if data else [None]
     if out is None and len(given) > 1:
         out = f"runs/{slug(model or 'bundled')}-{name}"
     common: dict[str, Any] = {"model": model, "out": out, "config": config, "preset": preset, "device": device}

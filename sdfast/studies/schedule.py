@@ -41,7 +41,7 @@ def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Sha
     todo = [node for node in nodes.values() if node.result is None]
     if not todo:
         return
-    progress = Progress(len(todo), bar=jobs > 1)
+    progress = Progress(todo, jobs, bar=jobs > 1)
     try:
         if jobs == 1:
             for node in todo:
