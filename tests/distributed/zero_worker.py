@@ -28,6 +28,7 @@ from sdfast.engine.prepare import prepare
 from sdfast.errors import SdfastError
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import on_optimizer
+from sdfast.regularizers.r3f import R3F
 
 STEPS = 12
 
@@ -37,21 +38,22 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
 
     Args:
         case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
-            `dropout`, `regularizer`, `objective`; `stop` is a step at which the last process gets a signal, `poison`
-            one at which its images stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is
-            one.
+            `dropout`, `regularizer`, `objective`, of texts `r3f`; `stop` is a step at which the last process gets a
+            signal, `poison` one at which its images stop being numbers; with `text` it is a stage of texts, cut by
+            `budget` if there is one.
         folder: for its checkpoints.
         ranks: the processes.
         dtype: of the weights.
     """
     stage, mask = case["stage"], PretrainConfig(mask=case.get("mask", "fixed"))
     if case.get("text"):
-        objective = text_objective_of(stage, dtype, **case.get("objective", {}))
+        smooth = {"r3f": R3F(**case["r3f"])} if "r3f" in case else {}
+        objective: Any = text_objective_of(stage, dtype, **smooth, **case.get("objective", {}))
     else:
         changes = {"dropout": case.get("dropout", 0.0)} if stage == "finetune" else {"masking": mask}
         objective = objective_of(stage, dtype, **changes, **case.get("objective", {}))
     kept = FinetuneConfig(regularizer=case.get("regularizer", "none"), recadam={"t0": 6}, mars={"head_radius": 0.1})
-    if stage == "finetune" and not case.get("text"):
+    if stage == "finetune":
         objective.regularizer = on_optimizer(kept, objective.module)
     zero = ZeroConfig(stage=case.get("zero", 0), offload=case.get("offload", "none"))
     kind = FinetuneConfig if stage == "finetune" else PretrainConfig

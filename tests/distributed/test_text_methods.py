@@ -1,0 +1,58 @@
+"""The baselines and ablations on texts in two processes end where they do in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_zero_trajectories import ENGINES, FACTOR, PARTITIONED, distance
+from zero_worker import train
+
+from sdfast.ranks import Ranks
+
+pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+
+PREDICTIONS = {"match": "predictions", "weight": 0.1}
+WORK: dict[str, dict[str, Any]] = {
+    "predictions": {"stage": "distill", "objective": PREDICTIONS},
+    "masked-predictions": {
+        "stage": "distill",
+        "objective": {**PREDICTIONS, "weight": 10.0, "patches": "masked", "reduction": "mean", "mlm_weight": 0.0},
+    },
+    "weights": {"stage": "distill", "objective": {"match": "weights-mars", "weight": 0.01}},
+    "without-words": {"stage": "distill", "objective": {"mlm_weight": 0.0}},  # the head gets no gradient
+    "r3f": {"stage": "finetune", "r3f": {"eps": 0.0}},  # noise is each process's own; here its two passes are one
+    "recadam": {"stage": "finetune", "regularizer": "recadam"},
+    "mars": {"stage": "finetune", "regularizer": "mars"},
+}
+CASES = [("predictions", PARTITIONED), ("masked-predictions", "zero-2"), ("weights", "zero-2")]
+CASES += [
+    ("without-words", PARTITIONED),
+    ("r3f", "zero-2"),
+    ("r3f", PARTITIONED),
+    ("recadam", "zero-0"),
+    ("mars", "zero-0"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(run_cases: Callable[..., Path]) -> Path:
+    return run_cases(2, [{"name": f"{w}-{e}", "text": True, **WORK[w], **ENGINES[e]} for w, e in CASES])
+
+
+@pytest.mark.parametrize(("work", "engine"), CASES)
+def test_two_processes_of_texts_end_where_one_does(work: str, engine: str, trained: Path, tmp_path: Path) -> None:
+    assert json.loads((trained / f"{work}-{engine}.json").read_text()) == [{}, {}]
+    case = {"text": True, **WORK[work]}
+    truth = train(case, tmp_path / "64", Ranks(), torch.float64)
+    own_error = distance(train(case, tmp_path / "32", Ranks()), truth)
+    weights = load_file(trained / f"{work}-{engine}.safetensors")
+    assert set(weights) == set(truth) and 0 < distance(weights, truth) <= FACTOR * own_error
+    if work in ("recadam", "mars"):
+        plain = train({"stage": "finetune", "text": True}, tmp_path / "plain", Ranks(), torch.float64)
+        assert distance(truth, plain) > 100 * own_error
