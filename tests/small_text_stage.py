@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
-from sdfast.models.text import MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.vit import TransformerShape
 from sdfast.objectives.base import Objective
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
@@ -36,21 +36,24 @@ def texts(rows: Tensor) -> TokenBatch:
     return TokenBatch(*read(rows))
 
 
-def text_objective_of(stage: str, dtype: torch.dtype = torch.float32, rate: float = 0.15, **changes: Any) -> Objective:
+def text_objective_of(
+    stage: str, dtype: torch.dtype = torch.float32, rate: float = 0.15, dropout: float = 0.0, **changes: Any
+) -> Objective:
     """The objective of a stage from fixed weights; `changes` are further arguments of its class."""
+    dropouts = Dropouts(dropout, dropout)
     if stage == "finetune":
-        classifier = TextClassifier(SHAPE, 4)
+        classifier = TextClassifier(SHAPE, 4, dropouts)
         initialise(classifier, 2)
         return TextClassification(classifier.to(dtype), LABELS, **changes)
     if stage == "distill":
         tokens = changes.get("tokens", "cls")
         changes["teacher"] = LiveTextTeacher(_model(3).encoder, tokens).to(dtype)
     masking = TokenMasking(MASK, WORDS, (0, PAD, 2, MASK), rate)
-    return MaskedLanguageModelling(_model(2).to(dtype), read, masking, 5, **changes)
+    return MaskedLanguageModelling(_model(2, dropouts).to(dtype), read, masking, 5, **changes)
 
 
-def _model(seed: int) -> MaskedLanguageModel:
-    module = MaskedLanguageModel(SHAPE)
+def _model(seed: int, dropouts: Dropouts = Dropouts()) -> MaskedLanguageModel:  # noqa: B008 (frozen)
+    module = MaskedLanguageModel(SHAPE, dropouts)
     initialise(module, seed)
     with torch.no_grad():
         module.encoder.word_embeddings.weight[PAD] = 0
