@@ -109,10 +109,10 @@ def write_model(tokenizer: Path, out: Path, seed: int) -> None:
     words = AutoTokenizer.from_pretrained(tokenizer)
     config = BertConfig(
         vocab_size=len(words),
-        hidden_size=192,
+        hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
-        intermediate_size=768,
+        intermediate_size=512,
         max_position_embeddings=POSITIONS,
         pad_token_id=words.pad_token_id,
     )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sdfast.data.config import DataConfig
 from sdfast.errors import UserError
 
-BUNDLED_PRESET = "demo"
+BUNDLED_PRESETS = {"bundled": "demo", "bundled-text": "text-demo"}  # by model
 
 
 class _Section(BaseModel):
@@ -89,11 +89,13 @@ class PretrainConfig(OptimisationConfig):
 
 
 class PredictionsConfig(_Section):
-    """Prediction matching: the decoder's pixels for the same masked image, teacher's and student's."""
+    """Prediction matching: pixels or words for the same masked image or text, teacher's and student's."""
 
-    patches: Literal["all", "masked"] = Field("all", description="those that are compared")
+    patches: Literal["all", "masked"] = Field("all", description="those that are compared; of texts the words")
     reduction: Literal["sum", "mean"] = Field(
-        "sum", description="of squared differences: over an image's patches and values, or their mean"
+        "sum",
+        description="of squared differences: over an image's patches and values, or their mean; of divergences: over a"
+        " text's words, or their mean",
     )
 
 
@@ -113,7 +115,8 @@ class DistillConfig(OptimisationConfig):
     match: Literal["features", "predictions", "weights-l2", "weights-mars"] = Field(
         "features",
         description="what of the teacher is matched: its representation, or for the ablations of the paper's Table 3"
-        " its predicted pixels, or its encoder's weights (squared l2, or each layer's largest l1 norm of a row)",
+        " its predicted pixels or words, or its encoder's weights (squared l2, or each layer's largest l1 norm of a"
+        " row)",
     )
     predictions: PredictionsConfig = Field(PredictionsConfig(), description="settings of match=predictions")
 
@@ -142,11 +145,11 @@ class MarsConfig(_Section):
     """MARS: after each step, rows of weights are shrunk to within a radius of the start (largest l1 norm of a row)."""
 
     radius: float = Field(8.0, gt=0, description="of the encoder's linear layers and patch embedding, about the start")
-    head_radius: float = Field(20.0, gt=0, description="of the head, about 0")
+    head_radius: float = Field(20.0, gt=0, description="of the head, about 0; of texts of both its layers")
 
 
 class R3FConfig(_Section):
-    """R3F and R4F: the output shall not depend on noise on the patch embeddings."""
+    """R3F and R4F: the output shall not depend on noise on the embeddings of patches or words."""
 
     weight: float = Field(1.0, ge=0, description="of the two divergences; 0 spares the second pass")
     eps: float = Field(1e-5, ge=0, description="size of the noise")
@@ -189,7 +192,7 @@ class FinetuneConfig(OptimisationConfig):
     objective: Literal["cross_entropy", "supcon"] = Field(
         "cross_entropy",
         description="what trains the encoder: the classifier's loss, or the supervised contrastive loss of two views of"
-        " each image, beside which the classifier is trained on what the encoder gives",
+        " each image (flipped) or text (dropout), beside which the classifier is trained on what the encoder gives",
     )
     supcon: SupConConfig = Field(SupConConfig(), description="settings of objective=supcon")
 
@@ -320,6 +323,17 @@ class Config(_Section):
                 config = config.model_copy(update={stage: section})
         return config
 
+    def changed(self, overrides: Iterable[str]) -> Config:
+        """With `key=value` overrides.
+
+        Raises:
+            UserError: a key or value that does not exist or fit.
+        """
+        values = self.model_dump(mode="json")
+        for text in overrides:
+            values = _merged(values, _parse_override(text))
+        return _validated(values)
+
     def to_yaml(self) -> str:
         """The whole configuration as YAML, ready for `--config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -344,7 +358,7 @@ def resolve(
     """Merge preset, file, `key=value` overrides and options (strongest last) into a checked configuration.
 
     Args:
-        preset: a name from `presets()`; without one, `demo` for the bundled model.
+        preset: a name from `presets()`; without one, `demo` or `text-demo` for a bundled model.
         file: a YAML file of (some of) the keys.
         overrides: strings `dotted.key=value`; values are read as YAML.
         options: nested mapping, e.g. from command line options.
@@ -358,11 +372,11 @@ def resolve(
     given: dict[str, Any] = {}
     for layer in layers:
         given = _merged(given, layer)
-    if preset is None and given.get("model") in (None, "bundled"):
-        preset = BUNDLED_PRESET
+    if preset is None:
+        preset = BUNDLED_PRESETS.get(given.get("model") or "bundled")
     base = {} if preset is None else _read_preset(preset)
-    if preset == BUNDLED_PRESET and _section(given, "data").get("source") not in (None, "bundled"):
-        base.pop("data")  # its limit is meant for the bundled images
+    if preset in BUNDLED_PRESETS.values() and _section(given, "data").get("source") not in (None, "bundled"):
+        base.pop("data")  # its limit is meant for the bundled data
     return _validated(_merged(base, given))
 
 

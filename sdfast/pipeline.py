@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from sdfast.regularizers.choose import check_unspread
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
 from sdfast.stages import train_classifier, train_masked
 from sdfast.teacher.bank import Bank
+from sdfast.teacher.recipe import BankRecipe
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
@@ -96,7 +97,7 @@ class Pipeline:
         self.resume = resume == "auto"
         self.model_spec = self.config.model or "bundled"
         self.data_spec = self.config.data.source or "bundled"
-        default = "-".join(dict.fromkeys((_slug(self.model_spec), _slug(self.data_spec))))
+        default = "-".join(dict.fromkeys((slug(self.model_spec), slug(self.data_spec))))
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
         self._held = False
         self._finished: dict[Path, Result] = {}
@@ -134,20 +135,20 @@ class Pipeline:
     @cached_property
     def domain(self) -> Domain:
         """Whether the model is of images or of texts, and what that decides."""
-        folder = self.ranks.first_before_others(lambda: find_model_folder(self._model_path))
+        folder = self.ranks.first_before_others(lambda: find_model_folder(self.model_path))
         return domain_of(folder, self)
 
     @property
-    def _model_path(self) -> str:
-        return str(bundled.model_folder()) if self.model_spec == "bundled" else self.model_spec
+    def model_path(self) -> str:
+        """Where the model is: a folder, or a hub id."""
+        return str(bundled.model_folder(self.model_spec)) if self.model_spec in bundled.MODELS else self.model_spec
 
     @cached_property
     def initial(self) -> Any:
         """The model as given: theta_init and phi_init, a `PretrainedMAE` or `PretrainedMLM`."""
         domain = self.domain
         domain.check()
-        # the others then find on the disk what the first downloaded
-        loaded = self.ranks.first_before_others(lambda: domain.load(self._model_path))
+        loaded = self._load(domain)
         log.info("model: %s, %s", self.model_spec, domain.describe(loaded))
         for note in loaded.notes:
             log.warning("model: %s", note.removeprefix("warning: "))
@@ -156,14 +157,9 @@ class Pipeline:
     @cached_property
     def pack(self) -> Any:
         """The data, decoded or tokenised: a `Pack` or `TextPack`; the configuration is resolved for it."""
-        domain, directory = self.domain, self.out / "pack"
+        domain = self.domain
         _ = self.initial  # what the pack is made for, loaded in all processes
-        spec = str(domain.bundled_data[0]) if self.data_spec == "bundled" else self.data_spec
-
-        def prepare() -> Any:
-            return domain.prepare_pack(spec, directory) if self.ranks.is_first else domain.open_pack(directory)
-
-        pack = self.ranks.first_before_others(prepare)
+        pack = self._prepare(domain)
         counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
         classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
         log.info("data: %s: %s%s", self.data_spec, counts, classes)
@@ -171,6 +167,40 @@ class Pipeline:
         rows = {stage: len(self._rows(pack.split("train"), stage)) for stage in stages}
         self.config = self.config.resolved(domain.modality, rows)
         return pack
+
+    def _load(self, domain: Domain) -> Any:
+        # the others then find on the disk what the first downloaded
+        return self.ranks.first_before_others(lambda: domain.load(self.model_path))
+
+    def _prepare(self, domain: Domain) -> Any:
+        spec = str(domain.bundled_data[0]) if self.data_spec == "bundled" else self.data_spec
+        directory = self.pack_directory
+
+        def prepare() -> Any:
+            return domain.prepare_pack(spec, directory) if self.ranks.is_first else domain.open_pack(directory)
+
+        return self.ranks.first_before_others(prepare)
+
+    # Where things lie, which a study decides for itself.
+
+    @property
+    def pack_directory(self) -> Path:
+        """Of the decoded or tokenised data."""
+        return self.out / "pack"
+
+    def stage_directory(self, stage: str, name: str, inputs: dict[str, Any]) -> StageDirectory:
+        """Of a stage.
+
+        Args:
+            stage: which.
+            name: of its folder in a run directory.
+            inputs: everything that decides its result.
+        """
+        return StageDirectory(self.out / name, stage)
+
+    def bank(self, recipe: BankRecipe, rebuild: bool, new_teacher: bool) -> Bank:
+        """The bank that a recipe makes; see `build_or_open`."""
+        return build_or_open(self.out / "teacher", recipe, rebuild, new_teacher)
 
     # The stages.
 
@@ -183,8 +213,8 @@ class Pipeline:
     def pretrain(self) -> Result:
         """Further pre-training: theta_init -> theta_0, the teacher."""
         with self.session():
-            inputs = self._inputs("pretrain", start=self._start().digest)
-            return self._masked_stage(StageDirectory(self.out / "pretrain", "pretrain"), "pretrain", inputs, None)
+            inputs = self._inputs("pretrain", start=self._start_digest())
+            return self._masked_stage("pretrain", "pretrain", inputs, None)
 
     def distill(self) -> Result:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
@@ -211,7 +241,7 @@ class Pipeline:
             self.domain.check_bank(self.initial.shape)
             teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
             recipe = self.domain.recipe(self.domain.reload(teacher.model), self.pack)
-            bank = build_or_open(self.out / "teacher", recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
+            bank = self.bank(recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
             bank.check()
             return bank
 
@@ -225,7 +255,7 @@ class Pipeline:
             name: folder in the run directory.
         """
         with self.session():
-            self._check_labels()
+            self.check_labels()
             check_unspread(self.config.finetune, self.config.zero.stage)
             check_whole_batch(self.config, self.ranks.world)
             start = start or self.config.finetune.start
@@ -238,10 +268,9 @@ class Pipeline:
             inputs["train labels"] = durable.sha256_array(labels_of(train)[self.train_rows("finetune").numpy()])
             inputs[f"test {self.domain.modality}"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
             inputs["test labels"] = durable.sha256_array(labels_of(test)[labelled_rows(test).numpy()])
-            directory = StageDirectory(self.out / name, "finetune")
-            done = self._already(directory, inputs)
-            return done or self._finish(
-                directory, inputs, train_classifier(self, directory.path, inputs, from_stage, seed)
+            directory = self.stage_directory("finetune", name, inputs)
+            return self._brought_up_to_date(
+                directory, inputs, lambda: train_classifier(self, directory.path, inputs, from_stage, seed)
             )
 
     def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
@@ -262,30 +291,39 @@ class Pipeline:
 
     # How a stage is trained.
 
-    def _masked_stage(
-        self, directory: StageDirectory, stage: MaskedStage, inputs: dict[str, Any], teacher: Result | None
-    ) -> Result:
-        done = self._already(directory, inputs)
-        if done is not None:
-            return done
-        start = self.initial if stage == "head" else self._start()
-        return self._finish(directory, inputs, train_masked(self, directory.path, stage, inputs, start, teacher))
+    def _masked_stage(self, stage: MaskedStage, name: str, inputs: dict[str, Any], teacher: Result | None) -> Result:
+        directory = self.stage_directory(stage, name, inputs)
+
+        def train() -> Outcome:
+            start = self.initial if stage == "head" else self._start()
+            return train_masked(self, directory.path, stage, inputs, start, teacher)
+
+        return self._brought_up_to_date(directory, inputs, train)
 
     def _start(self) -> Any:
         """What pretrain and distill start from: the model as given, a newly made head trained first."""
-        if not self.domain.head_steps():
+        if (head := self._head()) is None:
             return self.initial
-        directory = StageDirectory(self.out / "head", "head")
-        head = self._masked_stage(directory, "head", self._inputs("head", start=self.initial.digest), None)
         return replace(self.initial, module=self.domain.reload(head.model).module, digest=head.weights)
+
+    def _start_digest(self) -> str:
+        """Of its weights."""
+        head = self._head()
+        return self.initial.digest if head is None else head.weights
+
+    def _head(self) -> Result | None:
+        """The training of a newly made head; None where there is none."""
+        if not self.domain.head_steps():
+            return None
+        return self._masked_stage("head", "head", self._inputs("head", start=self.initial.digest), None)
 
     def _distill_rounds(self, count: int) -> Result:
         """The model after so many rounds; the further pre-trained one after none."""
-        teacher, start = self.pretrain(), self._start().digest
+        teacher, start = self.pretrain(), self._start_digest()
         for number in range(1, count + 1):
             name = "distill" if number == self.config.distill.rounds else f"distill/round-{number}"
             inputs = self._inputs("distill", start=start, teacher=teacher.weights, round=number)
-            teacher = self._masked_stage(StageDirectory(self.out / name, "distill"), "distill", inputs, teacher)
+            teacher = self._masked_stage("distill", name, inputs, teacher)
         return teacher
 
     # What a stage needs.
@@ -323,7 +361,12 @@ class Pipeline:
         found = paper_set(source["name"], source["kind"]) if self.domain.modality == "texts" else None
         return None if found is None else found.metric
 
-    def _check_labels(self) -> None:
+    def check_labels(self) -> None:
+        """Whether finetune has what it needs.
+
+        Raises:
+            UserError: there are no labels, or too few.
+        """
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
         if names is None or "train" in unlabelled:
             raise UserError(
@@ -374,6 +417,11 @@ class Pipeline:
                 del inputs[name]
         return inputs
 
+    def _brought_up_to_date(
+        self, directory: StageDirectory, inputs: dict[str, Any], train: Callable[[], Outcome]
+    ) -> Result:
+        return self._already(directory, inputs) or self._finish(directory, inputs, train())
+
     def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:
         """The stage's result, when there is nothing to do; says which input changed when there is."""
         known = self._finished.get(directory.path)
@@ -395,15 +443,15 @@ class Pipeline:
 
     def _adopt_as_distilled(self, teacher: Result) -> Result:
         """distill.rounds=0: no self-distillation, the further pre-trained model is handed on."""
-        directory = StageDirectory(self.out / "distill", "distill")
         inputs = {"stage": "distill", "round": 0, "teacher": teacher.weights}
+        directory = self.stage_directory("distill", "distill", inputs)
         outcome = Outcome(
             teacher.weights,
             lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
             {"steps": 0, "seconds": 0.0, f"{self.domain.unit}_per_s": 0.0},
             teacher.metrics,
         )
-        return self._already(directory, inputs) or self._finish(directory, inputs, outcome)
+        return self._brought_up_to_date(directory, inputs, lambda: outcome)
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
@@ -440,7 +488,7 @@ class Pipeline:
 
     def _open_inputs(self) -> None:
         log.info("run directory: %s", self.out)
-        if self.model_spec == "bundled":
+        if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")
         if self.data_spec == "bundled":
             log.info("no data given: using the bundled %s", self.domain.bundled_data[1])
@@ -461,5 +509,6 @@ class Pipeline:
             raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")
 
 
-def _slug(spec: str) -> str:
+def slug(spec: str) -> str:
+    """The end of a path or hub id, fit for the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.rstrip("/").rsplit("/", 1)[-1]) or "run"

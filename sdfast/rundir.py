@@ -146,8 +146,12 @@ class StageDirectory:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold a run directory, so that two processes never write the same one.
+def locked(directory: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a directory, so that two processes never write the same one.
+
+    Args:
+        directory: a run's, or a stage's of a study.
+        wait: until whoever holds it is done.
 
     Raises:
         UserError: another process holds it.
@@ -160,7 +164,7 @@ def locked(directory: Path) -> Iterator[None]:
             f"--out {directory} cannot be used: {(error.strerror or str(error)).lower()}; choose another --out."
         ) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         file.close()
         raise UserError(

@@ -12,10 +12,11 @@ from sdfast.domains.base import MaskedStage, labels_of
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.prepare import prepare
-from sdfast.engine.teacher_bank import bank_targets, build_or_open
+from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import classification_metrics, labelled_rows
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
+from sdfast.models.text import MaskedLanguageModel
 from sdfast.models.vit import MaskedAutoencoder, use_attention
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.base import Objective
@@ -57,7 +58,7 @@ def train_masked(
     return Outcome(weights_digest(module), lambda folder: run.domain.write(module, folder), numbers, metrics)
 
 
-def _teacher(run: Pipeline, source: Result) -> Teacher | MaskedAutoencoder | None:
+def _teacher(run: Pipeline, source: Result) -> Teacher | MaskedAutoencoder | MaskedLanguageModel | None:
     """Where distill's targets come from; None when they have no weight."""
     config = run.config
     if config.distill.weight == 0:
@@ -71,7 +72,7 @@ def _teacher(run: Pipeline, source: Result) -> Teacher | MaskedAutoencoder | Non
         return run.domain.live_teacher(loaded)
     recipe = run.domain.recipe(loaded, run.pack)
     run.domain.check_deterministic(recipe)
-    bank = build_or_open(run.out / "teacher", recipe, rebuild=not run.resume, new_teacher=True)
+    bank = run.bank(recipe, rebuild=not run.resume, new_teacher=True)
     return bank_targets(bank, recipe, config.teacher.residency)
 
 

@@ -30,6 +30,11 @@ def test_the_bundled_model_takes_the_demo_preset() -> None:
     assert resolve().pretrain.steps == resolve(preset="demo").pretrain.steps < 1000
 
 
+def test_the_bundled_model_of_texts_takes_its_own_preset() -> None:
+    texts = resolve(options={"model": "bundled-text"})
+    assert texts == resolve(preset="text-demo") and texts.pretrain.steps < 1000 and texts.model == "bundled-text"
+
+
 def test_the_demos_limit_is_for_the_bundled_images() -> None:
     assert resolve().data.limit == 500
     assert resolve(options={"data": {"source": "photos"}}).data.limit is None

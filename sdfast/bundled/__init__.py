@@ -2,7 +2,7 @@
 
 `model/` is a ViT-MAE that `recipes/bundled_mae.py` pre-trained; `fashion-mnist/` is a part of Fashion-MNIST (MIT
 licence, Zalando SE). `wordnet-glosses/` are 3,000 explanations of nouns from WordNet 3.0 (its own licence, Princeton
-University) in 10 classes; `text-model/` is a tokenizer of 8,000 word pieces that was trained on other texts.
+University) in 10 classes; `text-model/` is a BERT that sdfast pre-trained on other texts, and its tokenizer.
 `recipes/README.md` says how all of it was made.
 """
 
@@ -11,10 +11,13 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+MODELS = {"bundled": "ViT-MAE", "bundled-text": "BERT"}  # by what --model calls them
 
-def model_folder() -> Path:
-    """Folder of the bundled ViT-MAE, in Hugging Face format."""
-    return Path(str(resources.files("sdfast.bundled"))) / "model"
+
+def model_folder(name: str = "bundled") -> Path:
+    """Folder of a bundled model, in Hugging Face format."""
+    folder = {"bundled": "model", "bundled-text": "text-model"}[name]
+    return Path(str(resources.files("sdfast.bundled"))) / folder
 
 
 def data_folder() -> Path:
@@ -25,8 +28,3 @@ def data_folder() -> Path:
 def text_folder() -> Path:
     """Folder of the bundled texts, as JSON lines: 2,000 to train on and 1,000 to test."""
     return Path(str(resources.files("sdfast.bundled"))) / "wordnet-glosses"
-
-
-def tokenizer_folder() -> Path:
-    """Folder of the bundled tokenizer, in Hugging Face format."""
-    return Path(str(resources.files("sdfast.bundled"))) / "text-model"

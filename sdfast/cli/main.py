@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast import __version__
-from sdfast.cli import bench, cache, export, plan, theory
+from sdfast import __version__, bundled
+from sdfast.cli import bench, cache, export, plan, study, theory
 from sdfast.errors import SdfastError, UserError
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
@@ -32,12 +32,13 @@ app.command(name="bench")(bench.bench)
 app.command(name="plan")(plan.plan)
 app.command(name="export")(export.export)
 app.command(name="theory")(theory.theory)
+app.command(name="study")(study.study)
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
 ]
-Model = Annotated[str | None, typer.Option(help="hub id or folder; the bundled model when not given")]
+Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -46,7 +47,7 @@ Data = Annotated[
 ]
 Out = Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
-Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo")]
+Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 
 
@@ -107,29 +108,6 @@ def evaluate(
     show_metrics(metrics, stored.get("paper_metric") if data is None and isinstance(stored, dict) else None)
 
 
-@app.command()
-def study(
-    name: Annotated[str, typer.Argument(help="compare: plain fine-tuning, further pre-training, self-distillation")],
-    overrides: Overrides = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    config: ConfigFile = None,
-    preset: Preset = None,
-    seeds: Annotated[int, typer.Option(min=1, help="fine-tuning runs of each method")] = 3,
-    device: Device = None,
-) -> None:
-    """Compare methods on the same data and fine-tuning budget."""
-    from sdfast.studies import run_study
-
-    pipeline = _pipeline(
-        model=model, data=data, out=out, config=config, preset=preset, device=device, overrides=overrides or ()
-    )
-    text = run_study(name, pipeline, seeds)
-    if pipeline.ranks.is_first:
-        typer.echo(text, nl=False)
-
-
 @config_app.command(name="show")
 def config_show(
     overrides: Overrides = None,
@@ -152,9 +130,8 @@ def config_show(
 
 def _modality(model: str | None) -> Any:
     """What a model that is here is of; None for one that would have to be fetched."""
-    if model in (None, "bundled"):
-        return "images"
-    folder = Path(str(model)).expanduser()
+    name = model or "bundled"
+    folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         return None
     from sdfast.domains.choose import modality_of

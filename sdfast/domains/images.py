@@ -37,6 +37,7 @@ from sdfast.objectives.choose import (
     masked_objective,
     matches_features,
 )
+from sdfast.objectives.contrastive import without_projection
 from sdfast.regularizers.choose import advice, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm, folded_state
 from sdfast.rng import derive_seed
@@ -248,7 +249,7 @@ class ImageDomain:
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
         dropout = self.run.config.finetune.dropout
-        state = folded_state(state, "classifier")
+        state = without_projection(folded_state(state, "classifier"))
         return models.filled(ViTClassifier, state, replace(shape, decoder=None), classes, dropout)
 
     def _normalise(self, processor: ImageProcessor) -> Normalise:

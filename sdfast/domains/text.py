@@ -19,7 +19,7 @@ from sdfast.data.text_order import TextBatchOrder
 from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
-from sdfast.engine.accounting import shortcuts, text_step_spec
+from sdfast.engine.accounting import text_step_spec
 from sdfast.errors import UserError
 from sdfast.evaluation.text import predict_texts
 from sdfast.log import log, progress_lines
@@ -28,11 +28,14 @@ from sdfast.models.hub import find_model_folder
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.text_flops import text_step_flops
 from sdfast.objectives.base import Objective
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
+from sdfast.objectives.choose import check_banked, check_match, matches_features
+from sdfast.objectives.choose_text import masked_text_objective, matched_tokens, text_classifier_objective
+from sdfast.objectives.contrastive import without_projection
+from sdfast.regularizers.choose import advice, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm, folded_state
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
-from sdfast.teacher.live_text import LiveTextTeacher, TextTokens
+from sdfast.teacher.live_text import LiveTextTeacher
 from sdfast.teacher.targets import Teacher
 from sdfast.teacher.text_recipe import TextRecipe
 
@@ -40,11 +43,7 @@ if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
 _HEAD_STEPS = 1000
-_OF_IMAGES = (
-    *("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views"),
-    *("finetune.regularizer", "finetune.recadam", "finetune.mars", "finetune.r3f"),
-    *("distill.match", "distill.predictions", "finetune.objective", "finetune.supcon"),
-)
+_OF_IMAGES = ("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views")
 
 
 class TextDomain:
@@ -52,7 +51,9 @@ class TextDomain:
 
     modality: Modality = "texts"
     unit: Literal["img", "seq"] = "seq"
-    later: Mapping[str, Any] = MappingProxyType({})
+    later: Mapping[str, Any] = MappingProxyType(
+        {"distill.match": "features", "finetune.regularizer": "none", "finetune.objective": "cross_entropy"}
+    )
     not_ours = frozenset(_OF_IMAGES)
     masking = frozenset(("mask_ratio", "mask_only", "mean"))
 
@@ -75,16 +76,18 @@ class TextDomain:
     def check_distill(self) -> None:
         """See `Domain.check_distill`."""
         config = self.run.config
-        if config.distill.weight:
-            self._tokens()
+        check_match(config)
+        if config.distill.weight and matches_features(config):
+            matched_tokens(config)
             check_layer(config.distill.layer, self.run.initial.shape.encoder.depth)
             if config.teacher.mode == "bank":
                 self.check_bank(self.run.initial.shape)
 
     def check_bank(self, shape: TextShape) -> None:
         """See `Domain.check_bank`."""
+        check_banked(self.run.config)
         check_layer(self.run.config.distill.layer, shape.encoder.depth)
-        if self._tokens() == "all":
+        if matched_tokens(self.run.config) == "all":
             raise UserError(
                 "the bank keeps as many features of every text, and with distill.tokens=all a long one has more than a"
                 " short one; use teacher.mode=live, or distill.tokens=cls."
@@ -116,8 +119,7 @@ class TextDomain:
 
     def prepare_pack(self, spec: str, directory: Path) -> TextPack:
         """See `Domain.prepare_pack`."""
-        folder = bundled.model_folder() if self.run.model_spec == "bundled" else find_model_folder(self.run.model_spec)
-        tokenizer = self._tokenizer(folder, self.run.initial.shape)
+        tokenizer = self._tokenizer(find_model_folder(self.run.model_path), self.run.initial.shape)
         return prepare_text_pack(
             spec, directory, tokenizer, self.run.config.data, log.warning, progress_lines("data", "documents")
         )
@@ -150,36 +152,22 @@ class TextDomain:
             return 0
         return min(_HEAD_STEPS, config.steps) if config.head_steps is None else config.head_steps
 
-    def masked(self, module: MaskedLanguageModel, stage: MaskedStage, seed: int, teacher: Teacher | None) -> Objective:
+    def masked(
+        self, module: MaskedLanguageModel, stage: MaskedStage, seed: int, teacher: Teacher | MaskedLanguageModel | None
+    ) -> Objective:
         """See `Domain.masked`."""
         config, how = self.run.config, self.run.pack.tokenization
         if how.mask_id is None:
             raise UserError(f"the tokenizer of {self.run.model_spec} has no mask token, and masked words need one.")
         ratio = config.pretrain.word_ratio
         masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
-        more: dict[str, Any] = {}
-        if stage == "distill":
-            more = {
-                "teacher": teacher,
-                "tokens": self._tokens(),
-                "layer": config.distill.layer,
-                "mlm_weight": config.distill.mae_weight,
-                "distill_weight": config.distill.weight,
-            }
-        return MaskedLanguageModelling(
-            module,
-            self.run.pack.split("train").tokens,
-            masking,
-            seed,
-            mean=config.pretrain.mean,
-            head_only=stage == "head",
-            shortcuts=shortcuts(config.engine),
-            **more,
-        )
+        read = self.run.pack.split("train").tokens
+        return masked_text_objective(module, read, masking, config, stage, seed, teacher)
 
     def live_teacher(self, loaded: models.PretrainedMLM) -> Teacher:
         """See `Domain.live_teacher`."""
-        return LiveTextTeacher(loaded.module.encoder, self._tokens(), self.run.config.distill.layer).to(self.run.device)
+        tokens, layer = matched_tokens(self.run.config), self.run.config.distill.layer
+        return LiveTextTeacher(loaded.module.encoder, tokens, layer).to(self.run.device)
 
     def recipe(self, loaded: models.PretrainedMLM, pack: TextPack) -> TextRecipe:
         """See `Domain.recipe`."""
@@ -223,7 +211,15 @@ class TextDomain:
 
     def classification(self, module: TextClassifier, labels: Tensor, seed: int) -> Objective:
         """See `Domain.classification`."""
-        return TextClassification(module, labels, shortcuts(self.run.config.engine))
+        config = self.run.config.finetune
+        regularizer = on_optimizer(config, module)
+        if config.regularizer == "r4f":
+            add_spectral_norm(module.classifier, seed)
+        if config.objective == "supcon" and not config.dropout:
+            log.warning("finetune: with finetune.dropout=0 the two views of a text are the same")
+        for sentence in advice(config):
+            log.warning("finetune: %s", sentence)
+        return text_classifier_objective(module, labels, self.run.config, seed, regularizer)
 
     def predict(self, module: TextClassifier, companions: models.Companions, split: TextSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""
@@ -258,6 +254,7 @@ class TextDomain:
         shape = self.run.initial.shape
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
+        state = without_projection(folded_state(state, "classifier"))
         return models.filled(TextClassifier, state, shape, classes)
 
     def _own_tokenizer(self, classifier: Classifier) -> Tokenizer:
@@ -277,12 +274,6 @@ class TextDomain:
                 " together."
             )
         return tokenizer
-
-    def _tokens(self) -> TextTokens:
-        tokens = self.run.config.distill.tokens
-        if tokens == "patch":
-            raise UserError("distill.tokens=patch is for images; for texts use cls (the first token) or all.")
-        return tokens
 
     def _dropouts(self) -> Dropouts:
         """Of the classifier."""

@@ -37,10 +37,8 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
     """
     ratio, patches = config.pretrain.patch_ratio, shape.patches
     fixed = config.pretrain.mask == "fixed"
-    taken, distill, finetune = shortcuts(config.engine), config.distill, config.finetune
-    match: Literal["features", "predictions", "weights"] = "features"
-    if distill.match != "features":
-        match = "predictions" if distill.match == "predictions" else "weights"
+    taken, distill = shortcuts(config.engine), config.distill
+    match = _match(config)
     if stage == "distill" and match == "predictions" and distill.weight and distill.predictions.patches == "all":
         taken = replace(taken, masked_tail=False)
     visible = visible_count(patches, ratio) if fixed else round(patches * (1 - ratio))
@@ -56,14 +54,14 @@ def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -
         distill=bool(distill.weight),
         match=match,
         classes=classes,
-        passes=2 if stage == "finetune" and on_loss(finetune) is not None else 1,
-        projection=finetune.supcon.projection if stage == "finetune" and finetune.objective == "supcon" else 0,
+        passes=_passes(stage, config),
+        projection=_projection(stage, config),
         **asdict(taken),
     )
 
 
 def text_step_spec(stage: Stage | Literal["head"], config: Config, shape: TextShape, classes: int = 0) -> TextStepSpec:
-    """What a stage's step on texts computes; `head` is counted as `pretrain`, whose forward pass it has.
+    """What a stage's step on texts computes.
 
     Args:
         stage: its name.
@@ -71,16 +69,34 @@ def text_step_spec(stage: Stage | Literal["head"], config: Config, shape: TextSh
         shape: of the model.
         classes: outputs of the classifier, for `finetune`.
     """
-    taken = shortcuts(config.engine)
+    taken, match = shortcuts(config.engine), _match(config)
     return TextStepSpec(
         shape,
-        "pretrain" if stage == "head" else stage,
+        stage,
         tokens="all" if config.distill.tokens == "all" else "cls",
-        layer=blocks_before(config.distill.layer),
+        layer=blocks_before(config.distill.layer) if match == "features" else None,
         teacher=config.teacher.mode,
         cls_tail=taken.cls_tail,
         masked_tail=taken.masked_tail,
         mlm=bool(config.distill.mae_weight),
         distill=bool(config.distill.weight),
+        match=match,
+        compared=config.distill.predictions.patches,
         classes=classes,
+        passes=_passes(stage, config),
+        projection=_projection(stage, config),
     )
+
+
+def _match(config: Config) -> Literal["features", "predictions", "weights"]:
+    match = config.distill.match
+    return "weights" if match.startswith("weights") else "predictions" if match == "predictions" else "features"
+
+
+def _passes(stage: str, config: Config) -> int:
+    return 2 if stage == "finetune" and on_loss(config.finetune) is not None else 1
+
+
+def _projection(stage: str, config: Config) -> int:
+    given = config.finetune
+    return given.supcon.projection if stage == "finetune" and given.objective == "supcon" else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdfast.losses.linear_cross_entropy import linear_cross_entropy
+from sdfast.losses.linear_kl import linear_kl
 from sdfast.losses.mae_distill import MaeDistillLoss, MaeDistillOutput, mae_distill_loss
 from sdfast.losses.mlm_distill import MlmDistillOutput, mlm_distill_loss
 
@@ -11,6 +12,7 @@ __all__ = [
     "MaeDistillOutput",
     "MlmDistillOutput",
     "linear_cross_entropy",
+    "linear_kl",
     "mae_distill_loss",
     "mlm_distill_loss",
 ]

@@ -164,15 +164,17 @@ class TextEncoder(nn.Module):
         """
         return self.encode(TextView(self.embed(batch), batch.lengths, asking, layer))[0]
 
-    def embed(self, batch: TokenBatch, types: Tensor | None = None) -> Tensor:
+    def embed(self, batch: TokenBatch, types: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Tokens before the first block.
 
         Args:
             batch: the sequences.
             types: [T] int64 token types; None for 0 everywhere.
+            noise: [T, D]: the sequences come once more, with it added to their words' embeddings, which then carry no
+                gradient; positions, types, LayerNorm and dropout come after it.
 
         Returns:
-            [T, D].
+            [T, D], or [2T, D] with `noise`.
 
         Raises:
             UserError: a sequence is longer than the table of positions.
@@ -184,6 +186,9 @@ class TextEncoder(nn.Module):
             )
         places = (batch.places + self.shape.first_position).to(batch.ids.device, non_blocking=True)
         x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
+        if noise is not None:
+            x, places = torch.cat((x, x.detach() + noise)), places.repeat(2)
+            types = None if types is None else types.repeat(2)
         x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
         return self.dropout(self.norm(x + self.position_embeddings(places)))
 
@@ -285,12 +290,34 @@ class TextClassifier(nn.Module):
         self.classifier = nn.Linear(shape.encoder.width, classes)
         self.drop = dropouts.hidden if dropouts.classifier is None else dropouts.classifier
 
-    def forward(self, batch: TokenBatch, cls_tail: bool = True) -> Tensor:
-        """Sequences -> [B, classes] logits; without `cls_tail` the last block computes all tokens."""
-        first = first_tokens(batch.lengths)
-        if cls_tail:
-            return self.classify(self.encoder(batch, first))
-        return self.classify(self.encoder(batch)[first.rows])
+    def forward(self, batch: TokenBatch, cls_tail: bool = True, noise: Tensor | None = None) -> Tensor:
+        """Classify.
+
+        Args:
+            batch: the sequences.
+            cls_tail: see `first_states`.
+            noise: see `TextEncoder.embed`.
+
+        Returns:
+            [B, classes] logits; with `noise` [2B, classes], those of the noised sequences after the others.
+        """
+        lengths = batch.lengths if noise is None else batch.lengths.repeat(2)
+        return self.classify(self.first_states(self.encoder.embed(batch, noise=noise), lengths, cls_tail))
+
+    def first_states(self, tokens: Tensor, lengths: Tensor, cls_tail: bool = True) -> Tensor:
+        """The encoded first tokens.
+
+        Args:
+            tokens: [T, D] from `TextEncoder.embed`.
+            lengths: [B] int64 on the CPU, tokens of each sequence.
+            cls_tail: the last block computes nothing but keys and values for the others.
+
+        Returns:
+            [B, D].
+        """
+        first = first_tokens(lengths)
+        encoded = self.encoder.encode(TextView(tokens, lengths, first if cls_tail else None))[0]
+        return encoded if cls_tail else encoded[first.rows]
 
     def classify(self, first: Tensor) -> Tensor:
         """[B, D], the encoded first tokens -> [B, classes]."""

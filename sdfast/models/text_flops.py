@@ -20,7 +20,7 @@ class TextStepSpec:
 
     Attributes:
         shape: of the model.
-        stage: `pretrain`, `distill` or `finetune`.
+        stage: its name; `head` trains the language-model head alone.
         tokens: of the clean view, those matched by `distill`.
         layer: blocks before the matched features; None for all.
         teacher: `live` runs beside the student, `bank` is read.
@@ -30,11 +30,15 @@ class TextStepSpec:
             computed for those alone.
         mlm: whether the masked-token loss has a weight.
         distill: whether the representation loss has a weight.
+        match: what of the teacher `distill` matches.
+        compared: tokens whose predictions are matched, with `match="predictions"`.
         classes: outputs of the classifier.
+        passes: of `finetune`, how often an embedded text goes through the encoder (R3F: twice).
+        projection: outputs of the contrastive projection; 0 without it. With it there are two views of a text.
     """
 
     shape: TextShape
-    stage: Literal["pretrain", "distill", "finetune"]
+    stage: Literal["head", "pretrain", "distill", "finetune"]
     tokens: Literal["cls", "all"] = "cls"
     layer: int | None = None
     teacher: Literal["bank", "live"] = "bank"
@@ -42,7 +46,16 @@ class TextStepSpec:
     masked_tail: bool = True
     mlm: bool = True
     distill: bool = True
+    match: Literal["features", "predictions", "weights"] = "features"
+    compared: Literal["all", "masked"] = "all"
     classes: int = 0
+    passes: int = 1
+    projection: int = 0
+
+    @property
+    def matched(self) -> Literal["features", "predictions", "weights"] | None:
+        """What of the teacher has a weight in the loss."""
+        return self.match if self.stage == "distill" and self.distill else None
 
 
 def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence[int] = ()) -> StepFlops:
@@ -54,21 +67,37 @@ def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence
         masked: masked tokens of each text; not for `finetune`.
     """
     shape, width = step.shape, step.shape.encoder.width
-    first = [1] * len(lengths)
+    first, matched = [1] * len(lengths), step.matched
     forward: dict[Part, int] = {}
-    if step.stage == "pretrain" or (step.stage == "distill" and step.mlm):
-        asking = masked if step.masked_tail else lengths
+    all_predicted = matched == "predictions" and step.compared == "all"
+    asking = masked if step.masked_tail and not all_predicted else lengths
+    predictions = sum(asking) if matched == "predictions" else 0
+    masked_words = step.stage in ("head", "pretrain") or (step.stage == "distill" and step.mlm)
+    if masked_words or matched == "predictions":
         forward["masked encoder"] = _encoder(shape, None, lengths, asking)
-        forward["language-model head"] = 2 * sum(asking) * width * (width + shape.vocabulary)
-    if step.stage == "finetune" or (step.stage == "distill" and step.distill):
+        of_masked = sum(masked if step.masked_tail else lengths) if masked_words else 0
+        words = (of_masked + predictions) * shape.vocabulary
+        forward["language-model head"] = 2 * width * (sum(asking) * width + words)
+    if step.stage == "finetune" or matched == "features":
         only_first = step.cls_tail and (step.stage == "finetune" or step.tokens == "cls")
         layer = step.layer if step.stage == "distill" else None
         forward["clean encoder"] = _encoder(shape, layer, lengths, first if only_first else lengths)
     if step.stage == "finetune":
-        forward["classifier"] = 2 * len(lengths) * width * (width + step.classes)
+        passes = 2 if step.projection else step.passes
+        forward["clean encoder"] *= passes
+        forward["classifier"] = 2 * passes * len(lengths) * width * (width + step.classes)
+        if step.projection:
+            forward["projection"] = 2 * passes * len(lengths) * width * (width + step.projection)
     backward = {part: 2 * count for part, count in forward.items()}
-    if step.stage == "distill" and step.distill and step.teacher == "live":
+    if step.stage == "head":  # its layer has no gradient to its input, the frozen word embeddings none
+        backward = {"language-model head": forward["language-model head"]}
+    if step.projection and step.stage == "finetune":  # the classifier's first layer has no gradient to its input
+        backward["classifier"] -= 2 * 2 * len(lengths) * width * width
+    if matched == "features" and step.teacher == "live":
         forward["teacher"] = _encoder(shape, step.layer, lengths, first if step.tokens == "cls" else lengths)
+    if matched == "predictions":
+        head = 2 * width * predictions * (width + shape.vocabulary)
+        forward["teacher"] = _encoder(shape, None, lengths, asking) + head
     return StepFlops(forward, backward)
 
 

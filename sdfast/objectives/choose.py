@@ -1,4 +1,4 @@
-"""From the configuration to what is minimised on images, and what stands in its way."""
+"""From the configuration to what is minimised on images, and what stands in the way of it on any data."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def check_whole_batch(config: Config, world: int) -> None:
     Raises:
         UserError: the contrastive loss does, and the batch is cut.
     """
-    if config.finetune.objective == "supcon" and (world > 1 or config.engine.accumulate > 1):
+    cut = world > 1 or config.engine.accumulate > 1 or config.data.token_budget is not None
+    if config.finetune.objective == "supcon" and cut:
         raise UserError(WHOLE_BATCH)
 
 

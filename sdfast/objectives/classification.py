@@ -78,10 +78,25 @@ class Classification:
             noise = self.r3f.draw(size, pixels.device, pixels.dtype)
         logits = self.module(pixels, self.shortcuts.cls_tail, noise)
         labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
-        if self.r3f is None:
-            return {"loss": F.cross_entropy(logits, labels, reduction="sum") / batch.count}
-        clean, noised = logits.chunk(2)
-        task = F.cross_entropy(clean, labels, reduction="sum") / batch.count
-        smooth = self.r3f.weight * symmetric_kl(clean, noised) / batch.count
-        return {"loss": task + smooth, "loss_task": task.detach(), "loss_r3f": smooth.detach()}
+        return classification_loss(logits, labels, batch.count, self.r3f)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, count: int, r3f: R3F | None = None) -> dict[str, Tensor]:
+    """Cross-entropy as a share of a batch's mean, and R3F's divergence.
+
+    Args:
+        logits: [B, C]; with `r3f` [2B, C], those of the noised input after the others.
+        labels: [B] int64.
+        count: rows of the whole batch.
+        r3f: the weight of what its noise does to the output.
+
+    Returns:
+        `loss`, and with `r3f` its parts `loss_task` and `loss_r3f`: see `Objective.loss`.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
+    if r3f is None:
+        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / count}
+    clean, noised = logits.chunk(2)
+    task = F.cross_entropy(clean, labels, reduction="sum") / count
+    smooth = r3f.weight * symmetric_kl(clean, noised) / count
+    return {"loss": task + smooth, "loss_task": task.detach(), "loss_r3f": smooth.detach()}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sdfast.data.order import Batch
 from sdfast.errors import UserError
+from sdfast.models.text import TextClassifier
 from sdfast.models.vit import View, ViTClassifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
 from sdfast.objectives.classification import Classification
@@ -17,8 +18,8 @@ from sdfast.rng import STREAM_FLIP, philox_bits
 
 VIEWS = 2
 WHOLE_BATCH = (
-    "finetune.objective=supcon compares each image with all others of the batch: run finetune in one process and with"
-    " engine.accumulate=1."
+    "finetune.objective=supcon compares each image or text with all others of the batch: run finetune in one process,"
+    " with engine.accumulate=1 and without data.token_budget."
 )
 _BASE_TEMPERATURE = 0.07
 
@@ -72,14 +73,25 @@ class SupervisedContrastive(Classification):
         encoded = module.encoder.encode(View(module.encoder.embed(pixels), cls_only=shortcuts.cls_tail))[0]
         cls = encoded if shortcuts.cls_tail else encoded[:, 0]
         labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)].repeat(VIEWS)
-        contrastive = supervised_contrastive_loss(module.get_submodule("projection")(cls), labels, self.temperature)
-        logits = module.classifier(cls.detach())
-        task = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
-        return {
-            "loss": contrastive + task,
-            "loss_contrastive": contrastive.detach(),
-            "loss_task": task.detach(),
-        }
+        projected = module.get_submodule("projection")(cls)
+        return contrastive_losses(projected, module.classifier(cls.detach()), labels, self.temperature)
+
+
+def contrastive_losses(projected: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:
+    """The contrastive loss of all views of a batch, and beside it the classifier's cross-entropy.
+
+    Args:
+        projected: [N, P], what is compared.
+        logits: [N, C], of what carries no gradient into the encoder.
+        labels: [N] int64.
+        temperature: see `supervised_contrastive_loss`.
+
+    Returns:
+        `loss` and its parts `loss_contrastive` and `loss_task`: see `Objective.loss`.
+    """
+    contrastive = supervised_contrastive_loss(projected, labels, temperature)
+    task = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    return {"loss": contrastive + task, "loss_contrastive": contrastive.detach(), "loss_task": task.detach()}
 
 
 def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: float = _BASE_TEMPERATURE) -> Tensor:
@@ -109,8 +121,11 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: f
     return -(temperature / _BASE_TEMPERATURE) * mean.mean()
 
 
-def add_projection(module: ViTClassifier, width: int, seed: int) -> None:
-    """Give a classifier a projection of its CLS token, D -> D -> ReLU -> `width`, new in torch's own way for `seed`."""
+def add_projection(module: ViTClassifier | TextClassifier, width: int, seed: int) -> None:
+    """Give a classifier a projection of its CLS or first token, D -> D -> ReLU -> `width`, new for `seed`.
+
+    It is initialised as torch does it.
+    """
     generator = torch.Generator().manual_seed(seed)
     inside = module.shape.encoder.width
     head = nn.Sequential(nn.Linear(inside, inside), nn.ReLU(), nn.Linear(inside, width)).to(module.classifier.weight)
@@ -121,7 +136,12 @@ def add_projection(module: ViTClassifier, width: int, seed: int) -> None:
     module.add_module("projection", head)
 
 
-def drop_projection(module: ViTClassifier) -> None:
+def drop_projection(module: ViTClassifier | TextClassifier) -> None:
     """Leave the classifier without the projection, if it has one."""
     if hasattr(module, "projection"):
         del module.projection
+
+
+def without_projection(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `drop_projection` leaves of a classifier's tensors."""
+    return {name: value for name, value in state.items() if not name.startswith("projection.")}

@@ -12,12 +12,10 @@ from sdfast.config import PretrainConfig
 from sdfast.data.masking import PatchMask
 from sdfast.data.order import Batch
 from sdfast.losses import mae_distill_loss
-from sdfast.models.vit import Attention, MaskedAutoencoder, ViTEncoder
+from sdfast.models.vit import MaskedAutoencoder, ViTEncoder
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.pretraining import FurtherPretraining, predict_patches
-from sdfast.objectives.weight_distance import mars_distance, squared_distance
-
-WeightNorm = Literal["l2", "mars"]
+from sdfast.objectives.weight_distance import EncoderDistance, WeightNorm
 
 
 class PredictionMatching(FurtherPretraining):
@@ -93,9 +91,7 @@ class PredictionMatching(FurtherPretraining):
 class WeightMatching(FurtherPretraining):
     """Minimise `mae_weight * L_MAE + weight * d(theta, theta_0)`: the encoder's weights are drawn to the teacher's.
 
-    d is the sum of squared differences over all of the encoder (`l2`), or the sum over its layers of the largest l1
-    norm of a row (`mars`; linear layers and the patch embedding, query, key and value each a layer of its own).
-    Fixed position embeddings are the same in both.
+    d is an `EncoderDistance`. Fixed position embeddings are the same in both.
     """
 
     def __init__(
@@ -120,18 +116,7 @@ class WeightMatching(FurtherPretraining):
         """
         super().__init__(module, normalise, masking, seed, **more)
         self.norm, self.weight = norm, weight
-        theirs, layers = dict(matched.named_parameters()), dict(_layers(module.encoder))
-        named = [
-            (n, p) for n, p in module.encoder.named_parameters() if p.requires_grad and (norm == "l2" or n in layers)
-        ]
-        self._weights = [(parameter, layers.get(name, 1)) for name, parameter in named]
-        self._anchors = [theirs[name].detach() for name, _ in named]
-
-    def distance(self) -> Tensor:
-        """d(theta, theta_0), 0-D."""
-        if self.norm == "mars":
-            return mars_distance(self._weights, self._anchors)
-        return squared_distance([weight for weight, _ in self._weights], self._anchors)
+        self.distance = EncoderDistance(module.encoder, matched, norm)
 
     def loss(self, images: Tensor, batch: Batch, drawn: PatchMask, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` and `loss_distill`, the distance's share."""
@@ -140,13 +125,3 @@ class WeightMatching(FurtherPretraining):
             return parts
         distance = self.distance() * (len(images) / batch.count)
         return {**parts, "loss": parts["loss"] + self.weight * distance, "loss_distill": distance.detach()}
-
-
-def _layers(encoder: ViTEncoder) -> Iterator[tuple[str, int]]:
-    """The names of the weights of linear layers and of the patch embedding, and how many layers each is."""
-    for name, layer in encoder.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            yield f"{name}.weight", 1
-    for name, layer in encoder.named_modules():
-        if isinstance(layer, Attention):
-            yield f"{name}.qkv.weight", 3

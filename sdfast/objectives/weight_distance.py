@@ -5,11 +5,47 @@ Both are one node of autograd over all weights. A sum over rows has no foreach f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sdfast.models.vit import Attention
+
+WeightNorm = Literal["l2", "mars"]
+
+
+class EncoderDistance:
+    """How far an encoder's weights are from another's, d(theta, theta_0).
+
+    `l2`: the sum of squared differences over all that is trained, of texts the embeddings too. `mars`: the sum over
+    linear layers and the patch embedding of the largest l1 norm of a row; query, key and value are layers of their own.
+    """
+
+    def __init__(self, encoder: nn.Module, other: nn.Module, norm: WeightNorm) -> None:
+        """other: of the same shape, on the same device."""
+        theirs, layers = dict(other.named_parameters()), dict(_layers(encoder))
+        named = [(n, p) for n, p in encoder.named_parameters() if p.requires_grad and (norm == "l2" or n in layers)]
+        self.norm = norm
+        self._weights = [(parameter, layers.get(name, 1)) for name, parameter in named]
+        self._anchors = [theirs[name].detach() for name, _ in named]
+
+    def __call__(self) -> Tensor:
+        """0-D."""
+        if self.norm == "mars":
+            return mars_distance(self._weights, self._anchors)
+        return squared_distance([weight for weight, _ in self._weights], self._anchors)
+
+
+def _layers(encoder: nn.Module) -> Iterator[tuple[str, int]]:
+    """The names of the weights of linear layers and of the patch embedding, and how many layers each is."""
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            yield f"{name}.weight", 1
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, Attention):
+            yield f"{name}.qkv.weight", 3
 
 
 def squared_distance(weights: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:

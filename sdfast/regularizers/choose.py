@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from sdfast.config import FinetuneConfig
 from sdfast.errors import UserError
+from sdfast.models.text import TextClassifier
 from sdfast.models.vit import ViTClassifier
 from sdfast.regularizers.mars import Constraint, Mars
 from sdfast.regularizers.r3f import R3F
 from sdfast.regularizers.recadam import Annealing, Pull
 
 
-def on_optimizer(config: FinetuneConfig, module: ViTClassifier) -> Pull | Mars | None:
+def on_optimizer(config: FinetuneConfig, module: ViTClassifier | TextClassifier) -> Pull | Mars | None:
     """What holds the weights near where they are now: the start, before any checkpoint is read.
 
-    RecAdam pulls the whole encoder (biases, LayerNorms, CLS and positions too) and leaves the new head alone. MARS
-    keeps the encoder's linear layers and its patch embedding near their start and the head near 0; biases,
-    LayerNorms, CLS and positions are free.
+    RecAdam pulls the whole encoder (biases, LayerNorms, CLS and all embeddings too) and leaves the new head alone. MARS
+    keeps the encoder's linear layers and its patch embedding near their start and the head (of texts: both its layers)
+    near 0; biases, LayerNorms, CLS, positions and the embeddings of words and types are free.
     """
     if config.regularizer == "recadam":
         given = config.recadam
@@ -29,8 +30,9 @@ def on_optimizer(config: FinetuneConfig, module: ViTClassifier) -> Pull | Mars |
         return Pull(anchors, annealing, given.gamma)
     if config.regularizer == "mars":
         near_start = [Constraint(each, each.detach().clone(), config.mars.radius) for each in _weights(module.encoder)]
-        head = module.classifier.weight
-        return Mars([*near_start, Constraint(head, torch.zeros_like(head), config.mars.head_radius)])
+        heads = [layer.weight for layer in module.children() if isinstance(layer, nn.Linear)]
+        near_0 = [Constraint(head, torch.zeros_like(head), config.mars.head_radius) for head in heads]
+        return Mars([*near_start, *near_0])
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -231,6 +232,18 @@ def test_the_bundled_model_and_data_are_used_and_named(
     assert "bundled small ViT-MAE" in said and "bundled Fashion-MNIST" in said and "2000 train, 2000 test" in said
     model = load_mae(str(tmp_path / "runs" / "bundled" / "distill" / "model"))
     assert model.shape.image_size == (28, 28)
+
+
+def test_the_bundled_texts_have_a_preset_and_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["pretrain.steps=2", "distill.steps=2", "finetune.steps=2", "data.limit=64"]
+    assert run(["train", "--preset", "text-demo", *settings]) == 0
+    said = capsys.readouterr().err
+    assert "8,000 words" in said and "bundled WordNet glosses" in said and "2000 train, 1000 test" in said
+    lines = (tmp_path / "runs" / "bundled-text-bundled" / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["loss_mlm"] < math.log(8000) - 2  # it has been pre-trained
 
 
 def test_start_up_imports_nothing_heavy() -> None:

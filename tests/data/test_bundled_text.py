@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdfast.bundled import text_folder, tokenizer_folder
+from sdfast.bundled import model_folder, text_folder
 from sdfast.data.config import DataConfig
 from sdfast.data.text_pack import TextPack, prepare_text_pack
 from sdfast.data.tokenization import load_tokenizer
@@ -15,7 +15,7 @@ from sdfast.data.tokenization import load_tokenizer
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> TextPack:
-    tokenizer = load_tokenizer(tokenizer_folder())
+    tokenizer = load_tokenizer(model_folder("bundled-text"))
     where = tmp_path_factory.mktemp("bundled") / "pack"
     return prepare_text_pack(str(text_folder()), where, tokenizer, DataConfig(), pytest.fail)
 

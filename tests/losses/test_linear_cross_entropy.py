@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdfast.losses import linear_cross_entropy
-from sdfast.losses.linear_cross_entropy import chunked
+from sdfast.losses import linear_chunks, linear_cross_entropy
 
 BACKENDS = ["reference", "chunked"]
 
@@ -33,7 +32,7 @@ def results(arguments: dict[str, Tensor], backend: str, grad: float = 1.0, **mor
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "_CHUNK_BYTES", {"cpu": 1})  # so 16 rows at most
+    monkeypatch.setattr(linear_chunks, "_CHUNK_BYTES", {"cpu": 1})  # so 16 rows at most
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -119,13 +118,13 @@ def test_large_logits_stay_finite() -> None:
 
 def test_the_logits_are_never_there_together(small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
-    product = chunked._product
+    product = linear_chunks.product
 
     def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows.append(len(x))
         return product(x, weight, bias)
 
-    monkeypatch.setattr(chunked, "_product", noted)
+    monkeypatch.setattr(linear_chunks, "product", noted)
     results(build(100), "chunked")
     assert len(rows) == 14 and max(rows) == 15 and sum(rows) == 200  # 100 rows to words, and back
 

@@ -17,8 +17,12 @@ from sdfast.models.text_checkpoint import fresh_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.models.vit import TransformerShape, use_attention
 from sdfast.objectives.base import Shortcuts
+from sdfast.objectives.contrastive import add_projection
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
 from sdfast.objectives.text_classification import TextClassification
+from sdfast.objectives.text_contrastive import TextSupervisedContrastive
+from sdfast.objectives.text_matching import TextPredictionMatching, TextWeightMatching
+from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.live_text import LiveTextTeacher
 from sdfast.teacher.targets import ResidentBank
 
@@ -31,10 +35,22 @@ MASKING = TokenMasking(4, 50, (0, 1, 2, 4), rate=0.4)
 
 def objective_of(step: TextStepSpec, shortcuts: Shortcuts) -> Any:
     if step.stage == "finetune":
-        return TextClassification(TextClassifier(SHAPE, step.classes), torch.arange(4) % 5, shortcuts)
+        classifier, labels = TextClassifier(SHAPE, step.classes), torch.arange(4) % 5
+        if step.projection:
+            add_projection(classifier, step.projection, 0)
+            return TextSupervisedContrastive(classifier, labels, 0.1, shortcuts)
+        return TextClassification(classifier, labels, shortcuts, R3F() if step.passes == 2 else None)
     module = fresh_mlm(SHAPE, 0)
     layer: Any = step.layer or "last"
     teacher: Any = None
+    if step.matched in ("predictions", "weights"):
+        mine = (module, lambda rows: (IDS, LENGTHS), MASKING, 3)
+        mlm: Any = {"mlm_weight": float(step.mlm), "shortcuts": shortcuts}
+        if step.match == "weights":
+            return TextWeightMatching(*mine, fresh_mlm(SHAPE, 1).encoder, "l2", **mlm)
+        teacher = fresh_mlm(SHAPE, 1)
+        use_attention(teacher, "reference")
+        return TextPredictionMatching(*mine, teacher, patches=step.compared, **mlm)
     if step.stage == "distill":
         rows = len(IDS) if step.tokens == "all" else len(LENGTHS)
         teacher = ResidentBank(torch.zeros(rows, 12), None, torch.arange(rows)[None])
@@ -46,7 +62,16 @@ def objective_of(step: TextStepSpec, shortcuts: Shortcuts) -> Any:
             use_attention(teacher, "reference")
     weights = {"mlm_weight": float(step.mlm), "distill_weight": float(step.distill)}
     return MaskedLanguageModelling(
-        module, lambda rows: (IDS, LENGTHS), MASKING, 3, teacher, step.tokens, layer, shortcuts=shortcuts, **weights
+        module,
+        lambda rows: (IDS, LENGTHS),
+        MASKING,
+        3,
+        teacher,
+        step.tokens,
+        layer,
+        head_only=step.stage == "head",
+        shortcuts=shortcuts,
+        **weights,
     )
 
 
@@ -57,6 +82,7 @@ def in_place_flops(into: Any, x: Any, y: Any, out_shape: Any = None, **more: Any
 
 NOT_COUNTED = {**ONEDNN, torch.ops.aten.addmm_: in_place_flops}
 CASES: list[tuple[Any, dict[str, Any]]] = [
+    ("head", {}),
     ("pretrain", {}),
     ("distill", {}),
     ("distill", {"teacher": "live"}),
@@ -65,7 +91,15 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     ("distill", {"mlm": False}),
     ("distill", {"layer": 1, "teacher": "live"}),
     ("distill", {"distill": False, "teacher": "live"}),
+    ("distill", {"match": "predictions"}),
+    ("distill", {"match": "predictions", "compared": "masked"}),
+    ("distill", {"match": "predictions", "mlm": False}),
+    ("distill", {"match": "predictions", "compared": "masked", "mlm": False}),
+    ("distill", {"match": "predictions", "distill": False}),
+    ("distill", {"match": "weights"}),
     ("finetune", {"classes": 5}),
+    ("finetune", {"classes": 5, "passes": 2}),
+    ("finetune", {"classes": 5, "projection": 7}),
 ]
 
 
@@ -81,7 +115,9 @@ def test_the_step_is_what_torch_counts(stage: Any, more: dict[str, Any], on: boo
     flops = text_step_flops(step, LENGTHS.tolist(), masked)
     with FlopCounterMode(display=False, custom_mapping=NOT_COUNTED) as counted:
         objective.loss(TEXTS, batch, drawn, slice(0, 4))["loss"].backward()
-    assert flops.total == counted.get_total_flops()
+    # of the contrastive loss, which is not counted: all products of projections, forward and twice backward
+    compared = 3 * 2 * 8**2 * step.projection
+    assert flops.total == counted.get_total_flops() - compared
     assert flops.total == sum(flops.of(part) for part in flops.forward)
     assert min(flops.forward.values()) > 0
 

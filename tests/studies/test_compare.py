@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdfast.rundir import Result
 from sdfast.studies.compare import _csv, _markdown
+
+from sdfast.rundir import Result
 
 OLD = {"accuracy": 0.5, "macro_f1": 0.4, "test_loss": 1.5, "train_loss": 1.0}
 NEW = {**OLD, "generalisation_gap": 0.5, "distance": 7.25}

@@ -1,0 +1,73 @@
+"""`sdfast study`: the paper's tables and figures, and all methods on one's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdfast.errors import RunError, UserError
+
+
+def study(
+    name: Annotated[
+        str,
+        typer.Argument(help="compare, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="as for train; again for more data sets; bundled when not given")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="the study's directory; runs/<model>-<data> when not given")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="runs of each arm: 5, of compare 3, when not given")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included")
+    ] = "paper",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="stages at a time: the number of CUDA devices when not given")
+    ] = None,
+    points: Annotated[str | None, typer.Option(help="of a figure's axis, instead of the paper's: 50,100,200")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="some arms alone: fine-tuning,self-distillation; all when not given")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+) -> None:
+    """Run a table or figure of the paper, or compare all methods on your own data."""
+    from sdfast.pipeline import Pipeline, slug
+    from sdfast.studies.declared import study_named
+    from sdfast.studies.run import Options, run_study
+
+    study_named(name)  # before anything is opened
+    given: list[str | None] = list(data or [None])
+    if out is None and len(given) > 1:
+        out = f"runs/{slug(model or 'bundled')}-{name}"
+    common: dict[str, Any] = {"model": model, "out": out, "config": config, "preset": preset, "device": device}
+    runs = [Pipeline(data=each, overrides=overrides or (), **common) for each in given]
+    options = Options(
+        seeds,
+        protocol,  # type: ignore[arg-type]
+        jobs,
+        _numbers(points),
+        [method for method in (methods or "").split(",") if method.strip()],
+    )
+    report = run_study(name, runs, options)
+    typer.echo(report.text, nl=False)
+    if report.failures:
+        count = len(report.failures)
+        raise RunError(f"{count} stages failed: {'; '.join(report.failures)}")
+
+
+def _numbers(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--points {text} must be whole numbers with commas between them, such as 50,100.") from None

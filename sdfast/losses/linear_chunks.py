@@ -1,0 +1,132 @@
+"""A loss of a linear layer's outputs, some rows at a time: their logits become their gradient where they lie.
+
+Both products with that gradient follow at once, so that the logits of all rows are never there together, and nothing
+is kept for the backward pass but the gradients themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}  # of logits; more rows make the products no faster
+
+
+class RowLoss(Protocol):
+    """A loss that is a sum over rows."""
+
+    def __call__(self, rows: slice, logits: Tensor, gradient: bool, /) -> Tensor:
+        """The share of some rows.
+
+        Args:
+            rows: which of all.
+            logits: [c, V] of these, float32 or float64; to be overwritten, by the share's gradient with respect to them
+                when that is asked for.
+            gradient: whether it is.
+
+        Returns:
+            0-D, in the logits' dtype.
+        """
+        ...
+
+
+def chunked_linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, row_loss: RowLoss) -> Tensor:
+    """The sum of a loss over all rows.
+
+    Args:
+        hidden: [M, D].
+        weight: [V, D].
+        bias: [V], or None.
+        row_loss: of the layer's outputs; what it holds gets no gradient.
+
+    Returns:
+        0-D, float32 or float64; differentiable once, with respect to hidden, weight and bias.
+    """
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
+        return _Chunked.apply(row_loss, hidden, weight, bias)
+    return _evaluate(hidden, weight, bias, row_loss, (False, False, False))[0]
+
+
+def rows_of_a_chunk(rows: int, vocabulary: int, dtype: torch.dtype, device: str) -> int:
+    """Nearly equal chunks of at most `_CHUNK_BYTES`, and at least 16 rows."""
+    most = max(16, _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"]) // (vocabulary * wide(dtype).itemsize))
+    return max(1, -(-rows // -(-rows // most))) if rows else 1
+
+
+def operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a linear layer multiplies, in autocast's dtype where that acts."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias; oneDNN's kernel is twice as fast as MKL's with a bias (as in `sdfast.models.linear`)."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_there():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What logits are exponentiated in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, row_loss: RowLoss, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        loss, *grads = _evaluate(hidden, weight, bias, row_loss, ctx.needs_input_grad[1:])
+        ctx.save_for_backward(*grads)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad_outputs[0]
+        if grad.device.type == "cpu" and float(grad) == 1.0:
+            return None, *ctx.saved_tensors
+        return None, *(None if each is None else each * grad.to(each.dtype) for each in ctx.saved_tensors)
+
+
+def _evaluate(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, row_loss: RowLoss, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The sum, and the gradients of hidden, weight and bias as far as they are wanted."""
+    device, dtype = hidden.device.type, hidden.dtype
+    vectors, matrix, added = operands(hidden, weight, bias)
+    with torch.autocast(device, enabled=False):
+        loss = hidden.new_zeros((), dtype=wide(vectors.dtype))
+        grad_hidden = torch.empty_like(vectors) if wanted[0] else None
+        # Sums over the chunks are kept in the parameters' own precision.
+        grad_weight = torch.zeros_like(weight) if wanted[1] else None
+        grad_bias = torch.zeros_like(bias) if wanted[2] and bias is not None else None
+        step = rows_of_a_chunk(len(hidden), len(weight), vectors.dtype, device)
+        for first in range(0, len(hidden), step):
+            rows = slice(first, first + step)
+            part = vectors[rows]
+            logits = product(part, matrix, added).to(loss.dtype)
+            loss += row_loss(rows, logits, any(wanted))
+            if not any(wanted):
+                continue
+            if grad_bias is not None:
+                grad_bias += logits.sum(dim=0)
+            narrow = logits.to(vectors.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = product(narrow, matrix.t(), None)
+            if grad_weight is not None:
+                if vectors.dtype == weight.dtype:
+                    grad_weight.addmm_(narrow.t(), part)
+                else:
+                    grad_weight += narrow.t() @ part
+    return loss, None if grad_hidden is None else grad_hidden.to(dtype), grad_weight, grad_bias
+
+
+@functools.cache
+def _onednn_is_there() -> bool:
+    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -1,0 +1,262 @@
+"""A study's figure, as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdfast.studies.results import Found
+from sdfast.studies.statistics import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _FAINT = "#1b1b1b", "#767676"
+# Okabe and Ito's, told apart with any colour vision; markers differ too
+_LOOK = {
+    "fine-tuning": ("#767676", "s"),
+    "further pre-training": ("#d55e00", "^"),
+    "self-distillation": ("#0072b2", "o"),
+}
+_STYLE: Any = {
+    "font.size": 13,
+    "axes.titlesize": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "svg.hashsalt": "sdfast",  # the same bytes for the same numbers
+    "svg.fonttype": "none",
+}
+
+
+def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
+    """The picture as {"png": ..., "svg": ...}; `about` is the line below it."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        kind = found[0].study.figure
+        if kind == "dots":
+            figure = _dots(found)
+        elif kind == "lines":
+            figure = _lines(found)
+        else:
+            figure = _gaps(found)
+        figure.supxlabel(about, fontsize=10, color=_FAINT)
+        pictures = {}
+        for name, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            file = io.BytesIO()
+            figure.savefig(file, format=name, dpi=160, metadata=metadata)
+            pictures[name] = file.getvalue()
+    return pictures
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+
+
+def _dots(found: Sequence[Found]) -> Figure:
+    """One row for each arm: its runs, their mean, and the interval of the mean."""
+    panels = [(each, column) for each in found for column in _main_columns(each)]
+    rows = max(len(each.runs) for each in found)
+    figure = _figure(3 + 5.6 * len(panels), 1.9 + 0.52 * rows)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for place, (each, column) in zip(axes, panels, strict=True):
+        titles = list(each.runs)
+        chosen = _highlighted(each)
+        for row, title in enumerate(reversed(titles)):
+            values = list(each.by_seed(title, column).values())
+            color = "#0072b2" if title == chosen else _FAINT
+            place.plot(values, np.full(len(values), row - 0.16), "o", color=color, alpha=0.55, markersize=5, mew=0)
+            _mean(place, values, row + 0.1, color)
+        baseline = np.mean(list(each.by_seed(each.study.reference, column).values()) or [np.nan])
+        place.axvline(baseline, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        place.annotate(
+            f"mean of {each.study.reference}",
+            (baseline, 1.0),
+            (0, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
+            color=_INK,
+        )
+        place.set_yticks(range(len(titles)), list(reversed(titles)))
+        place.tick_params(axis="y", length=0)
+        place.set_ylim(-0.6, len(titles) - 0.4)
+        place.margins(x=0.08)
+        place.grid(axis="x")
+        place.spines["left"].set_visible(False)
+        place.set_xlabel(_axis_label(each, column))
+        if len(found) > 1:
+            place.set_title(each.target.title, loc="left", fontweight="bold", pad=20)
+    return figure
+
+
+def _highlighted(found: Found) -> str:
+    titles = [title for title in found.runs if title in ("self-distillation", "full model")]
+    return titles[0] if titles else found.study.reference
+
+
+def _main_columns(found: Found) -> list[str]:
+    return [column for column in found.columns() if column == "score"] or found.columns()
+
+
+def _mean(place: Axes, values: Sequence[float], row: float, color: str) -> None:
+    mean = float(np.mean(values))
+    span = interval(values)
+    if span is not None:
+        place.plot(span, (row, row), color=color, linewidth=2.6, solid_capstyle="round")
+    place.plot([mean], [row], "D", color=color, markersize=8, mec="white", mew=1.2)
+
+
+def _lines(found: Sequence[Found]) -> Figure:
+    """A line for each series against the axis, with the interval of each mean; what has no x is a level."""
+    figure = _figure(1.2 + 6.4 * len(found), 4.8)
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for place, each in zip(axes, found, strict=True):
+        _line_panel(place, each, _main_columns(each)[0])
+        if len(found) > 1:
+            place.set_title(each.target.title, loc="left", fontweight="bold")
+    return figure
+
+
+def _line_panel(place: Axes, found: Found, column: str) -> None:
+    arms = [arm for arm in found.target.arms if arm.title in found.runs]
+    axis = found.study.axis
+    assert axis is not None
+    ends: list[tuple[float, str, str]] = []
+    for series in dict.fromkeys(arm.series for arm in arms if arm.x is not None):
+        color, marker = _LOOK.get(series or "", (_INK, "D"))
+        points = sorted((arm.x or 0.0, arm.title) for arm in arms if arm.series == series and arm.x is not None)
+        values = [list(found.by_seed(title, column).values()) for _, title in points]
+        x, means = [point for point, _ in points], [float(np.mean(each)) for each in values]
+        spans = [interval(each) or (mean, mean) for each, mean in zip(values, means, strict=True)]
+        place.fill_between(x, [low for low, _ in spans], [high for _, high in spans], color=color, alpha=0.13, lw=0)
+        for at, each in zip(x, values, strict=True):
+            place.plot(np.full(len(each), at), each, marker, color=color, alpha=0.35, markersize=4, mew=0)
+        place.plot(x, means, color=color, marker=marker, markersize=8, linewidth=2.2, mec="white", mew=1)
+        ends.append((means[-1], series or "", color))
+    for arm in arms:
+        if arm.x is None:
+            color, _ = _LOOK.get(arm.title, (_INK, "D"))
+            values_here = list(found.by_seed(arm.title, column).values())
+            mean = float(np.mean(values_here))
+            if (span := interval(values_here)) is not None:
+                place.axhspan(*span, color=color, alpha=0.13, lw=0)
+            place.axhline(mean, color=color, linewidth=2.2)
+            ends.append((mean, arm.title, color))
+    if axis.kind == "limit":
+        place.set_xscale("log")
+        sizes = sorted({int(arm.x) for arm in arms if arm.x is not None})
+        place.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        place.minorticks_off()
+    elif axis.kind == "rounds":
+        from matplotlib.ticker import MaxNLocator
+
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(ends) > 1:
+        _label_ends(place, ends)
+    place.grid()
+    place.set_xlabel(axis.label.format(rows=found.target.modality))
+    place.set_ylabel(_axis_label(found, column))
+
+
+def _label_ends(place: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Name the lines at their right ends, moved apart where they would overlap."""
+    low, high = place.get_ylim()
+    gap = 0.075 * (high - low)
+    heights: list[float] = []
+    for height, name, color in sorted(ends):
+        at = max(height, heights[-1] + gap) if heights else height
+        heights.append(at)
+        place.annotate(
+            name,
+            (1.0, at),
+            (8, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def _gaps(found: Sequence[Found]) -> Figure:
+    """Figure 5: the gap and the distance of further pre-training and self-distillation, and the distance by round."""
+    rounds = any(len(each.runs) > 2 for each in found)
+    figure = _figure((10.5 if not rounds else 15) + 1.4 * (len(found) - 1), 4.8)
+    panels = figure.subplots(1, 3 if rounds else 2, squeeze=False)[0]
+    for place, column, title in zip(
+        panels, ("generalisation_gap", "distance"), ("(a) generalisation gap", "(b) distance"), strict=False
+    ):
+        _bars(place, found, column)
+        place.set_title(title, loc="left", fontweight="bold")
+        place.set_ylabel(_axis_label(found[0], column))
+    if rounds:
+        for each, style in zip(found, ("-", "--", ":", "-.") * len(found), strict=False):
+            _distance_by_round(panels[2], each, style)
+        panels[2].set_title("(c) distance by round", loc="left", fontweight="bold")
+        panels[2].set_xlabel("round of self-distillation, t")
+        panels[2].set_ylabel(_axis_label(found[0], "distance"))
+        panels[2].grid()
+        if len(found) > 1:
+            panels[2].legend()
+    return figure
+
+
+def _bars(place: Axes, found: Sequence[Found], column: str) -> None:
+    for offset, title, name in ((-0.2, "t = 0", "further pre-training"), (0.2, "t = 1", "self-distillation")):
+        color, _ = _LOOK[name]
+        for at, each in enumerate(found):
+            values = list(each.by_seed(title, column).values())
+            if not values:
+                continue
+            mean, span = float(np.mean(values)), interval(values)
+            place.bar(at + offset, mean, 0.36, color=color, alpha=0.8, label=name if at == 0 else None)
+            if span is not None:
+                place.plot((at + offset,) * 2, span, color=_INK, linewidth=1.6)
+            place.plot(np.full(len(values), at + offset), values, "o", color=_INK, markersize=3.5, alpha=0.6, mew=0)
+    place.set_xticks(range(len(found)), [each.target.title for each in found])
+    place.tick_params(axis="x", length=0)
+    place.set_xlim(-0.6, len(found) - 0.4)
+    low, high = place.get_ylim()
+    place.set_ylim(low, high + 0.28 * (high - low))  # the legend has the upper part to itself
+    place.legend(loc="upper left")
+    place.grid(axis="y")
+
+
+def _distance_by_round(place: Axes, found: Found, style: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    color, marker = _LOOK["self-distillation"]
+    points = sorted((arm.x or 0.0, arm.title) for arm in found.target.arms if arm.title in found.runs)
+    values = [list(found.by_seed(title, "distance").values()) for _, title in points]
+    means = [float(np.mean(each)) for each in values]
+    spans = [interval(each) or (mean, mean) for each, mean in zip(values, means, strict=True)]
+    x = [at for at, _ in points]
+    place.fill_between(x, [low for low, _ in spans], [high for _, high in spans], color=color, alpha=0.13, lw=0)
+    place.plot(x, means, style, color=color, marker=marker, markersize=7, linewidth=2, label=found.target.title)
+    place.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _axis_label(found: Found, column: str) -> str:
+    names = {
+        "accuracy": "test accuracy, %",
+        "macro_f1": "test macro-F1, %",
+        "micro_f1": "test micro-F1, %",
+        "generalisation_gap": "test loss less training loss, nats",
+        "distance": r"distance $\|\theta_{\mathrm{init}} - \theta\|_2$ of the encoder",
+        "log_train_loss": "log of the training loss (in nats)",
+        "test_loss": "test loss, nats",
+    }
+    return names[found.name(column)]

@@ -1,0 +1,196 @@
+"""From a declared study to the stages it needs, each once, and what of them is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sdfast.config import Config
+from sdfast.data.paper_sets import PaperSet, paper_set
+from sdfast.durable import sha256_json
+from sdfast.errors import UserError
+from sdfast.pipeline import Start, slug
+from sdfast.rundir import Outcome, Result, StageDirectory
+from sdfast.studies.grid import Arm, Study, configured, expand
+from sdfast.studies.store import Shared, StudyRun
+
+Protocol = Literal["paper", "full"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one cell: what a worker does.
+
+    Attributes:
+        config: of the cell.
+        stage: `head`, `pretrain`, `distill` (of `config.distill.rounds`) or `finetune`.
+        start, seed: of `finetune`.
+    """
+
+    config: Config
+    stage: str
+    start: Start = "init"
+    seed: int = 0
+
+
+@dataclass
+class Node:
+    """A stage that one or more cells need.
+
+    Attributes:
+        key: fingerprint of its inputs, in which what is not trained yet stands for its weights.
+        task: how it is made.
+        needs: keys of the stages before it.
+        wanted_by: titles of the arms.
+        result: once it is done.
+        failure: why it is not.
+    """
+
+    key: str
+    task: Task
+    needs: list[str]
+    wanted_by: list[str] = field(default_factory=list)
+    result: Result | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning of one arm.
+
+    Attributes:
+        arm: which.
+        seed: of fine-tuning.
+        config: its configuration, in full.
+        stages: keys of its nodes, the fine-tuning last.
+    """
+
+    arm: Arm
+    seed: int
+    config: Config
+    stages: tuple[str, ...]
+
+
+@dataclass
+class Target:
+    """A study's cells on one data set.
+
+    Attributes:
+        title: the paper's name of the data set, or its own.
+        spec: as it was asked for.
+        modality: of its rows.
+        metric: the key of what is reported first.
+        paper: the paper's data set that it is.
+        arms: at all points.
+        unavailable: title of an arm -> why it cannot be trained here.
+        cells: of the others.
+        notes: for the table.
+        rows: of training, before any limit.
+    """
+
+    title: str
+    spec: str
+    modality: str
+    metric: str
+    paper: PaperSet | None
+    arms: list[Arm]
+    rows: int
+    unavailable: dict[str, str] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class _Planner(StudyRun):
+    """Goes through the stages of a cell without training any."""
+
+    def __init__(self, config: Config, out: Path, shared: Shared, nodes: dict[str, Node], start: Start) -> None:
+        super().__init__(config, out, shared)
+        self.nodes, self.start = nodes, start
+        self.chain: list[str] = []
+
+    def _brought_up_to_date(
+        self, directory: StageDirectory, inputs: dict[str, Any], train: Callable[[], Outcome]
+    ) -> Result:
+        key = sha256_json(inputs)
+        if key not in self.nodes:
+            result = directory.finished(inputs)
+            self.nodes[key] = Node(key, self._task(inputs), list(self.chain), result=result)
+        if key not in self.chain:
+            self.chain.append(key)
+        known = self.nodes[key].result
+        return known or Result(directory.stage, directory.model, 0, 0.0, key, f"the weights of {key}")
+
+    def _task(self, inputs: dict[str, Any]) -> Task:
+        config, stage = self.config, inputs["stage"]
+        if stage == "distill":
+            config = config.changed([f"distill.rounds={inputs['round']}"])
+        return Task(config, stage, self.start, inputs["seed"]) if stage == "finetune" else Task(config, stage)
+
+
+def plan(
+    study: Study,
+    config: Config,
+    out: Path,
+    seeds: list[int],
+    protocol: Protocol,
+    points: list[int] | None,
+    shared: Shared,
+    nodes: dict[str, Node],
+) -> Target:
+    """The cells of a study on the data of a configuration; their stages are added to `nodes`.
+
+    Model and data are opened, and the pack is built. Nothing is trained.
+
+    Args:
+        study: what is declared.
+        config: of the run.
+        out: the study's directory.
+        seeds: of the fine-tunings (`paper`), or of whole chains (`full`).
+        protocol: see `seeds`.
+        points: of the axis, instead of its own.
+        shared: what is open already.
+        nodes: the stages so far, by key, in an order in which they can be trained.
+
+    Raises:
+        UserError: data or model that the study is not for, or that no arm can be trained with.
+    """
+    run = StudyRun(config, out, shared)
+    with run.session():
+        modality, source = run.domain.modality, run.pack.manifest["source"]
+        if study.modality not in (None, modality):
+            raise UserError(
+                f"study {study.name} is of {study.modality}, and {run.model_spec} is a model of {modality}."
+            )
+        run.check_labels()
+        paper = paper_set(source["name"], source["kind"])
+        metric = paper.metric if paper else {"images": "accuracy", "texts": "macro_f1"}[modality]
+        title = paper.title if paper else slug(run.data_spec)
+        config, rows = run.config, len(run.pack.split("train"))
+    arms, notes = expand(study, config, rows, points)
+    target = Target(title, run.data_spec, modality, metric, paper, arms, rows, notes=notes)
+    for arm in arms:
+        try:
+            changed = configured(config, arm)
+            found = [_cell(changed, arm, seed, out, protocol, shared, nodes) for seed in seeds]
+        except UserError as error:
+            target.unavailable[arm.title] = str(error)
+            continue
+        target.cells += found
+        for cell in found:
+            for key in cell.stages:
+                nodes[key].wanted_by.append(arm.title)
+    if not target.cells:
+        raise UserError(next(iter(target.unavailable.values())))
+    return target
+
+
+def _cell(
+    config: Config, arm: Arm, seed: int, out: Path, protocol: Protocol, shared: Shared, nodes: dict[str, Node]
+) -> Cell:
+    if protocol == "full":
+        config = config.changed([f"seed={seed}"])
+    run = _Planner(config, out, shared, nodes, arm.start)
+    run.finetune(arm.start, seed)
+    return Cell(arm, seed, run.config, tuple(run.chain))

@@ -1,0 +1,177 @@
+"""Run a study: plan it, train what is missing, and write its tables and its figure."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdfast import __version__, durable
+from sdfast.config import nearest
+from sdfast.errors import UserError
+from sdfast.launch import place
+from sdfast.log import attach_file, log
+from sdfast.pipeline import Pipeline, slug
+from sdfast.rundir import locked
+from sdfast.studies.declared import study_named
+from sdfast.studies.figures import draw
+from sdfast.studies.grid import Study
+from sdfast.studies.plan import Node, Protocol, Target, plan
+from sdfast.studies.progress import only_the_study_speaks, say
+from sdfast.studies.results import Found, gather
+from sdfast.studies.schedule import train
+from sdfast.studies.store import Shared
+from sdfast.studies.tables import markdown, record, run_rows
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a study is run.
+
+    Attributes:
+        seeds: how many, from the run's `seed` on; None for the study's own number.
+        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
+        jobs: stages at a time; None for one on each CUDA device.
+        points: of the axis.
+        methods: titles of the arms, all when empty.
+    """
+
+    seeds: int | None = None
+    protocol: Protocol = "paper"
+    jobs: int | None = None
+    points: Sequence[int] = ()
+    methods: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study ends in.
+
+    Attributes:
+        text: its table, as Markdown.
+        failures: a sentence for each stage that failed.
+    """
+
+    text: str
+    failures: list[str]
+
+
+def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options()) -> Report:
+    """Run a study by name on one or more data sets.
+
+    Args:
+        name: of the study.
+        runs: one for each data set; all have the same `out`.
+        options: see there.
+
+    Raises:
+        UserError: a study, method or point that does not exist, or data that it is not for.
+        Interrupted: a signal came; what was being trained is saved.
+    """
+    study = _chosen(study_named(name), options.methods)
+    if options.protocol not in ("paper", "full"):
+        raise UserError(f"--protocol {options.protocol} is not known; use paper or full.")
+    if place().world > 1:
+        raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
+    out, device = runs[0].out, runs[0].device.type
+    jobs = options.jobs or max(1, torch.cuda.device_count() if device == "cuda" else 1)
+    first = runs[0].config.seed
+    seeds = list(range(first, first + (options.seeds or (3 if name == "compare" else 5))))
+    nodes: dict[str, Node] = {}
+    shared = Shared()
+    with _session(out):
+        targets = [
+            plan(study, run.config, out, seeds, options.protocol, list(options.points) or None, shared, nodes)
+            for run in runs
+        ]
+        nodes = {key: node for key, node in nodes.items() if node.wanted_by}
+        _announce(study, targets, nodes, out)
+        try:
+            train(nodes, out, jobs, device, shared)
+        finally:
+            found = [gather(study, target, nodes) for target in targets]
+            text = write(study, found, out, seeds, options, jobs, runs)
+    return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
+
+
+def _chosen(study: Study, methods: Sequence[str]) -> Study:
+    """The study with some of its arms; that which the others are compared with has to be among them."""
+    if not methods:
+        return study
+    titles = {slug(arm.title).lower(): arm for arm in study.arms}
+    wanted = []
+    for method in methods:
+        name = slug(method.strip()).lower()
+        if name not in titles:
+            raise UserError(f"study {study.name} has no method '{method}'; {nearest(name, list(titles))}.")
+        wanted.append(titles[name])
+    arms = tuple(arm for arm in study.arms if arm in wanted)
+    if study.reference not in {arm.title for arm in arms}:
+        raise UserError(f"study {study.name} compares with {study.reference}; name it in --methods too.")
+    return replace(study, arms=arms)
+
+
+@contextlib.contextmanager
+def _session(out: Path) -> Iterator[None]:
+    with locked(out):
+        handler = attach_file(out / "log.txt")
+        try:
+            with only_the_study_speaks():
+                yield
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], out: Path) -> None:
+    cells = sum(len(target.cells) for target in targets)
+    missing = sum(node.result is None for node in nodes.values())
+    names = ", ".join(target.title for target in targets)
+    say.info(
+        "study %s on %s: %d fine-tunings; %d of %d stages are done (%s)",
+        *(study.name, names, cells, len(nodes) - missing, len(nodes), out),
+    )
+    for target in targets:
+        for title, reason in target.unavailable.items():
+            say.warning("%s: not available: %s", title, reason)
+
+
+def write(
+    study: Study,
+    found: Sequence[Found],
+    out: Path,
+    seeds: Sequence[int],
+    options: Options,
+    jobs: int,
+    runs: Sequence[Pipeline],
+) -> str:
+    """Write what is there to `<study>.md`, `.csv`, `.json`, `.png` and `.svg`, and return the Markdown."""
+    if not any(each.runs for each in found):
+        return ""
+    text = markdown(study, found, seeds, options.protocol)
+    about: dict[str, Any] = {
+        "protocol": options.protocol,
+        "seeds": list(seeds),
+        "jobs": jobs,
+        "command": shlex.join(["sdfast", *sys.argv[1:]]),
+        "versions": {"sdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": torch.cuda.get_device_name() if runs[0].device.type == "cuda" else "cpu",
+        "config": [run.config.model_dump(mode="json") for run in runs],
+    }
+    durable.write_bytes(out / f"{study.name}.md", text.encode())
+    durable.write_bytes(out / f"{study.name}.csv", run_rows(found).encode())
+    durable.write_json(out / f"{study.name}.json", record(study, found, **about))
+    whole = [each for each in found if each.runs]
+    kind = "fine-tunings of one checkpoint" if options.protocol == "paper" else "whole chains"
+    interval = "; bars and bands: 95 % interval of the mean" if len(seeds) > 1 else ""
+    data = ", ".join(each.target.title for each in whole)
+    for ending, picture in draw(whole, f"{data}; {len(seeds)} {kind} each{interval}").items():
+        durable.write_bytes(out / f"{study.name}.{ending}", picture)
+    return text

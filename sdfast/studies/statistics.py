@@ -1,0 +1,89 @@
+"""Means, deviations and paired comparisons of a few runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of one arm.
+
+    Attributes:
+        count: runs.
+        mean: of them.
+        deviation: sample standard deviation; None for one run.
+    """
+
+    count: int
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two arms, run by run with the same seed.
+
+    Attributes:
+        count: pairs.
+        mean: of the differences.
+        low, high: 95 % interval of the mean, by Student's t; None where there is none.
+        p: of the paired t-test; None where there is none.
+        p_holm: corrected for the other comparisons beside it.
+        note: why there is no interval.
+    """
+
+    count: int
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    note: str | None = None
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Of at least one value."""
+    return Summary(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean by Student's t; None for one value."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Paired | None:
+    """Compare by seed; None when they have no seed in common."""
+    from scipy import stats
+
+    differences = [values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())]
+    if not differences:
+        return None
+    count, mean = len(differences), statistics.fmean(differences)
+    if count == 1:
+        return Paired(count, mean, note="one seed: no interval")
+    spread = statistics.stdev(differences)
+    if spread <= 1e-12 * max(map(abs, differences)):
+        return Paired(count, mean, note="the same for every seed: no interval")
+    low, high = interval(differences) or (mean, mean)
+    t = mean / (spread / math.sqrt(count))
+    return Paired(count, mean, low, high, float(2 * stats.t.sf(abs(t), count - 1)))
+
+
+def with_holm(compared: Mapping[str, Paired]) -> dict[str, Paired]:
+    """The same with Holm's correction over those that have a p-value."""
+    ordered = sorted((each.p, name) for name, each in compared.items() if each.p is not None)
+    corrected, largest = {}, 0.0
+    for rank, (p, name) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p))
+        corrected[name] = largest
+    return {name: replace(each, p_holm=corrected.get(name)) for name, each in compared.items()}
