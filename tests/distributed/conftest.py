@@ -14,14 +14,17 @@ from launching import HERE, child_environment, torchrun
 
 @pytest.fixture(scope="module")
 def run_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Runs cases of `zero_worker` in so many processes; the folder with what each ended with."""
+    """Runs cases of `zero_worker` in so many processes; the folder with what each ended with.
 
-    def run(world: int, cases: Sequence[dict[str, Any]], folder: Path | None = None) -> Path:
+    With `dies` one of the processes is to die.
+    """
+
+    def run(world: int, cases: Sequence[dict[str, Any]], folder: Path | None = None, dies: bool = False) -> Path:
         folder = folder or tmp_path_factory.mktemp("cases")
         (folder / "cases.json").write_text(json.dumps(cases))
         command = torchrun(world, HERE / "zero_worker.py", folder)
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[:6000] + done.stderr[-2000:]
+        assert (done.returncode != 0) == dies, done.stderr[:6000] + done.stderr[-2000:]
         return folder
 
     return run

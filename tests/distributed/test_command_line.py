@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from launching import child_environment, torchrun
+from launching import child_environment, command, finished, killed_in_distill
 from pipeline_fixtures import write_images, write_model
 from safetensors.torch import load_file
 
 from sdfast.cli.main import run
 
 STEPS = 60
-ENDS_WITHIN = 60.0  # seconds after a process dies
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +38,6 @@ def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("run directory") == 1 and done.stdout.count("test_loss") == 1  # one process talks
     return out
-
-
-def command(world: int, out: Path, arguments: list[str], zero: int = 2) -> list[str]:
-    words = ["-m", "sdfast", "train", "--zero", str(zero), "--out", str(out), *arguments]
-    return torchrun(world, *words) if world > 1 else [sys.executable, *words]
-
-
-def finished(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=child_environment(**environment), capture_output=True, text=True, timeout=200)
 
 
 def far(one: Path, other: Path, stage: str) -> float:
@@ -74,22 +62,9 @@ def test_a_process_dies_and_the_run_goes_on_in_two_and_in_one(
     killed: int, whole: Path, inputs: list[str], tmp_path: Path
 ) -> None:
     arguments = [*inputs, "engine.checkpoint_steps=5", "engine.log_every=1"]
-    records, step = tmp_path / "run" / "distill" / "metrics.jsonl", random.Random(killed).randrange(5, STEPS - 15)
-    process = subprocess.Popen(
-        command(2, tmp_path / "run", arguments), env=child_environment(), stderr=subprocess.PIPE, text=True
-    )
-    while not (records.exists() and len(records.read_text().splitlines()) >= step):
-        assert process.poll() is None
-        time.sleep(0.005)
-    victims = [pid for pid in children_of(process.pid) if rank_of(pid) == killed]
-    assert len(victims) == 1
-    os.kill(victims[0], signal.SIGKILL)
-    died = time.monotonic()
-    assert process.stderr is not None
-    said = process.stderr.read()
-    assert process.wait(timeout=ENDS_WITHIN) != 0 and time.monotonic() - died < ENDS_WITHIN
+    step = random.Random(killed).randrange(5, STEPS - 15)
+    said = killed_in_distill(command(2, tmp_path / "run", arguments), tmp_path / "run", killed, step)
     assert said.count("sdfast: another process of this job died") == 1 and said.count("the same command continues") == 1
-    assert not (tmp_path / "run" / "distill" / "result.json").exists()
     again = finished(command(2 if killed else 1, tmp_path / "run", arguments, zero=2 if killed else 0))
     assert again.returncode == 0, again.stderr
     assert "distill: resuming at step" in again.stderr
@@ -98,16 +73,6 @@ def test_a_process_dies_and_the_run_goes_on_in_two_and_in_one(
         assert all(torch.equal(value, others[name]) for name, value in weights.items())
     else:
         assert far(whole, tmp_path / "run", "distill") < 1e-4
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def rank_of(pid: int) -> int | None:
-    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    found = [word for word in words if word.startswith(b"RANK=")]
-    return int(found[0].removeprefix(b"RANK=")) if found else None
 
 
 def test_srun_is_a_launcher(inputs: list[str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_zero_trajectories import FACTOR, distance
 from zero_worker import train
 
+from sdfast.engine.checkpoint import Checkpoint, newest
 from sdfast.errors import Interrupted
 from sdfast.ranks import Ranks
 
@@ -24,12 +25,18 @@ STAGES = {"zero-0": {"zero": 0}, "zero-1": {"zero": 1}, "zero-2": {"zero": 2}, "
 STAGES |= {"zero-2-cpu": {"zero": 2, "offload": "cpu"}, "zero-3-cpu": {"zero": 3, "offload": "cpu"}}
 DROPOUT_TOO = ("zero-2", "zero-3")
 STOP = 5
+TEXT: dict[str, Any] = {"stage": "distill", "text": True, "dropout": 0.2, "budget": 60, **STAGES["zero-2"]}
+KILLED: dict[str, Any] = {**TEXT, "run": "text-killed", "engine": {"checkpoint_steps": 2}}
 
 
 @pytest.fixture(scope="module")
-def runs(run_cases: Callable[..., Path]) -> Path:
-    """Whole runs on two processes, ones that were stopped and continued, and ones that fail."""
-    cases: list[dict[str, Any]] = []
+def runs(run_cases: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole runs on two processes, ones that were stopped or killed and continued, and ones that fail."""
+    folder = tmp_path_factory.mktemp("cases")
+    run_cases(2, [{**KILLED, "name": "text-killed", "kill": STOP}], folder, dies=True)
+    found = newest(folder / "text-killed" / "checkpoints", {"case": "one"})
+    assert found is not None and Checkpoint.open(found).step == 4
+    cases: list[dict[str, Any]] = [{**TEXT, "name": "text-whole"}, {**KILLED, "name": "text-resumed"}]
     for name, engine in STAGES.items():
         for kind, work in (("distill", DISTILL), ("finetune", FINETUNE)):
             if kind == "finetune" and name not in DROPOUT_TOO:
@@ -45,7 +52,7 @@ def runs(run_cases: Callable[..., Path]) -> Path:
     for name in ("zero-2", "zero-3"):
         cases += [{**DISTILL, **STAGES[name], "name": f"leave-{name}", "stop": STOP}]
         cases += [{**DISTILL, **STAGES[name], "name": f"poison-{name}", "poison": STOP}]
-    return run_cases(2, cases)
+    return run_cases(2, cases, folder)
 
 
 def ends(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -61,6 +68,13 @@ def test_stopped_and_resumed_in_as_many_processes_gives_the_same_bits(engine: st
     assert len({end["text"] for end in stopped}) == 1 and f"stopped at step {STOP + 2} of 12" in stopped[0]["text"]
     whole = load_file(runs / f"{kind}-{engine}-whole.safetensors")
     resumed = load_file(runs / f"{kind}-{engine}-resumed.safetensors")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_killed_in_distill_on_texts_and_resumed_gives_the_same_bits(runs: Path) -> None:
+    """With dropout, which is drawn anew at each step, in each process."""
+    assert not (runs / "text-killed.json").exists() and ends(runs, "text-resumed") == [{}, {}]
+    whole, resumed = (load_file(runs / f"text-{name}.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 

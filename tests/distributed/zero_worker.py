@@ -39,16 +39,18 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
     Args:
         case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
             `dropout`, `regularizer`, `objective`, of texts `r3f`; `stop` is a step at which the last process gets a
-            signal, `poison` one at which its images stop being numbers; with `text` it is a stage of texts, cut by
-            `budget` if there is one.
+            signal, `kill` one at which it dies, `poison` one at which its images stop being numbers; with `text` it is
+            a stage of texts, cut by `budget` if there is one.
         folder: for its checkpoints.
         ranks: the processes.
         dtype: of the weights.
     """
     stage, mask = case["stage"], PretrainConfig(mask=case.get("mask", "fixed"))
     if case.get("text"):
-        smooth = {"r3f": R3F(**case["r3f"])} if "r3f" in case else {}
-        objective: Any = text_objective_of(stage, dtype, **smooth, **case.get("objective", {}))
+        more = {"dropout": case.get("dropout", 0.0), **case.get("objective", {})}
+        if "r3f" in case:
+            more["r3f"] = R3F(**case["r3f"])
+        objective: Any = text_objective_of(stage, dtype, **more)
     else:
         changes = {"dropout": case.get("dropout", 0.0)} if stage == "finetune" else {"masking": mask}
         objective = objective_of(stage, dtype, **changes, **case.get("objective", {}))
@@ -63,6 +65,8 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
         last = ranks.rank == ranks.world - 1
         if last and trainer.step == case.get("stop"):
             os.kill(os.getpid(), signal.SIGTERM)
+        if last and trainer.step == case.get("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if last and trainer.step == case.get("poison"):
             return torch.full_like(IMAGES[rows], 255).float() * float("nan")
         return texts(rows) if case.get("text") else IMAGES[rows]
