@@ -30,7 +30,7 @@ def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Sha
 
     Args:
         nodes: by key, each after those it needs.
-        out: the study's directory.
+        out: the study's directory, for the workers' logs.
         jobs: stages at a time.
         device: where they are trained: `cpu` or `cuda`.
         shared: what is open in this process.
@@ -46,7 +46,7 @@ def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Sha
         if jobs == 1:
             for node in todo:
                 if not _failed_before(node, nodes):
-                    found, failure = attempt(node.task, out, shared)
+                    found, failure = attempt(node.task, shared)
                     node.result, node.failure = found, None if found else failure
                 progress.finished(node)
         else:
@@ -123,10 +123,10 @@ class _Crew:
                 worker.node = node
                 self.busy.append(worker)
                 task = node.task
-                given = {"config": task.config.model_dump(mode="json"), "stage": task.stage}
+                given = {**vars(task), "config": task.config.model_dump(mode="json"), "out": str(task.out)}
                 assert worker.process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):  # it ended; its answer says so
-                    worker.process.stdin.write(json.dumps({**given, "start": task.start, "seed": task.seed}) + "\n")
+                    worker.process.stdin.write(json.dumps(given) + "\n")
                     worker.process.stdin.flush()
             else:
                 left.append(node)
@@ -161,7 +161,7 @@ class _Crew:
             threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
             environment["OMP_NUM_THREADS"] = str(threads)
         self._log(number).parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "sdfast.studies.worker", str(self.out), str(threads), str(os.getpid())]
+        command = [sys.executable, "-m", "sdfast.studies.worker", str(threads), str(os.getpid())]
         with open(self._log(number), "a", encoding="utf-8") as said:
             process = subprocess.Popen(
                 command,
