@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdfast import bundled, durable
 from sdfast.config import Config, OptimisationConfig, resolve
-from sdfast.data.paper_sets import paper_set
+from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of
 from sdfast.domains.choose import domain_of
 from sdfast.engine.precision import resolve_precision
@@ -355,11 +355,15 @@ class Pipeline:
         return evaluation_split(self.pack)[1]
 
     @property
+    def paper(self) -> PaperSet | None:
+        """The paper's data set that this one has the name of, or None."""
+        source = self.pack.manifest["source"]
+        return paper_set(source["name"], source["kind"], self.domain.modality)
+
+    @property
     def paper_metric(self) -> str | None:
         """The metric that the paper reports for the data set; None for one that it does not have."""
-        source = self.pack.manifest["source"]
-        found = paper_set(source["name"], source["kind"], self.domain.modality)
-        return None if found is None else found.metric
+        return None if self.paper is None else self.paper.metric
 
     def check_labels(self) -> None:
         """Whether finetune has what it needs.

@@ -31,6 +31,7 @@ _WEIGHTS = tuple(Arm(f"weight {w}", "distill", (f"distill.mae_weight={w}",), x=w
 _SIZES = (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000)
 _SHARES = (0, 0.5, 1, 1.5, 2, 2.5, 3)  # 0 to 60,000 of 20,000 steps
 _MORE = ("score", "test_loss", "train_loss", "generalisation_gap", "distance")
+_LOSSES, _GAPS = ("log_train_loss", "test_loss"), ("generalisation_gap", "distance")
 _SD = DISTILLED.title
 
 STUDIES = {
@@ -39,7 +40,7 @@ STUDIES = {
         Study("table1", "Methods on images", METHODS, _SD, modality="images"),
         Study("table2", "Methods on texts", METHODS, _SD, modality="texts"),
         Study("table3", "Ablations of self-distillation", _ABLATIONS, _FULL.title),
-        Study("table4", "Training and test loss", (FURTHER, DISTILLED), _SD, ("log_train_loss", "test_loss")),
+        Study("table4", "Training and test loss", (FURTHER, DISTILLED), _SD, _LOSSES, _LOSSES),
         Study("table5", "Supervised contrastive training", (_SUPCON, FINE_TUNING, FURTHER, DISTILLED), _SD),
         Study("table6", "Weight of the masked auto-encoding loss", _WEIGHTS, _WEIGHTS[0].title),
         Study(
@@ -71,14 +72,15 @@ STUDIES = {
             "Generalisation gap and distance from the start",
             (),
             "t = 1",
-            ("generalisation_gap", "distance", "score"),
+            (*_GAPS, "score"),
+            _GAPS,
             figure="gaps",
             axis=Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4)),
         ),
-        Study("compare", "All methods on one's own data", METHODS, FINE_TUNING.title, _MORE),
+        Study("compare", "All methods on one's own data", METHODS, FINE_TUNING.title, _MORE, seeds=3),
     )
 }
-COST = "cost"
+COST = Study("cost", "What each stage takes", (DISTILLED,), DISTILLED.title, seeds=1)
 
 
 def study_named(name: str) -> Study:
@@ -87,6 +89,7 @@ def study_named(name: str) -> Study:
     Raises:
         UserError: there is none.
     """
-    if name not in STUDIES:
-        raise UserError(f"there is no study '{name}'; choose {', '.join([*STUDIES, COST])}.")
-    return STUDIES[name]
+    known = {**STUDIES, COST.name: COST}
+    if name not in known:
+        raise UserError(f"there is no study '{name}'; choose {', '.join(known)}.")
+    return known[name]

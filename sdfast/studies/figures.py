@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdfast.studies.results import Found
-from sdfast.studies.statistics import interval
+from sdfast.studies.statistics import interval, summary
+from sdfast.studies.tables import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _FAINT = "#1b1b1b", "#767676"
+_INK, _FAINT, _BLUE = "#1b1b1b", "#6b6b6b", "#0072b2"
 # Okabe and Ito's, told apart with any colour vision; markers differ too
 _LOOK = {
-    "fine-tuning": ("#767676", "s"),
+    "fine-tuning": (_FAINT, "s"),
     "further pre-training": ("#d55e00", "^"),
-    "self-distillation": ("#0072b2", "o"),
+    "self-distillation": (_BLUE, "o"),
 }
 _STYLE: Any = {
     "font.size": 13,
@@ -37,22 +38,43 @@ _STYLE: Any = {
 
 def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
     """The picture as {"png": ..., "svg": ...}; `about` is the line below it."""
-    import matplotlib
+    from matplotlib import rc_context
 
-    with matplotlib.rc_context(_STYLE):
-        kind = found[0].study.figure
-        if kind == "dots":
-            figure = _dots(found)
-        elif kind == "lines":
-            figure = _lines(found)
-        else:
-            figure = _gaps(found)
+    with rc_context(_STYLE):
+        figure = {"dots": _dots, "lines": _lines, "gaps": _gaps}[found[0].study.figure](found)
         figure.supxlabel(about, fontsize=10, color=_FAINT)
-        pictures = {}
-        for name, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=name, dpi=160, metadata=metadata)
-            pictures[name] = file.getvalue()
+        return _pictures(figure)
+
+
+def draw_cost(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
+    """Seconds of each stage, by data set."""
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        figure = _figure(8, 1.4 + 0.5 * sum(map(len, rows.values())))
+        place = figure.subplots()
+        names: list[str] = []
+        for title, each in rows.items():
+            for row in each:
+                at = -len(names)
+                names.append(row["stage"] if len(rows) == 1 else f"{title}: {row['stage']}")
+                place.barh(at, row["seconds"], 0.62, color=_BLUE)
+                place.annotate(
+                    f"{row['seconds']:.3g}", (row["seconds"], at), (5, 0), textcoords="offset points", va="center"
+                )
+        place.set_yticks([-at for at in range(len(names))], names)
+        place.tick_params(axis="y", length=0)
+        place.margins(x=0.12)
+        place.set_xlabel("seconds")
+        return _pictures(figure)
+
+
+def _pictures(figure: Figure) -> dict[str, bytes]:
+    pictures = {}
+    for name, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        file = io.BytesIO()
+        figure.savefig(file, format=name, dpi=160, metadata=metadata)
+        pictures[name] = file.getvalue()
     return pictures
 
 
@@ -65,45 +87,62 @@ def _figure(width: float, height: float) -> Figure:
 
 def _dots(found: Sequence[Found]) -> Figure:
     """One row for each arm: its runs, their mean, and the interval of the mean."""
-    panels = [(each, column) for each in found for column in _main_columns(each)]
-    rows = max(len(each.runs) for each in found)
-    figure = _figure(3 + 5.6 * len(panels), 1.9 + 0.52 * rows)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    columns = _main_columns(found[0])
+    panels = [(each, column) for each in found for column in columns]
+    titles = list(dict.fromkeys(title for each in found for title in each.runs))
+    figure = _figure(3.2 + 6.2 * len(panels), 2.0 + 0.62 * len(titles))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for place, (each, column) in zip(axes, panels, strict=True):
-        titles = list(each.runs)
-        chosen = _highlighted(each)
-        for row, title in enumerate(reversed(titles)):
-            values = list(each.by_seed(title, column).values())
-            color = "#0072b2" if title == chosen else _FAINT
-            place.plot(values, np.full(len(values), row - 0.16), "o", color=color, alpha=0.55, markersize=5, mew=0)
-            _mean(place, values, row + 0.1, color)
-        baseline = np.mean(list(each.by_seed(each.study.reference, column).values()) or [np.nan])
-        place.axvline(baseline, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-        place.annotate(
-            f"mean of {each.study.reference}",
-            (baseline, 1.0),
-            (0, 4),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-            fontsize=10,
-            color=_INK,
-        )
-        place.set_yticks(range(len(titles)), list(reversed(titles)))
-        place.tick_params(axis="y", length=0)
-        place.set_ylim(-0.6, len(titles) - 0.4)
+        for row, title in enumerate(titles):
+            if values := list(each.by_seed(title, column).values()):
+                color = _BLUE if title == _highlighted(titles) else _FAINT
+                place.plot(values, np.full(len(values), row + 0.17), "o", color=color, alpha=0.6, markersize=5.5, mew=0)
+                _mean(place, values, row - 0.1, color)
+                text = spread(summary(values), 1 if each.is_percent(column) else 3)
+                place.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", color=color)
+        heading = "mean ± deviation" if len(each.by_seed(titles[0], column)) > 1 else "one run"
+        place.annotate(heading, (1.02, 1.0), (0, 5), "axes fraction", textcoords="offset points", fontsize=11)
+        _reference_line(place, each, column)
+        place.set_yticks(range(len(titles)), titles)
+        place.set_ylim(len(titles) - 0.4, -0.6)
         place.margins(x=0.08)
+        place.tick_params(axis="y", length=0)
         place.grid(axis="x")
         place.spines["left"].set_visible(False)
         place.set_xlabel(_axis_label(each, column))
+        if each.is_percent(column):
+            place.set_xlim(*_within_percent(*place.get_xlim()))
         if len(found) > 1:
-            place.set_title(each.target.title, loc="left", fontweight="bold", pad=20)
+            place.set_title(each.target.title, loc="left", fontweight="bold", pad=24)
     return figure
 
 
-def _highlighted(found: Found) -> str:
-    titles = [title for title in found.runs if title in ("self-distillation", "full model")]
-    return titles[0] if titles else found.study.reference
+def _reference_line(place: Axes, found: Found, column: str) -> None:
+    values = list(found.by_seed(found.study.reference, column).values())
+    if not values:
+        return
+    mean = float(np.mean(values))
+    place.axvline(mean, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    place.annotate(
+        found.study.reference,
+        (mean, 1.0),
+        (0, 5),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        fontsize=11,
+        color=_INK,
+    )
+
+
+def _within_percent(low: float, high: float) -> tuple[float, float]:
+    """An axis that leaves no room for shares that cannot be."""
+    room = 0.02 * (high - low)  # for a marker at the end
+    return max(low, -room), min(high, 100 + room)
+
+
+def _highlighted(titles: Sequence[str]) -> str | None:
+    return next((title for title in titles if title in ("self-distillation", "full model")), None)
 
 
 def _main_columns(found: Found) -> list[str]:
@@ -156,18 +195,38 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
             ends.append((mean, arm.title, color))
     if axis.kind == "limit":
         place.set_xscale("log")
-        sizes = sorted({int(arm.x) for arm in arms if arm.x is not None})
-        place.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        sizes = _apart(sorted({int(arm.x) for arm in arms if arm.x is not None}))
+        place.set_xticks(sizes, [_thousands(size) for size in sizes])
         place.minorticks_off()
     elif axis.kind == "rounds":
         from matplotlib.ticker import MaxNLocator
 
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        place.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    if found.is_percent(column):
+        place.set_ylim(*_within_percent(*place.get_ylim()))
     if len(ends) > 1:
         _label_ends(place, ends)
     place.grid()
     place.set_xlabel(axis.label.format(rows=found.target.modality))
     place.set_ylabel(_axis_label(found, column))
+
+
+def _thousands(count: float) -> str:
+    return f"{count / 1000:g}k" if count >= 1000 else f"{count:g}"
+
+
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """Those that can be labelled on a logarithmic axis without touching, the largest among them."""
+    if len(sizes) < 2:
+        return list(sizes)
+    least = 0.075 * np.log(sizes[-1] / sizes[0])
+    kept = [sizes[-1]]
+    for size in reversed(sizes[:-1]):
+        if np.log(kept[-1] / size) >= least:
+            kept.append(size)
+    return kept[::-1]
 
 
 def _label_ends(place: Axes, ends: list[tuple[float, str, str]]) -> None:

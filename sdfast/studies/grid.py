@@ -58,9 +58,10 @@ class Study:
         reference: title of the arm that the others are compared with.
         columns: metrics of the table: keys of `result.json`, `score` for that of the data set, `log_train_loss`.
         figure: how it is drawn.
+        tested: columns whose differences are tested in the table; the JSON has all.
         modality: of the data, where it matters.
         axis: see `Axis`.
-        paper_data: titles of the paper's data sets that the paper has it for.
+        seeds: how many where nothing is said.
     """
 
     name: str
@@ -68,9 +69,11 @@ class Study:
     arms: tuple[Arm, ...]
     reference: str
     columns: tuple[str, ...] = ("score",)
-    figure: Literal["dots", "line", "lines", "gaps"] = "dots"
+    tested: tuple[str, ...] = ("score",)
+    figure: Literal["dots", "lines", "gaps"] = "dots"
     modality: Modality | None = None
     axis: Axis | None = None
+    seeds: int = 5
 
 
 def expand(study: Study, config: Config, rows: int, points: Sequence[int] | None) -> tuple[list[Arm], list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from pathlib import Path
 
 from sdfast.errors import Interrupted, SdfastError
 from sdfast.log import log
@@ -13,14 +12,14 @@ from sdfast.studies.plan import Task
 from sdfast.studies.store import Shared, StudyRun
 
 
-def perform(task: Task, out: Path, shared: Shared) -> Result:
+def perform(task: Task, shared: Shared) -> Result:
     """Bring a stage up to date.
 
     Raises:
         SdfastError: it cannot be trained.
         Interrupted: a signal came; its state is saved.
     """
-    run = StudyRun(task.config, out, shared)
+    run = StudyRun(task.config, task.out, shared)
     try:
         if task.stage == "finetune":
             return run.finetune(task.start, task.seed)
@@ -33,14 +32,14 @@ def perform(task: Task, out: Path, shared: Shared) -> Result:
         _forget(run)
 
 
-def attempt(task: Task, out: Path, shared: Shared) -> tuple[Result | None, str]:
+def attempt(task: Task, shared: Shared) -> tuple[Result | None, str]:
     """The result, or None and one sentence that says why there is none.
 
     Raises:
         Interrupted: a signal came; its state is saved.
     """
     try:
-        return perform(task, out, shared), ""
+        return perform(task, shared), ""
     except Interrupted:
         raise
     except SdfastError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdfast.config import Config
-from sdfast.data.paper_sets import PaperSet, paper_set
+from sdfast.data.paper_sets import PaperSet
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.pipeline import Start, slug
@@ -25,11 +25,13 @@ class Task:
 
     Attributes:
         config: of the cell.
+        out: directory of stages, banks and packs.
         stage: `head`, `pretrain`, `distill` (of `config.distill.rounds`) or `finetune`.
         start, seed: of `finetune`.
     """
 
     config: Config
+    out: Path
     stage: str
     start: Start = "init"
     seed: int = 0
@@ -79,6 +81,7 @@ class Target:
 
     Attributes:
         title: the paper's name of the data set, or its own.
+        out: directory of stages, banks and packs.
         spec: as it was asked for.
         modality: of its rows.
         metric: the key of what is reported first.
@@ -91,6 +94,7 @@ class Target:
     """
 
     title: str
+    out: Path
     spec: str
     modality: str
     metric: str
@@ -126,7 +130,9 @@ class _Planner(StudyRun):
         config, stage = self.config, inputs["stage"]
         if stage == "distill":
             config = config.changed([f"distill.rounds={inputs['round']}"])
-        return Task(config, stage, self.start, inputs["seed"]) if stage == "finetune" else Task(config, stage)
+        if stage == "finetune":
+            return Task(config, self.out, stage, self.start, inputs["seed"])
+        return Task(config, self.out, stage)
 
 
 def plan(
@@ -146,7 +152,7 @@ def plan(
     Args:
         study: what is declared.
         config: of the run.
-        out: the study's directory.
+        out: directory of stages, banks and packs.
         seeds: of the fine-tunings (`paper`), or of whole chains (`full`).
         protocol: see `seeds`.
         points: of the axis, instead of its own.
@@ -158,18 +164,22 @@ def plan(
     """
     run = StudyRun(config, out, shared)
     with run.session():
-        modality, source = run.domain.modality, run.pack.manifest["source"]
+        modality = run.domain.modality
         if study.modality not in (None, modality):
             raise UserError(
                 f"study {study.name} is of {study.modality}, and {run.model_spec} is a model of {modality}."
             )
         run.check_labels()
-        paper = paper_set(source["name"], source["kind"], modality)
+        paper, config, rows = run.paper, run.config, len(run.pack.split("train"))
         metric = paper.metric if paper else {"images": "accuracy", "texts": "macro_f1"}[modality]
         title = paper.title if paper else slug(run.data_spec)
-        config, rows = run.config, len(run.pack.split("train"))
+        used, classes = len(run.train_rows("pretrain")), len(run.pack.class_names)
     arms, notes = expand(study, config, rows, points)
-    target = Target(title, run.data_spec, modality, metric, paper, arms, rows, notes=notes)
+    if paper is not None and (used, classes) != (paper.rows["train"], paper.classes):
+        here, there = f"{used} training rows in {classes} classes", f"{paper.rows['train']} in {paper.classes}"
+        notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
+        paper = None
+    target = Target(title, out, run.data_spec, modality, metric, paper, arms, rows, notes=notes)
     for arm in arms:
         try:
             changed = configured(config, arm)

@@ -75,6 +75,17 @@ class Found:
         values = {run.cell.seed: self.value(run, column) for run in self.runs.get(title, ())}
         return {seed: value for seed, value in values.items() if value is not None}
 
+    def coincidences(self) -> list[str]:
+        """Sentences about arms that gave the very weights of one before them."""
+        seen: dict[tuple[str, ...], Arm] = {}
+        said = []
+        for arm in self.target.arms:
+            weights = tuple(run.result.weights for run in self.runs.get(arm.title, ()))
+            first = seen.setdefault(weights, arm)
+            if weights and first is not arm:
+                said.append(f"{arm.title} gave the very weights of {first.title}: what it adds never acted.")
+        return said
+
     def reference(self, arm: Arm) -> str:
         """Title of the arm that another is compared with: at the same size where there are several."""
         axis = self.study.axis

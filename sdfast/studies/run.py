@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sdfast import __version__, durable
 from sdfast.config import nearest
 from sdfast.errors import UserError
-from sdfast.launch import place
+from sdfast.launch import place as launched
 from sdfast.log import attach_file, log
 from sdfast.pipeline import Pipeline, slug
 from sdfast.rundir import locked
-from sdfast.studies.declared import study_named
-from sdfast.studies.figures import draw
+from sdfast.studies.declared import COST, study_named
 from sdfast.studies.grid import Study
 from sdfast.studies.plan import Node, Protocol, Target, plan
 from sdfast.studies.progress import only_the_study_speaks, say
-from sdfast.studies.results import Found, gather
+from sdfast.studies.results import gather
 from sdfast.studies.schedule import train
 from sdfast.studies.store import Shared
-from sdfast.studies.tables import markdown, record, run_rows
+from sdfast.studies.write import About, write
 
 
 @dataclass(frozen=True)
@@ -78,26 +72,30 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
     study = _chosen(study_named(name), options.methods)
     if options.protocol not in ("paper", "full"):
         raise UserError(f"--protocol {options.protocol} is not known; use paper or full.")
-    if place().world > 1:
+    if launched().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
-    out, device = runs[0].out, runs[0].device.type
-    jobs = options.jobs or max(1, torch.cuda.device_count() if device == "cuda" else 1)
+    out, device, timed = runs[0].out, runs[0].device.type, study is COST
+    if timed and (options.jobs or 1) > 1:
+        raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
+    jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
     first = runs[0].config.seed
-    seeds = list(range(first, first + (options.seeds or (3 if name == "compare" else 5))))
+    seeds = list(range(first, first + (options.seeds or study.seeds)))
     nodes: dict[str, Node] = {}
     shared = Shared()
     with _session(out):
-        targets = [
-            plan(study, run.config, out, seeds, options.protocol, list(options.points) or None, shared, nodes)
-            for run in runs
-        ]
+        targets = []
+        for run in runs:
+            place = out / "cost" / slug(run.data_spec) if timed else out  # times are not taken from other studies
+            points = list(options.points) or None
+            targets.append(plan(study, run.config, place, seeds, options.protocol, points, shared, nodes))
+        _tell_apart(targets)
         nodes = {key: node for key, node in nodes.items() if node.wanted_by}
         _announce(study, targets, nodes, out)
         try:
             train(nodes, out, jobs, device, shared)
         finally:
             found = [gather(study, target, nodes) for target in targets]
-            text = write(study, found, out, seeds, options, jobs, runs)
+            text = write(study, found, out, About(seeds, options.protocol, jobs, runs))
     return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
 
 
@@ -130,6 +128,14 @@ def _session(out: Path) -> Iterator[None]:
             handler.close()
 
 
+def _tell_apart(targets: Sequence[Target]) -> None:
+    """Data sets with one name are called as they were asked for."""
+    titles = [target.title for target in targets]
+    for target in targets:
+        if titles.count(target.title) > 1:
+            target.title = target.spec
+
+
 def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], out: Path) -> None:
     cells = sum(len(target.cells) for target in targets)
     missing = sum(node.result is None for node in nodes.values())
@@ -141,37 +147,3 @@ def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], o
     for target in targets:
         for title, reason in target.unavailable.items():
             say.warning("%s: not available: %s", title, reason)
-
-
-def write(
-    study: Study,
-    found: Sequence[Found],
-    out: Path,
-    seeds: Sequence[int],
-    options: Options,
-    jobs: int,
-    runs: Sequence[Pipeline],
-) -> str:
-    """Write what is there to `<study>.md`, `.csv`, `.json`, `.png` and `.svg`, and return the Markdown."""
-    if not any(each.runs for each in found):
-        return ""
-    text = markdown(study, found, seeds, options.protocol)
-    about: dict[str, Any] = {
-        "protocol": options.protocol,
-        "seeds": list(seeds),
-        "jobs": jobs,
-        "command": shlex.join(["sdfast", *sys.argv[1:]]),
-        "versions": {"sdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "device": torch.cuda.get_device_name() if runs[0].device.type == "cuda" else "cpu",
-        "config": [run.config.model_dump(mode="json") for run in runs],
-    }
-    durable.write_bytes(out / f"{study.name}.md", text.encode())
-    durable.write_bytes(out / f"{study.name}.csv", run_rows(found).encode())
-    durable.write_json(out / f"{study.name}.json", record(study, found, **about))
-    whole = [each for each in found if each.runs]
-    kind = "fine-tunings of one checkpoint" if options.protocol == "paper" else "whole chains"
-    interval = "; bars and bands: 95 % interval of the mean" if len(seeds) > 1 else ""
-    data = ", ".join(each.target.title for each in whole)
-    for ending, picture in draw(whole, f"{data}; {len(seeds)} {kind} each{interval}").items():
-        durable.write_bytes(out / f"{study.name}.{ending}", picture)
-    return text

@@ -30,7 +30,7 @@ def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Sha
 
     Args:
         nodes: by key, each after those it needs.
-        out: the study's directory.
+        out: the study's directory, for the workers' logs.
         jobs: stages at a time.
         device: where they are trained: `cpu` or `cuda`.
         shared: what is open in this process.
@@ -46,7 +46,7 @@ def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Sha
         if jobs == 1:
             for node in todo:
                 if not _failed_before(node, nodes):
-                    found, failure = attempt(node.task, out, shared)
+                    found, failure = attempt(node.task, shared)
                     node.result, node.failure = found, None if found else failure
                 progress.finished(node)
         else:
@@ -84,6 +84,7 @@ class _Crew:
     device: str
     progress: Progress
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    vacant: list[int] = field(default_factory=list)  # numbers of workers that are not there, hired when needed
     idle: list[_Worker] = field(default_factory=list)
     busy: list[_Worker] = field(default_factory=list)
 
@@ -92,8 +93,7 @@ class _Crew:
         waiting = sorted(self.todo, key=lambda node: -self._dependants(node))  # stable: else in the order declared
         with stop_on_signal() as stop:
             try:
-                for number in range(min(self.jobs, len(waiting))):
-                    self.idle.append(self._hire(number))
+                self.vacant = list(range(self.jobs))
                 while waiting or self.busy:
                     waiting = self._hand_out(waiting)
                     for key, _ in self.selector.select(_LOOK_SECONDS) if self.busy else ():
@@ -118,32 +118,34 @@ class _Crew:
         for node in waiting:
             if _failed_before(node, self.nodes):
                 self.progress.finished(node)
-            elif self.idle and all(self.nodes[key].result is not None for key in node.needs):
-                worker = self.idle.pop()
+            elif (self.idle or self.vacant) and all(self.nodes[key].result is not None for key in node.needs):
+                worker = self.idle.pop() if self.idle else self._hire(self.vacant.pop(0))
                 worker.node = node
                 self.busy.append(worker)
                 task = node.task
-                given = {"config": task.config.model_dump(mode="json"), "stage": task.stage}
+                given = {**vars(task), "config": task.config.model_dump(mode="json"), "out": str(task.out)}
                 assert worker.process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):  # it ended; its answer says so
-                    worker.process.stdin.write(json.dumps({**given, "start": task.start, "seed": task.seed}) + "\n")
+                    worker.process.stdin.write(json.dumps(given) + "\n")
                     worker.process.stdin.flush()
             else:
                 left.append(node)
         return left
 
     def _answer(self, worker: _Worker) -> None:
-        """Take what a worker says about its stage; one that is gone is replaced."""
-        node = worker.node
-        assert node is not None and worker.process.stdout is not None
+        """Take what a worker says about its stage, or that it is gone."""
+        assert worker.process.stdout is not None
         line = worker.process.stdout.readline()
-        self.busy.remove(worker)
-        worker.node = None
+        (self.busy if worker in self.busy else self.idle).remove(worker)
+        node, worker.node = worker.node, None
         if not line or "interrupted" in (answer := json.loads(line)):
             code = self._part_with(worker)
+            self.vacant.append(worker.number)
+            if node is None:
+                return
             node.failure = f"its worker ended with {_named(code)}; see {self._log(worker.number)}"
-            self.idle.append(self._hire(worker.number))
         else:
+            assert node is not None
             node.result = _result(answer["result"])
             node.failure = None if node.result else answer["failure"]
             self.idle.append(worker)
@@ -161,7 +163,7 @@ class _Crew:
             threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
             environment["OMP_NUM_THREADS"] = str(threads)
         self._log(number).parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "sdfast.studies.worker", str(self.out), str(threads), str(os.getpid())]
+        command = [sys.executable, "-m", "sdfast.studies.worker", str(threads), str(os.getpid())]
         with open(self._log(number), "a", encoding="utf-8") as said:
             process = subprocess.Popen(
                 command,

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+_ROUNDING = 1e-6  # relative; metrics are computed in float32
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -70,10 +72,10 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Paire
         return None
     count, mean = len(differences), statistics.fmean(differences)
     if count == 1:
-        return Paired(count, mean, note="one seed: no interval")
+        return Paired(count, mean, note="one seed")
     spread = statistics.stdev(differences)
-    if spread <= 1e-12 * max(map(abs, differences)):
-        return Paired(count, mean, note="the same for every seed: no interval")
+    if spread <= _ROUNDING * max(map(abs, (*values.values(), *reference.values()))):
+        return Paired(count, mean, note="same for all seeds")
     low, high = interval(differences) or (mean, mean)
     t = mean / (spread / math.sqrt(count))
     return Paired(count, mean, low, high, float(2 * stats.t.sf(abs(t), count - 1)))

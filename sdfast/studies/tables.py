@@ -28,7 +28,7 @@ def markdown(study: Study, found: Sequence[Found], seeds: Sequence[int], protoco
     lines += [*aligned(_main_rows(study, found)), ""]
     lines += _legend(found, seeds, protocol)
     for each in found:
-        compared = _compared_rows(each)
+        compared = _compared_rows(each, study.tested[len(found) == 1 :])  # the first is in the table of one data set
         if len(compared) > 1:
             lines += [f"Paired by seed, {each.target.title}:", "", *aligned(compared), ""]
     for each in found:
@@ -60,16 +60,16 @@ def _main_rows(study: Study, found: Sequence[Found]) -> list[list[str]]:
         for column in each.columns():
             header.append(prefix + each.label(column))
             papers = {title: _paper(each, title, column) for title in titles}
-            differs = len(found) == 1 and column == "score"
+            differs = len(found) == 1 and column == study.tested[0]
             compared = each.compared(column) if differs else {}
             with_paper, with_differences = any(papers.values()), bool(compared)
             header += ["paper"] * with_paper
-            header += [f"less {_reference_name(each)} [95 %]"] * with_differences
+            header += [f"less {_reference_name(each)} [95 %]", "p", "p (Holm)"] * with_differences
             for title in titles:
                 rows[title].append(_cell(each, title, column))
                 rows[title] += [papers[title]] * with_paper
                 if with_differences:
-                    rows[title].append(difference(compared[title], 1) if title in compared else "")
+                    rows[title] += _difference_cells(compared[title], 1) if title in compared else ["", "", ""]
     return [header, *rows.values()]
 
 
@@ -96,28 +96,38 @@ def _paper(found: Found, title: str, column: str) -> str:
 
 def spread(values: Summary, digits: int) -> str:
     """Mean and deviation."""
-    mean = f"{values.mean:.{digits}f}"
-    return mean if values.deviation is None else f"{mean} ± {values.deviation:.{digits}f}"
+    mean = _fixed(values.mean, digits)
+    return mean if values.deviation is None else f"{mean} ± {_fixed(values.deviation, digits)}"
+
+
+def _fixed(value: float, digits: int, sign: str = "") -> str:
+    """A number that never shows a negative zero."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
 def difference(values: Paired, digits: int) -> str:
     """Mean difference and its interval."""
-    mean = f"{values.mean:+.{digits}f}"
+    mean = _fixed(values.mean, digits, "+")
     if values.low is None or values.high is None:
         return mean
-    return f"{mean} [{values.low:+.{digits}f}, {values.high:+.{digits}f}]"
+    return f"{mean} [{_fixed(values.low, digits, '+')}, {_fixed(values.high, digits, '+')}]"
 
 
-def _compared_rows(found: Found) -> list[list[str]]:
+def _compared_rows(found: Found, columns: Sequence[str]) -> list[list[str]]:
     rows = [["arm", "metric", "less", "difference [95 %]", "p", "p (Holm)"]]
     arms = {arm.title: arm for arm in found.target.arms}
-    for column in found.columns():
-        digits = 2 if found.is_percent(column) else 3
+    for column in columns:
+        digits = 1 if found.is_percent(column) else 3
         for title, each in found.compared(column).items():
             against = found.reference(arms[title])
-            ends = [each.note or "", ""] if each.p is None else [_probability(each.p), _probability(each.p_holm or 0)]
-            rows.append([title, found.label(column), against, difference(each, digits), *ends])
+            rows.append([title, found.label(column), against, *_difference_cells(each, digits)])
     return rows
+
+
+def _difference_cells(each: Paired, digits: int) -> list[str]:
+    """Difference, p and corrected p; or why there are none."""
+    ends = [each.note or "", ""] if each.p is None else [_probability(each.p), _probability(each.p_holm or 0)]
+    return [difference(each, digits), *ends]
 
 
 def _probability(p: float) -> str:
@@ -144,7 +154,9 @@ def _legend(found: Sequence[Found], seeds: Sequence[int], protocol: Protocol) ->
 
 def _notes(found: Found, several: bool) -> list[str]:
     prefix = f"{found.target.title}: " if several else ""
-    lines = [*found.target.notes]
+    lines = [*found.target.notes, *found.coincidences()]
+    if (missing := len(found.target.cells) - sum(map(len, found.runs.values()))) > 0:
+        lines.append(f"Not all is done: {missing} of {len(found.target.cells)} runs are missing.")
     lines += [f"Not available: {title}: {reason}" for title, reason in found.target.unavailable.items()]
     lines += [f"Failed: {sentence}" for sentence in found.failures]
     return [part for line in lines for part in (prefix + line, "")]

@@ -14,11 +14,10 @@ from typing import Any
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
-def main(out: Path, threads: int | None, parent: int) -> int:
+def main(threads: int | None, parent: int) -> int:
     """Work until there is nothing more to read.
 
     Args:
-        out: the study's directory.
         threads: of a CPU, where the configuration does not say.
         parent: the process that asks; this one stops as at a signal when that is gone.
     """
@@ -47,9 +46,9 @@ def main(out: Path, threads: int | None, parent: int) -> int:
     shared = Shared()
     for line in sys.stdin:
         given: dict[str, Any] = json.loads(line)
-        task = Task(Config.model_validate(given["config"]), given["stage"], given["start"], given["seed"])
+        config, out = Config.model_validate(given.pop("config")), Path(given.pop("out"))
         try:
-            result, failure = attempt(task, out, shared)
+            result, failure = attempt(Task(config, out, **given), shared)
         except Interrupted as stopped:
             answers.write(json.dumps({"interrupted": str(stopped)}) + "\n")
             return stopped.exit_code
@@ -60,6 +59,6 @@ def main(out: Path, threads: int | None, parent: int) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]) or None, int(sys.argv[3])))
+        sys.exit(main(int(sys.argv[1]) or None, int(sys.argv[2])))
     except KeyboardInterrupt:
         sys.exit(130)

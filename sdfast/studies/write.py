@@ -1,0 +1,80 @@
+"""A study's files: `<study>.md`, `.csv`, `.json`, `.png` and `.svg`."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdfast import __version__, durable
+from sdfast.pipeline import Pipeline
+from sdfast.studies.cost import cost_markdown, cost_rows
+from sdfast.studies.declared import COST
+from sdfast.studies.figures import draw, draw_cost
+from sdfast.studies.grid import Study
+from sdfast.studies.plan import Protocol
+from sdfast.studies.results import Found
+from sdfast.studies.tables import markdown, record, run_rows
+
+
+@dataclass(frozen=True)
+class About:
+    """How a study was run.
+
+    Attributes:
+        seeds: of its cells.
+        protocol: see `Options`.
+        jobs: stages at a time.
+        runs: one for each data set.
+    """
+
+    seeds: Sequence[int]
+    protocol: Protocol
+    jobs: int
+    runs: Sequence[Pipeline]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a person needs who wants to run it again."""
+        cuda = self.runs[0].device.type == "cuda"
+        return {
+            "protocol": self.protocol,
+            "seeds": list(self.seeds),
+            "jobs": self.jobs,
+            "command": shlex.join(["sdfast", *sys.argv[1:]]),
+            "versions": {"sdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU",
+            "config": [run.config.model_dump(mode="json") for run in self.runs],
+        }
+
+
+def write(study: Study, found: Sequence[Found], out: Path, about: About) -> str:
+    """Write what is there, and return the Markdown; nothing when there is nothing."""
+    found = [each for each in found if each.runs]
+    if not found:
+        return ""
+    values = record(study, found, **about.to_json())
+    if study is COST:
+        rows = {each.target.title: cost_rows(each) for each in found}
+        text, pictures, values["rows"] = cost_markdown(rows), draw_cost(rows), rows
+    else:
+        text, pictures = markdown(study, found, about.seeds, about.protocol), draw(found, _caption(found, about))
+    durable.write_bytes(out / f"{study.name}.md", text.encode())
+    durable.write_bytes(out / f"{study.name}.csv", run_rows(found).encode())
+    durable.write_json(out / f"{study.name}.json", values)
+    for ending, picture in pictures.items():
+        durable.write_bytes(out / f"{study.name}.{ending}", picture)
+    return text
+
+
+def _caption(found: Sequence[Found], about: About) -> str:
+    data = ", ".join(each.target.title for each in found)
+    if len(about.seeds) == 1:
+        return f"{data}; one run of each"
+    kind = "fine-tunings of one checkpoint" if about.protocol == "paper" else "whole chains"
+    return f"{data}; points: {len(about.seeds)} {kind} each; their mean with its 95 % interval"

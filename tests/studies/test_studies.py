@@ -1,0 +1,278 @@
+"""Studies that are run: what they share, what they leave, and what happens when something goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_fixtures import write_images, write_model
+from text_fixtures import write_text_model, write_texts
+
+from sdfast.cli.main import run
+from sdfast.config import Config
+from sdfast.rundir import locked
+from sdfast.studies.declared import STUDIES
+from sdfast.studies.plan import Node, Target, plan
+from sdfast.studies.schedule import train
+from sdfast.studies.store import Shared
+
+STEPS = [
+    *(f"{stage}.{key}" for stage in ("pretrain", "distill", "finetune") for key in ("steps=3", "batch_size=8")),
+    "engine.threads=1",
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("inputs")
+    return {"model": str(write_model(root / "model")), "data": str(write_images(root / "images"))}
+
+
+def study(inputs: dict[str, str], out: Path, name: str, *more: str) -> int:
+    return run(["study", name, "--model", inputs["model"], "--data", inputs["data"], "--out", str(out), *STEPS, *more])
+
+
+def stages(out: Path) -> Counter[str]:
+    """How many folders of each stage there are."""
+    return Counter(path.name.split("-")[0] for path in (out / "stages").iterdir())
+
+
+def weights(out: Path, name: str) -> dict[tuple[str, int], str]:
+    """Digest of each classifier of a study."""
+    found: dict[str, Any] = json.loads((out / f"{name}.json").read_text())
+    runs = [(arm["title"], run) for arm in found["data"][0]["arms"] for run in arm["runs"]]
+    return {(title, run["seed"]): run["weights"] for title, run in runs}
+
+
+def planned(inputs: dict[str, str], out: Path, name: str, *more: str, **options: Any) -> tuple[Target, list[Node]]:
+    config = Config(model=inputs["model"]).changed([f"data.source={inputs['data']}", *STEPS, *more])
+    nodes: dict[str, Node] = {}
+    given = {"seeds": [0, 1], "protocol": "paper", "points": None, "shared": Shared(), "nodes": nodes, **options}
+    return plan(STUDIES[name], config, out, **given), list(nodes.values())
+
+
+@pytest.fixture(scope="module")
+def serial(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ablations, then the methods, in one folder; one seed."""
+    out = tmp_path_factory.mktemp("serial")
+    assert study(inputs, out, "table3", "--seeds", "1") == 0
+    assert stages(out) == {"pretrain": 2, "distill": 5, "finetune": 7}
+    assert study(inputs, out, "table1", "--seeds", "1") == 0
+    return out
+
+
+def test_studies_in_one_folder_share_what_coincides(
+    serial: Path, inputs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # one teacher, five students and one longer teacher; of the methods, four start from the model as given
+    assert stages(serial) == {"pretrain": 2, "distill": 5, "finetune": 7 + 4}
+    assert len(list((serial / "packs").iterdir())) == 1
+    ablations, methods = weights(serial, "table3"), weights(serial, "table1")
+    assert ablations["full model", 0] == methods["self-distillation", 0]
+    assert ablations["without L_distill", 0] == methods["further pre-training", 0]
+    assert len(set(ablations.values()) | set(methods.values())) >= 10  # MARS may not act in three steps
+    before = {path: path.stat().st_mtime_ns for path in (serial / "stages").rglob("result.json")}
+    capsys.readouterr()
+    assert study(inputs, serial, "table1", "--seeds", "1") == 0
+    printed = capsys.readouterr()
+    assert "8 of 8 stages are done" in printed.err and printed.out == (serial / "table1.md").read_text()
+    assert before == {path: path.stat().st_mtime_ns for path in (serial / "stages").rglob("result.json")}
+
+
+def test_what_a_study_leaves(serial: Path) -> None:
+    assert {f"table1.{ending}" for ending in ("md", "csv", "json", "png", "svg")} <= {
+        path.name for path in serial.iterdir()
+    }
+    rows = list(csv.DictReader((serial / "table1.csv").open()))
+    assert [row["arm"] for row in rows] == [arm.title for arm in STUDIES["table1"].arms]
+    assert all((Path(row["model"]) / "config.json").is_file() for row in rows)
+    record = json.loads((serial / "table1.json").read_text())
+    assert record["seeds"] == [0] and record["versions"]["torch"] and record["config"][0]["pretrain"]["steps"] == 3
+
+
+def test_an_interrupted_parallel_study_goes_on_and_ends_where_a_serial_one_does(
+    serial: Path, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["study", "table3", "--model", inputs["model"], "--data", inputs["data"], "--out", str(out), *STEPS]
+    command += ["--seeds", "1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdfast", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.match(r"1/\d+ ", line):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "the same command continues from here" in said[-1] and "Traceback" not in "".join(said)
+    assert sum(stages(out).values()) < 14
+    assert run(command) == 0
+    assert weights(out, "table3") == weights(serial, "table3")
+    assert stages(out) == {"pretrain": 2, "distill": 5, "finetune": 7}
+
+
+_DIE = """
+import os, signal, sys
+from sdfast.cli.main import run
+from sdfast.engine.loop import Trainer
+
+step, left = Trainer._one_step, [int(sys.argv[1])]
+
+def one_step(self):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+
+Trainer._one_step = one_step
+run(sys.argv[2:])
+"""
+
+
+def test_a_killed_study_loses_nothing_that_was_saved(serial: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+    arguments = [
+        "study",
+        "table1",
+        "--model",
+        inputs["model"],
+        "--data",
+        inputs["data"],
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    arguments += [*STEPS, "--seeds", "1", "--methods", "self-distillation", "engine.checkpoint_steps=1"]
+    ended = subprocess.run([sys.executable, "-c", _DIE, "5", *arguments], capture_output=True)
+    assert ended.returncode == -signal.SIGKILL  # in the second step of distill, whose first is saved
+    assert stages(tmp_path / "out") == {"pretrain": 1, "distill": 1}
+    assert run(arguments) == 0
+    assert "distill: resuming at step 1 of 3" in (tmp_path / "out" / "log.txt").read_text()
+    assert weights(tmp_path / "out", "table1") == {
+        ("self-distillation", 0): weights(serial, "table1")["self-distillation", 0]
+    }
+
+
+def test_when_a_stage_fails_the_others_go_on(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ("--methods", "fine-tuning,self-distillation", "--seeds", "1")
+    assert study(inputs, tmp_path, "compare", *methods, "distill.lr=1e30") == 1
+    printed = capsys.readouterr()
+    assert "| fine-tuning " in printed.out and "| self-distillation | -" in printed.out
+    assert "2 stages failed" in printed.err and "lower distill.lr" in printed.err
+    assert "distill, which it needs, failed" in printed.err and "Traceback" not in printed.err
+    assert (tmp_path / "compare.png").is_file()
+
+
+def test_a_worker_that_dies_fails_its_stage_alone(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, nodes = planned(inputs, tmp_path, "table5")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
+    failures = [node.failure or "" for node in nodes]
+    assert all(failures) and "exit code 1" in failures[0] and failures[-1] == "distill, which it needs, failed"
+
+
+def test_whole_chains_have_a_seed_each(inputs: dict[str, str], tmp_path: Path) -> None:
+    target, nodes = planned(inputs, tmp_path, "table4", protocol="full")
+    assert Counter(node.task.stage for node in nodes) == {"pretrain": 2, "distill": 2, "finetune": 4}
+    assert [cell.config.seed for cell in target.cells] == [0, 1, 0, 1]
+    target, once = planned(inputs, tmp_path, "table4")
+    assert Counter(node.task.stage for node in once) == {"pretrain": 1, "distill": 1, "finetune": 4}
+    assert {cell.config.seed for cell in target.cells} == {0}
+    assert {node.key for node in once if node.task.seed == 0} <= {node.key for node in nodes}
+
+
+def test_rounds_and_sizes_share_their_stages(inputs: dict[str, str], tmp_path: Path) -> None:
+    _, nodes = planned(inputs, tmp_path, "figure4", seeds=[0])
+    assert Counter(node.task.stage for node in nodes) == {"pretrain": 1, "distill": 4, "finetune": 5}
+    assert [node.task.config.distill.rounds for node in nodes if node.task.stage == "distill"] == [1, 2, 3, 4]
+    target, nodes = planned(inputs, tmp_path, "figure3", seeds=[0], points=[8, 12, 99])
+    assert Counter(node.task.stage for node in nodes) == {"pretrain": 2, "distill": 2, "finetune": 6}
+    assert target.notes == ["Left out, because there are 24 training rows: 99."]
+
+
+def test_an_arm_that_is_refused_is_not_available_and_the_others_are(inputs: dict[str, str], tmp_path: Path) -> None:
+    target, nodes = planned(inputs, tmp_path, "table5", "engine.accumulate=2")
+    assert [*target.unavailable] == ["supervised contrastive"]
+    assert "engine.accumulate=1" in target.unavailable["supervised contrastive"]
+    assert len(target.cells) == 6 and all(node.wanted_by for node in nodes)
+
+
+def test_a_new_language_model_head_is_trained_once(tmp_path: Path) -> None:
+    model = write_text_model(tmp_path / "model")
+    from test_text_pipeline import without_head
+
+    inputs = {"model": str(without_head({"roberta": model}, tmp_path / "headless"))}
+    inputs["data"] = str(write_texts(tmp_path / "texts"))
+    target, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
+    assert Counter(node.task.stage for node in nodes)["head"] == 1 and nodes[2].task.stage != "head"
+    assert target.metric == "macro_f1" and not target.unavailable
+    train({node.key: node for node in nodes if node.task.stage != "finetune"}, tmp_path, 1, "cpu", Shared())
+    _, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
+    assert {node.task.stage for node in nodes if node.result} == {"head", "pretrain", "distill"}
+
+
+def test_cost_takes_its_times_from_runs_of_its_own(
+    serial: Path, inputs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stages(serial)
+    assert study(inputs, serial, "cost") == 0
+    assert stages(serial) == before and stages(serial / "cost" / "images") == dict.fromkeys(
+        ("pretrain", "distill", "finetune"), 1
+    )
+    rows = json.loads((serial / "cost.json").read_text())["rows"]["images"]
+    assert [row["stage"] for row in rows] == ["pretrain", "teacher bank", "distill", "finetune"]
+    assert all(row["seconds"] > 0 for row in rows)
+    printed = capsys.readouterr().out
+    assert "5:13:22 | 9.70" in printed and "--jobs 1" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("table9", (), "no study 'table9'; choose table1,"),
+        ("table2", (), "study table2 is of texts"),
+        ("table1", ("--points", "4"), "no points to choose"),
+        ("figure3", ("--points", "a"), "--points a must be whole numbers"),
+        ("figure3", ("--points", "900"), "is within the 24 training rows"),
+        ("compare", ("--methods", "RecAdan,fine-tuning"), "did you mean 'recadam'"),
+        ("compare", ("--methods", "MARS"), "compares with fine-tuning"),
+        ("cost", ("--jobs", "2"), "use --jobs 1"),
+        ("table1", ("--protocol", "half"), "use paper or full"),
+        ("table1", ("pretrain.stepz=1",), "pretrain.steps"),
+    ],
+)
+def test_one_sentence(
+    inputs: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    more: tuple[str, ...],
+    words: str,
+) -> None:
+    assert study(inputs, tmp_path, name, *more) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("sdfast: ") and words in said[0]
+    assert not (tmp_path / "stages").exists()
+
+
+def test_unlabelled_data_and_a_folder_in_use(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = {**inputs, "data": inputs["data"] + "/train/class0"}
+    assert study(flat, tmp_path, "compare") == 2
+    assert "has no labels" in capsys.readouterr().err
+    with locked(tmp_path):
+        assert study(inputs, tmp_path, "compare") == 2
+    assert "another sdfast process is working" in capsys.readouterr().err

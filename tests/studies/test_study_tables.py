@@ -1,0 +1,147 @@
+"""A study's tables and figures, of made-up results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+import pytest
+from study_samples import Metrics, made_up, noisy
+
+from sdfast.data.paper_sets import PAPER_SETS, PaperSet
+from sdfast.studies.declared import STUDIES
+from sdfast.studies.figures import draw
+from sdfast.studies.grid import Arm
+from sdfast.studies.paper_results import TABLE1, TABLE2, paper_number
+from sdfast.studies.results import Found, Run
+from sdfast.studies.tables import markdown, record, run_rows
+
+CUB = PaperSet("CUB", frozenset(), {}, 200, "macro_f1")
+
+
+def table(found: Sequence[Found], seeds: int = 3) -> str:
+    return markdown(found[0].study, found, range(seeds), "paper")
+
+
+def cells(text: str, first: str) -> list[str]:
+    """Of the first row that begins so."""
+    row = next(line for line in text.splitlines() if line.startswith(f"| {first} "))
+    return [cell.strip() for cell in row.split("|")][1:-1]
+
+
+def test_the_comparison_is_one_table_with_differences_from_fine_tuning() -> None:
+    found = made_up(STUDIES["compare"])
+    text = table([found])
+    header = cells(text, "method")
+    assert header[:5] == ["method", "accuracy %", "less fine-tuning [95 %]", "p", "p (Holm)"]
+    assert header[5:] == ["test loss", "train loss", "gap", "distance"]
+    compared = found.compared("score")["self-distillation"]
+    row = cells(text, "self-distillation")
+    assert row[2] == f"{compared.mean:+.1f} [{compared.low:+.1f}, {compared.high:+.1f}]"
+    assert compared.p is not None and row[3] == f"{compared.p:.3f}"
+    assert cells(text, "fine-tuning")[2:5] == ["", "", ""]
+    assert "fine-tuning alone" in text and "- RecAdam: model, model, model" in text
+
+
+def test_the_papers_number_stands_beside_ours_on_its_data_alone() -> None:
+    text = table([made_up(STUDIES["table1"], title="CUB", paper=CUB)])
+    assert cells(text, "self-distillation")[2] == "58.06 ± 0.90" and "Lee et al." in text
+    assert "Lee et al." not in (text := table([made_up(STUDIES["table1"], title="CUB")])) and "58.06" not in text
+
+
+def test_two_data_sets_are_columns_of_one_table() -> None:
+    text = table([made_up(STUDIES["table4"], title=name) for name in ("one", "two")])
+    assert cells(text, "arm")[1:] == ["one: log train loss", "one: test loss", "two: log train loss", "two: test loss"]
+    assert text.count("Paired by seed") == 2
+
+
+def test_one_seed_has_neither_deviation_nor_interval() -> None:
+    text = table([made_up(STUDIES["table1"], seeds=[4])], 1)
+    assert "±" not in text and "nan" not in text and cells(text, "MARS")[3] == "one seed"
+
+
+def test_arms_that_are_the_same_have_no_p_and_are_named() -> None:
+    def still(arm: Arm, seed: int) -> Metrics:
+        return dict.fromkeys(noisy(arm, seed), 0.5)
+
+    found = made_up(STUDIES["table1"], metrics=still)
+    assert cells(table([found]), "MARS")[2:4] == ["+0.0", "same for all seeds"]
+    assert not found.coincidences()
+    first = found.runs["fine-tuning"]
+    found.runs["MARS"] = [Run(run.cell, first[at].result) for at, run in enumerate(found.runs["MARS"])]
+    assert "MARS gave the very weights of fine-tuning" in table([found])
+
+
+def test_what_is_missing_or_refused_is_said() -> None:
+    found = made_up(STUDIES["table1"])
+    del found.runs["R3F"]
+    found.target.unavailable["MARS"] = "it needs the weights whole."
+    text = table([found])
+    assert cells(text, "R3F")[1] == "-" and cells(text, "MARS")[1] == "not available"
+    assert "Not available: MARS: it needs the weights whole." in text and "3 of 18 runs are missing" in text
+
+
+def test_results_of_before_show_the_metrics_that_all_have() -> None:
+    found = made_up(STUDIES["compare"])
+    run = found.runs["MARS"][0]
+    for name in ("distance", "generalisation_gap"):
+        del run.result.metrics[name]
+    assert cells(table([found]), "method")[-2:] == ["test loss", "train loss"]
+    rows = list(csv.DictReader(io.StringIO(run_rows([found]))))
+    assert next(row["distance"] for row in rows if row["arm"] == "MARS") == ""
+
+
+def test_csv_has_a_row_for_each_run_and_json_everything() -> None:
+    found = made_up(STUDIES["figure3"], points=[50, 100])
+    rows = list(csv.DictReader(io.StringIO(run_rows([found]))))
+    assert len(rows) == 2 * 3 * 3 and {row["x"] for row in rows} == {"50", "100"}
+    assert float(rows[0]["accuracy"]) == found.runs["fine-tuning, n = 50"][0].result.metrics["accuracy"]
+    values = json.loads(json.dumps(record(STUDIES["figure3"], [found], command="sdfast"), allow_nan=False))
+    assert values["command"] == "sdfast"
+    data = values["data"][0]
+    assert len(data["arms"]) == 6 and data["arms"][0]["config"]["pretrain"]["steps"] == 20_000
+    # every size is compared with self-distillation of that size
+    assert set(data["paired"]["accuracy"]) == {
+        f"{method}, n = {n}" for n in (50, 100) for method in ("fine-tuning", "further pre-training")
+    }
+
+
+@pytest.mark.parametrize("name", ["compare", "table4", "figure1", "figure3", "figure5"])
+def test_the_figure_has_its_names_and_units(name: str) -> None:
+    study = STUDIES[name]
+    found = made_up(study)
+    pictures = draw([found], "photos")
+    assert pictures["png"].startswith(b"\x89PNG") and len(pictures["png"]) > 10_000
+    words = pictures["svg"].decode()
+    expected = {
+        "dots": [arm.title for arm in study.arms],
+        "lines": [study.axis.label.format(rows="images")] if study.axis else [],
+        "gaps": ["(a) generalisation gap", "(b) distance", "(c) distance by round", "nats"],
+    }[study.figure]
+    for word in [*expected, "photos"]:
+        assert word in words
+    if study.columns[0] == "score":
+        assert "test accuracy, %" in words
+
+
+def test_one_seed_and_several_data_sets_can_be_drawn() -> None:
+    assert "one run" in draw([made_up(STUDIES["table6"], seeds=[0])], "")["svg"].decode()
+    rounds = [made_up(STUDIES["figure5"], seeds=[0], title=title, points=[1]) for title in ("cats", "dogs")]
+    words = draw(rounds, "")["svg"].decode()
+    assert "cats" in words and "dogs" in words and "(c)" not in words
+
+
+def test_the_papers_numbers() -> None:
+    titles = {found.title for found in PAPER_SETS}
+    assert paper_number("table2", "Twitter-Emotion", "RecAdam", "score") == (78.26, 0.88)
+    assert {"SCIERC", "ACL-ARC", "Chemprot", "Twitter-Emotion"} <= titles
+    assert all(paper_number("compare", title, "R3F", "score") for title in titles - {"CIFAR-100"})
+    assert paper_number("table1", "Chest-Xray", "MARS", "score") == (77.28, 1.80)
+    assert paper_number("table5", "Flower", "self-distillation", "score") == (90.28, 0.44)  # not the misprint
+    assert paper_number("table4", "Dogs", "further pre-training", "log_train_loss") == (-5.41, 0.13)
+    assert paper_number("figure4", "Flower", "t = 0", "score") == (88.63, 0.35)
+    assert paper_number("figure4", "Flower", "t = 3", "score") is None
+    assert paper_number("table1", "photos", "MARS", "score") is None
+    assert all(len(arms) == 6 for table in (TABLE1, TABLE2) for arms in table.values())
