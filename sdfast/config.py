@@ -195,6 +195,14 @@ class FinetuneConfig(OptimisationConfig):
         " each image (flipped) or text (dropout), beside which the classifier is trained on what the encoder gives",
     )
     supcon: SupConConfig = Field(SupConConfig(), description="settings of objective=supcon")
+    best_dev: bool = Field(
+        False,
+        description="keep the weights that did best on the val (dev) split, by the paper's metric for the data set, or"
+        " else accuracy (images) or macro-F1 (texts); otherwise the last ones, as the paper",
+    )
+    evaluations: int = Field(
+        10, ge=1, description="with best_dev, how often that is looked at, evenly; the last time after the last step"
+    )
 
     @model_validator(mode="after")
     def _has_an_output_to_smooth(self) -> FinetuneConfig:

@@ -20,6 +20,8 @@ from sdfast.durable import (
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError
 
+_SOME = {"paper_metric", "best_step", "best_by"}  # what some results have
+
 
 @dataclass(frozen=True)
 class Result:
@@ -33,9 +35,12 @@ class Result:
         fingerprint: identity of everything that decided the result, by content.
         weights: digest of the model's weights.
         metrics: `distance`, how far the encoder is from the initial one; for `finetune` also `accuracy`, `macro_f1`,
-            `micro_f1`, `test_loss`, `train_loss`, and `generalisation_gap`, the difference of those two.
+            `micro_f1`, `test_loss`, `train_loss`, and `generalisation_gap`, the difference of those two;
+            with `finetune.best_dev` `dev_accuracy`, `dev_macro_f1`, `dev_micro_f1` and `dev_loss`, of the val split.
         img_per_s, seq_per_s: images or texts per second of training; the other is None.
         paper_metric: which of `metrics` the paper reports for this data set, where it has it.
+        best_step: with `finetune.best_dev`, after which step the weights were that were kept.
+        best_by: and which metric on the val split decided.
     """
 
     stage: str
@@ -48,6 +53,8 @@ class Result:
     img_per_s: float | None = None
     seq_per_s: float | None = None
     paper_metric: str | None = None
+    best_step: int | None = None
+    best_by: str | None = None
 
     @property
     def unit(self) -> str:
@@ -67,7 +74,7 @@ class Outcome:
     Attributes:
         weights: digest of the weights.
         write_model: writes the model's files into the folder it is given.
-        numbers: `steps`, `seconds`, `img_per_s` or `seq_per_s`, and `paper_metric` where there is one.
+        numbers: `steps`, `seconds`, `img_per_s` or `seq_per_s`, and further ones of `Result` where there are any.
         metrics: see `Result`.
     """
 
@@ -104,7 +111,7 @@ class StageDirectory:
             )
         ):
             return None
-        known = {name: stored[name] for name in names | rates | {"paper_metric"} if name in stored}
+        known = {name: stored[name] for name in names | rates | _SOME if name in stored}
         return Result(self.stage, self.model, metrics=stored.get("metrics", {}), **known)
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:

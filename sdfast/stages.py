@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from sdfast.domains.base import MaskedStage, labels_of
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.prepare import prepare
+from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import classification_metrics, labelled_rows
+from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
 from sdfast.models.text import MaskedLanguageModel
@@ -95,27 +98,46 @@ def train_classifier(
     module = domain.classifier(encoder_source, len(names), seed).to(run.device)
     train, test = run.pack.split("train"), run.test_split
     objective = domain.classification(module, torch.from_numpy(labels_of(train)).to(run.device), seed)
-    trained = _fit(run, directory, "finetune", objective, inputs, seed)
+    selection = _selection(run, len(names)) if run.config.finetune.best_dev else None
+    trained = _fit(run, directory, "finetune", objective, inputs, seed, selection)
     if run.config.finetune.regularizer == "r4f":
         fold_spectral_norm(module.classifier)
     if run.config.finetune.objective == "supcon":
         drop_projection(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
-    scores = {}
-    for split, rows in ((train, run.train_rows("finetune")), (test, labelled_rows(test))):
-        share = rows[run.ranks.part(len(rows))]
-        logits = torch.cat(run.ranks.exchange(domain.predict(module, domain.companions, split, share)))
-        scores[split is train] = classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
-    metrics = {name: scores[False][name] for name in ("accuracy", "macro_f1", "micro_f1")}
-    metrics |= {"test_loss": scores[False]["loss"], "train_loss": scores[True]["loss"]}
+    on_train = _scores(run, module, train, run.train_rows("finetune"))
+    on_test = _scores(run, module, test, labelled_rows(test))
+    metrics = {name: on_test[name] for name in ("accuracy", "macro_f1", "micro_f1")}
+    metrics |= {"test_loss": on_test["loss"], "train_loss": on_train["loss"]}
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     metrics["distance"] = encoder_distance(run.initial.module.encoder, module.encoder)
     numbers = _numbers(run, trained)
     if (paper := run.paper_metric) is not None:
         numbers["paper_metric"] = paper
+    if trained.best is not None:
+        metrics |= trained.best.scores
+        numbers |= {"best_step": trained.best.step, "best_by": dev_metric(run)}
     return Outcome(
         weights_digest(module), lambda folder: domain.write_classifier(module, folder, names), numbers, metrics
     )
+
+
+def _selection(run: Pipeline, classes: int) -> Selection:
+    """Of the weights that do best on the val split; their scores there are called `dev_...`."""
+    dev = dev_split(run)
+
+    def score(state: dict[str, Tensor]) -> dict[str, float]:
+        module = run.domain.filled(state, classes).to(run.device)
+        return {f"dev_{name}": value for name, value in _scores(run, module, dev, labelled_rows(dev)).items()}
+
+    return Selection(score, f"dev_{dev_metric(run)}", run.config.finetune.evaluations)
+
+
+def _scores(run: Pipeline, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:
+    """See `classification_metrics`; of rows that the processes share, the same in each."""
+    share, domain = rows[run.ranks.part(len(rows))], run.domain
+    logits = torch.cat(run.ranks.exchange(domain.predict(module, domain.companions, split, share)))
+    return classification_metrics(logits, torch.from_numpy(labels_of(split))[rows])
 
 
 def _fit(
@@ -125,6 +147,7 @@ def _fit(
     objective: Objective,
     inputs: dict[str, Any],
     seed: int,
+    selection: Selection | None = None,
 ) -> Trained:
     config, engine, domain = run.section(stage), run.config.engine, run.domain
     prepare(objective.module, engine, run.device, config.steps, run.config.zero)
@@ -149,6 +172,7 @@ def _fit(
         domain.flops(stage, rows),
         Sharing(run.ranks, run.config.zero, run.config.deepspeed),
         domain.unit,
+        selection,
     ).run()
 
 

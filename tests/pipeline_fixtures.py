@@ -29,11 +29,11 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_images(folder: Path, classes: int = 2, train: int = 12, test: int = 6, side: int = 20) -> Path:
+def write_images(folder: Path, classes: int = 2, train: int = 12, test: int = 6, side: int = 20, val: int = 0) -> Path:
     """Noise over a brightness that tells the class."""
     random = np.random.default_rng(0)
-    for split, count in (("train", train), ("test", test)):
-        for label in range(classes):
+    for split, count in (("train", train), ("test", test), ("val", val)):
+        for label in range(classes if count else 0):
             directory = folder / split / f"class{label}"
             directory.mkdir(parents=True)
             for index in range(count):

@@ -62,10 +62,12 @@ def text(number: int, label: int) -> str:
     return " ".join(WORDS[(word % 8 + 8 * label) if word % 2 else word % 40] for word in words)
 
 
-def write_texts(folder: Path, train: int = 24, test: int = 12, classes: int = 2) -> Path:
-    """`train.jsonl` and `test.jsonl`."""
+def write_texts(folder: Path, train: int = 24, test: int = 12, classes: int = 2, dev: int = 0) -> Path:
+    """`train.jsonl` and `test.jsonl`, and `dev.jsonl` where it shall have texts."""
     folder.mkdir(parents=True)
-    for split, count, first in (("train", train, 0), ("test", test, 10_000)):
+    for split, count, first in (("train", train, 0), ("test", test, 10_000), ("dev", dev, 20_000)):
+        if not count:
+            continue
         rows = [
             {"text": text(first + number, number % classes), "label": f"class{number % classes}"}
             for number in range(count)

@@ -63,6 +63,7 @@ class ImageDomain:
             "pretrain.augment": "none",
             "finetune.regularizer": "none",
             "finetune.objective": "cross_entropy",
+            "finetune.best_dev": False,
         }
     )
     not_ours = frozenset(("pretrain.mask_only", "pretrain.mean", "pretrain.head_steps"))

@@ -52,7 +52,12 @@ class TextDomain:
     modality: Modality = "texts"
     unit: Literal["img", "seq"] = "seq"
     later: Mapping[str, Any] = MappingProxyType(
-        {"distill.match": "features", "finetune.regularizer": "none", "finetune.objective": "cross_entropy"}
+        {
+            "distill.match": "features",
+            "finetune.regularizer": "none",
+            "finetune.objective": "cross_entropy",
+            "finetune.best_dev": False,
+        }
     )
     not_ours = frozenset(_OF_IMAGES)
     masking = frozenset(("mask_ratio", "mask_only", "mean"))

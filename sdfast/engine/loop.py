@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from sdfast.engine.agreement import Agreement
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.base import Sharing, make_engine
 from sdfast.engine.optim import learning_rate
-from sdfast.engine.precision import matmul_dtype, matmul_precision
+from sdfast.engine.precision import full_float32, matmul_dtype, matmul_precision
 from sdfast.engine.rate import Rate
+from sdfast.engine.selection import Best, Selection
 from sdfast.engine.signals import StopRequest, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
 from sdfast.engine.watchdog import Watchdog
@@ -34,11 +36,12 @@ from sdfast.rng import derive_seed
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished stage took."""
+    """What a finished stage took, and which weights were kept where they were compared."""
 
     steps: int
     seconds: float
     rows: int
+    best: Best | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -63,6 +66,7 @@ class Trainer:
         flops_per_image: float | None = None,
         sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
         unit: str = "img",
+        selection: Selection | None = None,
     ) -> None:
         """Set up a stage.
 
@@ -79,6 +83,7 @@ class Trainer:
             flops_per_image: of one image's step, for the records; without it they hold no FLOP/s.
             sharing: over which processes; each has all the same arguments.
             unit: what a row is called beside a rate: `img`, `seq`.
+            selection: how to choose the weights that the module has in the end; the last ones when None.
         """
         self.stage, self.objective, self.config, self.settings = stage, objective, config, engine
         self.order, self.images, self.directory, self.inputs = order, images, directory, inputs
@@ -86,6 +91,7 @@ class Trainer:
         self.device = next(iter(objective.module.parameters())).device
         self.flops_per_image, self.unit = flops_per_image, unit
         self.step, self.seconds, self.seen = 0, 0.0, 0
+        self.selection, self.best = selection, None
         found = self._checkpoint(resume)
         if found is not None:
             state = {n.removeprefix("module/"): found.read(n) for n in found.names if n.startswith("module/")}
@@ -94,6 +100,7 @@ class Trainer:
         if found is not None:
             self.engine.load(found.read, found.names)
             self.step, self.seconds, self.seen = found.step, found.values["seconds"], found.values["seen"]
+            self.best = Best.of(found)
             log.info("%s: resuming at step %d of %d", stage, self.step, config.steps)
 
     def run(self) -> Trained:
@@ -124,7 +131,10 @@ class Trainer:
             watchdog = stack.enter_context(Watchdog(self.ranks, self.settings.timeout_seconds, self.stage))
             self._run(telemetry, stop, watchdog)
             self.engine.release()
-        return Trained(self.config.steps, self.seconds, self.seen)
+        if self.best is not None:
+            self.objective.module.load_state_dict(self.best.state)
+            log.info("%s: kept the weights of step %d of %d", self.stage, self.best.step, self.config.steps)
+        return Trained(self.config.steps, self.seconds, self.seen, self.best)
 
     def _run(self, telemetry: Telemetry | None, stop: StopRequest, watchdog: Watchdog) -> None:
         finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -143,7 +153,8 @@ class Trainer:
             signal_number, due = agreement.of(stop.signal_number or 0, late)
             every = self.settings.checkpoint_steps
             due = ((due or (every is not None and self.step % every == 0)) and not done) or signal_number
-            if due or done or self.step % self.settings.log_every == 0:
+            compared = self.selection is not None and self.selection.due(self.step, self.config.steps)
+            if due or done or compared or self.step % self.settings.log_every == 0:
                 values = self._summed(parts, finite)  # waits for the device
                 now = time.monotonic()
                 self.seconds += now - lap
@@ -152,6 +163,10 @@ class Trainer:
                 values |= rates.of(self.seen - lap_seen, now - lap, seconds_waited() - lap_waited)
                 values["step_seconds"] = step_seconds
                 values["epoch"] = (self.step - 1) // self.order.batches_per_epoch
+                if compared:
+                    values |= self._compare()
+                    watchdog.alive()
+                    now = time.monotonic()
                 if telemetry is not None:
                     telemetry.record(self.step, values)
                 lap, lap_step, lap_seen, lap_waited = now, self.step, self.seen, seconds_waited()
@@ -198,9 +213,28 @@ class Trainer:
             )
         return dict(zip(parts, values, strict=True))
 
+    def _compare(self) -> dict[str, float]:
+        """Keep the weights as they are now if they are the best so far; their scores, for the record."""
+        assert self.selection is not None
+        prefix, by = "module/", self.selection.by
+        named = ((name, read) for name, read in self.engine.state() if name.startswith(prefix))
+        state = {name.removeprefix(prefix): read().detach().to("cpu", copy=True) for name, read in named}
+        with full_float32():
+            scores = self.ranks.exchange(self.selection.score(state))[0]  # as process 0 sees it, whatever the machines
+        best = self.best
+        if best is None or scores[by] > best.scores[by]:
+            self.best, told = Best(self.step, scores, state), "the best so far"
+        else:
+            told = f"not above that of step {best.step}, {best.scores[by]:.4f}"
+        log.info("%s: step %d: %s %.4f, %s", self.stage, self.step, by, scores[by], told)
+        return dict(scores)
+
     def _save(self) -> None:
         values = {"seconds": self.seconds, "seen": self.seen}
         state = self.engine.state()
+        if self.best is not None:
+            values |= self.best.values()
+            state = itertools.chain(state, self.best.tensors())
         if self.ranks.is_first:
             keep = self.settings.keep_checkpoints
             checkpoint.save(self.directory / "checkpoints", self.step, self.inputs, state, values, keep)

@@ -58,3 +58,14 @@ def matmul_precision(requested: str, device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Inside, float32 products are full ones, whatever training computes in: as when a stage's end is evaluated."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

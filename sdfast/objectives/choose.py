@@ -146,4 +146,6 @@ def without_effect(config: Config) -> set[str]:
         names.add("distill.predictions")
     if config.finetune.objective != "supcon":
         names.add("finetune.supcon")
+    if not config.finetune.best_dev:
+        names.add("finetune.evaluations")
     return names

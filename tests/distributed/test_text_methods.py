@@ -1,4 +1,4 @@
-"""The baselines and ablations on texts in two processes end where they do in one."""
+"""Baselines, ablations and the choice of the best weights on texts: two processes end where one does."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ WORK: dict[str, dict[str, Any]] = {
     "r3f": {"stage": "finetune", "r3f": {"eps": 0.0}},  # noise is each process's own; here its two passes are one
     "recadam": {"stage": "finetune", "regularizer": "recadam"},
     "mars": {"stage": "finetune", "regularizer": "mars"},
+    "best": {"stage": "finetune", "select": [0.1, 0.5, 0.4, 0.2]},
 }
 CASES = [("predictions", PARTITIONED), ("masked-predictions", "zero-2"), ("weights", "zero-2")]
 CASES += [
@@ -37,6 +38,8 @@ CASES += [
     ("r3f", PARTITIONED),
     ("recadam", "zero-0"),
     ("mars", "zero-0"),
+    ("best", "zero-2"),
+    ("best", PARTITIONED),
 ]
 
 
@@ -53,6 +56,6 @@ def test_two_processes_of_texts_end_where_one_does(work: str, engine: str, train
     own_error = distance(train(case, tmp_path / "32", Ranks()), truth)
     weights = load_file(trained / f"{work}-{engine}.safetensors")
     assert set(weights) == set(truth) and 0 < distance(weights, truth) <= FACTOR * own_error
-    if work in ("recadam", "mars"):
+    if work in ("recadam", "mars", "best"):
         plain = train({"stage": "finetune", "text": True}, tmp_path / "plain", Ranks(), torch.float64)
         assert distance(truth, plain) > 100 * own_error

@@ -25,6 +25,7 @@ from sdfast.data.text_order import TextBatchOrder
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.engine.prepare import prepare
+from sdfast.engine.selection import Selection
 from sdfast.errors import SdfastError
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import on_optimizer
@@ -60,6 +61,10 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
     zero = ZeroConfig(stage=case.get("zero", 0), offload=case.get("offload", "none"))
     kind = FinetuneConfig if stage == "finetune" else PretrainConfig
     batch = case.get("batch", 16)
+    scores = iter(case.get("select", []))
+
+    def score(state: dict[str, Tensor]) -> dict[str, float]:
+        return {"dev": next(scores) + ranks.rank}  # what process 0 says counts
 
     def images(rows: Tensor) -> Any:
         last = ranks.rank == ranks.world - 1
@@ -85,6 +90,7 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
         folder,
         {"case": "one"},
         sharing=Sharing(ranks, zero, case.get("deepspeed", {})),
+        selection=Selection(score, "dev", len(case["select"])) if "select" in case else None,
     )
     trainer.run()
     return {name: value.clone() for name, value in objective.module.state_dict().items()}
