@@ -73,7 +73,7 @@ class TextDomain:
     def check(self) -> None:
         """See `Domain.check`."""
         config, model = self.run.config, self.run.model_spec
-        keys = (*_OF_IMAGES, "data.image_size", "data.channels", "data.image_key", "engine.activation_checkpointing")
+        keys = (*_OF_IMAGES, "data.image_size", "data.channels", "data.image_key")
         refuse_settings(config, keys, model, "texts")
         if config.engine.compile is True:
             raise UserError("engine.compile=true is for images: every batch of texts has other shapes; leave it away.")

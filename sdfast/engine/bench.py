@@ -337,7 +337,7 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
         kept = batch * tokens * shape.encoder.width * getattr(torch, config.teacher.dtype).itemsize
     return step_memory(
         spec,
-        batch * spec.passes * spec.views,
+        batch,
         bf16=products_dtype(config.engine.precision, device) != torch.float32,
         dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
         bank=kept,

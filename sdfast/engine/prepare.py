@@ -9,7 +9,8 @@ from sdfast.config import EngineConfig, ZeroConfig
 from sdfast.engine.precision import products_dtype
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
-from sdfast.models.vit import Attention, Block, use_attention, use_checkpointing
+from sdfast.models.checkpointing import use_checkpointing
+from sdfast.models.vit import Attention, Block, use_attention
 
 _WORTH_COMPILING = 500  # steps
 

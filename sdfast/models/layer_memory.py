@@ -33,24 +33,20 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Layers:
-    """The layers of a step: one method for each kind.
+class StepLayers:
+    """The layers of a step, and how it keeps its numbers.
 
     Attributes:
-        step: what is computed for an image.
-        images: in a micro-batch.
         bf16: autocast to bfloat16.
         cuda: whether on a GPU.
-        dropout: of `finetune`, whether there is any.
+        dropout: whether there is any.
         checkpointing: blocks keep only their input.
     """
 
-    step: StepSpec
-    images: int
     bf16: bool
     cuda: bool
     dropout: bool
-    checkpointing: bool = False
+    checkpointing: bool
 
     @property
     def product(self) -> int:
@@ -70,6 +66,36 @@ class Layers:
         """Of dropout; a byte an element on a GPU, a number elsewhere."""
         return rows * width * (1 if self.cuda else number) if self.dropout else 0
 
+    def weights(self, name: str, numbers: int, again: bool = False) -> tuple[str, int]:
+        """`Layer.weights`; of weights that the step has used before, see `Layers.encoder`."""
+        return name, (2 if again and self.bf16 else FLOAT) * numbers
+
+    def given(self) -> tuple[int, int]:
+        """Of the batch: held to the end of the loss, and needed while it is made."""
+        raise NotImplementedError
+
+    def of_the_step(self) -> list[Layer]:
+        """In the order of the forward pass."""
+        raise NotImplementedError
+
+    def teacher(self) -> int:
+        """Working space of a teacher that runs beside the student."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Layers(StepLayers):
+    """The layers of a step on images: one method for each kind.
+
+    Attributes:
+        step: what is computed for an image.
+        images: in a micro-batch.
+        bf16, cuda, dropout, checkpointing: see `StepLayers`; there is no dropout but in `finetune`.
+    """
+
+    step: StepSpec
+    images: int
+
     def given(self) -> tuple[int, int]:
         """Of the normalised pixels: held from then to the end of the loss, and needed while they are made."""
         shape = self.step.shape
@@ -79,6 +105,11 @@ class Layers:
     def of_the_step(self) -> list[Layer]:
         """In the order of the forward pass."""
         step = self.step
+        if step.stage == "finetune":
+            views = replace(self, images=self.images * step.views)
+            passes = replace(views, images=views.images * step.passes)
+            embedded = views.embedding(step.shape.patches, step.passes)
+            return [embedded, *passes.encoder(0, step.all_tokens), *passes.head()]
         masked = 1 + step.visible if step.masked_view else 0
         clean = step.all_tokens if step.clean_view else 0
         if masked and clean and step.packed:
@@ -99,12 +130,13 @@ class Layers:
         inside = [tokens * (FLOAT * stack.width + self.product * stack.mlp_width) for stack, tokens in stacks]
         return 2 * self.images * max(inside, default=0)
 
-    def embedding(self, patches: int) -> Layer:
-        """Of so many patches an image; keeps their pixels."""
+    def embedding(self, patches: int, passes: int = 1) -> Layer:
+        """Of so many patches an image; keeps their pixels. More passes have noise added, which is held."""
         width, rows = self.step.shape.encoder.width, self.images * patches
-        kept = self.product * rows * self.step.shape.patch_values + self.mask(rows + self.images, width, FLOAT)
-        gradients = FLOAT * embedding_parameters(self.step)
-        return Layer(kept, 2 * FLOAT * rows * width, ("embedding", gradients))
+        kept = self.product * rows * self.step.shape.patch_values
+        kept += self.mask(passes * (rows + self.images), width, FLOAT)
+        work, noise = 2 * FLOAT * passes * rows * width, (passes - 1) * FLOAT * rows * width
+        return Layer(kept, work, ("embedding", FLOAT * embedding_parameters(self.step)), held=noise)
 
     def gather(self) -> Layer:
         """The masked view's tokens from the clean one's, which are kept, and which they are."""
@@ -267,12 +299,19 @@ class Layers:
             entering = self.product * (1 if self.bf16 else step.clean_queries) * width
             kept = images * (entering + FLOAT * step.classes + INT64) + self.copies(width * step.classes)
             work = FLOAT * images * step.clean_queries * width
-            return [Layer(kept, work, self.weights("classifier", (width + 1) * step.classes))]
+            classifier = Layer(kept, work, self.weights("classifier", (width + 1) * step.classes))
+            return [classifier, *self.projection()]
         if not step.clean_view:
             return []
         matched = {"cls": 1, "patch": step.shape.patches, "all": step.all_tokens}[step.tokens]
         return [Layer(FLOAT * images * matched * width, 0)]
 
-    def weights(self, name: str, numbers: int, again: bool = False) -> tuple[str, int]:
-        """`Layer.weights`."""
-        return name, (2 if again and self.bf16 else FLOAT) * numbers
+    def projection(self) -> list[Layer]:
+        """Of contrastive training: what is compared, and all pairs of it."""
+        out, width, images = self.step.projection, self.step.shape.encoder.width, self.images
+        if not out:
+            return []
+        kept = images * (self.product * 2 * width + FLOAT * 2 * out) + self.copies(width * (width + out))
+        pairs = FLOAT * images * images
+        size = (width + 1) * (width + out)
+        return [Layer(kept + pairs, 3 * pairs, self.weights("projection", size))]

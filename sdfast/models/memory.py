@@ -80,7 +80,7 @@ def step_memory(
         cuda: whether on a GPU; the attention counted there is `sdpa`, and float32 on a CPU is the compiled core's.
         checkpointing: blocks keep only their input (`engine.activation_checkpointing`).
     """
-    layers = Layers(step, -(-batch // accumulate), bf16, cuda, dropout, checkpointing)
+    layers = Layers(bf16, cuda, dropout, checkpointing, step, -(-batch // accumulate))
     shape = step.shape
     trained, parameters = FLOAT * trained_parameters(step), FLOAT * all_parameters(step)
     inputs = batch * shape.channels * shape.image_size[0] * shape.image_size[1] + bank

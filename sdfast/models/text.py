@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sdfast.data.text_batch import TokenBatch, starts
 from sdfast.errors import UserError
 from sdfast.models.attention import Groups, Ragged
+from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 from sdfast.models.vit import Attention, TransformerShape
@@ -107,7 +108,7 @@ class TextView:
     layer: int | None = None
 
 
-class PostNormBlock(nn.Module):
+class PostNormBlock(CheckpointedBlock):
     """Post-norm transformer block: attention and MLP (exact GELU), each with a residual, each before a LayerNorm."""
 
     def __init__(self, shape: TransformerShape, norm_eps: float, dropouts: Dropouts = NO_DROPOUT) -> None:
@@ -208,9 +209,9 @@ class TextEncoder(nn.Module):
             if any(each is not None for each in asking):
                 some = [views[number].lengths for number in going]
                 rows, groups = _some_queries(some, asking)
-                x = block.some_rows(x, rows.to(x.device, non_blocking=True), groups)
+                x = block.run(block.some_rows, x, rows.to(x.device, non_blocking=True), groups)
             else:
-                x = block(x, groups)
+                x = block.run(block, x, groups)
             if ending:
                 split = dict(zip(going, x.split(groups.query_sizes), strict=True))
                 ended |= {number: split.pop(number) for number in ending}

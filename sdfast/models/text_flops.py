@@ -24,6 +24,7 @@ class TextStepSpec:
         tokens: of the clean view, those matched by `distill`.
         layer: blocks before the matched features; None for all.
         teacher: `live` runs beside the student, `bank` is read.
+        packed: the masked and the clean view go through the encoder together, which changes no FLOP.
         cls_tail: the last block of the clean view computes for the first token, where only that is needed, nothing but
             keys and values for the others. (A live teacher always does so.)
         masked_tail: the last block of the masked view does so for the masked tokens, and the language-model head is
@@ -42,6 +43,7 @@ class TextStepSpec:
     tokens: Literal["cls", "all"] = "cls"
     layer: int | None = None
     teacher: Literal["bank", "live"] = "bank"
+    packed: bool = True
     cls_tail: bool = True
     masked_tail: bool = True
     mlm: bool = True
@@ -57,6 +59,41 @@ class TextStepSpec:
         """What of the teacher has a weight in the loss."""
         return self.match if self.stage == "distill" and self.distill else None
 
+    @property
+    def masked_words(self) -> bool:
+        """Whether masked words are predicted, and counted in the loss."""
+        return self.stage in ("head", "pretrain") or (self.stage == "distill" and self.mlm)
+
+    @property
+    def masked_view(self) -> bool:
+        """Whether the encoder sees the masked texts."""
+        return self.masked_words or self.matched == "predictions"
+
+    @property
+    def clean_view(self) -> bool:
+        """Whether the encoder sees the texts as they are."""
+        return self.stage == "finetune" or self.matched == "features"
+
+    @property
+    def all_predicted(self) -> bool:
+        """Whether the words of all tokens are predicted, to be matched."""
+        return self.matched == "predictions" and self.compared == "all"
+
+    @property
+    def first_only(self) -> bool:
+        """Whether the last block of the clean view has queries for the first tokens only."""
+        return self.cls_tail and (self.stage == "finetune" or self.tokens == "cls")
+
+    @property
+    def live_teacher(self) -> bool:
+        """Whether a teacher sees the texts too."""
+        return self.matched == "features" and self.teacher == "live"
+
+    @property
+    def banked(self) -> bool:
+        """Whether the teacher's features are read from a bank."""
+        return self.matched == "features" and self.teacher == "bank"
+
 
 def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence[int] = ()) -> StepFlops:
     """The FLOPs of one batch's training step.
@@ -69,19 +106,16 @@ def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence
     shape, width = step.shape, step.shape.encoder.width
     first, matched = [1] * len(lengths), step.matched
     forward: dict[Part, int] = {}
-    all_predicted = matched == "predictions" and step.compared == "all"
-    asking = masked if step.masked_tail and not all_predicted else lengths
+    asking = masked if step.masked_tail and not step.all_predicted else lengths
     predictions = sum(asking) if matched == "predictions" else 0
-    masked_words = step.stage in ("head", "pretrain") or (step.stage == "distill" and step.mlm)
-    if masked_words or matched == "predictions":
+    if step.masked_view:
         forward["masked encoder"] = _encoder(shape, None, lengths, asking)
-        of_masked = sum(masked if step.masked_tail else lengths) if masked_words else 0
+        of_masked = sum(masked if step.masked_tail else lengths) if step.masked_words else 0
         words = (of_masked + predictions) * shape.vocabulary
         forward["language-model head"] = 2 * width * (sum(asking) * width + words)
-    if step.stage == "finetune" or matched == "features":
-        only_first = step.cls_tail and (step.stage == "finetune" or step.tokens == "cls")
+    if step.clean_view:
         layer = step.layer if step.stage == "distill" else None
-        forward["clean encoder"] = _encoder(shape, layer, lengths, first if only_first else lengths)
+        forward["clean encoder"] = _encoder(shape, layer, lengths, first if step.first_only else lengths)
     if step.stage == "finetune":
         passes = 2 if step.projection else step.passes
         forward["clean encoder"] *= passes
@@ -93,7 +127,7 @@ def text_step_flops(step: TextStepSpec, lengths: Sequence[int], masked: Sequence
         backward = {"language-model head": forward["language-model head"]}
     if step.projection and step.stage == "finetune":  # the classifier's first layer has no gradient to its input
         backward["classifier"] -= 2 * 2 * len(lengths) * width * width
-    if matched == "features" and step.teacher == "live":
+    if step.live_teacher:
         forward["teacher"] = _encoder(shape, step.layer, lengths, first if step.tokens == "cls" else lengths)
     if matched == "predictions":
         head = 2 * width * predictions * (width + shape.vocabulary)

@@ -7,16 +7,16 @@ difference is that the query, key and value projections are one matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sdfast.models.attention import Group, Groups, attend, attend_across
+from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 
@@ -145,10 +145,8 @@ class Attention(nn.Module):
         return None if self.qkv.bias is None else self.qkv.bias[first * width : last * width]
 
 
-class Block(nn.Module):
+class Block(CheckpointedBlock):
     """Pre-norm transformer block: attention and MLP (exact GELU), each behind a LayerNorm and a residual."""
-
-    checkpointed = False  # see use_checkpointing
 
     def __init__(self, shape: TransformerShape, norm_eps: float, qkv_bias: bool, dropout: float = 0.0) -> None:
         super().__init__()
@@ -171,16 +169,6 @@ class Block(nn.Module):
     def first_query(self, x: Tensor) -> Tensor:
         """The block's output at the first token only: x [B, N, D] -> [B, D]."""
         return self.mlp(self.attn.first_query(self.norm1(x), x[:, 0]))
-
-    def run(self, way: Callable[..., Tensor], *given: Tensor | Groups) -> Tensor:
-        """One of the ways above (the block itself, `some_queries`, `first_query`) through the block.
-
-        While training with `checkpointed`, only what is given is kept for the backward pass; it makes the rest again.
-        """
-        if not (self.checkpointed and self.training):
-            return way(*given)
-        # The state of the random numbers is read back for dropout only: a CUDA graph cannot be captured with that.
-        return checkpoint(way, *given, use_reentrant=False, preserve_rng_state=self.dropout.p > 0)
 
     def mlp(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
@@ -371,13 +359,6 @@ def use_attention(module: nn.Module, backend: str) -> None:
     for layer in module.modules():
         if isinstance(layer, Attention):
             layer.backend = backend
-
-
-def use_checkpointing(module: nn.Module, on: bool = True) -> None:
-    """Have all blocks of a module keep only their input for the backward pass, and make the rest again there."""
-    for block in module.modules():
-        if isinstance(block, Block):
-            block.checkpointed = on
 
 
 class MaskedAutoencoder(nn.Module):

@@ -45,9 +45,9 @@ class Workload:
     def layers(self, examples: int, bf16: bool, cuda: bool, dropout: bool, checkpointing: bool) -> Layers:
         """Those of a micro-batch; see `Layers` for the arguments."""
         if self.text is None:
-            return Layers(self.step, examples, bf16, cuda, dropout, checkpointing)
+            return Layers(bf16, cuda, dropout, checkpointing, self.step, examples)
         sizes = self.text.vocabulary, self.text.positions
-        return TextLayers(self.step, examples, bf16, cuda, dropout, checkpointing, *sizes)
+        return TextLayers(bf16, cuda, dropout, checkpointing, self.step, examples, *sizes)
 
 
 def image_workload(step: StepSpec) -> Workload:

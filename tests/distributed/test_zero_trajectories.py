@@ -43,6 +43,7 @@ WORK: dict[str, dict[str, Any]] = {
     "text-sequence-mean": {"stage": "pretrain", "text": True, "batch": 49, "objective": {"mean": "sequence"}},
     "text-all-tokens": {"stage": "distill", "text": True, "budget": 60, "objective": {"tokens": "all"}},
     "text-uneven": {"stage": "pretrain", "text": True, "batch": 7},  # about 64 tokens, where linear layers differ
+    "text-checkpointed": {"stage": "distill", "text": True, "engine": {"activation_checkpointing": True}},
     "text-head": {"stage": "pretrain", "text": True, "objective": {"head_only": True}},
 }
 HALF: dict[str, dict[str, Any]] = {
@@ -51,7 +52,7 @@ HALF: dict[str, dict[str, Any]] = {
     "bf16-weights": {"engine": {"precision": "bf16-weights"}},
 }
 FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
-ONE_IS_ENOUGH = ("text-sequence-mean", "text-uneven", "text-all-tokens", "text-head")
+ONE_IS_ENOUGH = ("text-sequence-mean", "text-uneven", "text-all-tokens", "text-checkpointed", "text-head")
 CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES]
 CASES += [(work, name) for work in list(WORK)[5:] for name in (FEW if work not in ONE_IS_ENOUGH else ("zero-2",))]
 PARTITIONED = "zero-3-partitioned"  # parameters as small as these are otherwise left whole

@@ -15,7 +15,8 @@ from torch import nn
 from sdfast.config import PretrainConfig
 from sdfast.data.order import Batch
 from sdfast.engine.zero_memory import zero_sizes
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape, use_checkpointing
+from sdfast.models.checkpointing import use_checkpointing
+from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
 from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.pretraining import FurtherPretraining
 

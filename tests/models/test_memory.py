@@ -79,6 +79,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("distill", {"match": "predictions", "mae": False}),
     ("distill", {"match": "weights"}),
     ("finetune", {}),
+    ("finetune", {"passes": 2}),
+    ("finetune", {"projection": 7}),
 ]
 
 
