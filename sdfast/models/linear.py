@@ -3,6 +3,9 @@
 torch multiplies float32 matrices with MKL, which adds the bias in a pass of its own. oneDNN's kernels take the bias and
 a residual along and are faster for the forward product and for the gradient of the input; MKL is faster for the
 gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers).
+
+oneDNN makes a kernel for every number of rows it meets, and keeps it. Where that number changes from step to step, as
+it does for texts, making them takes longer than they save, and keeping them takes memory: MKL stays there.
 """
 
 from __future__ import annotations
@@ -21,12 +24,19 @@ _SMALLEST_ROWS = 64  # below, the call costs more than the product
 class Linear(nn.Linear):
     """`torch.nn.Linear`, and the same with a residual added to its output."""
 
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, rows_vary: bool = False) -> None:
+        """rows_vary: the number of rows changes from step to step."""
+        super().__init__(in_features, out_features, bias)
+        self.rows_vary = rows_vary
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., out]; `residual` has the output's shape."""
-        return linear(input, self.weight, self.bias, residual)
+        return linear(input, self.weight, self.bias, residual, self.rows_vary)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None, rows_vary: bool = False
+) -> Tensor:
     """x weight^T + bias (+ residual).
 
     Args:
@@ -34,11 +44,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         weight: [out, in].
         bias: [out], or None.
         residual: [..., out], or None.
+        rows_vary: the number of rows changes from step to step.
 
     Returns:
         [..., out].
     """
-    if x.dim() == 2 and _faster_with_onednn(x, weight):
+    if x.dim() == 2 and not rows_vary and _faster_with_onednn(x, weight):
         return _OneDnnLinear.apply(x, weight, bias, residual)
     out = F.linear(x, weight, bias)
     return out if residual is None else residual + out

@@ -113,10 +113,10 @@ class PostNormBlock(CheckpointedBlock):
 
     def __init__(self, shape: TransformerShape, norm_eps: float, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()
-        self.attn = Attention(shape.width, shape.heads, True, dropouts.hidden, dropouts.attention)
+        self.attn = Attention(shape.width, shape.heads, True, dropouts.hidden, dropouts.attention, rows_vary=True)
         self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
-        self.fc1 = Linear(shape.width, shape.mlp_width)
-        self.fc2 = Linear(shape.mlp_width, shape.width)
+        self.fc1 = Linear(shape.width, shape.mlp_width, rows_vary=True)
+        self.fc2 = Linear(shape.mlp_width, shape.width, rows_vary=True)
         self.norm2 = nn.LayerNorm(shape.width, eps=norm_eps)
         self.dropout = nn.Dropout(dropouts.hidden)
 
@@ -253,7 +253,7 @@ class LanguageModelHead(nn.Module):
     def __init__(self, shape: TextShape) -> None:
         super().__init__()
         width = shape.encoder.width
-        self.dense = Linear(width, width)
+        self.dense = Linear(width, width, rows_vary=True)
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
@@ -273,7 +273,8 @@ class MaskedLanguageModel(nn.Module):
 
     def logits(self, encoded: Tensor) -> Tensor:
         """[M, D] encoded tokens -> [M, V]; training does not make them for all (`sdfast.objectives.masked_lm`)."""
-        return linear(self.head(encoded), self.encoder.word_embeddings.weight, self.head.bias)
+        words = self.encoder.word_embeddings.weight
+        return linear(self.head(encoded), words, self.head.bias, rows_vary=True)
 
 
 class TextClassifier(nn.Module):

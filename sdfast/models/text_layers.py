@@ -30,11 +30,12 @@ class TextLayers(Layers):
         ids = INT64 * self.images * self.step.all_tokens
         return ids, ids
 
-    def embedding(self, patches: int) -> Layer:
-        """Ids, and the sum of the embeddings before and after its norm; the gradient is dense."""
+    def embedding(self, patches: int, passes: int = 1) -> Layer:
+        """Ids, and the sum of the embeddings before and after its norm; the gradient is dense. More passes as there."""
         width, rows = self.step.shape.encoder.width, self.images * self.step.all_tokens
-        kept = INT64 * rows + FLOAT * rows * (width + 2) + self.mask(rows, width, FLOAT)
-        return Layer(kept, 2 * FLOAT * rows * width, ("embedding", FLOAT * (self.vocabulary + self.positions) * width))
+        kept = INT64 * rows + FLOAT * passes * rows * (width + 2) + self.mask(passes * rows, width, FLOAT)
+        work, noise = 2 * FLOAT * passes * rows * width, (passes - 1) * FLOAT * rows * width
+        return Layer(kept, work, ("embedding", FLOAT * (self.vocabulary + self.positions) * width), held=noise)
 
     def gather(self) -> Layer:
         """The masked view embeds ids of its own."""

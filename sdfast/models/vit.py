@@ -87,12 +87,20 @@ class Attention(nn.Module):
 
     backend = "auto"  # see sdfast.models.attention.attend
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float, attention_dropout: float = 0.0) -> None:
-        """dropout: after the projection; attention_dropout: of the attention weights."""
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        qkv_bias: bool,
+        dropout: float,
+        attention_dropout: float = 0.0,
+        rows_vary: bool = False,
+    ) -> None:
+        """dropout: after the projection; attention_dropout: of the attention weights; rows_vary: see `Linear`."""
         super().__init__()
         self.heads, self.dim, self.attention_dropout = heads, width // heads, attention_dropout
-        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
-        self.proj = Linear(width, width)
+        self.qkv = Linear(width, 3 * width, qkv_bias, rows_vary)
+        self.proj = Linear(width, width, rows_vary=rows_vary)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
@@ -108,8 +116,9 @@ class Attention(nn.Module):
     def across(self, asking: Tensor, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
         """For some tokens only: asking [Tq, D] of x [Tk, D], residual [Tq, D] -> [Tq, D]."""
         width = x.shape[1]
-        q = linear(asking, self.qkv.weight[:width], self._bias(0, 1))
-        kv = linear(x, self.qkv.weight[width:], self._bias(1, 3))
+        rows_vary = self.qkv.rows_vary
+        q = linear(asking, self.qkv.weight[:width], self._bias(0, 1), rows_vary=rows_vary)
+        kv = linear(x, self.qkv.weight[width:], self._bias(1, 3), rows_vary=rows_vary)
         q, kv = q.view(len(q), self.heads, self.dim), kv.view(len(kv), 2, self.heads, self.dim)
         return self.project(attend_across(q, kv, groups, self.backend, self._dropped()), residual)
 
