@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdfast.models.attention.dropped import dropped_attention
 from sdfast.models.attention.groups import Groups, Ragged
 from sdfast.models.attention.reference import by_group, key_mask
 
@@ -51,4 +52,13 @@ def _places(counts: Tensor, most: int, device: torch.device) -> Tensor:
 
 
 def _one_group(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask(valid), dropout_p=dropout)
+    mask = key_mask(valid)
+    if (
+        dropout
+        and q.device.type == "cpu"
+        and q.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return dropped_attention(q, k, v, mask, dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
