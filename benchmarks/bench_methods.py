@@ -1,6 +1,7 @@
-"""What the fine-tuning baselines cost: steps of ViT-S with each against plain fine-tuning, in turns, in one run.
+"""What the fine-tuning baselines cost: steps of ViT-S, and of MiniLM on texts, with each against plain fine-tuning, in
+turns, in one run.
 
-    pytest benchmarks/bench_methods.py --benchmark-only
+    pytest benchmarks/bench_methods.py --benchmark-only --benchmark-json=F; python benchmarks/methods_table.py F
 
 sdfast's own loop, float32, freed pages kept. `test_steps` has whole steps; R3F and R4F are to cost their second pass,
 and `arithmetic` is that of the two passes over that of one. `test_optimizers` has what RecAdam and MARS add to, the
@@ -15,6 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import text_setup
 import torch
 from step_clock import turns
 from step_setup import CLASSES, Ours, Point, shape_of, trainer_of
@@ -25,26 +28,29 @@ from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
 from sdfast.engine.single import SingleEngine
 from sdfast.models.flops import StepSpec, step_flops
+from sdfast.models.text_flops import TextStepSpec, text_step_flops
 
 METHODS = ("none", "recadam", "mars", "r3f", "r4f")
 ON_OPTIMIZER = ("none", "recadam", "mars")
 POINT = Point("finetune", "ViT-S/16", 8)
+TEXTS = text_setup.Point("MiniLM", "finetune", "mix", 8, 0.1)
+KINDS = ("images", "texts")
 ROUNDS, OPTIMIZER_ROUNDS = 5, 15
 
 
-def test_steps(benchmark: Any, tmp_path: Path) -> None:
-    steps = {name: step_of(trainer_with(name, tmp_path)) for name in METHODS}
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps(benchmark: Any, tmp_path: Path, kind: str) -> None:
+    steps = {name: step_of(trainer_with(kind, name, tmp_path)) for name in METHODS}
     with freed_pages_kept():
         turns(steps, dict.fromkeys(steps, 1), "cpu", 1)
         seconds = medians(turns(steps, dict.fromkeys(steps, 1), "cpu", ROUNDS))
-    spec = StepSpec(shape_of(POINT.model), "finetune", classes=CLASSES, **asdict(shortcuts(EngineConfig())))
-    once, twice = (step_flops(replace(spec, passes=passes)).total for passes in (1, 2))
-    record(benchmark, seconds, {name: value / seconds["none"] for name, value in seconds.items()}, "ratio")
-    benchmark.extra_info["arithmetic"] = twice / once
+    record(benchmark, kind, seconds, {name: value / seconds["none"] for name, value in seconds.items()}, "ratio")
+    benchmark.extra_info["arithmetic"] = flops(kind, 2) / flops(kind, 1)
 
 
-def test_optimizers(benchmark: Any, tmp_path: Path) -> None:
-    trainers = {name: trainer_with(name, tmp_path) for name in ON_OPTIMIZER}
+@pytest.mark.parametrize("kind", KINDS)
+def test_optimizers(benchmark: Any, tmp_path: Path, kind: str) -> None:
+    trainers = {name: trainer_with(kind, name, tmp_path) for name in ON_OPTIMIZER}
     with freed_pages_kept():
         for trainer in trainers.values():  # gradients, and the optimiser's state
             step_of(trainer)()
@@ -55,12 +61,22 @@ def test_optimizers(benchmark: Any, tmp_path: Path) -> None:
         turns(alone, dict.fromkeys(alone, 1), "cpu", 2)
         seconds = medians(turns(alone, dict.fromkeys(alone, 2), "cpu", OPTIMIZER_ROUNDS))
     shares = {name: (value - seconds["none"]) / step for name, value in seconds.items()}
-    record(benchmark, seconds, shares, "share of a plain step")
+    record(benchmark, kind, seconds, shares, "share of a plain step")
     benchmark.extra_info["plain step"] = step
 
 
-def trainer_with(name: str, folder: Path) -> Trainer:
+def trainer_with(kind: str, name: str, folder: Path) -> Trainer:
+    if kind == "texts":
+        return text_setup.finetuning(TEXTS, CLASSES, name, folder / name)
     return trainer_of(POINT, Ours(finetune={"regularizer": name}), folder / name)
+
+
+def flops(kind: str, passes: int) -> int:
+    if kind == "texts":
+        lengths = TEXTS.batch().lengths.tolist()
+        return text_step_flops(TextStepSpec(TEXTS.shape, "finetune", classes=CLASSES, passes=passes), lengths, []).total
+    spec = StepSpec(shape_of(POINT.model), "finetune", classes=CLASSES, **asdict(shortcuts(EngineConfig())))
+    return step_flops(replace(spec, passes=passes)).total
 
 
 def step_of(trainer: Trainer) -> Any:
@@ -71,10 +87,10 @@ def step_of(trainer: Trainer) -> Any:
     return step
 
 
-def record(benchmark: Any, seconds: dict[str, float], against: dict[str, float], what: str) -> None:
-    benchmark.extra_info.update(
-        threads=torch.get_num_threads(), torch=torch.__version__, seconds=seconds, **{what: against}
-    )
+def record(benchmark: Any, kind: str, seconds: dict[str, float], against: dict[str, float], what: str) -> None:
+    point = str(POINT if kind == "images" else TEXTS)
+    versions = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    benchmark.extra_info.update(point=point, seconds=seconds, **versions, **{what: against})
     benchmark.pedantic(lambda: None, rounds=1)  # the samples are in extra_info
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +13,20 @@ from naive_text import NaiveTextDistillation, NaiveTextPretraining
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from sdfast.config import PretrainConfig
-from sdfast.data.order import Batch
+from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
+from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
+from sdfast.engine.loop import Trainer
 from sdfast.engine.optim import build_optimizer
 from sdfast.models.text import Dropouts, TextShape
-from sdfast.models.text_checkpoint import fresh_mlm
+from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.models.vit import TransformerShape
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
+from sdfast.objectives.text_classification import TextClassification
+from sdfast.regularizers.choose import on_loss, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.targets import ResidentBank
 
 # Tokens of the texts in 20 Newsgroups' training split (11,293) under MiniLM's tokenizer, cut at 512: every twentieth.
@@ -40,7 +45,7 @@ class Point:
 
     Attributes:
         model: of `SHAPES`.
-        stage: `pretrain` or `distill`.
+        stage: `pretrain`, `distill` or `finetune`.
         lengths: `full`, 512 tokens in every text; `mix`, as in 20 Newsgroups.
         texts: of a batch.
         dropout: of hidden states and attention weights.
@@ -123,6 +128,20 @@ def sdfast_step(point: Point) -> Step:
         return loss
 
     return step
+
+
+def finetuning(point: Point, classes: int, regularizer: str, directory: Path) -> Trainer:
+    """sdfast's own loop over the point's texts, every step the same ones, ready for its first step."""
+    texts, rows = point.batch(), torch.arange(point.texts)
+    config = FinetuneConfig.model_validate({"batch_size": point.texts, "regularizer": regularizer})
+    dropouts = Dropouts(point.dropout, point.dropout)
+    module = text_classifier_from_mlm(fresh_mlm(point.shape, 0, dropouts), classes, dropouts, 0).train()
+    acting = on_optimizer(config, module)
+    if regularizer == "r4f":
+        add_spectral_norm(module.classifier, 0)
+    objective = TextClassification(module, rows % classes, r3f=on_loss(config), regularizer=acting)
+    order, engine = BatchOrder(rows, point.texts, seed=0), EngineConfig()
+    return Trainer("finetune", objective, config, engine, order, lambda rows: texts, directory, {}, resume=False)
 
 
 def naive_step(point: Point) -> Step:
