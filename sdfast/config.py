@@ -381,7 +381,8 @@ def resolve(
     for layer in layers:
         given = _merged(given, layer)
     if preset is None:
-        preset = BUNDLED_PRESETS.get(given.get("model") or "bundled")
+        model = given.get("model") or "bundled"
+        preset = BUNDLED_PRESETS.get(model) if isinstance(model, str) else None
     base = {} if preset is None else _read_preset(preset)
     if preset in BUNDLED_PRESETS.values() and _section(given, "data").get("source") not in (None, "bundled"):
         base.pop("data")  # its limit is meant for the bundled data

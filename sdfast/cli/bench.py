@@ -14,7 +14,7 @@ from sdfast.errors import UserError
 
 def bench(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
-    model: Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")] = None,
+    model: Annotated[str | None, typer.Option(help="hub id or folder; bundled when not given")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory whose settings are measured; left as it is")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
     preset: Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")] = None,

@@ -45,6 +45,10 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
         return open_csv(root / _METADATA, options, "image folder", root.name)
     folders = _sub_folders(root)
     splits = _split_folders(root, folders)
+    if modality is IMAGES and not splits:
+        from sdfast.data.layouts.find import check_not_above
+
+        check_not_above(root, folders)
     found = {
         split: _read_split(root, directory, options, modality)
         for split, directory in (splits or {"train": root}).items()

@@ -66,7 +66,7 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
 
 def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
     from sdfast.data import folder, hf_dataset, idx, parquet, text_files, tweet_eval
-    from sdfast.data.layouts.find import check_not_above, layout_of
+    from sdfast.data.layouts.find import layout_of
 
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
@@ -81,8 +81,6 @@ def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Sour
         return text_files.open_text_files(path, files, options)
     if parquet.parquet_files(path):
         return parquet.open_parquet(path, options, modality)
-    if modality is IMAGES:
-        check_not_above(path)
     return folder.open_folder(path, options, modality)
 
 

@@ -164,6 +164,7 @@ class Trainer:
                 values["step_seconds"] = step_seconds
                 values["epoch"] = (self.step - 1) // self.order.batches_per_epoch
                 if compared:
+                    watchdog.pause()
                     values |= self._compare()
                     watchdog.alive()
                     now = time.monotonic()

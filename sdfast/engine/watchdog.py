@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -41,6 +42,10 @@ class Watchdog:
     def alive(self) -> None:
         """The loop goes on."""
         self._last = time.monotonic()
+
+    def pause(self) -> None:
+        """What comes may take as long as it takes, until the loop says `alive` again."""
+        self._last = math.inf
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.seconds / 4)):

@@ -58,9 +58,14 @@ def rows_of_a_chunk(rows: int, vocabulary: int, dtype: torch.dtype, device: str)
 
 
 def operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a linear layer multiplies, in autocast's dtype where that acts."""
+    """What a linear layer multiplies, in autocast's dtype where that acts.
+
+    float32 in float16's place: the gradients are made here and now, before the scale of the loss lifts them into
+    float16's range.
+    """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = torch.float32 if dtype == torch.float16 else dtype
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
@@ -81,29 +86,31 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, row_loss: RowLoss, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         loss, *grads = _evaluate(hidden, weight, bias, row_loss, ctx.needs_input_grad[1:])
         ctx.save_for_backward(*grads)
+        ctx.dtypes = [None if each is None else each.dtype for each in (hidden, weight, bias)]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad_outputs[0]
-        if grad.device.type == "cpu" and float(grad) == 1.0:
-            return None, *ctx.saved_tensors
-        return None, *(None if each is None else each * grad.to(each.dtype) for each in ctx.saved_tensors)
+        grads = ctx.saved_tensors
+        if not (grad.device.type == "cpu" and float(grad) == 1.0):
+            grads = [None if each is None else each * grad.to(each.dtype) for each in grads]
+        return None, *(None if each is None else each.to(dtype) for each, dtype in zip(grads, ctx.dtypes, strict=True))
 
 
 def _evaluate(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, row_loss: RowLoss, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The sum, and the gradients of hidden, weight and bias as far as they are wanted."""
-    device, dtype = hidden.device.type, hidden.dtype
+    device = hidden.device.type
     vectors, matrix, added = operands(hidden, weight, bias)
     with torch.autocast(device, enabled=False):
         loss = hidden.new_zeros((), dtype=wide(vectors.dtype))
         grad_hidden = torch.empty_like(vectors) if wanted[0] else None
         # Sums over the chunks are kept in the parameters' own precision.
-        grad_weight = torch.zeros_like(weight) if wanted[1] else None
-        grad_bias = torch.zeros_like(bias) if wanted[2] and bias is not None else None
+        grad_weight = torch.zeros_like(weight, dtype=_kept(weight)) if wanted[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=_kept(bias)) if wanted[2] and bias is not None else None
         step = rows_of_a_chunk(len(hidden), len(weight), vectors.dtype, device)
         for first in range(0, len(hidden), step):
             rows = slice(first, first + step)
@@ -118,11 +125,16 @@ def _evaluate(
             if grad_hidden is not None:
                 grad_hidden[rows] = product(narrow, matrix.t(), None)
             if grad_weight is not None:
-                if vectors.dtype == weight.dtype:
+                if vectors.dtype == grad_weight.dtype:
                     grad_weight.addmm_(narrow.t(), part)
                 else:
                     grad_weight += narrow.t() @ part
-    return loss, None if grad_hidden is None else grad_hidden.to(dtype), grad_weight, grad_bias
+    return loss, grad_hidden, grad_weight, grad_bias
+
+
+def _kept(parameter: Tensor) -> torch.dtype:
+    """What sums of its gradient are kept in: its own precision, and float32 in float16's place."""
+    return torch.float32 if parameter.dtype == torch.float16 else parameter.dtype
 
 
 @functools.cache

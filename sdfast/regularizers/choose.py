@@ -72,9 +72,10 @@ def advice(config: FinetuneConfig) -> list[str]:
             f"finetune.lr * finetune.recadam.gamma is {pull:.3g}: from 1 on the pull {what};"
             " lower finetune.recadam.gamma or finetune.lr"
         )
-    if given.t0 >= config.steps:
+    if given.t0 > config.steps / 2:
+        when = "not reached" if given.t0 >= config.steps else "late"
         said.append(
-            f"finetune.recadam.t0={given.t0} is not reached in {config.steps} steps, so that the task hardly counts;"
+            f"finetune.recadam.t0={given.t0} is {when} in {config.steps} steps, so that the task hardly counts;"
             " lower finetune.recadam.t0"
         )
     return said

@@ -106,7 +106,7 @@ def expand(study: Study, config: Config, rows: int, points: Sequence[int] | None
             left_out = [f"Left out, because there are {rows} training rows: {more}."]
         return [_at_size(arm, n) for n in kept for arm in study.arms], left_out
     if kind == "rounds":
-        rounds = sorted(set(points or map(int, study.axis.points)) | {0})
+        rounds = sorted(set(points or map(int, study.axis.points)) | {0, 1})  # 1 is the reference
         return [_after_rounds(number) for number in rounds], []
     steps = sorted(set(points or (round(share * config.pretrain.steps) for share in study.axis.points)))
     return [*(_after_steps(number) for number in steps), *study.arms], []
@@ -147,11 +147,16 @@ def configured(config: Config, arm: Arm) -> Config:
     return config.changed(overrides)
 
 
+_PUBLISHED = {"t0": (1000, 250), "k": (0.1, 0.5), "gamma": (5000.0,)}  # of RecAdam; the defaults and paper-roberta's
+
+
 def recadam_in_proportion(config: Config) -> list[str]:
     """RecAdam's schedule in the proportions that its defaults have to 10,000 steps and a rate of 1e-4.
 
+    paper-roberta's are meant for one length of a run, too, and make way likewise.
+
     Its settings are per step and per rate: left as they are, the task's loss would never count in a short run, and
-    the pull would diverge at a high rate. What the user set stays.
+    the pull would diverge at a high rate. What differs from the default stays.
     """
     given, finetune = config.finetune.recadam, config.finetune
     fitting = {
@@ -162,5 +167,5 @@ def recadam_in_proportion(config: Config) -> list[str]:
     return [
         f"finetune.recadam.{name}={value}"
         for name, value in fitting.items()
-        if getattr(given, name) == type(given).model_fields[name].default
+        if getattr(given, name) in _PUBLISHED[name]
     ]

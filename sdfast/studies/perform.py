@@ -45,7 +45,7 @@ def attempt(task: Task, shared: Shared) -> tuple[Result | None, str]:
     except SdfastError as error:
         return None, str(error)
     except Exception as error:  # of one run; the others go on
-        log.debug("%s", task.stage, exc_info=True)
+        log.info("%s", task.stage, exc_info=True)
         lines = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 

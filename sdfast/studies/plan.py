@@ -174,9 +174,13 @@ def plan(
         metric = paper.metric if paper else {"images": "accuracy", "texts": "macro_f1"}[modality]
         title = paper.title if paper else slug(run.data_spec)
         used, classes = len(run.train_rows("pretrain")), len(run.pack.class_names)
+        tested = len(run.test_split)
+        if steps := run.domain.head_steps():  # the same new head for all arms, however long they are pre-trained
+            config = config.changed([f"pretrain.head_steps={steps}"])
     arms, notes = expand(study, config, rows, points)
-    if paper is not None and (used, classes) != (paper.rows["train"], paper.classes):
-        here, there = f"{used} training rows in {classes} classes", f"{paper.rows['train']} in {paper.classes}"
+    if paper is not None and (used, tested, classes) != (paper.rows["train"], paper.rows["test"], paper.classes):
+        here = f"{used} and {tested} in {classes} classes"
+        there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
         notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
         paper = None
     target = Target(title, out, run.data_spec, modality, metric, paper, arms, rows, notes=notes)

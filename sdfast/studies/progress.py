@@ -76,7 +76,7 @@ class Progress:
 
 @contextlib.contextmanager
 def only_the_study_speaks() -> Iterator[None]:
-    """On the terminal, leave out what single stages say, but for warnings, each once; the log file has it all."""
+    """On the terminal, leave out what single stages say, but for warnings, each once; the log files have it all."""
     said: set[str] = set()
 
     def passes(record: logging.LogRecord) -> bool:

@@ -58,9 +58,13 @@ class Found:
         return _LABELS[self.name(column)]
 
     def columns(self) -> list[str]:
-        """Those that all runs have: runs finished by an earlier version have fewer."""
+        """Those that all runs have: runs finished by an earlier version have fewer. Texts have all scores together."""
         runs = [run for each in self.runs.values() for run in each]
-        return [column for column in self.study.columns if all(self.value(run, column) is not None for run in runs)]
+        wanted = [*self.study.columns]
+        if self.target.modality == "texts" and "score" in wanted:
+            after = wanted.index("score") + 1
+            wanted[after:after] = [name for name in _PERCENT if name != self.target.metric]
+        return [column for column in wanted if all(self.value(run, column) is not None for run in runs)]
 
     def is_percent(self, column: str) -> bool:
         """Whether it is shown in percent."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sdfast.config import nearest
+from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.launch import place as launched
 from sdfast.log import attach_file, log
@@ -85,7 +86,7 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
     with _session(out):
         targets = []
         for run in runs:
-            place = out / "cost" / slug(run.data_spec) if timed else out  # times are not taken from other studies
+            place = out / "cost" / _digest(run) if timed else out  # times are not taken from other studies
             points = list(options.points) or None
             targets.append(plan(study, run.config, place, seeds, options.protocol, points, shared, nodes))
         _tell_apart(targets)
@@ -99,10 +100,17 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
     return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
 
 
+def _digest(run: Pipeline) -> str:
+    """Of all that was asked for."""
+    return f"{slug(run.data_spec)}-{sha256_json(run.config.model_dump(mode='json', exclude={'out'}))[:12]}"
+
+
 def _chosen(study: Study, methods: Sequence[str]) -> Study:
     """The study with some of its arms; that which the others are compared with has to be among them."""
     if not methods:
         return study
+    if not study.arms:
+        raise UserError(f"study {study.name} has no methods to choose; leave --methods away.")
     titles = {slug(arm.title).lower(): arm for arm in study.arms}
     wanted = []
     for method in methods:

@@ -119,7 +119,7 @@ class _Crew:
             if _failed_before(node, self.nodes):
                 self.progress.finished(node)
             elif (self.idle or self.vacant) and all(self.nodes[key].result is not None for key in node.needs):
-                worker = self.idle.pop() if self.idle else self._hire(self.vacant.pop(0))
+                worker = self._free_worker()
                 worker.node = node
                 self.busy.append(worker)
                 task = node.task
@@ -131,6 +131,16 @@ class _Crew:
             else:
                 left.append(node)
         return left
+
+    def _free_worker(self) -> _Worker:
+        """An idle one that is still there, else a new one."""
+        while self.idle:
+            worker = self.idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            self._part_with(worker)
+            self.vacant.append(worker.number)
+        return self._hire(self.vacant.pop(0))
 
     def _answer(self, worker: _Worker) -> None:
         """Take what a worker says about its stage, or that it is gone."""

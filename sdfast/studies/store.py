@@ -52,7 +52,9 @@ class StudyRun(Pipeline):
     def __init__(self, config: Config, out: Path, shared: Shared) -> None:
         """See `Pipeline`; `config.out` does not matter."""
         values = config.model_dump(mode="json", exclude={"out"})
-        super().__init__(out=out, overrides=[f"{key}={json.dumps(value)}" for key, value in values.items()])
+        super().__init__(
+            out=out, overrides=[f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+        )
         self.shared = shared
 
     @property

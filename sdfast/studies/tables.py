@@ -69,7 +69,8 @@ def _main_rows(study: Study, found: Sequence[Found]) -> list[list[str]]:
                 rows[title].append(_cell(each, title, column))
                 rows[title] += [papers[title]] * with_paper
                 if with_differences:
-                    rows[title] += _difference_cells(compared[title], 1) if title in compared else ["", "", ""]
+                    digits = 1 if each.is_percent(column) else 3
+                    rows[title] += _difference_cells(compared[title], digits) if title in compared else ["", "", ""]
     return [header, *rows.values()]
 
 

@@ -60,7 +60,7 @@ ENGINES[PARTITIONED] = {"zero": 3, "deepspeed": {"zero_optimization": {"stage3_p
 CASES += [
     (work, PARTITIONED)
     for work in WORK
-    if work == "distill" or (work.startswith("text-") and work not in ONE_IS_ENOUGH)
+    if work in ("distill", "text-checkpointed") or (work.startswith("text-") and work not in ONE_IS_ENOUGH)
 ]
 CASES.remove(("weights", "zero-3"))  # which spreads what is compared
 FACTOR = 2.0  # times one process's own rounding error

@@ -106,6 +106,16 @@ def test_autocast() -> None:
         assert 0 < error <= 2 * eagers + 1e-6
 
 
+def test_float16_gradients_are_made_within_its_range() -> None:
+    """Shares of a word are below float16's least numbers here; the scale of the loss comes after they are made."""
+    arguments = build(256, 12, 4096, torch.float16)
+    found = results(arguments, "chunked", 2.0**14)[1:]
+    exact = {name: value.detach().double().requires_grad_(name != "labels") for name, value in arguments.items()}
+    exact["labels"] = arguments["labels"]
+    for mine, truth in zip(found, results(exact, "chunked", 2.0**14)[1:], strict=True):
+        assert mine.dtype == torch.float16 and (mine.double() - truth).norm() <= 1e-3 * truth.norm()
+
+
 def test_large_logits_stay_finite() -> None:
     arguments = build(20, 8, 30, torch.float32)
     for name in ("hidden", "weight"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_stage import CPU, initialise
-from small_text_stage import LABELS, LENGTHS, SHAPE, text_objective_of, texts
+from small_text_stage import LABELS, LENGTHS, text_objective_of, texts
 from test_stage import config_of, weights
 from text_fixtures import FEW_STEPS, write_text_model, write_texts
 from torch import Tensor, nn
@@ -112,9 +112,14 @@ def test_the_noised_pass_does_not_reach_the_words_and_both_reach_the_positions()
         assert bool(module.encoder.word_embeddings.weight.grad.any()) is reaches
         assert module.encoder.position_embeddings.weight.grad.any()
         assert module.encoder.type_embeddings.weight.grad.any()
-    types = torch.arange(len(batch.ids)) % SHAPE.types
-    both = module.encoder.embed(batch, types, noise)
-    assert torch.equal(both, module.encoder.embed(batch, noise=noise)) and both.shape == (2 * len(batch.ids), 32)
+
+
+def test_both_passes_have_the_types_of_their_tokens() -> None:
+    encoder, batch = classifier("bert").encoder, texts(BATCH.rows)
+    types = torch.arange(len(batch.ids)) % 2
+    once = encoder.embed(batch, types)
+    assert not torch.allclose(once, encoder.embed(batch))
+    torch.testing.assert_close(encoder.embed(batch, types, torch.zeros(len(batch.ids), 32)), torch.cat((once, once)))
 
 
 def test_dropout_differs_between_the_passes() -> None:

@@ -29,7 +29,7 @@ def test_rounds_begin_with_the_further_pretrained_model() -> None:
     arms, _ = expand(STUDIES["figure4"], Config(), 10, None)
     assert [arm.start for arm in arms] == ["pretrain"] + ["distill"] * 4
     assert [configured(Config(), arm).distill.rounds for arm in arms[1:]] == [1, 2, 3, 4]
-    assert [arm.x for arm in expand(STUDIES["figure5"], Config(), 10, [2])[0]] == [0, 2]
+    assert [arm.x for arm in expand(STUDIES["figure5"], Config(), 10, [3])[0]] == [0, 1, 3]
 
 
 def test_steps_are_shares_of_those_configured_and_none_is_plain_fine_tuning() -> None:

@@ -21,7 +21,7 @@ from sdfast.config import Config
 from sdfast.rundir import locked
 from sdfast.studies.declared import STUDIES
 from sdfast.studies.plan import Node, Target, plan
-from sdfast.studies.schedule import train
+from sdfast.studies.schedule import _Crew, _Worker, train
 from sdfast.studies.store import Shared
 
 STEPS = [
@@ -176,12 +176,40 @@ def test_when_a_stage_fails_the_others_go_on(
 def test_a_worker_that_dies_fails_its_stage_alone(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, nodes = planned(inputs, tmp_path, "table5")
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    """The first worker ends before it has read its stage, pretrain; what does not need that is trained."""
+    _, nodes = planned(inputs, tmp_path, "table5", seeds=[0])
+    hire = _Crew._hire
+
+    def first_one_ends(crew: _Crew, number: int) -> _Worker:
+        with pytest.MonkeyPatch.context() as patch:
+            if not crew.busy:
+                patch.setattr(sys, "executable", "/bin/false")
+            return hire(crew, number)
+
+    monkeypatch.setattr(_Crew, "_hire", first_one_ends)
     train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
-    failures = [node.failure or "" for node in nodes]
-    assert "exit code 1" in failures[0] and failures[-1].endswith("which it needs, failed")
-    assert all("worker ended" in failure or "needs, failed" in failure for failure in failures)
+    failures = {node.task.stage: node.failure or "" for node in nodes if node.task.start != "init" or node.failure}
+    assert "its worker ended with exit code 1" in failures["pretrain"]
+    assert all(said.endswith("which it needs, failed") for stage, said in failures.items() if stage != "pretrain")
+    assert {node.failure for node in nodes if node.task.stage == "finetune" and node.task.start == "init"} == {None}
+    assert sum(node.result is not None for node in nodes) == 2
+
+
+def test_a_worker_that_dies_while_idle_is_replaced(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, nodes = planned(inputs, tmp_path, "table5", seeds=[0])
+    answer, killed = _Crew._answer, list[int]()
+
+    def answered(crew: _Crew, worker: _Worker) -> None:
+        answer(crew, worker)
+        if not killed:
+            worker.process.kill()
+            killed.append(worker.process.wait())
+
+    monkeypatch.setattr(_Crew, "_answer", answered)
+    train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
+    assert killed == [-signal.SIGKILL] and all(node.result is not None for node in nodes)
 
 
 def test_whole_chains_have_a_seed_each(inputs: dict[str, str], tmp_path: Path) -> None:
@@ -229,9 +257,8 @@ def test_cost_takes_its_times_from_runs_of_its_own(
 ) -> None:
     before = stages(serial)
     assert study(inputs, serial, "cost") == 0
-    assert stages(serial) == before and stages(serial / "cost" / "images") == dict.fromkeys(
-        ("pretrain", "distill", "finetune"), 1
-    )
+    (place,) = (serial / "cost").iterdir()
+    assert stages(serial) == before and stages(place) == dict.fromkeys(("pretrain", "distill", "finetune"), 1)
     rows = json.loads((serial / "cost.json").read_text())["rows"]["images"]
     assert [row["stage"] for row in rows] == ["pretrain", "teacher bank", "distill", "finetune"]
     assert all(row["seconds"] > 0 for row in rows)
@@ -249,6 +276,7 @@ def test_cost_takes_its_times_from_runs_of_its_own(
         ("figure3", ("--points", "900"), "is within the 24 training rows"),
         ("compare", ("--methods", "RecAdan,fine-tuning"), "did you mean 'recadam'"),
         ("compare", ("--methods", "MARS"), "compares with fine-tuning"),
+        ("figure4", ("--methods", "MARS"), "no methods to choose"),
         ("cost", ("--jobs", "2"), "use --jobs 1"),
         ("table1", ("--protocol", "half"), "use paper or full"),
         ("table1", ("pretrain.stepz=1",), "pretrain.steps"),

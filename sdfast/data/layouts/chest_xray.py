@@ -1,6 +1,7 @@
 """Chest X-ray images of Kermany et al. (2018): `{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg`, an ordinary image folder.
 
-The 16 images of val are read and, like any val beside a test split, not used, as in the paper.
+The 16 images of val are, like any val beside a test split, used by `finetune.best_dev` alone. The paper does not use
+them.
 """
 
 from __future__ import annotations

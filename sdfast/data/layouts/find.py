@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,12 @@ def layout_of(path: Path) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.is_here(path)), None)
 
 
-def check_not_above(path: Path) -> None:
-    """Check that no sub-folder is a published data set, which would else pass for a class.
+def check_not_above(path: Path, classes: Iterable[str]) -> None:
+    """Check that no sub-folder that is to be a class is a published data set.
 
     Raises:
         UserError: one is.
     """
-    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
-        if (layout := layout_of(folder)) is not None:
-            raise UserError(f"{path} holds {folder.name}/, which is the data set {layout.kind}: pass --data {folder}.")
+    for name in classes:
+        if (layout := layout_of(path / name)) is not None:
+            raise UserError(f"{path} holds {name}/, which is the data set {layout.kind}: pass --data {path / name}.")
