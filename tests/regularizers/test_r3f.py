@@ -167,8 +167,8 @@ def test_the_head_of_r4f_is_reproducible_and_keeps_its_precision_under_autocast(
         add_spectral_norm(head, seed=1)
         assert torch.equal(torch.get_rng_state(), state)
         heads.append(head)
-    assert torch.equal(heads[0].weight, heads[1].weight)
+    assert torch.equal(*(head.weight for head in heads))  # each look is an iteration
     with torch.autocast("cpu", torch.bfloat16):
-        assert heads[0].weight.dtype == torch.float32
-        assert torch.equal(heads[0].weight, heads[1].weight)
+        first, second = (head.weight for head in heads)
+        assert first.dtype == torch.float32 and torch.equal(first, second)
         assert heads[0](torch.randn(2, 8)).dtype == torch.bfloat16
