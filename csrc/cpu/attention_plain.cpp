@@ -9,7 +9,7 @@ AttentionKernels attention_plain() { return {forward, backward}; }
 AttentionKernels attention_kernels() {
 #ifdef SDFAST_X86_SIMD
   const Simd level = simd_level();
-  if (level == Simd::avx512) return attention_avx512();
+  if (level >= Simd::avx512) return attention_avx512();
   if (level == Simd::avx2) return attention_avx2();
 #endif
   return attention_plain();

@@ -18,6 +18,7 @@ namespace sdfast {
 #ifdef SDFAST_X86_SIMD
 bool compiled_with_avx2();
 bool compiled_with_avx512();
+bool compiled_with_amx();
 #endif
 
 namespace {
@@ -35,6 +36,7 @@ std::string build_info() {
 #ifdef SDFAST_X86_SIMD
   if (compiled_with_avx2()) levels += ", \"avx2\"";
   if (compiled_with_avx512()) levels += ", \"avx512\"";
+  if (compiled_with_amx()) levels += ", \"amx\"";
 #endif
   return "{\"compiler\": \"" + compiler() + "\", \"cplusplus\": " + std::to_string(__cplusplus) +
          ", \"stable_abi\": \"" SDFAST_STABLE_ABI "\", \"simd\": [" + levels +

@@ -9,7 +9,7 @@ GeluKernel gelu_plain() { return gelu; }
 GeluKernel gelu_kernel() {
 #ifdef SDFAST_X86_SIMD
   const Simd level = simd_level();
-  if (level == Simd::avx512) return gelu_avx512();
+  if (level >= Simd::avx512) return gelu_avx512();
   if (level == Simd::avx2) return gelu_avx2();
 #endif
   return gelu_plain();

@@ -9,7 +9,7 @@ MaeDistillKernels mae_distill_plain() { return {pixel_rows, token_rows}; }
 MaeDistillKernels mae_distill_kernels() {
 #ifdef SDFAST_X86_SIMD
   const Simd level = simd_level();
-  if (level == Simd::avx512) return mae_distill_avx512();
+  if (level >= Simd::avx512) return mae_distill_avx512();
   if (level == Simd::avx2) return mae_distill_avx2();
 #endif
   return mae_distill_plain();

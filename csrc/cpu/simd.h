@@ -1,12 +1,12 @@
 // Which instruction set the CPU kernels run with: the widest that this CPU and this binary have, or the one that the
-// environment variable SDFAST_SIMD names (plain, avx2, avx512).
+// environment variable SDFAST_SIMD names (plain, avx2, avx512, amx). A kernel that has none for a level runs the widest one below it.
 #pragma once
 
 namespace sdfast {
 
-enum class Simd { plain = 0, avx2 = 1, avx512 = 2 };
+enum class Simd { plain = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
-// "plain", "avx2" or "avx512".
+// "plain", "avx2", "avx512" or "amx".
 const char* simd_name(Simd level);
 
 // The widest level that this CPU (and its operating system) can run and this binary holds.

@@ -10,7 +10,7 @@ using sdfast::Simd;
 int main() {
   unsetenv("SDFAST_SIMD");
   CHECK(sdfast::simd_level() == sdfast::simd_supported());
-  for (Simd level : {Simd::plain, Simd::avx2, Simd::avx512}) {
+  for (Simd level : {Simd::plain, Simd::avx2, Simd::avx512, Simd::amx}) {
     setenv("SDFAST_SIMD", sdfast::simd_name(level), 1);
     if (level <= sdfast::simd_supported()) {
       CHECK(sdfast::simd_level() == level);

@@ -1,8 +1,9 @@
-"""A linear layer whose products run on oneDNN where that is faster: float32 on an x86 CPU.
+"""A linear layer whose float32 products on a CPU are the fastest that are known (see `sdfast.products`).
 
 torch multiplies float32 matrices with MKL, which adds the bias in a pass of its own. oneDNN's kernels take the bias and
 a residual along and are faster for the forward product and for the gradient of the input; MKL is faster for the
-gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers).
+gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers). On a processor with AMX all
+three are bf16x6 products.
 
 oneDNN makes a kernel for every number of rows it meets, and keeps it. Where that number changes from step to step, as
 it does for texts, making them takes longer than they save, and keeping them takes memory: MKL stays there.
@@ -10,13 +11,14 @@ it does for texts, making them takes longer than they save, and keeping them tak
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from sdfast.products import Product, bf16x6, bf16x6_is_on, has_onednn, onednn
 
 _SMALLEST_ROWS = 64  # below, the call costs more than the product
 
@@ -49,19 +51,22 @@ def linear(
     Returns:
         [..., out].
     """
-    if x.dim() == 2 and not rows_vary and _faster_with_onednn(x, weight):
-        return _OneDnnLinear.apply(x, weight, bias, residual)
+    if _is_ours(x, weight):
+        if bf16x6_is_on():
+            return _Linear.apply(x, weight, bias, residual, bf16x6)
+        if not rows_vary and has_onednn():
+            return _Linear.apply(x, weight, bias, residual, onednn)
     out = F.linear(x, weight, bias)
     return out if residual is None else residual + out
 
 
-def _faster_with_onednn(x: Tensor, weight: Tensor) -> bool:
+def _is_ours(x: Tensor, weight: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()  # first: the compiler cannot look into what follows
+        and x.dim() == 2
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.shape[0] >= _SMALLEST_ROWS
-        and _onednn_is_there()
         and not torch.is_autocast_enabled("cpu")
         and not _several_processes()  # which reduce gradients as they come: in one order, whatever the number of rows
     )
@@ -75,35 +80,26 @@ def _several_processes() -> bool:
     )
 
 
-@functools.cache
-def _onednn_is_there() -> bool:
-    """Whether this build of torch has the operator, on a processor whose kernels oneDNN is known to win with."""
-    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
-        return False
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-class _OneDnnLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, product: Product
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        if residual is None:
-            return _product(x, weight, bias)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+        ctx.product = product
+        return product(x, weight.t(), bias, residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad = grad_outputs[0]
-        wants_x, wants_weight, wants_bias, wants_residual = ctx.needs_input_grad
+        grad, product = grad_outputs[0], ctx.product
+        wants_x, wants_weight, wants_bias, wants_residual, _ = ctx.needs_input_grad
+        of_weight = bf16x6 if product is bf16x6 else torch.mm
         return (
-            _product(grad, weight.t(), None) if wants_x else None,
-            grad.t() @ x if wants_weight else None,
+            product(grad, weight, None, None) if wants_x else None,
+            of_weight(grad.t(), x) if wants_weight else None,
             grad.sum(dim=0) if wants_bias else None,
             grad if wants_residual else None,
+            None,
         )

@@ -1,0 +1,113 @@
+"""How float32 matrices are multiplied on a CPU: out of six bfloat16 products where AMX makes them cheap, or as IEEE says.
+
+An Intel processor with AMX computes sixteen times as many bfloat16 products as float32 ones. Three bfloat16 numbers hold
+the 24 bits of a float32 one, and the six largest of the nine products of their parts, summed in float32, are as exact as
+float32 products (csrc/cpu/bf16x6.h; measured in benchmarks/results/linear_cpu.md: half the rounding error, one and a
+half times the speed). Elsewhere torch's MKL and oneDNN multiply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Float32Products = Literal["auto", "ieee", "bf16x6"]
+Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+
+_asked: Float32Products = "auto"
+
+
+@contextlib.contextmanager
+def float32_products(how: Float32Products) -> Iterator[None]:
+    """Inside, the layers and losses of this package multiply float32 matrices of a CPU so.
+
+    Args:
+        how: `ieee`, `bf16x6`, or `auto`, which is bf16x6 on a processor with AMX.
+
+    Raises:
+        RuntimeError: bf16x6 without the compiled core, with the reason.
+    """
+    global _asked
+    if how == "bf16x6" and (reason := why_not_bf16x6()) is not None:
+        raise RuntimeError(f"bf16x6 products are not available: {reason}")
+    before, _asked = _asked, how
+    try:
+        yield
+    finally:
+        _asked = before
+
+
+def why_not_bf16x6() -> str | None:
+    """None when such products can be computed (without AMX slowly), else the reason."""
+    return _why_not_loaded()
+
+
+def bf16x6_is_on() -> bool:
+    """Whether float32 matrices of a CPU are multiplied so now."""
+    return _asked == "bf16x6" or (_asked == "auto" and has_amx(os.environ.get("SDFAST_SIMD")))
+
+
+@functools.cache
+def has_amx(simd: str | None) -> bool:
+    """Whether the compiled core is there, and uses AMX; `simd` is SDFAST_SIMD, by which the answer is remembered."""
+    return _why_not_loaded() is None and torch.ops.sdfast.simd_level() == "amx"
+
+
+@functools.cache
+def _why_not_loaded() -> str | None:
+    from sdfast import _native
+
+    reason = _native.why_not()
+    if reason is not None:
+        return reason
+    if not hasattr(torch.ops.sdfast, "bf16x6_product"):
+        return "the compiled core is older than this Python package: build it again"
+    from torch.utils.flop_counter import register_flop_formula
+
+    torch.library.register_fake("sdfast::bf16x6_product", _fake)
+    register_flop_formula(torch.ops.sdfast.bf16x6_product)(_flops)
+    return None
+
+
+def bf16x6(left: Tensor, right: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """left right (+ bias) (+ residual), of float32 on a CPU; see `why_not_bf16x6`.
+
+    Args:
+        left: [M, K].
+        right: [K, N].
+        bias: [N], or None.
+        residual: [M, N], or None.
+
+    Returns:
+        [M, N].
+    """
+    return torch.ops.sdfast.bf16x6_product(left, right, bias, residual)
+
+
+def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """The same with oneDNN's kernels, which take the bias and the residual along; see `has_onednn`."""
+    if residual is None:
+        return torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.binary(left, residual, right.t(), bias, "add")
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether this build of torch has the operator, on a processor whose kernels oneDNN is known to win with."""
+    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _fake(left: Tensor, right: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    return left.new_empty((left.shape[0], right.shape[1]))
+
+
+def _flops(left: torch.Size, right: torch.Size, *_: object, out_shape: object = None, **__: object) -> int:
+    return 2 * left[0] * left[1] * right[1]
