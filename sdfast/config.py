@@ -242,6 +242,11 @@ class EngineConfig(_Section):
         description="bf16 autocast where the device has it (fp32 on a CPU), or one of them; fp16 autocast scales the"
         " loss; bf16-weights, under ZeRO, keeps weights and gradients in bf16 with fp32 masters",
     )
+    fp32_products: Literal["auto", "ieee", "bf16x6"] = Field(
+        "auto",
+        description="how a CPU multiplies float32 matrices: bf16x6 is as exact, and faster where the processor has AMX;"
+        " auto takes it there",
+    )
     packed: bool = Field(True, description="the masked and the clean view go through the encoder in one pass")
     cls_tail: bool = Field(
         True, description="where only CLS is used, the encoder's last block computes nothing for other tokens"

@@ -19,7 +19,7 @@ from sdfast.config import Config, OptimisationConfig, resolve
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of
 from sdfast.domains.choose import domain_of
-from sdfast.engine.precision import resolve_precision
+from sdfast.engine.precision import cpu_settings, resolve_precision
 from sdfast.engine.teacher_bank import build_or_open
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
@@ -477,8 +477,7 @@ class Pipeline:
             self.ranks.first(lambda: self._hold(stack))
             self._held = True
             try:
-                if self.config.engine.threads is not None:
-                    torch.set_num_threads(self.config.engine.threads)
+                stack.enter_context(cpu_settings(self.config.engine))
                 if training and "pack" not in self.__dict__:
                     self._open_inputs()
                 yield

@@ -1,9 +1,9 @@
-"""How float32 matrices are multiplied on a CPU: out of six bfloat16 products where AMX makes them cheap, or as IEEE says.
+"""How float32 matrices are multiplied on a CPU: out of six bfloat16 products where AMX makes those cheap.
 
-An Intel processor with AMX computes sixteen times as many bfloat16 products as float32 ones. Three bfloat16 numbers hold
-the 24 bits of a float32 one, and the six largest of the nine products of their parts, summed in float32, are as exact as
-float32 products (csrc/cpu/bf16x6.h; measured in benchmarks/results/linear_cpu.md: half the rounding error, one and a
-half times the speed). Elsewhere torch's MKL and oneDNN multiply.
+An Intel processor with AMX computes sixteen times as many bfloat16 products as float32 ones. Three bfloat16 numbers
+hold the 24 bits of a float32 one, and the six largest of the nine products of their parts, summed in float32, are as
+exact as a float32 product (csrc/cpu/bf16x6.h). Elsewhere torch's MKL and oneDNN multiply. What that is worth:
+benchmarks/results/linear_cpu.md.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def test_the_instruction_set_follows_the_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SDFAST_SIMD", "plain")
     assert torch.ops.sdfast.simd_level() == "plain"
     monkeypatch.setenv("SDFAST_SIMD", "sse9")
-    with pytest.raises(RuntimeError, match="SDFAST_SIMD must be plain, avx2 or avx512, not sse9"):
+    with pytest.raises(RuntimeError, match="SDFAST_SIMD must be plain, avx2, avx512 or amx, not sse9"):
         torch.ops.sdfast.simd_level()
 
 
@@ -283,7 +283,7 @@ def small_tree(tmp_path: Path) -> Path:
     (tree / "README.md").write_text("# sdfast\n")
     shutil.copytree(ROOT / "cmake", tree / "cmake")
     (tree / "csrc" / "cpu").mkdir(parents=True)
-    for name in ("build_info.cpp", "flags_avx2.cpp", "flags_avx512.cpp", "simd.cpp", "simd.h"):
+    for name in ("build_info.cpp", "flags_avx2.cpp", "flags_avx512.cpp", "flags_amx.cpp", "simd.cpp", "simd.h"):
         shutil.copy(ROOT / "csrc" / "cpu" / name, tree / "csrc" / "cpu")
     (tree / "sdfast" / "presets").mkdir(parents=True)
     for name in ("__init__.py", "errors.py", "_native.py", "py.typed", "presets/__init__.py"):

@@ -70,8 +70,8 @@ void split_tile(const float* from, int64_t outer_stride, int64_t k_stride, int64
     _mm_prefetch(here + kBf16x6Block * k_stride, _MM_HINT_T0);
     _mm_prefetch(further + kBf16x6Block * k_stride, _MM_HINT_T0);
     const bool has_here = i < (along ? outer : depth), has_further = along ? has_here : i + kHalf < depth;
-    split_pairs(_mm512_maskz_loadu_ps(has_here ? some : 0, here), _mm512_maskz_loadu_ps(has_further ? more : 0, further),
-                parts);
+    split_pairs(_mm512_maskz_loadu_ps(has_here ? some : 0, here),
+                _mm512_maskz_loadu_ps(has_further ? more : 0, further), parts);
     for (int part = 0; part < 3; ++part) block[part][i] = parts[part];
   }
   for (int part = 0; part < 3; ++part) {

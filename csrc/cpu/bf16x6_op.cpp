@@ -93,19 +93,20 @@ void product(const Bf16x6Factor& left, const Bf16x6Factor& right, const Bf16x6Ta
       kernels.begin(state);
       for (int64_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
         const int64_t first = item / shares * group, count = std::min(group, own_panels - first);
-        const int64_t share = item % shares;
+        const int64_t begin = shared_panels * (item % shares) / shares;
+        const int64_t end = shared_panels * (item % shares + 1) / shares;
         for (int64_t i = 0; i < count; ++i) {
           kernels.split(part_of(own, first + i, k, here), left_is_shared, own_split.get() + i * panel_bytes);
         }
-        for (int64_t j = shared_panels * share / shares; j < shared_panels * (share + 1) / shares; ++j) {
+        for (int64_t j = begin; j < end; ++j) {
+          const char* shared_panel = shared_split.get() + j * panel_bytes;
+          const char* after = shared_panel + panel_bytes;  // which may lie far away
           for (int64_t i = 0; i < count; ++i) {
-            const char *shared_panel = shared_split.get() + j * panel_bytes, *own_panel = own_split.get() + i * panel_bytes;
+            const char* own_panel = own_split.get() + i * panel_bytes;
+            Bf16x6Ahead ahead;
+            if (j + 1 < end) ahead = {after + panel_bytes * i / count, after + panel_bytes * (i + 1) / count};
             const int64_t row = (left_is_shared ? j : first + i) * kBf16x6Block;
             const int64_t column = (left_is_shared ? first + i : j) * kBf16x6Block;
-            // A part of the next shared panel, which may lie far away.
-            const bool is_last = (j + 1) == shared_panels * (share + 1) / shares;
-            const char* after = shared_panel + (is_last ? 0 : panel_bytes);
-            const Bf16x6Ahead ahead{after + (is_last ? 0 : panel_bytes * i / count), after + (is_last ? 0 : panel_bytes * (i + 1) / count)};
             Bf16x6Target block = to;
             block.out += row * to.row_stride + column;
             block.add = k > 0;

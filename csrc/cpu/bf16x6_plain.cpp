@@ -65,12 +65,16 @@ void multiply(const void* left, const void* right, int64_t blocks, const Bf16x6T
   float sums[kN][kN] = {};
   for (int64_t block = 0; block < blocks; ++block, a += 3 * kN * kN, b += 3 * kN * kN) {
     for (const auto& pair : kPairs) {
+      float here[kN][kN] = {};
       for (int64_t k = 0; k < kN; ++k) {
         const uint16_t *as = a + (pair[0] * kN + k) * kN, *bs = b + (pair[1] * kN + k) * kN;
         for (int64_t i = 0; i < kN; ++i) {
           const float x = widened(as[i]);
-          for (int64_t j = 0; j < kN; ++j) sums[i][j] += x * widened(bs[j]);
+          for (int64_t j = 0; j < kN; ++j) here[i][j] += x * widened(bs[j]);
         }
+      }
+      for (int64_t i = 0; i < kN; ++i) {
+        for (int64_t j = 0; j < kN; ++j) sums[i][j] += here[i][j];
       }
     }
   }

@@ -23,7 +23,7 @@ from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
 from sdfast.engine.peak import matmul_peak, peak_name
-from sdfast.engine.precision import matmul_precision, products_dtype
+from sdfast.engine.precision import cpu_settings, matmul_precision, products_dtype
 from sdfast.engine.prepare import prepare
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
@@ -141,9 +141,7 @@ def bench(
     Raises:
         RunError: memory ran out.
     """
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    with matmul_precision(config.engine.precision, device):
+    with cpu_settings(config.engine), matmul_precision(config.engine.precision, device):
         return _report(config, model, device, batches, say)
 
 

@@ -6,17 +6,20 @@ import time
 
 import torch
 
+from sdfast.products import bf16x6, bf16x6_is_on
+
 _SECONDS = 0.25  # spent on repeats; about twice as much in all
 _SATURATED = 0.01  # seconds that one product takes at a size that is large enough
 _SIZES = (1024, 2048, 4096, 8192)
 _REPEATS = 12
-_best: dict[tuple[str, torch.dtype, str, int], float] = {}  # by device, dtype, TF32 setting and threads
+_best: dict[tuple[str, torch.dtype, str, int], float] = {}  # by device, dtype, float32 setting and threads
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, anew: bool = False) -> float:
     """FLOP/s of a square product on the device, the best of a few; kept for the process, by setting and threads.
 
-    float32 products on a GPU are TF32 where torch is set so, and are measured as torch is set. Torch's own random
+    float32 products are measured as the layers compute them: on a GPU TF32 where torch is set so, on a CPU bf16x6 where
+    `sdfast.products` is. Torch's own random
     numbers are left alone.
 
     Args:
@@ -24,7 +27,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, anew: bool = False) ->
         dtype: of both factors and of the product.
         anew: measure again, and keep the better: something else may have run the first time.
     """
-    setting = torch.get_float32_matmul_precision() if dtype == torch.float32 else ""
+    setting = _float32_products(device) if dtype == torch.float32 else ""
     key = (str(device), dtype, setting, torch.get_num_threads())
     if anew or key not in _best:
         _best[key] = max(_best.get(key, 0.0), _measured(str(device), dtype))
@@ -36,6 +39,12 @@ def peak_name(device: torch.device, dtype: torch.dtype) -> str:
     if dtype == torch.float32 and device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
         return "tf32"
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}[dtype]
+
+
+def _float32_products(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "bf16x6" if bf16x6_is_on() else "ieee"
+    return torch.get_float32_matmul_precision()
 
 
 def _measured(device: str, dtype: torch.dtype) -> float:
@@ -70,8 +79,12 @@ def _fits(size: int, dtype: torch.dtype, device: str) -> bool:
 
 def _seconds(factors: list[torch.Tensor], product: torch.Tensor) -> float:
     if product.device.type != "cuda":
+        own = product.dtype == torch.float32 and bf16x6_is_on()
         started = time.perf_counter()
-        torch.mm(factors[0], factors[1], out=product)
+        if own:
+            bf16x6(*factors)
+        else:
+            torch.mm(factors[0], factors[1], out=product)
         return time.perf_counter() - started
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()

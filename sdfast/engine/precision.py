@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from sdfast.config import EngineConfig
+from sdfast.errors import UserError
 from sdfast.log import log
+from sdfast.products import float32_products, why_not_bf16x6
 
 _HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
 _PRODUCTS = {
@@ -58,6 +61,21 @@ def matmul_precision(requested: str, device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def cpu_settings(engine: EngineConfig) -> Iterator[None]:
+    """A CPU computes as `engine.threads` and, inside, as `engine.fp32_products` says.
+
+    Raises:
+        UserError: bf16x6 without the compiled core.
+    """
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
+    if engine.fp32_products == "bf16x6" and (reason := why_not_bf16x6()) is not None:
+        raise UserError(f"engine.fp32_products=bf16x6 cannot be used here: {reason}; use auto.")
+    with float32_products(engine.fp32_products):
+        yield
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 torch multiplies float32 matrices with MKL, which adds the bias in a pass of its own. oneDNN's kernels take the bias and
 a residual along and are faster for the forward product and for the gradient of the input; MKL is faster for the
-gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers). On a processor with AMX all
-three are bf16x6 products.
+gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers). On a processor with AMX
+they are bf16x6 products.
 
 oneDNN makes a kernel for every number of rows it meets, and keeps it. Where that number changes from step to step, as
 it does for texts, making them takes longer than they save, and keeping them takes memory: MKL stays there.
@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from sdfast.products import Product, bf16x6, bf16x6_is_on, has_onednn, onednn
 
 _SMALLEST_ROWS = 64  # below, the call costs more than the product
+_SMALLEST_WEIGHTS = 256 * 256  # below, splitting the rows costs more than what bf16x6 saves of the weights' gradient
 
 
 class Linear(nn.Linear):
@@ -30,6 +31,7 @@ class Linear(nn.Linear):
         """rows_vary: the number of rows changes from step to step."""
         super().__init__(in_features, out_features, bias)
         self.rows_vary = rows_vary
+        bf16x6_is_on()  # where it can be had, the operator is known to torch's counter of FLOPs from now on
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., out]; `residual` has the output's shape."""
@@ -95,7 +97,7 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad, product = grad_outputs[0], ctx.product
         wants_x, wants_weight, wants_bias, wants_residual, _ = ctx.needs_input_grad
-        of_weight = bf16x6 if product is bf16x6 else torch.mm
+        of_weight = bf16x6 if product is bf16x6 and weight.numel() >= _SMALLEST_WEIGHTS else torch.mm
         return (
             product(grad, weight, None, None) if wants_x else None,
             of_weight(grad.t(), x) if wants_weight else None,

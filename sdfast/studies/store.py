@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sdfast.config import Config
 from sdfast.domains.base import Domain
 from sdfast.durable import sha256_json
+from sdfast.engine.precision import cpu_settings
 from sdfast.engine.teacher_bank import build_or_open
 from sdfast.pipeline import Pipeline, slug
 from sdfast.rundir import Outcome, Result, StageDirectory, locked
@@ -83,10 +82,9 @@ class StudyRun(Pipeline):
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
         """See `Pipeline`; the study holds the directory."""
-        if self.config.engine.threads is not None:
-            torch.set_num_threads(self.config.engine.threads)
-        _ = self.pack
-        yield
+        with cpu_settings(self.config.engine):
+            _ = self.pack
+            yield
 
     def _load(self, domain: Domain) -> Any:
         data = self.config.data

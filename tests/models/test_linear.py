@@ -1,7 +1,8 @@
-"""The linear layer whose float32 products run on oneDNN, against `F.linear` in float64."""
+"""The linear layer with its own float32 products on a CPU, oneDNN's or bf16x6, against `F.linear` in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sdfast import products
 from sdfast.models import linear as module
 from sdfast.models.attention import Group, Groups
 from sdfast.models.linear import Linear, linear
@@ -30,7 +32,7 @@ class Case:
     layout: str = "contiguous"  # contiguous | transposed | sliced
     grad: str = "dense"  # dense | transposed | expanded
     frozen: str = ""  # letters of x, w, b, r
-    onednn: bool = True  # whether its products run there
+    own: bool = True  # whether its products are those of this package
 
     def __str__(self) -> str:
         return self.name
@@ -44,10 +46,10 @@ CASES = [
     Case("ViT-Ti", (197,), 192, 768, residual=True),
     Case("odd sizes", (67,), 13, 7, residual=True),
     Case("one input, one output", (64,), 1, 1),
-    Case("few rows", (63,), residual=True, onednn=False),
-    Case("3-D", (4, 25), residual=True, onednn=False),
-    Case("one vector", (), residual=True, onednn=False),
-    Case("no rows", (0,), residual=True, onednn=False),
+    Case("few rows", (63,), residual=True, own=False),
+    Case("3-D", (4, 25), residual=True, own=False),
+    Case("one vector", (), residual=True, own=False),
+    Case("no rows", (0,), residual=True, own=False),
     Case("transposed", residual=True, layout="transposed"),
     Case("sliced", residual=True, layout="sliced"),
     Case("transposed grad_output", residual=True, grad="transposed"),
@@ -94,12 +96,17 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | Non
     return out if residual is None else out + residual
 
 
+def product_of(out: Tensor) -> Any:
+    """What made it; None if that was torch."""
+    return getattr(out.grad_fn, "product", None)
+
+
 def results(function: Any, case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """The output and the gradients of what is not frozen."""
     inputs, grad_output = build(case, dtype)
     out = function(*(inputs[name] for name in NAMES))
     if function is linear:
-        assert ("OneDnn" in type(out.grad_fn).__name__) == (case.onednn and dtype == torch.float32)
+        assert (product_of(out) is not None) == (case.own and dtype == torch.float32)
     wanted = {name: each for name, each in inputs.items() if each is not None and each.requires_grad}
     grads = torch.autograd.grad(out, list(wanted.values()), grad_output)
     for name, value in build(case, dtype)[0].items():  # nothing was written into
@@ -107,14 +114,30 @@ def results(function: Any, case: Case, dtype: torch.dtype = torch.float32) -> di
     return {"out": out.detach(), **dict(zip(wanted, grads, strict=True))}
 
 
-@pytest.fixture
-def onednn() -> None:
-    if not module._onednn_is_there():
-        pytest.skip("oneDNN's linear operator is not there, or not known to be faster here")
+@pytest.fixture(params=["onednn", "bf16x6 plain", "bf16x6 amx"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The function that multiplies meanwhile."""
+    name, _, level = request.param.partition(" ")
+    if name == "onednn":
+        if not products.has_onednn():
+            pytest.skip("oneDNN's linear operator is not there, or not known to be faster here")
+        with products.float32_products("ieee"):
+            yield products.onednn
+        return
+    monkeypatch.setenv("SDFAST_SIMD", level)
+    if (reason := products.why_not_bf16x6()) is not None:
+        pytest.skip(reason)
+    try:
+        torch.ops.sdfast.simd_level()
+    except RuntimeError as error:
+        pytest.skip(str(error).splitlines()[0])
+    monkeypatch.setattr(module, "_SMALLEST_WEIGHTS", 24 * 40)
+    with products.float32_products("bf16x6"):
+        yield products.bf16x6
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_error_is_at_most_twice_that_of_eager(case: Case, onednn: None) -> None:
+def test_error_is_at_most_twice_that_of_eager(case: Case, path: Any) -> None:
     ours, eager, truth = results(linear, case), results(plain, case), results(plain, case, torch.float64)
     assert ours.keys() == eager.keys() == truth.keys()
     for name, exact in truth.items():
@@ -125,19 +148,21 @@ def test_error_is_at_most_twice_that_of_eager(case: Case, onednn: None) -> None:
             assert error <= 2 * max(eagers, unit), f"{case}: {name} is off by {error:.3g}, eager by {eagers:.3g}"
 
 
-def test_a_frozen_weight_costs_no_product(onednn: None) -> None:
+def test_a_frozen_weight_costs_no_product(path: Any) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    products = {}
+    counted = {}
     for frozen in ("", "w", "x"):
         inputs, grad_output = build(Case("frozen", frozen=frozen))
         out = linear(inputs["x"], inputs["w"], inputs["b"], None)
         wanted = [each for each in (inputs["x"], inputs["w"]) if each is not None and each.requires_grad]
         with FlopCounterMode(display=False) as counter:
             torch.autograd.grad(out, wanted, grad_output)
-        products[frozen] = counter.get_total_flops()
-    # The counter knows the gradient of the weight (a matrix product of torch), not oneDNN's operator.
-    assert products == {"": 2 * 100 * 24 * 40, "w": 0, "x": 2 * 100 * 24 * 40}
+        counted[frozen] = counter.get_total_flops()
+    one = 2 * 100 * 24 * 40
+    # The counter does not know oneDNN's operator, which makes the gradient of the input.
+    of_input = 0 if path is products.onednn else one
+    assert counted == {"": of_input + one, "w": of_input, "x": one}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -151,7 +176,7 @@ def test_autocast_falls_back() -> None:
     inputs, _ = build(Case("autocast"))
     with torch.autocast("cpu", torch.bfloat16):
         out = linear(*(inputs[name] for name in NAMES))
-        assert out.dtype == torch.bfloat16 and "OneDnn" not in type(out.grad_fn).__name__
+        assert out.dtype == torch.bfloat16 and product_of(out) is None
         assert torch.equal(out, F.linear(*(inputs[name] for name in NAMES[:3])))
 
 
@@ -170,7 +195,7 @@ def test_gradcheck_of_the_fallback() -> None:
     assert torch.autograd.gradgradcheck(linear, tuple(inputs[name] for name in NAMES))
 
 
-def test_a_second_derivative_is_refused(onednn: None) -> None:
+def test_a_second_derivative_is_refused(path: Any) -> None:
     inputs, _ = build(Case("second derivative"))
     out = linear(*(inputs[name] for name in NAMES))
     (grad,) = torch.autograd.grad(out.square().sum(), inputs["x"], create_graph=True)
@@ -188,7 +213,7 @@ def test_the_layer_is_an_ordinary_one() -> None:
     torch.testing.assert_close(ours(x, residual=torch.ones(80, 40)), theirs(x) + 1)
 
 
-def test_checkpointing_a_block_changes_nothing(onednn: None) -> None:
+def test_checkpointing_a_block_changes_nothing(path: Any) -> None:
     torch.manual_seed(0)
     block = Block(TransformerShape(16, 1, 2, 32), 1e-6, True)
     groups = Groups((Group(4, 20, 20),))
@@ -200,7 +225,7 @@ def test_checkpointing_a_block_changes_nothing(onednn: None) -> None:
 
     kept = gradients(lambda x: block(x, groups))
     again = gradients(lambda x: checkpoint(block, x, groups, use_reentrant=False))
-    assert "OneDnn" in type(block.fc1(torch.ones(80, 16)).grad_fn).__name__
+    assert product_of(block.fc1(torch.ones(80, 16))) is path
     assert all(torch.equal(ours, plainly) for ours, plainly in zip(again, kept, strict=True))
 
 
@@ -216,11 +241,9 @@ def test_a_compiled_block_of_many_rows_has_no_graph_break() -> None:
 
 def test_processes_that_share_a_batch_take_one_path_whatever_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """DeepSpeed reduces gradients as they come, which the path decides."""
-    from sdfast.models import linear as module
-
     x, weight = torch.zeros(64, 8), torch.zeros(4, 8)
-    alone = module._faster_with_onednn(x, weight)
-    for world, taken in ((1, alone), (2, False)):
+    assert module._is_ours(x, weight)
+    for world, taken in ((1, True), (2, False)):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda world=world: world)
-        assert module._faster_with_onednn(x, weight) == taken
+        assert module._is_ours(x, weight) == taken
