@@ -33,11 +33,13 @@ from step_setup import (
 )
 
 from sdfast.engine.allocator import freed_pages_kept
+from sdfast.products import bf16x6_is_on
 
 BATCHES = {"ViT-Ti/16": 16, "ViT-S/16": 8, "ViT-B/16": 4}
 ROUNDS = {"ViT-Ti/16": 5, "ViT-S/16": 5, "ViT-B/16": 3}
 SHORTCUTS_SHOWN = ("ViT-Ti/16",)  # each switched off in turn; on the others that would take another two minutes
 PRODUCT, INSTALLED = "float32 product", "naive, allocator as installed"
+IEEE = "sdfast with ieee products"  # where its own are others: engine.fp32_products
 SIZE, PRODUCTS = 1024, 20  # of a sample: about a quarter of a second on two cores
 
 
@@ -53,6 +55,8 @@ def arms_of(point: Point, directory: Path) -> dict[str, Arm]:
         "honest compiled": honest_arm(point, Speed(compile="layers")),
         "sdfast": ours(),
     }
+    if bf16x6_is_on():
+        arms[IEEE] = ours(engine={"fp32_products": "ieee"})
     if point.stage == "distill":
         arms["sdfast live teacher"] = ours(teacher="live")
     if point.stage == "distill" and point.model in SHORTCUTS_SHOWN:
@@ -104,5 +108,6 @@ def test_step(benchmark: Any, stage: str, model: str, tmp_path: Path) -> None:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         allocator="freed pages kept" if kept else "as installed",
+        products="bf16x6" if bf16x6_is_on() else "ieee",
     )
     benchmark.pedantic(lambda: None, rounds=1)  # the samples are in extra_info

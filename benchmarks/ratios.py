@@ -37,6 +37,7 @@ def load(path: str) -> tuple[list[dict[str, Any]], str]:
     if points:
         info = points[0]
         said += f"; torch {info['torch']}, {info['threads']} threads, float32, {info['allocator']}"
+        said += f"; sdfast's products: {info.get('products', 'ieee')}"
     return points, said
 
 

@@ -37,6 +37,7 @@ from sdfast.models.vit import Block, ViTEncoder, ViTShape, use_attention
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.products import float32_products
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
@@ -318,7 +319,8 @@ def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:
         trainer = trainer_of(point, ours, directory)
 
         def step() -> Any:
-            parts = trainer._one_step()
+            with float32_products(engine.fp32_products):
+                parts = trainer._one_step()
             trainer.step += 1
             return parts
 

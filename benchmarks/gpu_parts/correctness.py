@@ -21,6 +21,7 @@ from gpu_parts import attention
 from gpu_parts.context import Context
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.objectives.base import Normalise
+from sdfast.products import float32_products
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.residency import Residency
 
@@ -59,7 +60,8 @@ def run_steps(point: Point, engine: dict[str, Any], dtype: torch.dtype, steps: i
     trainer = trainer_of(point, Ours(engine=engine), context.folder, dtype)
     start = flat(trainer)
     losses = []
-    with matmul_precision(tf32=context.device == "cuda" and engine.get("precision") != "fp32"):
+    tf32 = context.device == "cuda" and engine.get("precision") != "fp32"
+    with matmul_precision(tf32), float32_products(engine.get("fp32_products", "auto")):
         for _ in range(steps):
             losses.append(trainer._one_step()["loss"].detach().clone())
             trainer.step += 1
