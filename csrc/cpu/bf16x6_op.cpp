@@ -21,7 +21,9 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kDepth = 768;       // of a pass: what is split at once
-constexpr int64_t kPanelsAtOnce = 8;  // of a thread: with kDepth 1.2 MB, within a second-level cache
+// A second-level cache, 2 MB in every processor with AMX, holds both.
+constexpr int64_t kOwnBytes = 600'000;     // of the panels that a thread splits for itself
+constexpr int64_t kColumnBytes = 900'000;  // of the right factor's panels that all rows pass by
 
 using Scratch = std::unique_ptr<char, decltype(&std::free)>;
 
@@ -62,6 +64,12 @@ void each(int64_t count, const Work& work) {
   }
 }
 
+// Those of a factor that an item multiplies.
+struct Panels {
+  const char* data;
+  int64_t begin, end;
+};
+
 // The factor with fewer panels is split once and read by every thread; of the other one a thread splits some panels at a
 // time for itself.
 void product(const Bf16x6Factor& left, const Bf16x6Factor& right, const Bf16x6Target& to) {
@@ -74,7 +82,8 @@ void product(const Bf16x6Factor& left, const Bf16x6Factor& right, const Bf16x6Ta
   const int64_t shared_panels = ceiling(shared.outer, kBf16x6Block), own_panels = ceiling(own.outer, kBf16x6Block);
   // As many items for each thread, of nearly the same size; where there are few, the shared panels are divided too.
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t rounds = ceiling(own_panels, threads * kPanelsAtOnce);
+  const int64_t columns_at_once = std::max<int64_t>(1, kColumnBytes / panel_bytes);
+  const int64_t rounds = ceiling(own_panels, threads * std::max<int64_t>(1, kOwnBytes / panel_bytes));
   const int64_t group = ceiling(own_panels, threads * rounds), groups = ceiling(own_panels, group);
   const int64_t shares = std::min(shared_panels, ceiling(threads, groups)), items = groups * shares;
   const Scratch shared_split = scratch(shared_panels * panel_bytes);
@@ -98,23 +107,29 @@ void product(const Bf16x6Factor& left, const Bf16x6Factor& right, const Bf16x6Ta
         for (int64_t i = 0; i < count; ++i) {
           kernels.split(part_of(own, first + i, k, here), left_is_shared, own_split.get() + i * panel_bytes);
         }
-        for (int64_t j = begin; j < end; ++j) {
-          const char* shared_panel = shared_split.get() + j * panel_bytes;
-          const char* after = shared_panel + panel_bytes;  // which may lie far away
-          for (int64_t i = 0; i < count; ++i) {
-            const char* own_panel = own_split.get() + i * panel_bytes;
-            Bf16x6Ahead ahead;
-            if (j + 1 < end) ahead = {after + panel_bytes * i / count, after + panel_bytes * (i + 1) / count};
-            const int64_t row = (left_is_shared ? j : first + i) * kBf16x6Block;
-            const int64_t column = (left_is_shared ? first + i : j) * kBf16x6Block;
-            Bf16x6Target block = to;
-            block.out += row * to.row_stride + column;
-            block.add = k > 0;
-            block.bias = last && to.bias ? to.bias + column : nullptr;
-            block.residual = last && to.residual ? to.residual + row * to.residual_stride + column : nullptr;
-            kernels.multiply(left_is_shared ? shared_panel : own_panel, left_is_shared ? own_panel : shared_panel,
-                             ceiling(here, kBf16x6Block), block, std::min(left.outer - row, kBf16x6Block),
-                             std::min(right.outer - column, kBf16x6Block), ahead, state);
+        const Panels mine{own_split.get() - first * panel_bytes, first, first + count};
+        const Panels everybodys{shared_split.get(), begin, end};
+        const Panels &rows = left_is_shared ? everybodys : mine, &columns = left_is_shared ? mine : everybodys;
+        // Some columns stay in the cache while all rows pass by; along a row, blocks are written side by side.
+        for (int64_t j0 = columns.begin; j0 < columns.end; j0 += columns_at_once) {
+          const int64_t j1 = std::min(j0 + columns_at_once, columns.end);
+          for (int64_t i = rows.begin; i < rows.end; ++i) {
+            const char *row_panel = rows.data + i * panel_bytes, *after = row_panel + panel_bytes;
+            for (int64_t j = j0; j < j1; ++j) {
+              Bf16x6Ahead ahead;
+              if (i + 1 < rows.end) {
+                ahead = {after + panel_bytes * (j - j0) / (j1 - j0), after + panel_bytes * (j + 1 - j0) / (j1 - j0)};
+              }
+              const int64_t row = i * kBf16x6Block, column = j * kBf16x6Block;
+              Bf16x6Target block = to;
+              block.out += row * to.row_stride + column;
+              block.add = k > 0;
+              block.bias = last && to.bias ? to.bias + column : nullptr;
+              block.residual = last && to.residual ? to.residual + row * to.residual_stride + column : nullptr;
+              kernels.multiply(row_panel, columns.data + j * panel_bytes, ceiling(here, kBf16x6Block), block,
+                               std::min(left.outer - row, kBf16x6Block), std::min(right.outer - column, kBf16x6Block),
+                               ahead, state);
+            }
           }
         }
       }
