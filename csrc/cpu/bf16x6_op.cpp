@@ -70,8 +70,8 @@ struct Panels {
   int64_t begin, end;
 };
 
-// The factor with fewer panels is split once and read by every thread; of the other one a thread splits some panels at a
-// time for itself.
+// The factor with fewer panels is split once and read by every thread; of the other one a thread splits some panels at
+// a time for itself.
 void product(const Bf16x6Factor& left, const Bf16x6Factor& right, const Bf16x6Target& to) {
   const Bf16x6Kernels kernels = bf16x6_kernels();
   const bool left_is_shared = left.outer < right.outer;
