@@ -36,7 +36,7 @@ from sdfast.engine.allocator import freed_pages_kept
 from sdfast.products import bf16x6_is_on
 
 BATCHES = {"ViT-Ti/16": 16, "ViT-S/16": 8, "ViT-B/16": 4}
-ROUNDS = {"ViT-Ti/16": 5, "ViT-S/16": 5, "ViT-B/16": 3}
+ROUNDS = {"ViT-Ti/16": 9, "ViT-S/16": 9, "ViT-B/16": 5}
 SHORTCUTS_SHOWN = ("ViT-Ti/16",)  # each switched off in turn; on the others that would take another two minutes
 PRODUCT, INSTALLED = "float32 product", "naive, allocator as installed"
 IEEE = "sdfast with ieee products"  # where its own are others: engine.fp32_products

@@ -25,7 +25,7 @@ _asked: Float32Products = "auto"
 
 @contextlib.contextmanager
 def float32_products(how: Float32Products) -> Iterator[None]:
-    """Inside, the layers and losses of this package multiply float32 matrices of a CPU so.
+    """Inside, the layers of this package multiply float32 matrices of a CPU so.
 
     Args:
         how: `ieee`, `bf16x6`, or `auto`, which is bf16x6 on a processor with AMX.
@@ -49,8 +49,18 @@ def why_not_bf16x6() -> str | None:
 
 
 def bf16x6_is_on() -> bool:
-    """Whether float32 matrices of a CPU are multiplied so now."""
-    return _asked == "bf16x6" or (_asked == "auto" and has_amx(os.environ.get("SDFAST_SIMD")))
+    """Whether float32 matrices of a CPU are multiplied so now; several processes keep to torch's way."""
+    wanted = _asked == "bf16x6" or (_asked == "auto" and has_amx(os.environ.get("SDFAST_SIMD")))
+    return wanted and not several_processes()
+
+
+def several_processes() -> bool:
+    """Whether others share the work: gradients are then reduced as they come, which has to be in one order."""
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import nn
 from sdfast.config import EngineConfig
 from sdfast.errors import UserError
 from sdfast.log import log
-from sdfast.products import float32_products, why_not_bf16x6
+from sdfast.products import bf16x6_is_on, float32_products, why_not_bf16x6
 
 _HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
 _PRODUCTS = {
@@ -57,6 +57,8 @@ def matmul_precision(requested: str, device: torch.device) -> Iterator[None]:
         precision = resolve_precision(requested, device)
         torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
         log.info("precision: %s", _PRODUCTS.get(precision, "float32"))
+    elif products_dtype(requested, device) == torch.float32 and bf16x6_is_on():
+        log.info("precision: float32 with bf16x6 products")
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sdfast.products import Product, bf16x6, bf16x6_is_on, has_onednn, onednn
+from sdfast.products import Product, bf16x6, bf16x6_is_on, has_onednn, onednn, several_processes
 
 _SMALLEST_ROWS = 64  # below, the call costs more than the product
 _SMALLEST_WEIGHTS = 256 * 256  # below, splitting the rows costs more than what bf16x6 saves of the weights' gradient
@@ -70,15 +70,7 @@ def _is_ours(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.shape[0] >= _SMALLEST_ROWS
         and not torch.is_autocast_enabled("cpu")
-        and not _several_processes()  # which reduce gradients as they come: in one order, whatever the number of rows
-    )
-
-
-def _several_processes() -> bool:
-    return (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
+        and not several_processes()  # which reduce gradients as they come: in one order, whatever the number of rows
     )
 
 

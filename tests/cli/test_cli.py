@@ -61,6 +61,7 @@ def test_train_eval_and_a_second_train(
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--resume", "later"], "--resume later"),
         (["engine.attention=flash"], "engine.attention=flash"),
+        (["engine.fp32_products=tf32"], "engine.fp32_products=tf32"),
         (["engine.attention=xformers", "--device", "cpu"], "xformers cannot be used here: its kernels are for CUDA"),
         (
             ["engine.attention=native", "engine.precision=bf16", "--device", "cpu"],

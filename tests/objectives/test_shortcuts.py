@@ -24,6 +24,7 @@ from sdfast.engine.loop import Trainer
 from sdfast.models.attention import why_not
 from sdfast.models.vit import Block, MaskedAutoencoder, View, ViTEncoder, patches_of, use_attention
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
+from sdfast.products import Float32Products, float32_products, why_not_bf16x6
 from sdfast.teacher.features import select_tokens
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
@@ -72,6 +73,7 @@ def trajectory(
     attention: str = "auto",
     compiled: bool = False,
     steps: int = STEPS,
+    products: Float32Products = "ieee",
 ) -> Trajectory:
     """The losses of every step, and the trained weights."""
     torch.manual_seed(0)
@@ -94,7 +96,8 @@ def trajectory(
     order = BatchOrder(torch.arange(len(IMAGES)), BATCH, seed=9)
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer("test", objective, config, engine, order, lambda rows: IMAGES[rows], Path(directory), {})
-        losses = losses_of(trainer)
+        with float32_products(products):
+            losses = losses_of(trainer)
     return losses, {name: value.clone() for name, value in objective.module.state_dict().items()}
 
 
@@ -195,6 +198,14 @@ def test_a_hundred_steps_in_float32(scenario: Scenario, attention: str) -> None:
     if reason is not None:
         pytest.skip(reason)
     compare_in_float32(scenario, trajectory(scenario, dtype=torch.float32, attention=attention))
+
+
+@pytest.mark.parametrize("scenario", IN_FLOAT32, ids=str)
+def test_a_hundred_steps_with_bf16x6_products(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := why_not_bf16x6()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr("sdfast.models.linear._SMALLEST_WEIGHTS", 0)
+    compare_in_float32(scenario, trajectory(scenario, dtype=torch.float32, products="bf16x6"))
 
 
 @pytest.mark.slow
