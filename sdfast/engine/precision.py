@@ -23,7 +23,7 @@ _PRODUCTS = {
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:
-    """`auto` becomes `bf16` on a GPU that has it and `fp32` elsewhere (most CPUs run bf16 far slower)."""
+    """`auto` becomes `bf16` on a GPU that has it and `fp32` elsewhere (most CPUs run bf16 far slower; AMX is rare)."""
     if requested != "auto":
         return requested
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
