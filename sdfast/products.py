@@ -3,7 +3,7 @@
 An Intel processor with AMX computes sixteen times as many bfloat16 products as float32 ones. Three bfloat16 numbers
 hold the 24 bits of a float32 one, and the six largest of the nine products of their parts, summed in float32, are as
 exact as a float32 product (csrc/cpu/bf16x6.h). Elsewhere torch's MKL and oneDNN multiply. What that is worth:
-benchmarks/results/step_cpu.md.
+benchmarks/results/step_cpu_amx.md.
 """
 
 from __future__ import annotations
