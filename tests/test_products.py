@@ -175,6 +175,18 @@ def test_the_peak_is_that_of_the_products_in_use() -> None:
         assert matmul_peak(cpu, torch.float32) != ieee
 
 
+def test_of_several_processes_none_may_ask_for_bf16x6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(
+            UserError, match=r"engine\.fp32_products=bf16x6 cannot be used here: several processes.*use auto"
+        ),
+        cpu_settings(EngineConfig(fp32_products="bf16x6")),
+    ):
+        pass
+
+
 def test_without_the_compiled_core_bf16x6_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_why_not_loaded", lambda: "it was not built")
     monkeypatch.setattr("sdfast.engine.precision.why_not_bf16x6", lambda: "it was not built")

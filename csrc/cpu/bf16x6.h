@@ -29,8 +29,8 @@ struct Bf16x6Factor {
 struct Bf16x6Target {
   float* out = nullptr;  // [rows, columns]
   int64_t row_stride = 0;
-  bool add = false;               // to what is there
-  const float* bias = nullptr;    // [columns], added where given
+  bool add = false;                 // to what is there
+  const float* bias = nullptr;      // [columns], added where given
   const float* residual = nullptr;  // [rows, columns], likewise
   int64_t residual_stride = 0;
 };

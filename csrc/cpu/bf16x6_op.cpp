@@ -20,7 +20,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kDepth = 768;       // of a pass: what is split at once
+constexpr int64_t kDepth = 768;  // of a pass: what is split at once
 // A second-level cache, 2 MB in every processor with AMX, holds both.
 constexpr int64_t kOwnBytes = 600'000;     // of the panels that a thread splits for itself
 constexpr int64_t kColumnBytes = 900'000;  // of the right factor's panels that all rows pass by

@@ -1,5 +1,6 @@
 // Which instruction set the CPU kernels run with: the widest that this CPU and this binary have, or the one that the
-// environment variable SDFAST_SIMD names (plain, avx2, avx512, amx). A kernel that has none for a level runs the widest one below it.
+// environment variable SDFAST_SIMD names (plain, avx2, avx512, amx). An operator with no kernel for a level runs the one
+// for the widest below it.
 #pragma once
 
 namespace sdfast {

@@ -48,8 +48,8 @@ void test_block(const Bf16x6Kernels& kernels, int64_t rows, int64_t depth, int64
   to.bias = bias.data();
   Bf16x6State state;
   kernels.begin(state);
-  kernels.multiply(left_panel.get(), right_panel.get(), (depth + kBf16x6Block - 1) / kBf16x6Block, to, rows, columns, {},
-                   state);
+  const int64_t blocks = (depth + kBf16x6Block - 1) / kBf16x6Block;
+  kernels.multiply(left_panel.get(), right_panel.get(), blocks, to, rows, columns, {}, state);
   kernels.end(state);
   double worst = 0.0;
   bool untouched = true;

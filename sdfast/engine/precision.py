@@ -10,6 +10,7 @@ from torch import nn
 
 from sdfast.config import EngineConfig
 from sdfast.errors import UserError
+from sdfast.launch import place
 from sdfast.log import log
 from sdfast.products import bf16x6_is_on, float32_products, why_not_bf16x6
 
@@ -70,12 +71,14 @@ def cpu_settings(engine: EngineConfig) -> Iterator[None]:
     """A CPU computes as `engine.threads` and, inside, as `engine.fp32_products` says.
 
     Raises:
-        UserError: bf16x6 without the compiled core.
+        UserError: bf16x6 without the compiled core, or in one of several processes.
     """
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
-    if engine.fp32_products == "bf16x6" and (reason := why_not_bf16x6()) is not None:
-        raise UserError(f"engine.fp32_products=bf16x6 cannot be used here: {reason}; use auto.")
+    if engine.fp32_products == "bf16x6":
+        reason = why_not_bf16x6() if place().world == 1 else "several processes keep to torch's products"
+        if reason is not None:
+            raise UserError(f"engine.fp32_products=bf16x6 cannot be used here: {reason}; use auto.")
     with float32_products(engine.fp32_products):
         yield
 
