@@ -49,9 +49,9 @@ def why_not_bf16x6() -> str | None:
 
 
 def bf16x6_is_on() -> bool:
-    """Whether float32 matrices of a CPU are multiplied so now; several processes keep to torch's way."""
+    """Whether float32 matrices of a CPU are multiplied so now; several processes train in torch's way."""
     wanted = _asked == "bf16x6" or (_asked == "auto" and has_amx(os.environ.get("SDFAST_SIMD")))
-    return wanted and not several_processes()
+    return wanted and not (several_processes() and torch.is_grad_enabled())
 
 
 def several_processes() -> bool:
@@ -78,10 +78,10 @@ def _why_not_loaded() -> str | None:
         return reason
     if not hasattr(torch.ops.sdfast, "bf16x6_product"):
         return "the compiled core is older than this Python package: build it again"
-    from torch.utils.flop_counter import register_flop_formula
-
     torch.library.register_fake("sdfast::bf16x6_product", _fake)
-    register_flop_formula(torch.ops.sdfast.bf16x6_product)(_flops)
+    # torch.utils.flop_counter counts what an operator that it does not know decomposes into. A formula would have to be
+    # registered there, which imports Triton.
+    torch.ops.sdfast.bf16x6_product.default.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(_decomposed)
     return None
 
 
@@ -119,5 +119,8 @@ def _fake(left: Tensor, right: Tensor, bias: Tensor | None, residual: Tensor | N
     return left.new_empty((left.shape[0], right.shape[1]))
 
 
-def _flops(left: torch.Size, right: torch.Size, *_: object, out_shape: object = None, **__: object) -> int:
-    return 2 * left[0] * left[1] * right[1]
+def _decomposed(left: Tensor, right: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    out = left @ right
+    for added in (bias, residual):
+        out = out if added is None else out + added
+    return out

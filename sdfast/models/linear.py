@@ -31,7 +31,6 @@ class Linear(nn.Linear):
         """rows_vary: the number of rows changes from step to step."""
         super().__init__(in_features, out_features, bias)
         self.rows_vary = rows_vary
-        bf16x6_is_on()  # where it can be had, the operator is known to torch's counter of FLOPs from now on
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., out]; `residual` has the output's shape."""
@@ -56,7 +55,7 @@ def linear(
     if _is_ours(x, weight):
         if bf16x6_is_on():
             return _Linear.apply(x, weight, bias, residual, bf16x6)
-        if not rows_vary and has_onednn():
+        if not rows_vary and has_onednn() and not several_processes():
             return _Linear.apply(x, weight, bias, residual, onednn)
     out = F.linear(x, weight, bias)
     return out if residual is None else residual + out
@@ -70,7 +69,6 @@ def _is_ours(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.shape[0] >= _SMALLEST_ROWS
         and not torch.is_autocast_enabled("cpu")
-        and not several_processes()  # which reduce gradients as they come: in one order, whatever the number of rows
     )
 
 

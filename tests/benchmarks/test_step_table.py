@@ -47,7 +47,9 @@ def test_table_names_targets_and_losing_points(tmp_path: Path) -> None:
     base = {ratios.INSTALLED: [0.18, 0.18, 0.18]}
     base |= {"naive": [0.16, 0.17, 0.15], "honest": [0.2, 0.2, 0.2], "honest compiled": [0.112, 0.112, 0.9]}
     report = ratios.report(run_of(tmp_path, {**base, "sdfast": [0.1, 0.1, 0.1]}))
-    assert "a CPU, 2026-11-24, commit 0123456789ab; torch 2, 2 threads, float32, kept." in report
+    assert (
+        "a CPU, 2026-11-24, commit 0123456789ab; torch 2, 2 threads, float32, kept; sdfast's products: ieee." in report
+    )
     assert "| distill | ViT-S/16 | 8 | sdfast | 80.00 | 1.60 | 1.12 | 1.50, 1.12 | 80 | 40% |" in report
     installed = (
         "| distill, times the naive step, allocator as installed | ViT-S/16 | 1.800 | 1.500 | met | 1.700 | met |"

@@ -239,11 +239,14 @@ def test_a_compiled_block_of_many_rows_has_no_graph_break() -> None:
     torch.testing.assert_close(out, block(x, groups))
 
 
-def test_processes_that_share_a_batch_take_one_path_whatever_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed reduces gradients as they come, which the path decides."""
-    x, weight = torch.zeros(64, 8), torch.zeros(4, 8)
-    assert module._is_ours(x, weight)
-    for world, taken in ((1, True), (2, False)):
+def test_processes_that_share_a_batch_take_one_path_whatever_their_rows(
+    path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed reduces gradients as they come, which the path decides; without gradients they are as one is."""
+    x, weight = torch.zeros(64, 8, requires_grad=True), torch.zeros(4, 8)
+    for world, taken in ((1, path), (2, None)):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda world=world: world)
-        assert module._is_ours(x, weight) == taken
+        assert product_of(linear(x, weight, None)) == taken
+        with torch.no_grad():
+            assert products.bf16x6_is_on() == (path is products.bf16x6)
