@@ -62,7 +62,7 @@ def test_linear(benchmark: Any, name: str) -> None:
         benchmark.extra_info[f"GFLOP/s {which}"] = flops / taken / 1e9
         benchmark.extra_info[f"ratio {which}"] = seconds["F.linear"] / taken
         benchmark.extra_info[f"errors {which}"] = [
-            (error_of(ours, truth) / error_of(theirs, truth))
+            error_of(ours, truth) / error_of(theirs, truth)
             for ours, theirs, truth in zip(arms[which](), arms["F.linear"](), exact, strict=True)
         ]
     benchmark.pedantic(lambda: None, rounds=1)  # the samples are in extra_info

@@ -19,8 +19,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, anew: bool = False) ->
     """FLOP/s of a square product on the device, the best of a few; kept for the process, by setting and threads.
 
     float32 products are measured as the layers compute them: on a GPU TF32 where torch is set so, on a CPU bf16x6 where
-    `sdfast.products` is. Torch's own random
-    numbers are left alone.
+    `sdfast.products` is. Torch's own random numbers are left alone.
 
     Args:
         device: where.
