@@ -27,10 +27,10 @@ TARGETS = [
 
 
 def load(path: str) -> tuple[list[dict[str, Any]], str]:
-    """The extra_info of every point of a run, and a line about the machine."""
+    """The extra_info of every point of a run, its sweeps taken together, and a line about the machine."""
     with open(path, encoding="utf-8") as file:
         run = json.load(file)
-    points = [entry["extra_info"] for entry in run["benchmarks"] if "rows" in entry["extra_info"]]
+    points = together([entry["extra_info"] for entry in run["benchmarks"] if "rows" in entry["extra_info"]])
     cpu = run["machine_info"]["cpu"].get("brand_raw", "unknown CPU")
     commit = ((run.get("commit_info") or {}).get("id") or "unknown")[:12]
     said = f"{cpu}, {run['datetime'][:10]}, commit {commit}"
@@ -39,6 +39,19 @@ def load(path: str) -> tuple[list[dict[str, Any]], str]:
         said += f"; torch {info['torch']}, {info['threads']} threads, float32, {info['allocator']}"
         said += f"; sdfast's products: {info.get('products', 'ieee')}"
     return points, said
+
+
+def together(sweeps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a point, with the samples of all its sweeps; compilation took what it took the first time."""
+    points: dict[tuple[str, str], dict[str, Any]] = {}
+    for sweep in sweeps:
+        point = points.setdefault((sweep["stage"], sweep["model"]), {**sweep, "rows": {}})
+        for name, row in sweep["rows"].items():
+            if name in point["rows"]:
+                point["rows"][name]["seconds"] += row["seconds"]
+            else:
+                point["rows"][name] = {**row, "seconds": list(row["seconds"])}
+    return list(points.values())
 
 
 def figures(point: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -43,6 +43,18 @@ def run_of(tmp_path: Path, seconds: dict[str, list[float]]) -> str:
     return str(path)
 
 
+def test_sweeps_of_a_point_are_taken_together() -> None:
+    def sweep(stage: str, seconds: list[float], extra: float) -> dict[str, Any]:
+        row = {"seconds": seconds, "flops": 1e9, "first_extra_s": extra}
+        return {"stage": stage, "model": "ViT-S/16", "batch": 8, "rows": {"naive": row}}
+
+    given = [sweep("distill", [1.0, 2.0], 3.0), sweep("pretrain", [5.0], 0.5), sweep("distill", [4.0], 0.1)]
+    distill, pretrain = ratios.together(given)
+    assert distill["rows"]["naive"] == {"seconds": [1.0, 2.0, 4.0], "flops": 1e9, "first_extra_s": 3.0}
+    assert pretrain["rows"]["naive"]["seconds"] == [5.0]
+    assert given[0]["rows"]["naive"]["seconds"] == [1.0, 2.0]
+
+
 def test_table_names_targets_and_losing_points(tmp_path: Path) -> None:
     base = {ratios.INSTALLED: [0.18, 0.18, 0.18]}
     base |= {"naive": [0.16, 0.17, 0.15], "honest": [0.2, 0.2, 0.2], "honest compiled": [0.112, 0.112, 0.9]}
