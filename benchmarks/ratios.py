@@ -123,7 +123,8 @@ def report(path: str) -> str:
     """Both tables and what they were measured on."""
     points, said = load(path)
     peaks = [row["flops"] / min(row["seconds"]) / 1e9 for row in (p["rows"][PRODUCT] for p in points)]
-    rounds = ", ".join(f"{p['model']} {len(p['rows'][OURS]['seconds'])}" for p in points if p["stage"] == "distill")
+    counts = {p["model"]: len(p["rows"][OURS]["seconds"]) for p in points}
+    rounds = ", ".join(f"{model} {count}" for model, count in counts.items())
     notes = [
         f"{said}.",
         f"Medians of the rounds ({rounds}), the arms in turns; x honest: against the faster of the two honest arms;"
