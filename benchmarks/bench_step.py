@@ -104,7 +104,6 @@ def test_step(benchmark: Any, sweep: int, stage: str, model: str, tmp_path: Path
         rows = {INSTALLED: alone, **measure(arms, ROUNDS[model])}
     benchmark.group = f"{point} float32"
     benchmark.extra_info.update(
-        sweep=sweep,
         stage=stage,
         model=model,
         batch=point.batch,

@@ -47,10 +47,7 @@ def together(sweeps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for sweep in sweeps:
         point = points.setdefault((sweep["stage"], sweep["model"]), {**sweep, "rows": {}})
         for name, row in sweep["rows"].items():
-            if name in point["rows"]:
-                point["rows"][name]["seconds"] += row["seconds"]
-            else:
-                point["rows"][name] = {**row, "seconds": list(row["seconds"])}
+            point["rows"].setdefault(name, {**row, "seconds": []})["seconds"] += row["seconds"]
     return list(points.values())
 
 
