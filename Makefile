@@ -1,6 +1,7 @@
 # One command each; every one creates .venv with the locked packages and builds the compiled core first, if need be.
 #   make demo    the three stages on the bundled model and images      make test    C++ and Python tests
 #   make bench   the benchmark suites                                  make lint    format, lint, types
+#   make test-oldest  the tests with the oldest versions that sdfast takes, in .venv-oldest
 #   make stress  the long tests, such as 200 killed builds of a bank
 #   make build   the packages and the compiled core alone              make clean   remove what was built (distclean: and .venv)
 # PYTHON names the interpreter that .venv is made with: make PYTHON=python3.12 test
@@ -8,6 +9,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What pip may install.
+CONSTRAINTS := constraints.txt
 NATIVE := build/native
 PYTEST_ARGS ?=
 # Test processes; each then computes on one thread. A file's tests stay together, so that its fixtures are made once.
@@ -15,7 +18,7 @@ TEST_JOBS ?= 2
 # SDFAST_NO_EXT=1 in the environment: no compiled core, no C++ tests.
 NO_EXT := $(filter-out 0,$(SDFAST_NO_EXT))
 
-.PHONY: help venv build demo test test-cpp test-python stress bench lint clean distclean
+.PHONY: help venv build demo test test-cpp test-python test-oldest stress bench lint clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -25,14 +28,14 @@ build: $(VENV)/.built
 
 # The packages. torch and the build tools come first: sdfast and deepspeed are built against them, without isolation.
 # The stamp is older than its inputs after a change of the lock or of what pyproject.toml asks for.
-$(VENV)/.locked: constraints.txt pyproject.toml
+$(VENV)/.locked: $(CONSTRAINTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "sdfast needs Python 3.10 or newer; '$(PYTHON)' is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "python's venv module does not work here (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (about 6 GB, a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel cmake ninja torch
-	SDFAST_NO_EXT=1 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) setuptools wheel cmake ninja torch
+	SDFAST_NO_EXT=1 $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'
 	@touch $@
 
 # The compiled core, through setup.py and CMakeLists.txt; ninja rebuilds only what changed.
@@ -54,6 +57,9 @@ test-cpp: $(VENV)/.built
 test-python: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
+test-oldest:
+	PYTHON=$(PYTHON) scripts/test_oldest.sh
+
 stress: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow $(PYTEST_ARGS)
 
@@ -70,4 +76,4 @@ clean:
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest

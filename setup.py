@@ -10,6 +10,7 @@ Environment:
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,15 +18,33 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+OLDEST = dict(re.findall(r'"(\w+)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()))  # {"cmake": "3.24", ...}
+
+
+def older(version: str, oldest: str) -> bool:
+    """Whether a version, such as 3.24.1 or 4.0.0-rc2, comes before another, such as 3.24."""
+    return [int(n) for n in re.findall(r"\d+", version)] < [int(n) for n in re.findall(r"\d+", oldest)]
+
+
+# Before the import that an old one lacks; pyproject.toml, whose `license` it would refuse, is read after this file.
+if older(setuptools.__version__, OLDEST["setuptools"]):
+    raise SystemExit(
+        f"sdfast: the build needs setuptools {OLDEST['setuptools']} or newer, but {sys.executable} has "
+        f"{setuptools.__version__}: `pip install -U 'setuptools>={OLDEST['setuptools']}'`."
+    )
+
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
+
 WITH_EXTENSION = os.environ.get("SDFAST_NO_EXT", "") in ("", "0")
-HELP = """
-sdfast: the compiled core could not be built ({what}). The tool's own message is above.
-  It needs a C++20 compiler (g++ 11 or clang 14, or newer) and cmake >= 3.24, ninja and torch >= 2.11.
+WITHOUT = "or set SDFAST_NO_EXT=1 to do without the compiled core"
+HELP = f"""
+sdfast: the compiled core could not be built ({{what}}). The tool's own message is above.
+  It needs g++ 11 or clang 14 (for C++20), cmake {OLDEST["cmake"]}, ninja and torch {OLDEST["torch"]}, or newer ones.
   A CUDA part that will not build can be left out with CMAKE_ARGS=-DSDFAST_CUDA=OFF.
   To do without the compiled core (PyTorch and Triton paths only), set SDFAST_NO_EXT=1 and repeat.
 """
@@ -43,8 +62,27 @@ def tool(name: str) -> str:
     beside = Path(sysconfig.get_path("scripts")) / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
-        raise NativeBuildError(f"{name} was not found; `pip install {name}` provides it")
+        raise SystemExit(
+            f"sdfast: the compiled core needs {name}, but there is none beside {sys.executable} or on PATH: "
+            f"`pip install {name}`, {WITHOUT}."
+        )
     return found
+
+
+def new_enough_cmake() -> str:
+    """The path of cmake, once it has said its version."""
+    cmake = tool("cmake")
+    try:
+        answer = subprocess.run([cmake, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        answer = ""  # the configure step says what is wrong
+    version = re.match(r"cmake version (\S+)", answer)
+    if version and older(version[1], OLDEST["cmake"]):
+        raise SystemExit(
+            f"sdfast: the compiled core needs cmake {OLDEST['cmake']} or newer, but {cmake} is {version[1]}: "
+            f"`pip install -U 'cmake>={OLDEST['cmake']}'`, {WITHOUT}."
+        )
+    return cmake
 
 
 def run(what: str, *command: str) -> None:
@@ -73,7 +111,7 @@ class BuildNative(build_ext):
         build = ROOT / "build" / "native" if editable else Path(self.build_temp).resolve() / "native"
         target = (ROOT if editable else Path(self.build_lib).resolve()) / "sdfast" / "lib"
         discard_foreign_cache(build)
-        cmake = tool("cmake")
+        cmake = new_enough_cmake()
         run("configure", cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *self.definitions(editable))
         jobs = os.environ.get("MAX_JOBS")
         run("compile", cmake, "--build", str(build), *(["--parallel", jobs] if jobs else []))

@@ -58,12 +58,13 @@ endif()
 set(SDFAST_CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES})
 
 set(CMAKE_CUDA_COMPILER "${nvcc}")
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 # The runtime that torch has loaded, so that both see the same last error and the same current device.
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 enable_language(CUDA)
+set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake 3.24 does not know this of nvcc
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
 
 add_library(torch_cuda SHARED IMPORTED)

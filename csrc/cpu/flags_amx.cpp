@@ -1,5 +1,7 @@
 // Proves that the file-name suffix brings the instruction set: see the SIMD part of CMakeLists.txt.
-#if !(defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__))
+// (clang before 16 names AMX without the second underscore)
+#if !((defined(__AMX_TILE__) && defined(__AMX_BF16__)) || (defined(__AMXTILE__) && defined(__AMXBF16__))) || \
+    !(defined(__AVX512BF16__) && defined(__AVX512BW__))
 #error "csrc/cpu/*_amx.cpp must be compiled with the amx flags"
 #endif
 

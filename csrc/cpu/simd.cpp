@@ -1,7 +1,9 @@
 #include "cpu/simd.h"
 
-#if defined(SDFAST_X86_SIMD) && defined(__linux__)
+#ifdef SDFAST_X86_SIMD
 #include <cpuid.h>
+#endif
+#if defined(SDFAST_X86_SIMD) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -14,6 +16,12 @@ namespace sdfast {
 namespace {
 
 #ifdef SDFAST_X86_SIMD
+// __builtin_cpu_supports does not know "f16c" in every clang. Of use where AVX is, whose registers it shares.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
 // Whether AMX and AVX-512 for bfloat16 are there. The tile registers are Linux' to give, and it wants to be asked, once
 // for all threads.
 bool amx_usable() {
@@ -52,8 +60,7 @@ const char* simd_name(Simd level) {
 Simd simd_supported() {
 #ifdef SDFAST_X86_SIMD
   // The same features as the flags in CMakeLists.txt.
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   static const bool amx = avx512 && amx_usable();

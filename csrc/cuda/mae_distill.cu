@@ -8,11 +8,12 @@
 
 namespace sdfast {
 
-int mae_distill_blocks(int64_t rows) {
+int mae_distill_blocks(int64_t rows, bool wide) {
   int device = 0, multiprocessors = 1;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  const int64_t most = static_cast<int64_t>(multiprocessors) * kBlocksAMultiprocessor;
+  const int at_once = wide ? kBlocksAMultiprocessor<double> : kBlocksAMultiprocessor<float>;
+  const int64_t most = static_cast<int64_t>(multiprocessors) * at_once;
   const int64_t useful = (rows + kWarps - 1) / kWarps;
   return static_cast<int>(useful < 1 ? 1 : useful < most ? useful : most);
 }

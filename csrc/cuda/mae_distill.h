@@ -23,7 +23,7 @@ struct CudaMaeDistill {
 };
 
 // Blocks of the main kernel on the current device.
-int mae_distill_blocks(int64_t rows);
+int mae_distill_blocks(int64_t rows, bool wide);
 
 // Two launches on the cudaStream_t: count the masked patches, then everything else. Returns the cudaError_t.
 int launch_mae_distill(const CudaMaeDistill& call, int blocks, void* stream);

@@ -7,21 +7,17 @@
 #pragma once
 
 #include "cuda/mae_distill.h"
-
-#if defined(__CUDACC__)
-#define SDFAST_UNROLL _Pragma("unroll")
-#else
-#define SDFAST_UNROLL
-#endif
+#include "cuda/mae_distill_values.cuh"
 
 namespace sdfast {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kGroup = 8;  // values a lane takes at once
 constexpr int kKeptBytes = 4096;  // of a patch that a warp keeps in shared memory: 1,024 float values
-constexpr int kBlocksAMultiprocessor = 4;
+// Of the main kernel, at the same time: double does not fit into the 64 registers a thread that four would leave.
+template <typename T>
+constexpr int kBlocksAMultiprocessor = sizeof(T) == 8 ? 3 : 4;
 
 struct PixelScale {
   float gain[kMaxScaledChannels], offset[kMaxScaledChannels];
@@ -51,119 +47,6 @@ template <typename T>
 __device__ T channel_offset(const PixelScale& scale, int channel) {
   if constexpr (sizeof(T) == 8) return scale.wide_offset[channel];
   return scale.offset[channel];
-}
-
-template <typename T>
-__device__ T read_value(const void* source, Kind kind, int64_t at) {
-  switch (kind) {
-    case Kind::f32:
-      return static_cast<T>(static_cast<const float*>(source)[at]);
-    case Kind::f64:
-      return static_cast<T>(static_cast<const double*>(source)[at]);
-    case Kind::bf16:
-      return static_cast<T>(__bfloat162float(static_cast<const __nv_bfloat16*>(source)[at]));
-    case Kind::f16:
-      return static_cast<T>(__half2float(static_cast<const __half*>(source)[at]));
-    case Kind::u8:
-      return static_cast<T>(static_cast<const uint8_t*>(source)[at]);
-    default:
-      return static_cast<T>(static_cast<const int8_t*>(source)[at]);
-  }
-}
-
-template <typename T>
-__device__ void write_value(void* target, Kind kind, int64_t at, T value) {
-  switch (kind) {
-    case Kind::f32:
-      static_cast<float*>(target)[at] = static_cast<float>(value);
-      return;
-    case Kind::f64:
-      static_cast<double*>(target)[at] = static_cast<double>(value);
-      return;
-    case Kind::bf16:
-      static_cast<__nv_bfloat16*>(target)[at] = __float2bfloat16(static_cast<float>(value));
-      return;
-    default:
-      static_cast<__half*>(target)[at] = __float2half(static_cast<float>(value));
-  }
-}
-
-// Eight adjacent values, in loads of 16 bytes (8 for bytes) when `aligned` and all are there; absent ones become 0.
-template <typename T>
-__device__ void read_group(const void* source, Kind kind, int64_t at, int64_t present, bool aligned, T (&out)[kGroup]) {
-  if (!aligned || present < kGroup) {
-SDFAST_UNROLL
-    for (int i = 0; i < kGroup; ++i) out[i] = i < present ? read_value<T>(source, kind, at + i) : T(0);
-    return;
-  }
-  union {
-    uint4 wide[4];
-    uint2 half_wide;
-    float f32[kGroup];
-    double f64[kGroup];
-    __nv_bfloat16 bf16[kGroup];
-    __half f16[kGroup];
-    uint8_t u8[kGroup];
-    int8_t i8[kGroup];
-  } raw;
-  const char* bytes = static_cast<const char*>(source) + at * kind_size(kind);
-  const uint4* wide = reinterpret_cast<const uint4*>(bytes);
-  switch (kind) {
-    case Kind::f32:
-      raw.wide[0] = __ldg(wide);
-      raw.wide[1] = __ldg(wide + 1);
-SDFAST_UNROLL
-      for (int i = 0; i < kGroup; ++i) out[i] = static_cast<T>(raw.f32[i]);
-      return;
-    case Kind::f64:
-SDFAST_UNROLL
-      for (int i = 0; i < 4; ++i) raw.wide[i] = __ldg(wide + i);
-SDFAST_UNROLL
-      for (int i = 0; i < kGroup; ++i) out[i] = static_cast<T>(raw.f64[i]);
-      return;
-    case Kind::bf16:
-      raw.wide[0] = __ldg(wide);
-SDFAST_UNROLL
-      for (int i = 0; i < kGroup; ++i) out[i] = static_cast<T>(__bfloat162float(raw.bf16[i]));
-      return;
-    case Kind::f16:
-      raw.wide[0] = __ldg(wide);
-SDFAST_UNROLL
-      for (int i = 0; i < kGroup; ++i) out[i] = static_cast<T>(__half2float(raw.f16[i]));
-      return;
-    default:
-      raw.half_wide = __ldg(reinterpret_cast<const uint2*>(bytes));
-SDFAST_UNROLL
-      for (int i = 0; i < kGroup; ++i) out[i] = static_cast<T>(kind == Kind::u8 ? int(raw.u8[i]) : int(raw.i8[i]));
-  }
-}
-
-template <typename T>
-__device__ void write_group(void* target, Kind kind, int64_t at, int64_t present, bool aligned, const T (&values)[kGroup]) {
-  if (!aligned || present < kGroup) {
-    for (int i = 0; i < kGroup && i < present; ++i) write_value(target, kind, at + i, values[i]);
-    return;
-  }
-  union {
-    uint4 wide[4];
-    float f32[kGroup];
-    double f64[kGroup];
-    __nv_bfloat16 bf16[kGroup];
-    __half f16[kGroup];
-  } raw;
-  uint4* wide = reinterpret_cast<uint4*>(static_cast<char*>(target) + at * kind_size(kind));
-SDFAST_UNROLL
-  for (int i = 0; i < kGroup; ++i) {
-    if (kind == Kind::f32) raw.f32[i] = static_cast<float>(values[i]);
-    if (kind == Kind::f64) raw.f64[i] = static_cast<double>(values[i]);
-    if (kind == Kind::bf16) raw.bf16[i] = __float2bfloat16(static_cast<float>(values[i]));
-    if (kind == Kind::f16) raw.f16[i] = __float2half(static_cast<float>(values[i]));
-  }
-  const int words = kind == Kind::f64 ? 4 : kind == Kind::f32 ? 2 : 1;
-SDFAST_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    if (i < words) wide[i] = raw.wide[i];
-  }
 }
 
 template <typename T>
@@ -413,8 +296,13 @@ __global__ void count_rows(const uint8_t* mask, int64_t rows, int* counters) {
   }
 }
 
+__device__ double pixel_divisor(const CudaMaeDistill& call) {
+  const double counted = call.counters[0] > 0 ? call.counters[0] : 1;
+  return counted * static_cast<double>(call.patch_values > 0 ? call.patch_values : 1);
+}
+
 template <typename T>
-__device__ void finish(const CudaMaeDistill& call, double pixel_divisor, double* shared) {
+__device__ void finish(const CudaMaeDistill& call, double* shared) {
   const volatile T* partial = static_cast<const volatile T*>(call.partial);
   double pixels = 0, tokens = 0;
   for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreads) {
@@ -424,23 +312,21 @@ __device__ void finish(const CudaMaeDistill& call, double pixel_divisor, double*
   pixels = block_sum(pixels, shared);
   tokens = block_sum(tokens, shared);
   if (threadIdx.x != 0) return;
-  const double mae = pixels / pixel_divisor, distill = tokens / call.token_divisor;
+  const double mae = pixels / pixel_divisor(call), distill = tokens / call.token_divisor;
   *static_cast<T*>(call.mae) = static_cast<T>(mae);
   *static_cast<T*>(call.distill) = static_cast<T>(distill);
   *static_cast<T*>(call.loss) = static_cast<T>(call.mae_weight * mae + call.distill_weight * distill);
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor) both_parts(const __grid_constant__ CudaMaeDistill call,
-                                                       const __grid_constant__ PixelScale scale) {
+__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor<T>)
+    both_parts(const __grid_constant__ CudaMaeDistill call, const __grid_constant__ PixelScale scale) {
   __shared__ double shared[kWarps];
   __shared__ bool last;
   __shared__ __align__(16) char patches[kWarps][kKeptBytes];
-  const double counted = call.counters[0] > 0 ? call.counters[0] : 1;
-  const double pixel_divisor = counted * static_cast<double>(call.patch_values > 0 ? call.patch_values : 1);
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
-  const T pixel_factor = static_cast<T>(2.0 * call.mae_weight / pixel_divisor);
+  const T pixel_factor = static_cast<T>(2.0 * call.mae_weight / pixel_divisor(call));
   const T token_factor = static_cast<T>(call.tokens.grad_factor);
   T pixels = 0, tokens = 0;
   T* kept = reinterpret_cast<T*>(patches[threadIdx.x / 32]);
@@ -460,7 +346,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor) both_parts(c
   __syncthreads();
   if (last) {
     __threadfence();
-    finish<T>(call, pixel_divisor, shared);
+    finish<T>(call, shared);
   }
 }
 

@@ -43,7 +43,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cuda(
     call.bank_size = tokens.bank_size;
     call.token_divisor = tokens.divisor;
   }
-  const int blocks = mae_distill_blocks(call.pixel_rows > call.token_rows ? call.pixel_rows : call.token_rows);
+  const int64_t most_rows = call.pixel_rows > call.token_rows ? call.pixel_rows : call.token_rows;
+  const int blocks = mae_distill_blocks(most_rows, call.wide);
   const ScalarType type = call.wide ? ScalarType::Double : ScalarType::Float;
   const Tensor loss = torch::stable::new_empty(like, {}, type), mae = torch::stable::new_empty(like, {}, type);
   const Tensor distill = torch::stable::new_empty(like, {}, type);
@@ -55,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cuda(
   call.partial = partial.mutable_data_ptr();
   call.counters = static_cast<int*>(counters.mutable_data_ptr());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   const int error = launch_mae_distill(call, blocks, stream);
   STD_TORCH_CHECK(error == 0, "mae_distill: ", mae_distill_error(error));
   return {loss, mae, distill, pred.has_value() ? pixels.grad : gradient_for(like, false),

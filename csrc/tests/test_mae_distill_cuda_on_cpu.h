@@ -4,6 +4,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -47,16 +48,15 @@ inline __nv_bfloat16 __float2bfloat16(float value) {  // finite values
   std::memcpy(&bits, &value, 4);
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
-inline float __half2float(__half value) {
-  _Float16 half;
-  std::memcpy(&half, &value, 2);
-  return static_cast<float>(half);
+inline float __half2float(__half value) {  // finite values
+  const int exponent = (value.bits >> 10) & 31, fraction = value.bits & 0x3ff;
+  const float size = exponent == 0 ? std::ldexp(float(fraction), -24) : std::ldexp(1024.0f + fraction, exponent - 25);
+  return value.bits & 0x8000u ? -size : size;
 }
-inline __half __float2half(float value) {
-  const _Float16 half = static_cast<_Float16>(value);
-  __half out;
-  std::memcpy(&out, &half, 2);
-  return out;
+inline __half __float2half(float value) {  // values that stay finite
+  const int exponent = std::max(std::ilogb(value), -14);
+  const int units = static_cast<int>(std::nearbyint(std::ldexp(std::fabs(value), 10 - exponent)));  // from 1,024 on if normal
+  return {static_cast<uint16_t>((std::signbit(value) ? 0x8000 : 0) + ((exponent + 14) << 10) + units)};
 }
 
 namespace on_cpu {
