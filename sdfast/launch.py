@@ -71,16 +71,26 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
     if here.world == 1 and not alone:
         return Ranks()
     if not dist.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", str(here.local_rank))  # DeepSpeed reads it
+        index = _index(device, here)
+        os.environ.setdefault("LOCAL_RANK", str(here.local_rank if index is None else index))  # DeepSpeed reads it
         options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
         if here.world > 1:
             _name_meeting_point(os.environ)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        backend = "gloo" if index is None else "cpu:gloo,cuda:nccl"
+        if index is not None:
+            torch.cuda.set_device(index)
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
         _set_control_group(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return Ranks.current()
+
+
+def _index(device: torch.device, here: Place) -> int | None:
+    """Which GPU a device is, `cuda` alone being this process's; None of a CPU."""
+    if device.type != "cuda":
+        return None
+    if device.index is not None:
+        return device.index
+    return here.local_rank if here.world > 1 else torch.cuda.current_device()
 
 
 def control_group() -> Any:

@@ -6,6 +6,7 @@ as before. Inputs are copied into the tensors that the graph was captured with.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdfast.capture import capture_cuda_graph, is_out_of_memory
 from sdfast.data.order import Batch
 from sdfast.log import log
 
@@ -28,7 +30,14 @@ class GraphedStep:
     What a capture cannot take ends the attempt: it is said once, and every step is computed as before.
     """
 
-    def __init__(self, compute: Compute, device: torch.device, batch_size: int, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        device: torch.device,
+        batch_size: int,
+        capture: Capture | None = None,
+        forget: Callable[[], None] | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -37,14 +46,20 @@ class GraphedStep:
             device: where.
             batch_size: of the batches that are captured.
             capture: makes a function's graph: -> (replay, its outputs); torch's own when not given.
+            forget: drops what a step leaves behind for the next one to drop, as gradients.
         """
         self.compute, self.device, self.batch_size = compute, device, batch_size
-        self._capture = capture or capture_cuda_graph
+        self._capture, self._forget = capture or capture_cuda_graph, forget or (lambda: None)
         self._seen = 0
         self._static: tuple[Tensor, Batch, Any] | None = None
         self._replay: Callable[[], None] | None = None
         self._outputs: dict[str, Tensor] = {}
         self._given_up = False
+
+    @property
+    def captured(self) -> bool:
+        """Whether full batches are replayed from a graph: not before the first steps, and not where that failed."""
+        return self._replay is not None
 
     def __call__(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
         """One step; what is returned is overwritten by the next call."""
@@ -63,29 +78,28 @@ class GraphedStep:
         return self._outputs
 
     def _try_capture(self, inputs: tuple[Tensor, Batch, Any]) -> None:
+        self._forget()  # what the last step left would stay allocated beside the graph's own memory
         images, batch, drawn = inputs
-        static = (images.clone(), Batch(batch.epoch, batch.rows.clone()), _mapped(drawn, torch.clone))
         try:
+            static = (images.clone(), Batch(batch.epoch, batch.rows.clone()), _mapped(drawn, torch.clone))
             self._replay, self._outputs = self._capture(lambda: self.compute(*static))
-        except RuntimeError as error:
+            self._static = static
+        except RuntimeError as error:  # one of the step itself comes again when the step is computed next
             self._given_up = True
-            log.warning("the step is not captured as a CUDA graph (%s)", " ".join(str(error).split())[:200])
-            return
-        self._static = static
+            log.warning("the step is not captured as a CUDA graph (%s)", _reason(error))
+        if self._given_up:  # the error is gone by now, and with it the frames that held the step's tensors
+            self._forget()
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
-def capture_cuda_graph(
-    function: Callable[[], dict[str, Tensor]],
-) -> tuple[Callable[[], None], dict[str, Tensor]]:
-    """A function's graph on the current device: what replays it, and its outputs, which a replay fills."""
-    torch.cuda.synchronize()
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    try:
-        with torch.cuda.graph(graph):
-            outputs = function()
-    finally:
-        torch.cuda.set_stream(stream)  # torch does not return to it where the end of the capture fails
-    return graph.replay, outputs
+def _reason(error: RuntimeError) -> str:
+    if is_out_of_memory(error):
+        return (
+            "out of memory: it goes on without one, slower; a smaller batch_size leaves room for the graph's own"
+            " memory, engine.cuda_graph=false does without it"
+        )
+    return " ".join(str(error).split())[:200]
 
 
 def on_device(value: Any, device: torch.device) -> Any:

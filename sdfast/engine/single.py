@@ -41,7 +41,14 @@ class SingleEngine:
             self.parameters.items(), config, objective.decay_rule, rate_on, objective.regularizer
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self._computed: Compute = GraphedStep(self._compute, device, config.batch_size) if graphed else self._compute
+        self._computed: Compute = self._compute
+        if graphed:
+            self._computed = GraphedStep(self._compute, device, config.batch_size, forget=self.optimizer.zero_grad)
+
+    @property
+    def graphed(self) -> bool | None:
+        """Whether full batches are replayed from a CUDA graph: None where that is not asked for, False until it is."""
+        return self._computed.captured if isinstance(self._computed, GraphedStep) else None
 
     def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """See `Engine.step`."""

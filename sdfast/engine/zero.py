@@ -12,6 +12,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -70,8 +71,10 @@ class ZeroEngine:
         )
         named, rule = self.parameters.items(), objective.decay_rule
         optimizer = build_optimizer(named, config, rule, regularizer=objective.regularizer)
+        # DeepSpeed autocasts by itself in fp16
+        loss = _Loss(objective, partial(autocast, "fp32" if self._scales else engine.precision, device))
         try:
-            self._deepspeed = deepspeed.initialize(model=_Loss(objective), optimizer=optimizer, config=options)[0]
+            self._deepspeed = deepspeed.initialize(model=loss, optimizer=optimizer, config=options)[0]
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
             raise UserError(f"DeepSpeed does not take these options: {' '.join(str(error).split())[:300]}.") from error
         if self.zero in (1, 2):
@@ -85,9 +88,7 @@ class ZeroEngine:
         parts = self._micro_batches(batch)
         for number, (part, counts) in enumerate(parts, 1):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(parts))
-            # DeepSpeed autocasts by itself in fp16
-            with autocast("fp32" if self._scales else self.engine.precision, self.device):
-                losses = self._deepspeed(images[part], batch, drawn, part)
+            losses = self._deepspeed(images[part], batch, drawn, part)
             if not counts:
                 losses = {name: 0 * value for name, value in losses.items()}
             self._deepspeed.backward(losses["loss"] * self.ranks.world, scale_wrt_gas=False)
@@ -222,15 +223,19 @@ class ZeroEngine:
 
 
 class _Loss(nn.Module):
-    """What DeepSpeed trains: a module whose forward pass is the loss."""
+    """What DeepSpeed trains: a module whose forward pass is the loss.
 
-    def __init__(self, objective: Objective) -> None:
+    It autocasts inside, for DeepSpeed switches off what it finds on a GPU outside of its own forward pass.
+    """
+
+    def __init__(self, objective: Objective, autocast: Callable[[], AbstractContextManager[object]]) -> None:
         super().__init__()
         self.module = objective.module
-        self._loss = objective.loss
+        self._loss, self._autocast = objective.loss, autocast
 
     def forward(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        return self._loss(images, batch, drawn, part)
+        with self._autocast():
+            return self._loss(images, batch, drawn, part)
 
 
 def import_deepspeed(device: torch.device) -> Any:

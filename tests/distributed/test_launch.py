@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+import torch
 
+from sdfast import launch
 from sdfast.errors import RunError, UserError
 from sdfast.launch import Place, _name_meeting_point, first_machine, may_speak, place
 from sdfast.ranks import Ranks, explain_lost_process
@@ -44,6 +47,33 @@ def test_the_meeting_point_of_a_step() -> None:
     assert given == {"MASTER_ADDR": "host", "MASTER_PORT": "1"}
     with pytest.raises(UserError, match="MASTER_ADDR"):
         _name_meeting_point({})
+
+
+@pytest.mark.parametrize(
+    ("device", "current", "launcher", "index"),
+    [
+        (torch.device("cuda"), 0, {}, 0),
+        (torch.device("cuda"), 2, {}, 2),
+        (torch.device("cuda", 1), 0, {}, 1),
+        (torch.device("cuda"), 0, {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "n"}, 1),
+    ],
+)
+def test_a_process_takes_its_gpu(
+    device: torch.device, current: int, launcher: dict[str, str], index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own `set_device` wants a number. DeepSpeed takes the GPU that LOCAL_RANK names."""
+    taken: list[Any] = []
+    monkeypatch.setenv("LOCAL_RANK", "")
+    monkeypatch.delenv("LOCAL_RANK")  # and again afterwards
+    for name, value in {**launcher, "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", taken.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(launch.dist, "init_process_group", lambda backend, **_: taken.append(backend))
+    monkeypatch.setattr(launch.dist, "new_group", lambda **_: None)
+    monkeypatch.setattr(launch.Ranks, "current", Ranks)
+    launch.join(device, alone=True)
+    assert taken == [index, "cpu:gloo,cuda:nccl"] and os.environ["LOCAL_RANK"] == str(index)
 
 
 def test_one_process_speaks() -> None:

@@ -78,14 +78,75 @@ def test_new_inputs_reach_the_captured_tensors() -> None:
     assert all(one is other for one, other in zip(static, seen[-4], strict=True)) and static[0] is not inputs[0]
 
 
-def test_a_capture_that_fails_is_said_once_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    def fails(function: Any) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing")
+def failing(error: Exception, dropped: list[str]) -> GraphedStep:
+    """A step whose capture fails so; it writes down when what a step leaves is dropped."""
 
-    step = GraphedStep(lambda images, batch, drawn: {"loss": images.float().sum()}, CPU, 2, fails)
-    for number in range(8):
-        assert float(step(torch.full((2,), float(number)), Batch(0, torch.arange(2)), None)["loss"]) == 2 * number
+    def fails(function: Any) -> Any:
+        raise error
+
+    return GraphedStep(
+        lambda images, batch, drawn: {"loss": images.float().sum()}, CPU, 2, fails, lambda: dropped.append("dropped")
+    )
+
+
+def losses(step: GraphedStep) -> list[float]:
+    return [float(step(torch.full((2,), float(n)), Batch(0, torch.arange(2)), None)["loss"]) for n in range(8)]
+
+
+def test_a_capture_that_fails_is_said_once_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    dropped: list[str] = []
+    step = failing(RuntimeError("operation not permitted when stream is capturing"), dropped)
+    assert losses(step) == [2.0 * n for n in range(8)] and not step.captured
     assert len([r for r in caplog.records if "not captured as a CUDA graph (operation not" in r.getMessage()]) == 1
+    assert len(dropped) == 2  # before the attempt, for its memory, and after it
+
+
+def test_a_capture_without_memory_says_what_to_do(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm of a benchmark that runs ungraphed must not pass for a graphed one."""
+    dropped: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: dropped.append("given back"))
+    step = failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), dropped)
+    assert losses(step) == [2.0 * n for n in range(8)] and not step.captured
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "out of memory" in said and "smaller batch_size" in said and "engine.cuda_graph=false" in said
+    assert dropped == ["dropped", "dropped", "given back"]
+
+
+def test_an_error_of_the_step_itself_is_raised() -> None:
+    """It is met in the capture, which has no graph then, and again in the step that is computed right after."""
+    calls = []
+
+    def compute(images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+        calls.append(len(images))
+        if len(calls) > 3:
+            raise RuntimeError("shapes do not fit")
+        return {"loss": images.sum()}
+
+    def capture(function: Callable[[], dict[str, Tensor]]) -> tuple[Callable[[], None], dict[str, Tensor]]:
+        return lambda: None, function()
+
+    step = GraphedStep(compute, CPU, 2, capture)
+    batch = (torch.ones(2), Batch(0, torch.arange(2)), None)
+    for _ in range(3):
+        step(*batch)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        step(*batch)
+    assert len(calls) == 5 and not step.captured
+
+
+def test_an_engine_says_whether_its_step_is_a_graph(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("pretrain")
+    engine: Any = trainer.engine
+    assert engine.graphed is None  # on a CPU none is asked for
+    engine._computed = GraphedStep(engine._compute, CPU, 16, stand_in([]))
+    graphed = []
+    for _ in range(5):
+        trainer._one_step()
+        trainer.step += 1
+        graphed.append(engine.graphed)
+    assert graphed == [False, False, False, False, True]  # three warm up, and the fourth batch is partial
 
 
 def test_a_capture_that_fails_half_way_leaves_nothing_in_the_next_step(

@@ -314,7 +314,7 @@ def test_a_block_compiled_by_inductor(backend: str) -> None:
 
 @pytest.fixture
 def fresh_choice() -> None:
-    for cached in (dispatch._check_named, dispatch._ready, dispatch._calibrated):
+    for cached in (dispatch._check_named, dispatch._ready):
         cached.cache_clear()
 
 
@@ -379,43 +379,6 @@ def test_an_old_compiled_core_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(native, "hasattr", lambda *_: False, raising=False)
         assert "build it again" in str(native.why_not_native(CPU, torch.float32))
     native._why_not_loaded.cache_clear()
-
-
-def calibrate(times: dict[str, float | Exception], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What is chosen among the candidates when they take so long, or fail."""
-    timed = {dispatch._FUNCTIONS[name]: value for name, value in times.items()}
-
-    def time(function: object, operands: list[Tensor], groups: Groups) -> float:
-        assert [each.shape for each in operands] == [(30, 2, 8), (30, 2, 8), (30, 2, 8)]
-        value = timed[function]  # type: ignore[index]
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    monkeypatch.setattr(dispatch, "_time", time)
-    return dispatch._calibrated(tuple(times), CPU, torch.bfloat16, 2, 8, ((3, 10, 10),))
-
-
-def test_calibration_takes_the_fastest(
-    fresh_choice: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("INFO", logger="sdfast"):
-        assert calibrate({"varlen": 3e-5, "xformers": 1e-5, "sdpa": 2e-5}, monkeypatch) == "xformers"
-    assert "xformers for 30 tokens in 2 heads of 8 (varlen 30 us, xformers 10 us, sdpa 20 us)" in caplog.text
-    monkeypatch.setattr(dispatch, "_time", lambda *_: pytest.fail("it was timed twice"))
-    key = (("varlen", "xformers", "sdpa"), CPU, torch.bfloat16, 2, 8, ((3, 10, 10),))
-    assert dispatch._calibrated(*key) == "xformers"
-
-
-def test_calibration_survives_a_candidate_that_fails(
-    fresh_choice: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("INFO", logger="sdfast"):
-        times = {"varlen": RuntimeError("no kernel\nfor this card"), "xformers": NotImplementedError(), "sdpa": 2e-5}
-        assert calibrate(times, monkeypatch) == "sdpa"
-    assert "varlen does not run here (no kernel for this card)" in caplog.text
-    dispatch._calibrated.cache_clear()
-    assert calibrate({"varlen": RuntimeError("no"), "xformers": RuntimeError("no")}, monkeypatch) == "sdpa"
 
 
 @pytest.mark.parametrize("padded", [True, False])

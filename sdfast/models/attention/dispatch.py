@@ -1,21 +1,20 @@
 """Which backend computes an attention: a named one, or the best that is there.
 
 On the CPU `auto` is the compiled kernel where it can be had, else `sdpa`: a fixed rule, so that a resumed run gives the
-same bits. On CUDA the candidates are timed once for each shape, forward and backward, and the fastest is kept; ragged
+same bits. On CUDA the candidates are timed once for each shape, as `calibration` says, and the fastest is kept; ragged
 sequences, whose shape is new in every batch, go to the first that can take them without padding.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from sdfast.log import log
 from sdfast.losses.mae_distill.dispatch import constant_to_the_compiler
-from sdfast.models.attention.groups import Group, Groups
+from sdfast.models.attention.calibration import Function, Shape, fastest
+from sdfast.models.attention.groups import Groups
 from sdfast.models.attention.native import native_attention_across, native_self_attention, why_not_native
 from sdfast.models.attention.reference import reference_attention
 from sdfast.models.attention.sdpa import sdpa_attention
@@ -23,7 +22,7 @@ from sdfast.models.attention.varlen import varlen_attention, why_not_varlen
 from sdfast.models.attention.xformers_backend import why_not_xformers, xformers_attention
 
 BACKENDS = ("reference", "sdpa", "native", "varlen", "xformers")
-_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Groups, float], Tensor]] = {
+_FUNCTIONS: dict[str, Function] = {
     "reference": reference_attention,
     "sdpa": sdpa_attention,
     "varlen": varlen_attention,
@@ -31,10 +30,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Groups, float], Tensor]]
 }
 _CANDIDATES = {"cpu": ("native", "sdpa"), "cuda": ("varlen", "xformers", "sdpa")}
 _WITHOUT_DROPOUT = ("native", "varlen")
-_CALIBRATION_ROUNDS = 10
-
-Shape = tuple[tuple[int, int, int], ...]
 _TYPICAL: Shape = ((16, 197, 197),)
+_known: dict[tuple[object, ...], str] = {}  # what was fastest
 
 
 def attend(qkv: Tensor, groups: Groups, backend: str = "auto", dropout: float = 0.0) -> Tensor:
@@ -83,8 +80,13 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto", 
 
 
 def _shape_of(groups: Groups) -> Shape | None:
-    """By which a calibration is remembered; to the compiler sizes may be symbols, so a typical shape stands for all."""
-    return _TYPICAL if torch.compiler.is_compiling() else groups.shape
+    """By which a calibration is remembered; where sizes are symbols to the compiler a typical shape stands for all."""
+    shape = groups.shape
+    if shape is None or not torch.compiler.is_compiling():
+        return shape
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return shape if all(has_static_value(size) for each in shape for size in each) else _TYPICAL
 
 
 def why_not(backend: str, device: torch.device, dtype: torch.dtype, dim: int, dropout: bool = False) -> str | None:
@@ -138,39 +140,13 @@ def _ready(device: torch.device, dtype: torch.dtype, dim: int, dropout: bool) ->
     return tuple(name for name in known if why_not(name, device, dtype, dim, dropout) is None)
 
 
-@functools.cache
 def _calibrated(
     candidates: tuple[str, ...], device: torch.device, dtype: torch.dtype, heads: int, dim: int, shape: Shape
 ) -> str:
-    """The fastest candidate, forward and backward, on numbers drawn for the purpose; one that fails drops out."""
-    groups = Groups(tuple(Group(*each) for each in shape))
-    rows = sum(groups.query_sizes), sum(groups.key_sizes)
-    generator = torch.Generator(device).manual_seed(0)
-    tokens = [torch.randn(n, heads, dim, device=device, generator=generator) for n in (rows[0], rows[1], rows[1])]
-    operands = [each.to(dtype).requires_grad_() for each in tokens]
-    seconds = {}
-    for name in candidates:
-        try:
-            seconds[name] = _time(_FUNCTIONS[name], operands, groups)
-        except (RuntimeError, NotImplementedError) as error:
-            log.info("attention: %s does not run here (%s)", name, " ".join(str(error).split())[:120])
-    if not seconds:
-        return "sdpa"
-    best = min(seconds, key=lambda name: seconds[name])
-    times = ", ".join(f"{name} {value * 1e6:.0f} us" for name, value in seconds.items())
-    log.info("attention: %s for %d tokens in %d heads of %d (%s)", best, rows[0], heads, dim, times)
-    return best
-
-
-def _time(function: Callable[..., Tensor], operands: list[Tensor], groups: Groups) -> float:
-    """Seconds of one forward and backward pass, by the device's own clock."""
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    with torch.enable_grad():
-        for round_number in range(_CALIBRATION_ROUNDS + 3):
-            if round_number == 3:
-                start.record()
-            out = function(*operands, groups, 0.0)
-            torch.autograd.grad(out, operands, out.detach())
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / 1000 / _CALIBRATION_ROUNDS
+    """The fastest candidate, measured once; the first one where a step that is captured meets a shape as the first."""
+    key = (candidates, device, dtype, heads, dim, shape)
+    if key not in _known:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return candidates[0]
+        _known[key] = fastest({name: _FUNCTIONS[name] for name in candidates}, device, dtype, heads, dim, shape)
+    return _known[key]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdfast.models.attention.dropped import dropped_attention
 from sdfast.models.attention.groups import Groups, Ragged
 from sdfast.models.attention.reference import by_group, key_mask
+
+# With a mask cuDNN's gradient of the queries can be NaN on Hopper (pytorch#196678, torch 2.11 and later).
+_MASKED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
@@ -61,4 +65,7 @@ def _one_group(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: f
         and not torch.is_autocast_enabled("cpu")
     ):
         return dropped_attention(q, k, v, mask, dropout)
+    if mask is not None and q.device.type == "cuda":
+        with sdpa_kernel(_MASKED):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
