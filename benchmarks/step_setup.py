@@ -30,10 +30,11 @@ from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
+from sdfast.models.compiled import use_compiled
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import Block, ViTEncoder, ViTShape, use_attention
+from sdfast.models.vit import ViTEncoder, ViTShape, use_attention
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
@@ -296,10 +297,10 @@ def trainer_of(
             teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
         objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher, shortcuts=switched)
     use_attention(objective.module, engine.attention)
-    if engine.compile is True or (engine.compile == "auto" and point.device == "cuda"):  # as sdfast.stages does
-        for block in objective.module.modules():
-            if isinstance(block, Block):
-                block.compile()
+    if engine.compile is True or (engine.compile == "auto" and point.device == "cuda"):  # as sdfast.engine.prepare does
+        use_compiled(objective.module)
+        if isinstance(teacher, LiveTeacher):
+            use_compiled(teacher)
     images = images_of(MODELS[point.model].image, point.rows, point.device)
     first = images[: point.batch]
 

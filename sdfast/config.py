@@ -258,7 +258,7 @@ class EngineConfig(_Section):
         "auto", description="what computes attention; auto takes the best that is there for the device and shape"
     )
     compile: bool | Literal["auto"] = Field(
-        "auto", description="torch.compile the transformer blocks; auto does on a GPU, in stages of 500 steps or more"
+        "auto", description="torch.compile the transformer's parts; auto does on a GPU, in stages of 500 steps or more"
     )
     activation_checkpointing: bool = Field(
         False, description="keep only the input of each transformer block and compute its inside again when needed"

@@ -19,6 +19,7 @@ from sdfast.evaluation.classification import classification_metrics, labelled_ro
 from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
+from sdfast.models.compiled import use_compiled
 from sdfast.models.text import MaskedLanguageModel
 from sdfast.models.vit import MaskedAutoencoder, use_attention
 from sdfast.models.weights import weights_digest
@@ -105,6 +106,7 @@ def train_classifier(
     if run.config.finetune.objective == "supcon":
         drop_projection(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
+    use_compiled(module, on=False)  # nor is it worth compiling for that
     on_train = _scores(run, module, train, run.train_rows("finetune"))
     on_test = _scores(run, module, test, labelled_rows(test))
     metrics = {name: on_test[name] for name in ("accuracy", "macro_f1", "micro_f1")}
@@ -150,7 +152,8 @@ def _fit(
     selection: Selection | None = None,
 ) -> Trained:
     config, engine, domain = run.section(stage), run.config.engine, run.domain
-    prepare(objective.module, engine, run.device, config.steps, run.config.zero)
+    teacher = getattr(objective, "teacher", None)
+    prepare(objective.module, engine, run.device, config.steps, run.config.zero, teacher)
     train, rows = run.pack.split("train"), run.train_rows(stage)
     where = f"{run.device}" if run.ranks.world == 1 else f"{run.ranks.world} processes, {run.device.type}"
     log.info("%s: %d steps of %d %s on %s", stage, config.steps, config.batch_size, domain.modality, where)

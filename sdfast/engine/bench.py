@@ -297,7 +297,8 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
         distils = variant.stage == "distill" and config.distill.weight
         teacher = _teacher(variant, model, device, batch) if distils else None
         objective = masked_objective(module, normalise, config, variant.stage, 0, teacher)
-    prepare(objective.module, config.engine, device, getattr(config, variant.stage).steps)
+    steps = getattr(config, variant.stage).steps
+    prepare(objective.module, config.engine, device, steps, teacher=getattr(objective, "teacher", None))
     order = BatchOrder(torch.arange(batch), batch, 0)
     pixels = images.numpy()
 

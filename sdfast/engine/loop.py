@@ -29,6 +29,7 @@ from sdfast.engine.telemetry import Telemetry
 from sdfast.engine.watchdog import Watchdog
 from sdfast.errors import Interrupted, RunError
 from sdfast.log import log
+from sdfast.models.compiled import nothing_new_compiled
 from sdfast.objectives.base import Objective
 from sdfast.ranks import explain_lost_process
 from sdfast.rng import derive_seed
@@ -195,7 +196,9 @@ class Trainer:
             self.objective.announce(self.order.share(self.step + 1, self.ranks))
         # Dropout: a pure function of the step and the process, so that a resumed run needs no generator's state.
         torch.manual_seed(derive_seed(self.order.seed, "dropout", self.step, self.ranks.rank))
-        parts = self.engine.step(images, batch, drawn, learning_rate(self.config, self.step))
+        whole = batch.count == min(self.config.batch_size, len(self.order.rows))
+        with contextlib.nullcontext() if whole else nothing_new_compiled(self.objective.module):
+            parts = self.engine.step(images, batch, drawn, learning_rate(self.config, self.step))
         self.seen += batch.count
         return parts
 

@@ -1,4 +1,4 @@
-"""What the engine's settings ask of a module before it is trained: attention, checkpointing, compiled blocks."""
+"""What the engine's settings ask of a module before it is trained: attention, checkpointing, compilation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from sdfast.engine.precision import products_dtype
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
 from sdfast.models.checkpointing import use_checkpointing
-from sdfast.models.vit import Attention, Block, use_attention
+from sdfast.models.compiled import forget_compiled, use_compiled
+from sdfast.models.vit import Attention, use_attention
 
 _WORTH_COMPILING = 500  # steps
 
 
 def prepare(
-    module: nn.Module, engine: EngineConfig, device: torch.device, steps: int, zero: ZeroConfig | None = None
+    module: nn.Module,
+    engine: EngineConfig,
+    device: torch.device,
+    steps: int,
+    zero: ZeroConfig | None = None,
+    teacher: object = None,
 ) -> None:
     """Have a module compute as `engine.attention`, `engine.activation_checkpointing` and `engine.compile` say.
 
@@ -26,6 +32,7 @@ def prepare(
         device: where.
         steps: of the stage.
         zero: what DeepSpeed spreads; where that is the parameters, its hooks in every layer leave nothing to compile.
+        teacher: what computes beside it in every step; compiled as it is, if it is a module.
 
     Raises:
         UserError: the named attention cannot be computed here.
@@ -41,7 +48,7 @@ def prepare(
     use_checkpointing(module, engine.activation_checkpointing)
     worth = device.type == "cuda" and steps >= _WORTH_COMPILING and not (zero and zero.stage == 3)
     if engine.compile is True or (engine.compile == "auto" and worth):
-        torch.compiler.reset()  # the variants of earlier stages would count towards the few that it makes of a function
-        for block in module.modules():
-            if isinstance(block, Block):
-                block.compile()
+        forget_compiled()
+        use_compiled(module)
+        if isinstance(teacher, nn.Module):
+            use_compiled(teacher)

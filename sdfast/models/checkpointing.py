@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+Given = TypeVar("Given")
 
 
 class CheckpointedBlock(nn.Module):
@@ -16,7 +18,7 @@ class CheckpointedBlock(nn.Module):
     dropout: nn.Dropout
     checkpointed = False  # see use_checkpointing
 
-    def run(self, way: Callable[..., Tensor], *given: Any) -> Tensor:
+    def run(self, way: Callable[..., Given], *given: Any) -> Given:
         """One of the block's methods, or the block itself, through the block.
 
         While training with `checkpointed`, only what is given is kept for the backward pass; it makes the rest again.

@@ -5,6 +5,9 @@ a residual along and are faster for the forward product and for the gradient of 
 gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers). On a processor with AMX
 they are bf16x6 products.
 
+On a GPU under autocast the product that gives the weights' gradient is written in float32 at once, as the weights are,
+where torch writes it in half precision and converts it.
+
 oneDNN makes a kernel for every number of rows it meets, and keeps it. Where that number changes from step to step, as
 it does for texts, making them takes longer than they save, and keeping them takes memory: MKL stays there.
 """
@@ -57,7 +60,10 @@ def linear(
             return _Linear.apply(x, weight, bias, residual, bf16x6)
         if not rows_vary and has_onednn() and not several_processes():
             return _Linear.apply(x, weight, bias, residual, onednn)
-    out = F.linear(x, weight, bias)
+    if _is_mixed(x, weight):
+        out = _MixedLinear.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], -1)
+    else:
+        out = F.linear(x, weight, bias)
     return out if residual is None else residual + out
 
 
@@ -94,4 +100,38 @@ class _Linear(torch.autograd.Function):
             grad.sum(dim=0) if wants_bias else None,
             grad if wants_residual else None,
             None,
+        )
+
+
+def _is_mixed(x: Tensor, weight: Tensor) -> bool:
+    """Whether autocast on a GPU makes a product of half precision with weights that are trained in float32."""
+    return (
+        x.device.type == "cuda"
+        and torch.is_autocast_enabled("cuda")
+        and weight.dtype == torch.float32
+        and weight.requires_grad
+        and torch.is_grad_enabled()
+    )
+
+
+class _MixedLinear(torch.autograd.Function):
+    """x [T, in], weight [out, in] and bias [out] in float32 -> [T, out] in autocast's half precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        half = torch.get_autocast_dtype("cuda")
+        ctx.dtype = x.dtype
+        x, weight = x.to(half), weight.to(half)
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, None if bias is None else bias.to(half))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad_outputs[0]
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        return (
+            torch.mm(grad, weight).to(ctx.dtype) if wants_x else None,
+            torch.mm(grad.t(), x, out_dtype=torch.float32) if wants_weight else None,
+            grad.sum(dim=0, dtype=torch.float32) if wants_bias else None,
         )

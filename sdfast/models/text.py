@@ -18,6 +18,7 @@ from sdfast.data.text_batch import TokenBatch, starts
 from sdfast.errors import UserError
 from sdfast.models.attention import Groups, Ragged
 from sdfast.models.checkpointing import CheckpointedBlock
+from sdfast.models.compiled import Compilable, segment
 from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 from sdfast.models.vit import Attention, TransformerShape
@@ -108,7 +109,7 @@ class TextView:
     layer: int | None = None
 
 
-class PostNormBlock(CheckpointedBlock):
+class PostNormBlock(CheckpointedBlock, Compilable):
     """Post-norm transformer block: attention and MLP (exact GELU), each with a residual, each before a LayerNorm."""
 
     def __init__(self, shape: TransformerShape, norm_eps: float, dropouts: Dropouts = NO_DROPOUT) -> None:
@@ -122,15 +123,17 @@ class PostNormBlock(CheckpointedBlock):
 
     def forward(self, x: Tensor, groups: Groups) -> Tensor:
         """[T, D], the tokens of all groups -> [T, D]."""
-        return self.mlp(self.norm1(self.attn(x, groups, x)))
+        return self.after_attention(self.attn.attended(x, groups), x)
 
     def some_rows(self, x: Tensor, rows: Tensor, groups: Groups) -> Tensor:
         """The block's output at some tokens only: x [T, D], rows [M] int64 on its device -> [M, D]."""
         here = x.index_select(0, rows)
-        return self.mlp(self.norm1(self.attn.across(here, x, groups, here)))
+        return self.after_attention(self.attn.across(here, x, groups), here)
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """The second half, [T, D] -> [T, D]."""
+    @segment(dynamic=True)
+    def after_attention(self, attended: Tensor, residual: Tensor) -> Tensor:
+        """The block but for its attention: what the heads gave [T, D], the block's input there [T, D] -> [T, D]."""
+        x = self.norm1(self.attn.project(attended, residual))
         hidden = gelu(self.fc1(x))
         if self.training and self.dropout.p:
             return self.norm2(x + self.dropout(self.fc2(hidden)))
@@ -247,7 +250,7 @@ def _some_queries(lengths: list[Tensor], asking: list[Asking | None]) -> tuple[T
     return torch.cat(rows), Groups(tuple(groups))
 
 
-class LanguageModelHead(nn.Module):
+class LanguageModelHead(Compilable):
     """From an encoded token to what is compared with every word: dense layer, GELU, LayerNorm; and a bias for each."""
 
     def __init__(self, shape: TextShape) -> None:
@@ -257,6 +260,7 @@ class LanguageModelHead(nn.Module):
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
+    @segment(dynamic=True)
     def forward(self, encoded: Tensor) -> Tensor:
         """[M, D] -> [M, D]."""
         return self.norm(gelu(self.dense(encoded)))

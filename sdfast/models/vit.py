@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sdfast.models.attention import Group, Groups, attend, attend_across
 from sdfast.models.checkpointing import CheckpointedBlock
+from sdfast.models.compiled import Compilable, segment
 from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 
@@ -82,6 +83,18 @@ class View:
         return Group(batch, count, count, self.valid)
 
 
+class Rows(NamedTuple):
+    """The tokens between two blocks, [T, D], and what is still to be added to them, if anything."""
+
+    x: Tensor
+    pending: Tensor | None = None
+
+
+def settled(x: Tensor, pending: Tensor | None) -> Tensor:
+    """The sum that is due."""
+    return x if pending is None else x + pending
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one matrix for query, key and value."""
 
@@ -105,22 +118,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
         """x, residual: [T, D], the tokens of all groups -> [T, D]."""
+        return self.project(self.attended(x, groups), residual)
+
+    def attended(self, x: Tensor, groups: Groups) -> Tensor:
+        """What the heads give, before the output projection: x [T, D] -> [T, D]."""
         qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
-        return self.project(attend(qkv, groups, self.backend, self._dropped()), residual)
+        return attend(qkv, groups, self.backend, self._dropped())
 
     def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor) -> Tensor:
         """For some tokens only: x [B, N, D], ids [B, M] of the tokens that ask, residual [B * M, D] -> [B * M, D]."""
         groups = Groups((Group(len(x), ids.shape[1], x.shape[1]),))
-        return self.across(take_tokens(x, ids).flatten(0, 1), x.flatten(0, 1), groups, residual)
+        return self.project(self.across(take_tokens(x, ids).flatten(0, 1), x.flatten(0, 1), groups), residual)
 
-    def across(self, asking: Tensor, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
-        """For some tokens only: asking [Tq, D] of x [Tk, D], residual [Tq, D] -> [Tq, D]."""
+    def across(self, asking: Tensor, x: Tensor, groups: Groups) -> Tensor:
+        """What the heads give for some tokens, before the output projection: asking [Tq, D] of x [Tk, D] -> [Tq, D]."""
         width = x.shape[1]
         rows_vary = self.qkv.rows_vary
         q = linear(asking, self.qkv.weight[:width], self._bias(0, 1), rows_vary=rows_vary)
         kv = linear(x, self.qkv.weight[width:], self._bias(1, 3), rows_vary=rows_vary)
         q, kv = q.view(len(q), self.heads, self.dim), kv.view(len(kv), 2, self.heads, self.dim)
-        return self.project(attend_across(q, kv, groups, self.backend, self._dropped()), residual)
+        return attend_across(q, kv, groups, self.backend, self._dropped())
 
     def first_query(self, x: Tensor, residual: Tensor) -> Tensor:
         """For the first token only: x [B, N, D], residual [B, D] -> [B, D].
@@ -154,7 +171,7 @@ class Attention(nn.Module):
         return None if self.qkv.bias is None else self.qkv.bias[first * width : last * width]
 
 
-class Block(CheckpointedBlock):
+class Block(CheckpointedBlock, Compilable):
     """Pre-norm transformer block: attention and MLP (exact GELU), each behind a LayerNorm and a residual."""
 
     def __init__(self, shape: TransformerShape, norm_eps: float, qkv_bias: bool, dropout: float = 0.0) -> None:
@@ -170,24 +187,47 @@ class Block(CheckpointedBlock):
         """[T, D], the tokens of all groups -> [T, D]."""
         return self.mlp(self.attn(self.norm1(x), groups, x))
 
-    def some_queries(self, x: Tensor, ids: Tensor) -> Tensor:
-        """The block's output at some tokens only: x [B, N, D], ids [B, M] -> [B * M, D]."""
+    def advance(self, rows: Rows, groups: Groups) -> Rows:
+        """The tokens of all groups, one block further."""
+        if self.compiled:
+            return Rows(*self.run(self.carry, *rows, groups))
+        return Rows(self.run(self, settled(*rows), groups))
+
+    @segment()
+    def carry(self, x: Tensor, pending: Tensor | None, groups: Groups) -> tuple[Tensor, Tensor]:
+        """The block but for its last sum, which the next one makes in one kernel with its LayerNorm: see `Rows`."""
+        x = settled(x, pending)
+        x = self.attn(self.norm1(x), groups, x)
+        change = self.fc2(self._hidden(x))
+        return x, self.dropout(change) if self._drops else change
+
+    @segment()
+    def some_queries(self, x: Tensor, ids: Tensor, pending: Tensor | None = None) -> Tensor:
+        """The block's output at some tokens only: x and what is pending [B, N, D], ids [B, M] -> [B * M, D]."""
+        x = settled(x, pending)
         here = take_tokens(x, ids).flatten(0, 1)
         return self.mlp(self.attn.some_queries(self.norm1(x), ids, here))
 
-    def first_query(self, x: Tensor) -> Tensor:
-        """The block's output at the first token only: x [B, N, D] -> [B, D]."""
+    @segment()
+    def first_query(self, x: Tensor, pending: Tensor | None = None) -> Tensor:
+        """The block's output at the first token only: x and what is pending [B, N, D] -> [B, D]."""
+        x = settled(x, pending)
         return self.mlp(self.attn.first_query(self.norm1(x), x[:, 0]))
 
     def mlp(self, x: Tensor) -> Tensor:
         """The second half, [T, D] -> [T, D]."""
-        hidden = gelu(self.fc1(self.norm2(x)))
-        if self.training and self.dropout.p:
-            return x + self.dropout(self.fc2(hidden))
-        return self.fc2(hidden, x)
+        hidden = self._hidden(x)
+        return x + self.dropout(self.fc2(hidden)) if self._drops else self.fc2(hidden, x)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return gelu(self.fc1(self.norm2(x)))
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout.p > 0
 
 
-class ViTEncoder(nn.Module):
+class ViTEncoder(Compilable):
     """Patch embedding, CLS token, positions, blocks and the final LayerNorm."""
 
     def __init__(self, shape: ViTShape, dropout: float = 0.0) -> None:
@@ -221,6 +261,7 @@ class ViTEncoder(nn.Module):
         """
         return self.encode(View(self.embed(pixels, visible_ids), with_cls(visible_valid)))[0]
 
+    @segment()
     def embed(self, pixels: Tensor, patch_ids: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Tokens before the first block; only those patches are embedded that are asked for.
 
@@ -254,40 +295,56 @@ class ViTEncoder(nn.Module):
             for each view [B, N, D], or [B, D] where only the CLS token is wanted: there its last block computes nothing
             for the other tokens.
         """
-        going = {number: view.tokens.flatten(0, 1) for number, view in enumerate(views)}  # rows of views that go on
+        going = {number: Rows(view.tokens.flatten(0, 1)) for number, view in enumerate(views)}  # of views that go on
         ended: dict[int, Tensor] = {}
-        x, groups = _together(views, going)
+        rows, groups = _together(views, going)
         for depth, block in enumerate((cast(Block, block) for block in self.blocks), 1):
             ending = [number for number in going if depth == (views[number].layer or len(self.blocks))]
             if ending:
-                going = dict(zip(going, x.split(groups.query_sizes), strict=True))
+                going = dict(zip(going, _apart(rows, groups), strict=True))
             for number in ending:
                 if views[number].cls_only:
-                    view_rows = going.pop(number).view_as(views[number].tokens)
-                    ended[number] = block.run(block.first_query, view_rows)
+                    ended[number] = block.run(block.first_query, *_shaped(going.pop(number), views[number].tokens))
             if not going:
                 break
             if ending:
-                x, groups = _together(views, going)
-            x = block.run(block, x, groups)
+                rows, groups = _together(views, going)
+            rows = block.advance(rows, groups)
             if any(number in going for number in ending):
-                going = dict(zip(going, x.split(groups.query_sizes), strict=True))
-                ended |= {
-                    number: going.pop(number).view_as(views[number].tokens) for number in ending if number in going
-                }
+                going = dict(zip(going, _apart(rows, groups), strict=True))
+                for number in ending:
+                    if number in going:
+                        ended[number] = settled(*_shaped(going.pop(number), views[number].tokens))
                 if not going:
                     break
-                x, groups = _together(views, going)
+                rows, groups = _together(views, going)
         return [ended[n] if view.layer is not None else self.norm(ended[n]) for n, view in enumerate(views)]
 
 
-def _together(views: Sequence[View], rows: dict[int, Tensor]) -> tuple[Tensor, Groups]:
+def _together(views: Sequence[View], going: dict[int, Rows]) -> tuple[Rows, Groups]:
     """The rows of some views as one matrix (those of one view are not copied), and their sequences."""
-    parts = list(rows.values())
-    return torch.cat(parts) if len(parts) > 1 else parts[0], Groups(tuple(views[number].group for number in rows))
+    groups = Groups(tuple(views[number].group for number in going))
+    first, *others = going.values()
+    if not others:
+        return first, groups
+    x = torch.cat([first.x, *(rows.x for rows in others)])
+    pending = [rows.pending for rows in going.values() if rows.pending is not None]
+    return Rows(x, torch.cat(pending) if pending else None), groups
 
 
-class MAEDecoder(nn.Module):
+def _apart(rows: Rows, groups: Groups) -> list[Rows]:
+    """Those of each group."""
+    sizes = groups.query_sizes
+    pending = [None] * len(sizes) if rows.pending is None else rows.pending.split(sizes)
+    return [Rows(*each) for each in zip(rows.x.split(sizes), pending, strict=True)]
+
+
+def _shaped(rows: Rows, tokens: Tensor) -> Rows:
+    """Rows of a view as [B, N, D]."""
+    return Rows(rows.x.view_as(tokens), None if rows.pending is None else rows.pending.view_as(tokens))
+
+
+class MAEDecoder(Compilable):
     """The light decoder of MAE (He et al., 2022): fills in mask tokens and predicts the pixels of every patch."""
 
     def __init__(self, shape: ViTShape) -> None:
@@ -323,6 +380,25 @@ class MAEDecoder(nn.Module):
         Returns:
             [B, L, P] pixel predictions in patch order, or [B, M, P]; channel fastest within a patch.
         """
+        x = self.fill_in(encoded, visible_ids, visible_valid)
+        shape = x.shape
+        groups, rows = Groups((Group(shape[0], shape[1], shape[1]),)), Rows(x.flatten(0, 1))
+        blocks = [cast(Block, block) for block in self.blocks]
+        tail = blocks.pop() if blocks and masked_ids is not None else None
+        for block in blocks:
+            rows = block.advance(rows, groups)
+        if masked_ids is None:
+            return self.predict(settled(*rows)).view(shape[0], shape[1], -1)[:, 1:]
+        shaped, asking = _shaped(rows, x), masked_ids + 1  # CLS is token 0
+        if tail is None:
+            asked = take_tokens(settled(*shaped), asking).flatten(0, 1)
+        else:
+            asked = tail.run(tail.some_queries, shaped.x, asking, shaped.pending)
+        return self.predict(asked).view(shape[0], masked_ids.shape[1], -1)
+
+    @segment()
+    def fill_in(self, encoded: Tensor, visible_ids: Tensor, visible_valid: Tensor | None) -> Tensor:
+        """The decoder's tokens before its first block: see `forward` -> [B, 1 + L, D]."""
         batch = encoded.shape[0]
         x = self.embed(encoded.flatten(0, 1)).view(batch, encoded.shape[1], -1)
         patches = self.position_embeddings.shape[1] - 1
@@ -330,19 +406,12 @@ class MAEDecoder(nn.Module):
         target = visible_ids if visible_valid is None else visible_ids.masked_fill(~visible_valid, patches)
         full = self.mask_token.to(x.dtype).expand(batch, patches + 1, -1)
         full = full.scatter(1, target.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])[:, :patches]
-        x = torch.cat((x[:, :1], full), dim=1) + self.position_embeddings
-        shape = x.shape
-        groups = Groups((Group(batch, shape[1], shape[1]),))
-        x = x.flatten(0, 1)
-        blocks = [cast(Block, block) for block in self.blocks]
-        tail = blocks.pop() if blocks and masked_ids is not None else None
-        for block in blocks:
-            x = block.run(block, x, groups)
-        if masked_ids is None:
-            return self.pred(self.norm(x)).view(batch, shape[1], -1)[:, 1:]
-        x, asking = x.view(shape), masked_ids + 1  # CLS is token 0
-        rows = take_tokens(x, asking).flatten(0, 1) if tail is None else tail.run(tail.some_queries, x, asking)
-        return self.pred(self.norm(rows)).view(batch, masked_ids.shape[1], -1)
+        return torch.cat((x[:, :1], full), dim=1) + self.position_embeddings
+
+    @segment()
+    def predict(self, rows: Tensor) -> Tensor:
+        """Pixels of some tokens after the last block, [T, D] -> [T, P]."""
+        return self.pred(self.norm(rows))
 
 
 def patches_of(pixels: Tensor, size: tuple[int, ...]) -> Tensor:

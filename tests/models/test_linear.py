@@ -250,3 +250,64 @@ def test_processes_that_share_a_batch_take_one_path_whatever_their_rows(
         assert product_of(linear(x, weight, None)) == taken
         with torch.no_grad():
             assert products.bf16x6_is_on() == (path is products.bf16x6)
+
+
+MIXED = [
+    Case("2-D"),
+    Case("3-D", (4, 25)),
+    Case("without bias", bias=False),
+    Case("residual", residual=True),
+    Case("first layer", frozen="x"),
+    Case("one row", (1,)),
+]
+
+
+def mixed_errors(case: Case, device: str, ours: bool, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Under autocast in bfloat16: how far the output and the gradients of x, weight and bias are from float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    tensors = {"x": draw(*case.rows, case.inputs), "w": draw(case.outputs, case.inputs) / 5}
+    tensors |= {"b": draw(case.outputs)} if case.bias else {}
+    tensors |= {"r": draw(*case.rows, case.outputs)} if case.residual else {}
+    grad = draw(*case.rows, case.outputs)
+
+    def results(dtype: torch.dtype, where: str) -> list[Tensor]:
+        given = {
+            name: value.to(where, dtype).requires_grad_(name not in case.frozen) for name, value in tensors.items()
+        }
+        with monkeypatch.context() as patch, torch.autocast(where, torch.bfloat16, enabled=dtype != torch.float64):
+            if where == "cpu" and ours and dtype != torch.float64:  # what a GPU has and a CPU has not
+                patch.setattr(module, "_is_mixed", lambda x, weight: True)
+                patch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+                patch.setattr(torch, "mm", wide_product)
+            out = linear(given["x"], given["w"], given.get("b"), given.get("r"))
+            wanted = [value for value in given.values() if value.requires_grad]
+            gradients = torch.autograd.grad(out, wanted, grad.to(where, out.dtype))
+        assert [each.dtype for each in gradients] == [dtype] * len(wanted)
+        return [each.detach().double().cpu() for each in (out, *gradients)]
+
+    if not ours:
+        monkeypatch.setattr(module, "_is_mixed", lambda x, weight: False)
+    truth = results(torch.float64, "cpu")
+    return [
+        float((got - true).norm() / true.norm())
+        for got, true in zip(results(torch.float32, device), truth, strict=True)
+    ]
+
+
+def wide_product(a: Tensor, b: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+    """`torch.mm` with its argument for the result's type."""
+    return torch.matmul(a, b) if out_dtype is None else torch.matmul(a.to(out_dtype), b.to(out_dtype))
+
+
+@pytest.mark.parametrize("case", MIXED, ids=str)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_under_autocast_on_a_gpu(case: Case, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        allowed = mixed_errors(case, device, False, patch)
+    errors = mixed_errors(case, device, True, monkeypatch)
+    assert len(errors) == len(allowed) >= 2
+    assert all(error <= 2 * bound + 1e-7 for error, bound in zip(errors, allowed, strict=True))

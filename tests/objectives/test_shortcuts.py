@@ -22,6 +22,7 @@ from sdfast.data.masking import patch_mask
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import Trainer
 from sdfast.models.attention import why_not
+from sdfast.models.compiled import use_compiled
 from sdfast.models.vit import Block, MaskedAutoencoder, View, ViTEncoder, patches_of, use_attention
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
 from sdfast.products import Float32Products, float32_products, why_not_bf16x6
@@ -89,9 +90,7 @@ def trajectory(
         objective = objective_of(scenario.stage, dtype, config, shortcuts=shortcuts, **changes)
     use_attention(objective.module, attention)
     if compiled:
-        for block in objective.module.modules():
-            if isinstance(block, Block):
-                block.compile()
+        use_compiled(objective.module)
     engine = EngineConfig(accumulate=scenario.accumulate, log_every=steps)
     order = BatchOrder(torch.arange(len(IMAGES)), BATCH, seed=9)
     with tempfile.TemporaryDirectory() as directory:
