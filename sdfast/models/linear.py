@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sdfast.models.bias_gradients import apart_with_bias, gelu_with_bias, why_not
+from sdfast.models.gelu import gelu
 from sdfast.products import Product, bf16x6, bf16x6_is_on, has_onednn, onednn, several_processes
 
 _SMALLEST_ROWS = 64  # below, the call costs more than the product
@@ -38,6 +40,29 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., out]; `residual` has the output's shape."""
         return linear(input, self.weight, self.bias, residual, self.rows_vary)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Exact GELU of its output, [T, in] -> [T, out]."""
+        if self._bias_waits(x):
+            return gelu_with_bias(linear(x, self.weight, self.bias.detach()), self.bias)
+        return gelu(self(x))
+
+    def heads(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | Tensor:
+        """Its output as queries, keys and values of `count` heads, x [T, in]: three [T, H, d], or one [T, 3, H, d]."""
+        if self._bias_waits(x):
+            qkv = linear(x, self.weight, self.bias.detach())
+            return apart_with_bias(qkv.view(len(x), 3, count, -1), self.bias)
+        return self(x).view(len(x), 3, count, -1)
+
+    def _bias_waits(self, x: Tensor) -> bool:
+        """Whether the bias's gradient is made by what follows: see `sdfast.models.bias_gradients`."""
+        return (
+            self.bias is not None
+            and self.bias.requires_grad
+            and _is_mixed(x, self.weight)
+            and not hasattr(self.weight, "ds_id")  # of ZeRO-3, which gathers weights when a layer is called
+            and why_not(x.device.type) is None
+        )
 
 
 def linear(

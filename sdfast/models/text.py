@@ -134,7 +134,7 @@ class PostNormBlock(CheckpointedBlock, Compilable):
     def after_attention(self, attended: Tensor, residual: Tensor) -> Tensor:
         """The block but for its attention: what the heads gave [T, D], the block's input there [T, D] -> [T, D]."""
         x = self.norm1(self.attn.project(attended, residual))
-        hidden = gelu(self.fc1(x))
+        hidden = self.fc1.gelu(x)
         if self.training and self.dropout.p:
             return self.norm2(x + self.dropout(self.fc2(hidden)))
         return self.norm2(self.fc2(hidden, x))

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from sdfast.models.attention import Group, Groups, attend, attend_across
 from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
-from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
 
 
@@ -122,8 +121,7 @@ class Attention(nn.Module):
 
     def attended(self, x: Tensor, groups: Groups) -> Tensor:
         """What the heads give, before the output projection: x [T, D] -> [T, D]."""
-        qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
-        return attend(qkv, groups, self.backend, self._dropped())
+        return attend(self.qkv.heads(x, self.heads), groups, self.backend, self._dropped())
 
     def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor) -> Tensor:
         """For some tokens only: x [B, N, D], ids [B, M] of the tokens that ask, residual [B * M, D] -> [B * M, D]."""
@@ -220,7 +218,7 @@ class Block(CheckpointedBlock, Compilable):
         return x + self.dropout(self.fc2(hidden)) if self._drops else self.fc2(hidden, x)
 
     def _hidden(self, x: Tensor) -> Tensor:
-        return gelu(self.fc1(self.norm2(x)))
+        return self.fc1.gelu(self.norm2(x))
 
     @property
     def _drops(self) -> bool:

@@ -4,7 +4,7 @@
 
 prints the figures of each segment at ViT-B/16, batch 64, in bfloat16, as JSON; `--code` writes the generated code too.
 Segments are traced on the CPU with fake tensors (torch's autograd does not run on pretended GPUs), moved to `cuda`, and
-lowered for a card that Inductor is told of. Matrix products and attention are calls of libraries: they are not counted.
+lowered for a card that Inductor is told of. Matrix products and attention are calls of libraries, and not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from sdfast.models import linear
+from sdfast.models import bias_gradients, linear
 from sdfast.models.attention import Group, Groups, dispatch
 from sdfast.models.text import PostNormBlock
 from sdfast.models.vit import Block, MAEDecoder, TransformerShape, ViTEncoder, ViTShape, use_attention
@@ -200,7 +200,12 @@ def lowered(made: Graph, backward: bool) -> tuple[list[tuple[str, int]], str]:
 
     def generate(self: scheduler.Scheduler) -> Any:
         calls = scheduler.ExternKernelSchedulerNode, scheduler.NopKernelSchedulerNode
-        ours = [node for node in self.nodes if not isinstance(node, calls)]
+        operators = [str(getattr(node.node, "op_overload", "")) for node in self.nodes]
+        ours = [
+            node
+            for node, operator in zip(self.nodes, operators, strict=True)
+            if not isinstance(node, calls) or operator.startswith("sdfast.")
+        ]
         kernels.extend((node.get_name(), node.get_read_write_buffers_sizes()) for node in ours)
         return original(self)
 
@@ -240,6 +245,7 @@ def main() -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     linear._is_mixed = lambda x, weight: weight.requires_grad  # what a GPU would take, while tracing on a CPU
+    linear.why_not = lambda device: bias_gradients.why_not("cuda")
     dispatch.choose_backend = lambda *_: "varlen"
     Groups._once = lambda self, name, make: make()  # as within the compiler
     graphs = {}

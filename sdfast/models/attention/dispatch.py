@@ -34,11 +34,13 @@ _TYPICAL: Shape = ((16, 197, 197),)
 _known: dict[tuple[object, ...], str] = {}  # what was fastest
 
 
-def attend(qkv: Tensor, groups: Groups, backend: str = "auto", dropout: float = 0.0) -> Tensor:
+def attend(
+    qkv: Tensor | tuple[Tensor, Tensor, Tensor], groups: Groups, backend: str = "auto", dropout: float = 0.0
+) -> Tensor:
     """Softmax attention of every sequence to itself.
 
     Args:
-        qkv: [T, 3, H, d], the queries, keys and values of T tokens, group after group.
+        qkv: [T, 3, H, d], the queries, keys and values of T tokens, group after group; or each by itself, [T, H, d].
         groups: the sequences; queries and keys are the same tokens.
         backend: one of `BACKENDS`, or `auto`.
         dropout: probability of a weight to be dropped.
@@ -50,10 +52,12 @@ def attend(qkv: Tensor, groups: Groups, backend: str = "auto", dropout: float = 
         ValueError: an unknown backend.
         RuntimeError: a named backend that is not available, with the reason.
     """
-    chosen = choose_backend(backend, qkv.device, qkv.dtype, qkv.shape[2], qkv.shape[3], _shape_of(groups), dropout > 0)
+    some = qkv if isinstance(qkv, Tensor) else qkv[0]
+    heads, dim = some.shape[-2:]
+    chosen = choose_backend(backend, some.device, some.dtype, heads, dim, _shape_of(groups), dropout > 0)
     if chosen == "native":
-        return native_self_attention(qkv, groups).flatten(1)
-    q, k, v = qkv.unbind(1)
+        return native_self_attention(qkv if isinstance(qkv, Tensor) else torch.stack(qkv, dim=1), groups).flatten(1)
+    q, k, v = qkv.unbind(1) if isinstance(qkv, Tensor) else qkv
     return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
 
 
