@@ -286,6 +286,12 @@ class ViTEncoder(Compilable):
         cls = (self.cls_token + self.position_embeddings[:, :1]).expand(embedded.shape[0], -1, -1)
         return self.dropout(torch.cat((cls.to(embedded.dtype), embedded + positions), dim=1))
 
+    @segment()
+    def embed_both(self, pixels: Tensor, patch_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`embed` of some patches, [B, 1 + K, D], and of all, [B, 1 + L, D], which embeds each once."""
+        whole = self.embed(pixels)
+        return take_tokens(whole, F.pad(patch_ids + 1, (1, 0))), whole  # CLS stays first
+
     def encode(self, *views: View) -> list[Tensor]:
         """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
 

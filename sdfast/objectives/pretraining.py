@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
@@ -15,7 +15,7 @@ from sdfast.data.masking import PatchMask, batch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
-from sdfast.models.vit import MaskedAutoencoder, View, take_tokens, with_cls
+from sdfast.models.vit import MaskedAutoencoder, View, with_cls
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull
@@ -126,23 +126,20 @@ class FurtherPretraining:
             student's matched tokens, None without a teacher; and the loss's argument that tells the masked patches.
         """
         encoder, device, shortcuts = self.module.encoder, pixels.device, self.shortcuts
-        clean = student = None
-        if distils:
-            only_cls = self.tokens == "cls" and shortcuts.cls_tail
-            clean = View(encoder.embed(pixels), cls_only=only_cls, layer=blocks_before(self.layer))
+        clean = partial(View, cls_only=self.tokens == "cls" and shortcuts.cls_tail, layer=blocks_before(self.layer))
+        student = None
         if not self.mae_weight:
-            assert clean is not None
-            return None, self._matched(encoder.encode(clean)[0]), {}
+            return None, self._matched(encoder.encode(clean(encoder.embed(pixels)))[0]), {}
         visible_ids, valid = _visible(mask, device)
-        if clean is not None and shortcuts.packed:
-            # One pass: the visible patches have been embedded already, and CLS stays first.
-            masked = View(take_tokens(clean.tokens, F.pad(visible_ids + 1, (1, 0))), with_cls(valid))
-            encoded, matched = encoder.encode(masked, clean)
+        if distils and shortcuts.packed:
+            seen, whole = encoder.embed_both(pixels, visible_ids)
+            encoded, matched = encoder.encode(View(seen, with_cls(valid)), clean(whole))
             student = self._matched(matched)
         else:
+            whole_view = clean(encoder.embed(pixels)) if distils else None
             encoded = encoder.encode(View(encoder.embed(pixels, visible_ids), with_cls(valid)))[0]
-            if clean is not None:
-                student = self._matched(encoder.encode(clean)[0])
+            if whole_view is not None:
+                student = self._matched(encoder.encode(whole_view)[0])
         pred, where = _decode(self.module, encoded, visible_ids, valid, mask, shortcuts.masked_tail)
         return pred, student, where
 

@@ -74,7 +74,7 @@ SEGMENTS: dict[str, Callable[[], tuple[nn.Module, str, list[Any]]]] = {
         "some_queries",
         [rows(*TOKENS, 512), ids(BATCH, PATCHES - VISIBLE), pending(*TOKENS, 512)],
     ),
-    "embedding": lambda: (ViTEncoder(SHAPE), "embed", [torch.empty(BATCH, 3, 224, 224)]),
+    "embedding": lambda: (ViTEncoder(SHAPE), "embed_both", [torch.empty(BATCH, 3, 224, 224), ids(BATCH, VISIBLE)]),
     "mask tokens": lambda: (MAEDecoder(SHAPE), "fill_in", [rows(BATCH, 1 + VISIBLE, 768), ids(BATCH, VISIBLE), None]),
     "pixels": lambda: (MAEDecoder(SHAPE), "predict", [rows(BATCH * (PATCHES - VISIBLE), 512)]),
     "text block": lambda: (
