@@ -75,8 +75,6 @@ class TextDomain:
         config, model = self.run.config, self.run.model_spec
         keys = (*_OF_IMAGES, "data.image_size", "data.channels", "data.image_key")
         refuse_settings(config, keys, model, "texts")
-        if config.engine.compile is True:
-            raise UserError("engine.compile=true is for images: every batch of texts has other shapes; leave it away.")
 
     def check_distill(self) -> None:
         """See `Domain.check_distill`."""

@@ -74,7 +74,6 @@ SETTINGS = {
     "pretrain.augment=flip": "says nothing for",
     "finetune.flip=0.1": "says nothing for",
     "data.image_size=32": "says nothing for",
-    "engine.compile=true": "other shapes",
     "pretrain.epochs=0": "pretrain.epochs",
     "pretrain.mask_ratio=0": "pretrain.mask_ratio",
     "data.max_length=2": "data.max_length",
