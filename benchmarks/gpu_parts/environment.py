@@ -1,4 +1,4 @@
-"""What the figures were measured on: card, versions, settings, and the two ceilings of this very card."""
+"""What the figures are measured on: card, driver, versions, commit, settings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import losses_setup
 import torch
-from step_clock import matmul_precision, product_rate
 
 import sdfast
 from gpu_parts.context import Context
 
-PACKAGES = ("torch", "triton", "transformers", "xformers", "deepspeed", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "pydantic", "timm", "xformers", "deepspeed", "numpy")
+ASKED = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,mig.mode.current"
 
 
 def run(context: Context) -> Iterator[dict[str, Any]]:
-    """Versions first, then the ceilings."""
-    result: dict[str, Any] = {
+    """One row; the card is asked last, so that a driver that does not answer leaves the versions."""
+    yield {
         "device": context.device,
         "quick": context.quick,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -34,33 +33,25 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
         "settings": settings(),
     }
     if context.device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        result["card"] = {
-            "name": properties.name,
-            "memory_GB": properties.total_memory / 1e9,
-            "multiprocessors": properties.multi_processor_count,
-            "capability": f"{properties.major}.{properties.minor}",
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "driver": driver(),
-        }
-    yield result
-    result["products"], result["errors"] = {}, {}
-    for precision in ("bf16", "tf32", "fp32") if context.device == "cuda" else ("fp32",):
-        rate = context.attempt(ceiling, precision, context)
-        failed = isinstance(rate, dict)
-        result["errors" if failed else "products"][precision] = rate["error"] if failed else rate
-    yield result
-    result["copy_bytes_per_s"] = losses_setup.copy_bandwidth(context.device, 1 << (22 if context.quick else 30))
-    yield result
+        yield {"card": card()}
 
 
-def ceiling(precision: str, context: Context) -> float:
-    """FLOP/s of a large square product of random operands in that precision."""
-    size = 128 if context.quick else 8192 if precision != "fp32" else 4096
-    with matmul_precision(precision == "tf32"):
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return product_rate(size, dtype, context.device, 5 if context.quick else 20)
+def card() -> dict[str, Any]:
+    """The first card, as torch and as nvidia-smi describe it."""
+    properties = torch.cuda.get_device_properties(0)
+    asked = nvidia_smi()
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "name": properties.name,
+        "memory_GB": total / 1e9,
+        "free_GB": free / 1e9,
+        "multiprocessors": properties.multi_processor_count,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": asked.get("driver_version"),
+        "nvidia_smi": asked,
+    }
 
 
 def settings() -> dict[str, Any]:
@@ -93,9 +84,11 @@ def commit() -> str:
         return os.environ.get("SDFAST_COMMIT", "unknown")
 
 
-def driver() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def nvidia_smi() -> dict[str, str]:
+    """What the driver says of the first card; nothing where the program is missing."""
+    command = ["nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader", "--id=0"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")[0]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
+        return {}
+    return dict(zip(ASKED.split(","), said.strip().split(", "), strict=False))

@@ -1,4 +1,4 @@
-"""Where a whole step of distillation spends its time: kernels by name and by kind, and what is idle between them."""
+"""Where a step of distillation spends its time: kernels by name and by kind, and what is idle between them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from step_setup import Point
 from torch.profiler import ProfilerActivity, profile
 
+from gpu_parts import plan, steps
+from gpu_parts.arms import IMAGES
 from gpu_parts.context import Context
 from gpu_parts.kernels import covered, kind_of, spent
-from gpu_parts.steps import arms_of, points, prepared
 
-ARMS = ("sdfast", "sdfast not compiled", "sdfast, no CUDA graph", "honest compiled")
+KERNELS = 80  # that are listed
 
 
 def summary(step: Callable[[], Any], context: Context) -> dict[str, Any]:
-    """Of three steps: microseconds a step by kind and for the top kernels, kernels a step, share of idle time."""
-    steps = 1 if context.quick else 3
+    """Of a few steps: microseconds a step by kind and by kernel, kernels a step, share of idle time."""
+    count = 1 if context.quick else 3
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if context.device == "cuda" else [])
     with profile(activities=activities) as profiler:
-        for _ in range(steps):
+        for _ in range(count):
             step()
         if context.device == "cuda":
             torch.cuda.synchronize()
@@ -29,30 +31,27 @@ def summary(step: Callable[[], Any], context: Context) -> dict[str, Any]:
     span = max(stop for *_, stop in found) - min(start for _, _, start, _ in found)
     kinds: Counter[str] = Counter()
     names: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     for name, microseconds, *_ in found:
-        kinds[kind_of(name)] += microseconds / steps
-        names[name] += microseconds / steps
+        kinds[kind_of(name)] += microseconds / count
+        names[name] += microseconds / count
+        calls[name] += 1
     busy = covered((start, stop) for *_, start, stop in found)
+    kernels = [[name[:160], calls[name] / count, spent_us] for name, spent_us in names.most_common(KERNELS)]
     return {
-        "step_us": span / steps,
+        "step_us": span / count,
         "idle": 1 - busy / span,
-        "kernels": len(found) / steps,
+        "kernels_a_step": len(found) / count,
         "kinds_us": dict(kinds.most_common()),
-        "top_us": {name[:120]: value for name, value in names.most_common(20)},
+        "kernels": kernels,  # name, calls a step, microseconds a step
     }
 
 
 def run(context: Context) -> Iterator[dict[str, Any]]:
-    """Arm after arm, at batch 64 of ViT-B."""
-    point = points(context)[0]
-    result: dict[str, Any] = {"point": str(point), "arms": {}}
-    for name, arm in arms_of(point, context).items():
-        if name not in ARMS:
-            continue
-
-        def profiled(arm: Any = arm) -> dict[str, Any]:
-            step, _ = prepared(arm, context)
-            return summary(step, context)
-
-        result["arms"][name] = context.attempt(profiled, needs=0 if context.quick else 5)
-        yield result
+    """One row."""
+    stage, model, batch = ("distill", "tiny", 4) if context.quick else plan.MAIN
+    point = Point(stage, model, batch, context.device, 8 if context.quick else IMAGES)
+    row: dict[str, Any] = {"point": str(point)}
+    built, step = steps.started(context.what["arm"], point, context, row)
+    steps.settle(step, context.device)
+    yield {**row, **built.facts(), **summary(step, context)}

@@ -1,20 +1,65 @@
-"""The suite's JSON as Markdown: every row that was tried, failed ones with what they said."""
+"""The summary as Markdown: every row that was tried, failed ones with what they said."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gpu_parts.derived import OURS
 
+Part = dict[str, Any]
+FIGURES: tuple[str, ...] = (
+    "ms",
+    "img/s",
+    "seq/s",
+    "graphed",
+    "compiled",
+    "host_waits",
+    "flop_per_s",
+    "bytes_per_s",
+    "host_us",
+)
+FIGURES += ("first_step_s", "met", "outcome", "why_not", "error")  # of a row that are shown in short
+
 
 def markdown(suite: dict[str, Any]) -> str:
     """All parts, what matters most first."""
-    parts = suite["parts"]
-    sections = [heading(suite, parts.get("environment", {}))]
-    sections += [targets(suite["derived"]), steps(parts.get("steps", {})), correctness(parts.get("correctness", {}))]
-    sections += [profiling(parts.get("profile", {})), attention(parts.get("attention", {}))]
-    sections += [losses(parts.get("losses", {})), zero(parts.get("zero", {})), took(suite)]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    parts, found = suite["parts"], suite["derived"]
+    sections = [heading(suite, parts.get("environment", {}), parts.get("ceilings", {})), targets(found)]
+    if "steps" in parts:
+        sections.append(steps(parts["steps"], found))
+    shown: dict[str, Callable[[Part], str]] = {
+        "library": library,
+        "contact": contact,
+        "compile": compiled,
+        "tests": tests,
+        "profile": profiling,
+        "attention": attention,
+        "trajectories": trajectories,
+        "text": texts,
+        "zero": zero,
+        "agreement": agreement,
+    }
+    sections += [losses(parts["losses"], found)] if "losses" in parts else []
+    for name, show in shown.items():
+        if name in parts:
+            ended = f"This part did not end well: {parts[name]['part_error']}" if "part_error" in parts[name] else ""
+            sections += [show(parts[name]), ended]
+    return "\n\n".join(section for section in [*sections, took(suite)] if section) + "\n"
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in short, for the terminal; nothing of a test that passed, or of what is absent."""
+    if row.get("outcome") in ("passed", "skipped") or "absent" in row:
+        return ""
+    if row.get("part") == "suite":
+        what = row.get("task") or f"begun, processes by {row['processes']}"
+        return f"{row['at']:6.1f} s  {what}: {row['seconds']:.1f} s"
+    what = ("head_width", "item") if "item" in row else ("stage", "model", "batch", "arm", "run", "dropout", "test")
+    name = " ".join(str(row[key]) for key in ("part", *what) if key in row)
+    shown = {key: row[key] for key in FIGURES if key in row}
+    words = (f"{key} {number(value) if isinstance(value, float) else value}" for key, value in shown.items())
+    return f"{row['at']:6.1f} s    {name}: {', '.join(words)}"
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
@@ -27,200 +72,213 @@ def said(row: dict[str, Any]) -> str:
     return row.get("error") or (f"absent: {row['absent']}" if "absent" in row else "")
 
 
-def number(value: float | None, form: str = "{:.3g}") -> str:
+def number(value: float | None, form: str = "{:.4g}") -> str:
     return "" if value is None else form.format(value)
 
 
-def heading(suite: dict[str, Any], environment: dict[str, Any]) -> str:
+def yes(value: bool | None) -> str:
+    return "" if value is None else "yes" if value else "**no**"
+
+
+def gigabytes(row: dict[str, Any], key: str = "peak_bytes") -> str:
+    return number(row[key] / 1e9, "{:.3g}") if row.get(key) else ""
+
+
+def heading(suite: dict[str, Any], environment: Part, ceilings: Part) -> str:
     card = environment.get("card", {})
     named = card.get("name") or f"no GPU ({environment.get('device', 'unknown device')})"
     versions = ", ".join(f"{name} {value or 'absent'}" for name, value in environment.get("versions", {}).items())
     lines = [f"# {named}, {environment.get('date', 'unknown date')}"]
     if suite["quick"]:
-        lines.append(
-            "**A quick run: tiny sizes, nothing compiled. It shows that the suite runs; no figure means anything.**"
-        )
+        lines.append("**A quick run: tiny sizes, nothing compiled. It shows that the suite runs; no figure counts.**")
     lines.append(f"Commit {environment.get('commit')}; Python {environment.get('python')}; {versions}.")
     if card:
-        said = f"Driver {card['driver']}, CUDA {card['cuda']}, cuDNN {card['cudnn']}; {card['memory_GB']:.0f} GB"
-        lines.append(f"{said}, {card['multiprocessors']} multiprocessors, {environment.get('cpu_cores')} CPU cores.")
-    said = ", ".join(f"{name}={value}" for name, value in environment.get("settings", {}).items())
-    lines.append(f"Settings at the start: {said}.")
-    peaks = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in environment.get("products", {}).items())
-    copy = environment.get("copy_bytes_per_s")
-    lines.append(
-        f"Measured here: matrix products, TFLOP/s: {peaks}; copy (read + write) {number(copy and copy / 1e12)} TB/s."
-    )
+        words = f"Driver {card['driver']}, CUDA {card['cuda']}, cuDNN {card['cudnn']}; {card['memory_GB']:.0f} GB"
+        lines.append(f"{words}, {card['multiprocessors']} multiprocessors, {environment.get('cpu_cores')} CPU cores.")
+    words = ", ".join(f"{name}={value}" for name, value in environment.get("settings", {}).items())
+    lines.append(f"Settings at the start: {words}.")
+    rows = ceilings.get("rows", {})
+    rates = {name: row["flop_per_s"] for name, row in rows.items() if "flop_per_s" in row}
+    peaks = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in rates.items())
+    copy = rows.get("copy", {}).get("bytes_per_s")
+    words = f"Measured here: matrix products, TFLOP/s: {peaks}; copy (read + write)"
+    lines.append(f"{words} {number(copy and copy / 1e12, '{:.3g}')} TB/s.")
     return "\n\n".join(lines)
 
 
-def targets(derived: dict[str, Any]) -> str:
+def targets(found: dict[str, Any]) -> str:
     rows = [
-        [
-            row["name"],
-            number(row["value"], "{:.4g}"),
-            row["floor"],
-            row["verdict"]["floor"],
-            row["target"],
-            row["verdict"]["target"],
-        ]
-        for row in derived["targets"]
+        [row["name"], number(row["value"]), row["floor"], row["verdict"][0], row["aim"], row["verdict"][1]]
+        for row in found["aims"]
     ]
-    lines = ["## Targets (ViT-B/16, batch 64)", table(["quantity", "value", "floor", "", "target", ""], rows)]
-    for stage, found in derived["stages"].items():
-        minutes, seconds = divmod(round(found["seconds"]), 60)
-        said = f"The paper's {stage} stage (20,000 steps of 64) takes {minutes} min {seconds} s at this rate"
-        lines.append(f"{said} ({found['arm']}): {found['x paper']:.0f} times as fast as on the paper's RTX 3090.")
+    lines = ["## Aims (ViT-B/16, batch 64)", table(["quantity", "value", "floor", "", "aim", ""], rows)]
+    for stage, each in found["stages"].items():
+        minutes, seconds = divmod(round(each["seconds"]), 60)
+        words = f"The paper's {stage} stage (20,000 steps of 64) takes {minutes} min {seconds} s at this rate"
+        lines.append(f"{words} ({each['arm']}): {each['x paper']:.0f} times as fast as on the paper's RTX 3090.")
     return "\n\n".join(lines)
 
 
-def steps(part: dict[str, Any]) -> str:
-    if "points" not in part:
-        return failed("Steps", part)
-    header = [
-        "point",
-        "arm",
-        "precision",
-        "img/s",
-        "ms",
-        "TFLOP/s",
-        "of peak",
-        "peak GB",
-        "host waits",
-        "first step s",
-        "turns",
-    ]
+def steps(part: Part, found: dict[str, Any]) -> str:
+    header = ["point", "arm", "precision", "img/s", "ms", "runs, ms", "TFLOP/s", "of peak", "peak GB", "host waits"]
+    header += ["host ms", "graphed", "compiled", "first step s", "attention"]
     rows: list[list[Any]] = []
     for name, point in part["points"].items():
-        if "error" in point:
-            rows.append([name, point["error"], *[""] * 9])
-            continue
         baselines = [row["img/s"] for row in point["arms"].values() if "img/s" in row and not row["ours"]]
         for arm, row in point["arms"].items():
-            if "img/s" not in row:
-                rows.append([name, arm, row.get("error", ""), *[""] * 8])
+            if "ms" not in row:
+                rows.append([name, arm, said(row), *[""] * (len(header) - 3)])
                 continue
             slower = arm in OURS and row["img/s"] < max(baselines, default=0)
-            mark = ", **slower than a baseline**" if slower else ""
-            peak = row.get("peak_bytes")
-            cells = [name, arm + mark, row["precision"], f"{row['img/s']:.5g}", f"{row['ms']:.4g}"]
-            cells += [f"{row['TFLOP/s']:.3g}", number(row["of_peak"], "{:.0%}"), number(peak and peak / 1e9)]
-            cells += [number(row["host_waits"]), f"{row['first_step_s']:.1f}", "yes" if row["interleaved"] else "alone"]
+            cells = [name, arm + (", **slower than a baseline**" if slower else ""), row["precision"]]
+            cells += [number(row["img/s"]), number(row["ms"]), ", ".join(number(each) for each in row["runs_ms"])]
+            share = found["of_peak"].get(name, {}).get(arm)
+            cells += [number(row["TFLOP/s"], "{:.3g}"), number(share, "{:.0%}"), gigabytes(row)]
+            cells += [number(row.get("host_waits"), "{:.2g}"), number(row["host_ms"], "{:.3g}")]
+            chosen = "; ".join(row.get("attention", [])) + (f" {said(row)}" if said(row) else "")
+            cells += [yes(row.get("graphed")), yes(row["compiled"]), f"{row['first_step_s']:.1f}", chosen]
             rows.append(cells)
-    note = "Medians; the arms of a point in turns, or alone where they do not fit beside each other. FLOPs: those that"
-    note += " the arm has to compute; of peak: of the product measured here in that precision."
-    return "\n\n".join(["## Steps", note, table(header, rows), failed("", part)])
+    note = (
+        "Medians; every arm in a process of its own, those with several runs in turn. FLOPs: those that the arm has to"
+    )
+    note += " compute; of peak: of the product measured here in that precision."
+    return "\n\n".join(["## Steps", note, table(header, rows)])
 
 
-def verdict(row: dict[str, Any], key: str) -> list[str]:
-    if "error" in row or "absent" in row:
-        return ["", said(row)]
-    return [number(row.get(key)), "" if "met" not in row else "met" if row["met"] else "**missed**"]
+def library(part: Part) -> str:
+    rows = [
+        [name, said(row) or row.get("why_not") or "loads", row.get("auto", "")] for name, row in part["rows"].items()
+    ]
+    return "\n\n".join(["## Compiled core", table(["", "", "loss of `auto`"], rows)])
 
 
-def correctness(part: dict[str, Any]) -> str:
-    lines = ["## Correctness"]
-    tests = part.get("tests", {})
-    if "tests" in tests:
-        counts = ", ".join(f"{tests[name]} {name}" for name in ("tests", "failures", "errors", "skipped"))
-        lines.append(f"Tests marked `gpu`: {counts}.")
-        lines += [f"* {said}" for said in tests["failed"]]
-    elif tests:
-        lines.append(f"Tests marked `gpu`: {tests.get('error')}")
+def contact(part: Part) -> str:
+    rows = [
+        [name, said(row) or f"{row['steps']} steps", yes(row.get("graphed")), number(row.get("losses", [None])[-1])]
+        for name, row in part["rows"].items()
+    ]
+    return "\n\n".join(["## First contact", table(["stage", "", "graphed", "last loss"], rows)])
+
+
+def compiled(part: Part) -> str:
     rows = []
-    for key, backends in part.get("attention", {}).items():
-        for name, row in backends.items() if "error" not in backends else [("all", backends)]:
-            rows.append([key, name, *verdict(row, "times_eager"), number(row.get("largest_times_eager"))])
-    if rows:
-        lines.append(table(["attention", "backend", "error / eager's", "at most 2", "largest / eager's"], rows))
-    settings = part.get("settings", {})
-    if "rows" in settings:
-        rows = [[name, *verdict(row, "times_plain")] for name, row in settings["rows"].items()]
-        lines.append(f"{settings['steps']} steps of {settings['point']} against the plain step in float64:")
-        lines.append(table(["setting", "error / plain's", "at most 2"], rows))
-    elif settings:
-        lines.append(f"Settings against the plain step: {settings.get('error')}")
-    bf16 = part.get("bf16", {})
-    if bf16:
-        said = bf16.get("error") or f"{bf16['apart']:.2%} apart at most ({verdict(bf16, 'apart')[1]})"
-        lines.append(f"Loss in bfloat16 and float32 over {bf16.get('steps', '?')} steps: {said}.")
-    banks = part.get("banks", {})
-    if "error" in banks:
-        lines.append(f"Banks: {banks['error']}")
-    elif banks:
-        said = ", ".join(f"{place} {row['apart']:.1e} ({verdict(row, 'apart')[1]})" for place, row in banks.items())
-        lines.append(f"Weights after steps against the bank in each place, apart from the first's: {said}.")
-    return "\n\n".join([*lines, failed("", part)])
-
-
-def profiling(part: dict[str, Any]) -> str:
-    lines = [f"## Profile of {part.get('point', 'a step')}"]
-    for name, arm in part.get("arms", {}).items():
-        if "error" in arm:
-            lines.append(f"{name}: {arm['error']}")
+    for name, row in part["rows"].items():
+        if "first_step_s" not in row:
+            rows.append([name, said(row), *[""] * 4])
             continue
-        total = sum(arm["kinds_us"].values())
-        shares = ", ".join(f"{kind} {spent / total:.0%}" for kind, spent in arm["kinds_us"].items())
-        said = f"**{name}**: {arm['step_us'] / 1e3:.3g} ms a step, {arm['kernels']:.0f} kernels, idle {arm['idle']:.1%}"
-        lines.append(f"{said}; of the busy time: {shares}.")
-        top = list(arm["top_us"].items())[:12]
-        lines.append(table(["us a step", "kernel"], [[f"{spent:.0f}", f"`{kernel}`"] for kernel, spent in top]))
-    return "\n\n".join([*lines, failed("", part)])
+        missed = row["cache"].get("fxgraph_cache_miss", 0)
+        cells = [name, f"{row['first_step_s']:.1f}", row["graphs"], missed, len(row["graph_breaks"])]
+        rows.append([*cells, len(row["recompiles"])])
+    header = ["arm", "first step s", "graphs", "compiled anew", "graph breaks", "recompilations"]
+    return "\n\n".join(["## First steps, side by side", table(header, rows)])
 
 
-def attention(part: dict[str, Any]) -> str:
-    if "rows" not in part:
-        return failed("Attention", part)
+def tests(part: Part) -> str:
+    counts = ", ".join(f"{part[name]} {name}" for name in ("passed", "failed", "skipped"))
+    failures = [f"* failed: {name}" for name in part["failures"]]
+    reasons = [f"* skipped: {reason}" for reason in part["reasons"]]
+    return "\n".join(["## Tests marked `gpu`", "", f"{counts}.", *failures, *reasons])
+
+
+def profiling(part: Part) -> str:
+    lines = []
+    for name, row in part["rows"].items():
+        lines.append(f"## Profile of {row.get('point', 'a step')}, {name}")
+        if "kinds_us" not in row:
+            lines.append(said(row))
+            continue
+        total = sum(row["kinds_us"].values())
+        shares = ", ".join(f"{kind} {us / 1e3:.3g} ms ({us / total:.0%})" for kind, us in row["kinds_us"].items())
+        words = f"{row['step_us'] / 1e3:.4g} ms a step, {row['kernels_a_step']:.0f} kernels, idle {row['idle']:.1%}"
+        lines.append(f"{words}: {shares}.")
+        top = [[f"{us:.0f}", f"{calls:.3g}", f"`{kernel}`"] for kernel, calls, us in row["kernels"][:40]]
+        lines.append(table(["us a step", "calls", "kernel"], top))
+    return "\n\n".join(lines)
+
+
+def attention(part: Part) -> str:
     rows = []
-    for key, backends in part["rows"].items():
-        for name, row in backends.items() if "error" not in backends else [("all", backends)]:
-            rows.append([key, name, said(row) or f"{row['ms']:.4g}", number(row.get("TFLOP/s"))])
-    title = f"## Attention, forward and backward ({part['heads']} heads of {part['head_width']})"
-    return "\n\n".join([title, table(["tokens", "backend", "ms", "TFLOP/s"], rows), failed("", part)])
+    for row in part["rows"].values():
+        if "absent" not in row:
+            cells = [row[key] for key in ("tokens", "head_width", "heads", "backend")]
+            rows.append([*cells, said(row) or number(row["ms"]), number(row.get("TFLOP/s"), "{:.3g}")])
+    note = "Forward and backward in a CUDA graph, batch 64, bfloat16; queries x keys where they are other tokens."
+    header = ["tokens", "width", "heads", "backend", "ms", "TFLOP/s"]
+    return "\n\n".join(["## Attention", note, table(header, rows), without(part, "backend")])
 
 
-def losses(part: dict[str, Any]) -> str:
-    if "rows" not in part:
-        return failed("Losses", part)
-    auto, rows = part["auto"], []
+def trajectories(part: Part) -> str:
+    row = part["rows"].get("apart", {})
+    curves = [
+        f"{name}: " + " ".join(number(each) for each in part["rows"][name].get("losses", ()))
+        for name in ("bf16", "fp32")
+        if name in part["rows"]
+    ]
+    words = f"Means of the loss over tenths of a run: {row['apart']:.2%} apart at most." if "apart" in row else ""
+    return "\n\n".join(["## bfloat16 and float32", words, *curves])
+
+
+def losses(part: Part, found: dict[str, Any]) -> str:
+    rows, host = [], []
     for point, row in part["rows"].items():
-        if "error" in row:
-            rows.append([point, row["error"], "", "", "", ""])
+        if "host_us" in row:
+            host.append(f"{point.removeprefix('host, ')} {row['host_us']:.1f} us")
+        elif "backends" not in row:
+            rows.append([point, said(row), "", "", "", ""])
+        else:
+            cells = [f"{row['backends'][name]['ms']:.4f}" for name in ("eager", "compile", row["auto"])]
+            mark = "**lost**" if row["lost"] else ""
+            rows.append([point, *cells, number(found["of_copy"].get(point), "{:.0%}"), mark])
+    lines = ["## Losses", table(["point", "eager ms", "compile ms", "`auto` ms", "of copy", ""], rows)]
+    lines += [f"Host time of a forward call: {', '.join(host)}."] if host else []
+    return "\n\n".join([*lines, part.get("part_error", "")])
+
+
+def texts(part: Part) -> str:
+    rows = []
+    for name, row in part["rows"].items():
+        if "ms" not in row:
+            rows.append([name, said(row), *[""] * 5])
             continue
-        cells = [f"{row[name]['ms']:.4f}" for name in ("eager", "compile", auto)]
-        mark = "**lost**" if row["lost"] else ""
-        rows.append([point, *cells, number(row["of_copy"], "{:.0%}"), mark])
-    header = ["point", "eager ms", "compile ms", f"{auto} ms", "of copy", ""]
-    return "\n\n".join(["## Losses", table(header, rows), failed("", part)])
+        cells = [name, row["point"], number(row["seq/s"]), number(row["ms"]), gigabytes(row)]
+        rows.append([*cells, yes(row["compiled"]), str(len(row["recompiles"]))])
+    header = ["arm, dropout", "point", "texts/s", "ms", "peak GB", "compiled", "recompilations"]
+    return "\n\n".join(["## Texts", table(header, rows)])
 
 
-def zero(part: dict[str, Any]) -> str:
-    if "points" not in part:
-        return f"## ZeRO\n\nSkipped: {part['absent']}." if "absent" in part else failed("ZeRO", part)
+def zero(part: Part) -> str:
+    if "absent" in part:
+        return f"## ZeRO\n\nSkipped: {part['absent']}."
     rows: list[list[Any]] = []
-    for point, ways in part["points"].items():
-        base = next((row for row in ways.values() if "ms" in row), {})
-        for name, row in ways.items():
-            if "ms" not in row:
-                rows.append([point, name, row["error"], *[""] * 5])
-                continue
-            peak, least = row["peak_bytes"], base["peak_bytes"]
-            cells = [point, name, row["precision"], f"{row['img/s']:.5g}", f"{row['ms']:.4g}"]
-            cells.append(f"{row['ms'] / base['ms']:.3f}")
-            rows.append([*cells, number(peak and peak / 1e9), number(peak and least and peak / least, "{:.2f}")])
-    note = "Nothing compiled; each way by itself; medians; peak: of the process that needs most; x: the first measured."
-    header = ["point", "way", "precision", "img/s", "ms", "x time", "peak GB", "x peak"]
-    return "\n\n".join(["## ZeRO", note, table(header, rows), failed("", part)])
+    for row in part["rows"].values():
+        if "ms" not in row:
+            rows.append([row.get("point", ""), row.get("way", ""), said(row), *[""] * 4])
+            continue
+        cells = [row["point"], row["way"], row["precision"], number(row["img/s"]), number(row["ms"])]
+        rows.append([*cells, gigabytes(row), number(row["loss"], "{:.6g}")])
+    header = ["point", "way", "precision", "img/s", "ms", "peak GB", "last loss"]
+    note = "Nothing compiled; each way by itself; medians; peak: of the process that needs most."
+    return "\n\n".join(["## ZeRO", note, table(header, rows)])
+
+
+def agreement(part: Part) -> str:
+    rows = []
+    for name, row in part["rows"].items():
+        if "absent" in row:
+            continue
+        value = next((row[key] for key in ("times_eager", "times_plain", "apart") if row.get(key) is not None), None)
+        met = {True: "met", False: "**missed**"}.get(row.get("met"), "")
+        rows.append([row["check"], name, said(row) or number(value, "{:.3g}"), met])
+    note = "Attention and settings: the error against float64 as a multiple of the plain one's, at most 2."
+    return "\n\n".join(["## Agreement", note, table(["check", "what", "error", ""], rows), without(part, "item")])
+
+
+def without(part: Part, key: str) -> str:
+    """What could not be had here, each once, with the reason."""
+    names = dict.fromkeys(f"{row.get(key)} ({row['absent']})" for row in part["rows"].values() if "absent" in row)
+    return f"Absent: {'; '.join(names)}." if names else ""
 
 
 def took(suite: dict[str, Any]) -> str:
-    said = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in suite["seconds"].items())
-    return f"The parts took: {said}."
-
-
-def failed(title: str, part: dict[str, Any]) -> str:
-    """Why a part ended early, under its title when it has nothing to show."""
-    said = f"This part did not end well: {part['part_error']}" if "part_error" in part else ""
-    if title:
-        return f"## {title}\n\n{said or 'not run'}"
-    return said
+    words = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in suite["seconds"].items())
+    return f"The parts took: {words}." if words else ""

@@ -1,194 +1,131 @@
-"""The step table: every stage, the ways to run it, two sizes of model, three batch sizes."""
+"""One arm of a step, in a process of its own: how long it takes, and what it turned out to be."""
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import step_setup
 import torch
-from honest import Speed
-from step_clock import calls_for, host_waits, matmul_precision, seconds_of, synchronise, turns
-from step_setup import (
-    Arm,
-    Ours,
-    Point,
-    honest_arm,
-    naive_arm,
-    sdfast_arm,
-    shortcuts_off,
-)
+from step_clock import calls_for, host_waits, matmul_precision, seconds_of, synchronise
+from step_setup import Point
+from torch._inductor.async_compile import maybe_warm_pool
 
-from gpu_parts.context import Context, release
-from gpu_parts.derived import WHOLE, WHOLE_ARM
-from sdfast.engine.accounting import SHORTCUTS
+from gpu_parts.arms import IMAGES, Built, build, describe, why_absent
+from gpu_parts.context import Context
+from gpu_parts.evidence import Heard, Memory, compilation, listening
+from sdfast.data.waiting import seconds_waited
 
-IMAGES = 2048  # in memory
-ARM_SECONDS = 12.0  # what an arm may need for building, compiling and its samples
-WHOLE_AFTER, WHOLE_SECONDS = 5, 100.0  # points; what the baseline compiled as a whole may need
-GRAPHED_AFTER = 4  # steps, after which sdfast's step, and the compiler's graphs, are as they stay
-MAIN = ("distill", "ViT-B/16", 64)
-# By importance: the time may end before the list does.
-POINTS = [
-    MAIN,
-    ("pretrain", "ViT-B/16", 64),
-    ("finetune", "ViT-B/16", 64),
-    ("distill", "ViT-L/16", 64),
-    ("distill", "ViT-B/16", 256),
-    ("distill", "ViT-B/16", 1024),
-    ("pretrain", "ViT-B/16", 256),
-    ("pretrain", "ViT-B/16", 1024),
-    ("finetune", "ViT-B/16", 256),
-    ("pretrain", "ViT-L/16", 64),
-    ("finetune", "ViT-L/16", 64),
-    ("distill", "ViT-L/16", 256),
-    ("finetune", "ViT-B/16", 1024),
-    ("pretrain", "ViT-L/16", 256),
-    ("finetune", "ViT-L/16", 256),
-    ("distill", "ViT-L/16", 1024),
-]
-QUICK_POINTS = [(stage, "tiny", 4) for stage in ("distill", "pretrain", "finetune")]
+SETTLED = 5  # steps, after which sdfast's step, and the compiler's graphs, are as they stay
+SLOW = 0.15  # seconds of a step, from which fewer are measured
+SAMPLES, SAMPLE = 9, 0.15  # how many, and seconds of each
+Row = dict[str, Any]
 
 
-def points(context: Context) -> list[Point]:
-    if context.quick:
-        return [Point(*where, context.device, 8) for where in QUICK_POINTS]
-    return [Point(*where, context.device, IMAGES) for where in POINTS]
+def warm(what: Row, device: str) -> None:
+    """Make and read the model once, for every process that is forked later."""
+    step_setup.shape_of(what["model"])
+    step_setup._teacher_once(what["model"])
+    if not what["arm"].startswith("sdfast"):
+        step_setup.hugging_face(Point(what["stage"], what["model"], what["batch"]))
 
 
-def arms_of(point: Point, context: Context) -> dict[str, Arm]:
-    """The arms by importance; all of them at batch 64 of ViT-B."""
-    bf16 = point.device == "cuda"
-
-    def ours(**how: Any) -> Arm:
-        return sdfast_arm(point, context.folder, Ours(**how))
-
-    arms = {"sdfast": ours()}
-    if bf16:
-        arms["sdfast not compiled"] = ours(engine={"compile": False})  # by default it is, on a GPU
-    else:
-        arms["sdfast compiled"] = ours(engine={"compile": True})
-    arms["honest compiled"] = honest_arm(point, Speed(bf16, "layers"))
-    arms["naive"] = naive_arm(point)
-    if (not context.quick and point.model != MAIN[1]) or point.batch > MAIN[2]:
-        return arms
-    arms["sdfast, loader spared"] = ours(fixed_pixels=True)
-    arms["sdfast, no CUDA graph"] = ours(engine={"cuda_graph": False})
-    arms["naive TF32"] = naive_arm(point, tf32=True)
-    arms["honest"] = honest_arm(point, Speed(bf16))
-    if point.stage == "distill":
-        arms["sdfast, no shortcuts"] = ours(engine=dict.fromkeys(SHORTCUTS, False))
-        arms["sdfast live teacher"] = ours(teacher="live")
-    # The rest without compiling: each would compile again, and the time is for larger points.
-    if point.stage == "distill":
-        arms |= {name: ours(engine={"compile": False, **settings}) for name, settings in shortcuts_off().items()}
-    for precision in ("tf32", "fp32"):
-        arms[f"sdfast {precision}"] = ours(engine={"compile": False, "precision": precision})
-    return arms
+def point_of(context: Context) -> Point:
+    what = context.what
+    return Point(what["stage"], what["model"], what["batch"], context.device, 8 if context.quick else IMAGES)
 
 
-def whole_arms(point: Point, context: Context) -> dict[str, Arm]:
-    """The baseline's whole step compiled, with CUDA graphs on a GPU; compiling it takes a minute or more."""
-    cuda = point.device == "cuda"
-    speed = Speed(cuda, "whole", {"mode": "reduce-overhead"} if cuda else {})
-    return {"sdfast": sdfast_arm(point, context.folder, Ours()), WHOLE_ARM: honest_arm(point, speed)}
-
-
-def prepared(arm: Arm, context: Context) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """An arm's step in its precision, warm, and what building it and the first steps took.
-
-    The memory is the largest allocated at any moment from the building on, above what was allocated before it.
-    """
-    cuda = context.device == "cuda"
-    release(context.device)
-    before = torch.cuda.memory_allocated() if cuda else 0
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    tf32 = cuda and arm.precision != "fp32"
-    with matmul_precision(tf32):
-        step = arm.build()
-        built = time.perf_counter()
-        step()
-    synchronise(context.device)
-    first = time.perf_counter() - built
-
-    def run() -> Any:
-        with matmul_precision(tf32):
-            return step()
-
-    slow = seconds_of(run, 1, context.device) > 0.3
-    for _ in range(1 if context.quick else 0 if slow and not arm.ours else GRAPHED_AFTER):
-        run()
-    row: dict[str, Any] = {"build_s": built - started, "first_step_s": first, "precision": arm.precision}
-    row["ours"] = arm.ours
-    if cuda:
-        synchronise(context.device)
-        row["peak_bytes"] = torch.cuda.max_memory_allocated() - before
-    row["host_waits"] = host_waits(run, 1 if slow else 5) if cuda else None
-    row["calls"] = calls_for(run, context.device, 0.001 if context.quick else 0.08)
-    return run, row
-
-
-def timed(steps: dict[str, Callable[[], Any]], rows: dict[str, dict[str, Any]], point: Point, context: Context) -> None:
-    """Let the arms take turns; writes the figures into their rows."""
-    if not steps:
+def run(context: Context) -> Iterator[Row]:
+    """One row."""
+    name, point = context.what["arm"], point_of(context)
+    reason = why_absent(name, point)
+    if reason is not None:
+        yield {"absent": reason}
         return
-    calls = {name: rows[name]["calls"] for name in steps}
-    samples = turns(steps, calls, context.device, 3 if context.quick else 7 if point.batch <= MAIN[2] else 5)
-    for name, seconds in samples.items():
-        rows[name] |= {"seconds": seconds, "interleaved": len(steps) > 1}
-        middle = statistics.median(seconds)
-        rate = rows[name]["flops"] * point.batch / middle
-        peak = context.peak(rows[name]["precision"])
-        rows[name] |= {"ms": middle * 1e3, "img/s": point.batch / middle, "TFLOP/s": rate / 1e12}
-        rows[name]["of_peak"] = rate / peak if peak else None
+    if context.device == "cuda" and not context.quick:
+        maybe_warm_pool()  # the compiler's processes begin while the models are built
+    arm = describe(name, point, context.folder)
+    facts = {"ours": arm.ours, "precision": arm.precision, "flops": arm.flops}
+    try:
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), listening() as heard:
+            yield {**facts, **measure(name, point, context, heard)}
+    finally:
+        torch._dynamo.reset()
 
 
-def measure(point: Point, arms: dict[str, Arm], context: Context) -> dict[str, dict[str, Any]]:
-    """A row an arm. Arms that do not fit beside the others are timed by themselves afterwards."""
-    torch._dynamo.reset()
-    rows: dict[str, dict[str, Any]] = {}
-    live: dict[str, Callable[[], Any]] = {}
-    alone: dict[str, Arm] = {}
-
-    def prepare(name: str, arm: Arm) -> bool:
-        made = context.attempt(prepared, arm, context, needs=0 if context.quick else ARM_SECONDS)
-        if isinstance(made, dict):
-            rows[name] = made
-            return False
-        live[name], rows[name] = made
-        rows[name]["flops"] = arm.flops
-        return True
-
-    for name, arm in arms.items():
-        if not prepare(name, arm) and rows[name]["error"] == "out of memory":
-            alone[name] = arm
-        release(context.device)
-    timed(live, rows, point, context)
-    live.clear()
-    for name, arm in alone.items():
-        release(context.device)
-        if prepare(name, arm):
-            timed(live, rows, point, context)
-            live.clear()
-    gc.collect()
-    return rows
+def measure(name: str, point: Point, context: Context, heard: Heard) -> Row:
+    """Build, warm up, time."""
+    data_of(point)
+    memory = Memory(point.device)
+    row: Row = {}
+    built, run_step = started(name, point, context, row)
+    row |= settle(run_step, point.device) | timed(run_step, point, context)
+    with_graph = {**built.facts(), **compilation()}
+    parts = run_step()
+    synchronise(point.device)
+    row["losses"] = {key: float(value) for key, value in parts.items()}
+    if not all(abs(value) < float("inf") for value in row["losses"].values()):
+        row["error"] = f"the loss is not finite: {row['losses']}"
+    row["host_waits"] = host_waits(run_step, 2 if row["ms"] > 1e3 * SLOW else 5) if point.device == "cuda" else None
+    row |= {**memory.row(), **with_graph, "compiled": with_graph["frames"] > 0}
+    return {**row, "attention": heard.attention, "said": heard.said}
 
 
-def run(context: Context) -> Iterator[dict[str, Any]]:
-    """Point after point."""
-    result: dict[str, Any] = {"points": {}}
-    tasks = [(str(point), point, arms_of, 2 * ARM_SECONDS) for point in points(context)]
-    main = tasks[0][1]
-    tasks.insert(WHOLE_AFTER, (f"{main}{WHOLE}", main, whole_arms, WHOLE_SECONDS))
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        for name, point, arms, needs in tasks:
-            rows = context.attempt(measure, point, arms(point, context), context, needs=0 if context.quick else needs)
-            found = {"error": rows["error"]} if "error" in rows else {"arms": rows}
-            where = {"stage": point.stage, "model": point.model, "batch": point.batch}
-            result["points"][name] = {**where, **found}
-            release(context.device)
-            yield result
+def data_of(point: Point) -> None:
+    """Images and targets on the device, before memory is measured: every arm has some of them."""
+    side = step_setup.MODELS[point.model].image
+    step_setup.images_of(side, point.rows, point.device)
+    if point.stage == "distill":
+        step_setup.targets_of(point.model, point.rows, point.device)
+
+
+def started(name: str, point: Point, context: Context, row: Row) -> tuple[Built, Callable[[], Any]]:
+    """An arm after its first step, and its step in its precision; writes what building and that step took."""
+    begun = time.perf_counter()
+    tf32 = point.device == "cuda" and describe(name, point, context.folder).precision != "fp32"
+    with matmul_precision(tf32):
+        built = build(name, point, context.folder)
+
+    def run_step() -> Any:
+        with matmul_precision(tf32):
+            return built.step()
+
+    row["build_s"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    run_step()
+    synchronise(point.device)
+    row["first_step_s"] = time.perf_counter() - begun
+    return built, run_step
+
+
+def settle(run_step: Callable[[], Any], device: str) -> Row:
+    """Run the steps in which it becomes what it stays."""
+    begun = time.perf_counter()
+    for _ in range(SETTLED):
+        run_step()
+    synchronise(device)
+    return {"settling_s": time.perf_counter() - begun}
+
+
+def timed(run_step: Callable[[], Any], point: Point, context: Context) -> Row:
+    """Medians of samples of consecutive steps; beside them how long the host is busy with one."""
+    one = seconds_of(run_step, 1, point.device)
+    sample = 0.001 if context.quick else SAMPLE
+    calls = calls_for(run_step, point.device, sample)
+    for _ in range(0 if context.quick or one > SLOW else calls):
+        run_step()  # clocks and caches as in a run
+    waited, began = seconds_waited(), time.perf_counter()
+    samples = 2 if context.quick else 4 if one > SLOW else SAMPLES
+    seconds = [seconds_of(run_step, calls, point.device) for _ in range(samples)]
+    wait_share = (seconds_waited() - waited) / (time.perf_counter() - began)
+    middle = statistics.median(seconds)
+    host = []
+    for _ in range(3):
+        synchronise(point.device)
+        begun = time.perf_counter()
+        run_step()
+        host.append(time.perf_counter() - begun)
+    figures = {"ms": middle * 1e3, "img/s": point.batch / middle, "sample_ms": [1e3 * each for each in seconds]}
+    return {**figures, "host_ms": statistics.median(host) * 1e3, "wait_share": wait_share}

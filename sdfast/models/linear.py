@@ -132,6 +132,7 @@ def _is_mixed(x: Tensor, weight: Tensor) -> bool:
     """Whether autocast on a GPU makes a product of half precision with weights that are trained in float32."""
     return (
         x.device.type == "cuda"
+        and x.dim() > 1
         and torch.is_autocast_enabled("cuda")
         and weight.dtype == torch.float32
         and weight.requires_grad

@@ -1,24 +1,23 @@
-"""The GPU suite without a GPU: every part runs tiny, what goes wrong is recorded, and the table shows all of it."""
+"""The GPU suite without a GPU: both calls run tiny, their rows say everything, and the summary is made out of them."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import gpu_suite
 import pytest
 import torch
-from gpu_parts import derived, kernels, render, zero
+from gpu_parts import arms, collect, contact, evidence, kernels, library, plan, render, rows, zero
 from gpu_parts.context import Context
+from step_setup import Point
+
+from sdfast.log import log
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,202 +28,191 @@ def suite(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
-def test_quick_run_on_the_cpu(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The folders of both calls."""
     pytest.importorskip("transformers")
-    out = tmp_path / "results" / "cpu.json"
-    done = suite("--quick", "--device", "cpu", "--out", str(out))
+    return {number: tmp_path_factory.mktemp(f"call{number}") for number in plan.WORK}
+
+
+@pytest.mark.parametrize("number", plan.WORK)
+def test_quick_call_on_the_cpu(number: int, calls: dict[int, Path]) -> None:
+    out = calls[number]
+    done = suite("--call", str(number), "--quick", "--device", "cpu", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    written = json.loads(out.read_text("utf-8"))
-    parts = written["parts"]
-    assert list(parts) == list(gpu_suite.PARTS)
-    assert all("part_error" not in part for part in parts.values())
-    assert parts["environment"]["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert parts["environment"]["products"]["fp32"] > 0
+    found = rows.read(out / rows.NAME)
+    told = [row["task"] for row in found if "task" in row]
+    assert told == [str(task) for task in plan.call(number, quick=True)]
+    assert not [row for row in found if "error" in row]
+    assert found[0]["call"] == number and found[1]["part"] == "environment"
+    assert found[1]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    for row in found:
+        if row["part"] == "compile" and "absent" not in row:
+            assert row["first_step_s"] > 0 and row["cache"] == {}
+        if row["part"] == "steps" and "absent" not in row:
+            assert row["ms"] > 0 and row["flops"] > 0 and row["host_ms"] > 0 and row["seconds"] > 0
+            assert {"graphed", "compiled", "graph_breaks", "recompiles", "attention", "host_waits"} <= row.keys()
+    check_parts(number, json.loads((out / "suite.json").read_text("utf-8"))["parts"])
 
-    tests = parts["correctness"]["tests"]
-    assert tests["tests"] == tests["skipped"] > 0
-    assert all(backends["sdpa"]["met"] for backends in parts["correctness"]["attention"].values())
-    assert {"plain, fp32", "default, fp32", "default, bf16"} <= parts["correctness"]["settings"]["rows"].keys()
-    assert parts["correctness"]["banks"]["stream"]["met"]
-
-    assert {point["stage"] for point in parts["steps"]["points"].values()} == {"pretrain", "distill", "finetune"}
-    for name, point in parts["steps"]["points"].items():
-        expected = {derived.WHOLE_ARM} if name.endswith(derived.WHOLE) else {"naive", "honest", "honest compiled"}
-        assert {"sdfast", *expected} <= point["arms"].keys()
-        assert all(arm["img/s"] > 0 and arm["flops"] > 0 for arm in point["arms"].values())
-    assert 0 <= parts["profile"]["arms"]["sdfast"]["idle"] < 1
-    assert "product" in parts["profile"]["arms"]["sdfast"]["kinds_us"]
-    assert all(rows["sdpa"]["ms"] > 0 for rows in parts["attention"]["rows"].values())
-    assert len(parts["losses"]["rows"]) == 1
-    check_zero(parts["zero"])
-
-    table = out.with_suffix(".md").read_text("utf-8")
+    table = (out / "suite.md").read_text("utf-8")
     assert table.startswith("# no GPU (cpu)") and "quick run" in table
-    for name, point in parts["steps"]["points"].items():
-        assert all(f"| {name} | {arm}" in table for arm in point["arms"])
-    assert table in done.stdout
+    (out / "suite.json").unlink()  # the table needs the rows alone
     assert suite("--render", str(out)).stdout == table
+    again = suite("--call", str(number), "--quick", "--device", "cpu", "--out", str(out))
+    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "earlier run" in again.stderr
+
+
+def check_parts(number: int, parts: dict[str, Any]) -> None:
+    assert list(parts) == [part for part in collect.GATHERED if part in {task.part for task in plan.call(number)}]
+    arms_of = {name: list(point["arms"]) for name, point in parts["steps"]["points"].items()}
+    distill = parts["steps"]["points"]["distill tiny batch 4"]["arms"]
+    assert len(distill["sdfast"]["runs_ms"]) == len(distill["honest compiled"]["runs_ms"]) == 2
+    assert parts["ceilings"]["rows"]["copy"]["bytes_per_s"] > 0
+    if number == 1:
+        assert all(row["steps"] == contact.STEPS for row in parts["contact"]["rows"].values())
+        assert len(parts["contact"]["rows"]) == 6
+        assert parts["tests"]["skipped"] > 0 and parts["tests"]["reasons"]
+        assert "product" in parts["profile"]["rows"]["sdfast"]["kinds_us"]
+        assert sum("ms" in row for row in parts["attention"]["rows"].values()) == 8
+    else:
+        assert {"naive", "sdfast, no shortcuts", "honest compiled whole"} <= set(arms_of["distill tiny batch 4"])
+        assert "finetune tiny batch 4" in arms_of
+        assert parts["trajectories"]["rows"]["apart"]["met"]
+        assert [row["texts"] for row in parts["text"]["rows"].values()] == [4, 4, 4]
+        assert all(row.get("met", True) for row in parts["agreement"]["rows"].values())
+        check_zero(parts["zero"])
 
 
 def check_zero(part: dict[str, Any]) -> None:
-    """Every way was measured, in one process and in two, and all of a point computed the same."""
+    """Every way was measured, and all computed the same."""
     if importlib.util.find_spec("deepspeed") is None:
-        assert part == {"absent": "deepspeed is not installed"}
+        assert part["absent"] == "deepspeed is not installed"
         return
-    alone, shared = part["points"].values()
-    assert list(alone) == list(zero.ALONE)
-    assert list(shared) == ["ZeRO 0", "ZeRO 3, offload=cpu"]
-    for ways in (alone, shared):
-        assert all(row["ms"] > 0 and row["img/s"] > 0 for row in ways.values())
-        losses = [row["loss"] for row in ways.values()]
-        assert losses == pytest.approx([losses[0]] * len(ways), rel=1e-4)
+    ways = list(part["rows"].values())
+    assert [row["way"] for row in ways] == list(zero.ALONE)
+    assert all(row["ms"] > 0 and row["img/s"] > 0 for row in ways)
+    assert [row["loss"] for row in ways] == pytest.approx([ways[0]["loss"]] * len(ways), rel=1e-4)
+
+
+def test_zero_on_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower process's times, the memory of the one that needs most; a way that did not end says why."""
+
+    def launched(task: Any, world: int, folder: Path, seconds: float) -> Any:
+        assert world == 2 and task.point.batch == 8 and folder.is_dir() and seconds > 100
+        ranks = [{"seconds": [0.1, 0.2, each], "peak_bytes": 10 * each, "loss": 1.5} for each in (0.3, 0.4)]
+        return [[{"ZeRO 0": {**rank, "precision": "fp32"}} for rank in ranks]], "stopped after 120 s"
+
+    monkeypatch.setattr(zero, "launched", launched)
+    found = zero.on_all(Context("cpu", True, seconds=120, folder=tmp_path), 2)
+    assert found["ZeRO 0"] | {"ms": 200.0, "img/s": 40.0, "peak_bytes": 4.0, "loss": 1.5} == found["ZeRO 0"]
+    assert found["ZeRO 0"]["sample_ms"] == [100.0, 200.0, 400.0]
+    assert found["ZeRO 3, offload=cpu"] == {"error": "not reached: stopped after 120 s"}
 
 
 def test_without_deepspeed_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (part,) = zero.run(Context("cpu", True, 10.0))
-    assert part == {"absent": "deepspeed is not installed"}
-    assert render.zero(part) == "## ZeRO\n\nSkipped: deepspeed is not installed."
-    assert gpu_suite.found_wrong({"zero": part}) == []
+    (row,) = zero.run(Context("cpu", True))
+    assert row == {"absent": "deepspeed is not installed"}
+    parts = collect.collected([{"part": "zero", **row}])
+    assert render.zero(parts["zero"]) == "## ZeRO\n\nSkipped: deepspeed is not installed."
+    assert collect.found_wrong(parts) == []
 
 
-def test_ways_of_zero_and_their_table() -> None:
-    figures = {"seconds": [0.5], "precision": "bf16", "loss": 1.0}
-    ways = {
-        "plain loop": {"ms": 100.0, "img/s": 640.0, "peak_bytes": 8_000_000_000, **figures},
-        "ZeRO 2": {"ms": 150.0, "img/s": 426.7, "peak_bytes": 10_000_000_000, **figures},
-        "ZeRO 3": {"error": "not reached: the time was spent"},
-        "ZeRO 3, offload=cpu": {"error": "ValueError: no"},
-    }
-    part = {"points": {"a point": ways}}
-    text = render.zero(part)
-    assert "| a point | plain loop | bf16 | 640 | 100 | 1.000 | 8 | 1.00 |" in text
-    assert "| a point | ZeRO 2 | bf16 | 426.7 | 150 | 1.500 | 10 | 1.25 |" in text
-    assert "| a point | ZeRO 3 | not reached: the time was spent |" in text
-    assert gpu_suite.found_wrong({"zero": part}) == ["zero, a point, ZeRO 3, offload=cpu: ValueError: no"]
-
-
-def test_without_a_gpu_one_sentence() -> None:
-    done = suite()
+def test_without_a_gpu_one_sentence(tmp_path: Path) -> None:
+    done = suite("--call", "1", "--only", "environment", "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.count("\n") == 1 and "no CUDA device" in done.stderr
+    assert not (tmp_path / "out").exists()
+    nothing = suite("--render", str(tmp_path))
+    assert nothing.returncode == 2 and nothing.stderr.count("\n") == 1 and "no rows" in nothing.stderr
 
 
-def works(context: Context) -> Iterator[dict[str, Any]]:
-    yield {"device": context.device}
+# --- the plan -------------------------------------------------------------------------------------------------------
 
 
-def raises(context: Context) -> Iterator[dict[str, Any]]:
-    yield {"first": 1}
-    raise ValueError("the second is missing")
+@pytest.mark.parametrize(("number", "work", "command"), [(1, 225, 300), (2, 390, 430)])
+def test_the_shares_of_a_call_fit(number: int, work: float, command: float) -> None:
+    tasks = plan.call(number)
+    assert plan.START + sum(task.share for task in tasks) <= work == plan.WORK[number]
+    assert plan.DEADLINES[number] <= command - 20  # packages are installed before it, and the table is made after it
+    assert all(task.share <= task.most <= plan.DEADLINES[number] / 3 for task in tasks)
 
 
-def crashes(context: Context) -> Iterator[dict[str, Any]]:
-    yield {"first": 1}
-    os._exit(3)
+def test_the_most_valuable_number_comes_first() -> None:
+    for number in plan.WORK:
+        names = [str(task) for task in plan.call(number)]
+        assert names[0] == "environment"
+        steps = [name for name in names if name.startswith("steps")]
+        head = [f"steps distill ViT-B/16 64 {arm} {run}" for run in (1, 2) for arm in ("sdfast", "honest compiled")]
+        assert steps[:4] == head
 
 
-def sleeps(context: Context) -> Iterator[dict[str, Any]]:
-    yield {"first": float("nan")}
-    time.sleep(60)
-
-
-@pytest.mark.parametrize(
-    ("run", "expected"),
-    [
-        (works, {"device": "cpu"}),
-        (raises, {"first": 1, "part_error": "ValueError: the second is missing"}),
-        (crashes, {"first": 1, "part_error": "its process ended with exit code 3"}),
-        (sleeps, {"first": None, "part_error": "stopped after 2 s"}),
-    ],
-)
-def test_a_part_ends_as_it_may(run: Any, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    part = ModuleType("gpu_parts.example")
-    part.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, part.__name__, part)
-    monkeypatch.setattr(gpu_suite, "LEAST", 0.0)
-    started = time.monotonic()
-    result = gpu_suite.in_a_process(multiprocessing.get_context("fork"), "example", 2.0, Context("cpu", False, 2.0))
-    assert result == expected
-    assert time.monotonic() - started < 30
-    assert gpu_suite.found_wrong({"example": result}) == (
-        [f"example: {expected['part_error']}"] if "part_error" in expected else []
+def test_tasks_are_chosen() -> None:
+    assert {task.part for task in plan.chosen(1, False, ["attention"])} == {"environment", "attention"}
+    assert {task.part for task in plan.chosen(None, True, ["losses", "tests"])} == {"environment", "losses", "tests"}
+    assert all(task.what["model"] == "tiny" for task in plan.call(2, quick=True) if task.part == "steps")
+    assert all((ROOT / "benchmarks" / "gpu_parts" / f"{part}.py").exists() for part in plan.PARTS)
+    assert set(plan.PARTS) == set(collect.GATHERED)
+    steps = [task for number in plan.WORK for task in plan.call(number) if task.part == "steps"]
+    points = [Point(task.what["stage"], "tiny", 4) for task in steps]
+    assert all(
+        arms.describe(task.what["arm"], point, Path()).flops > 0 for task, point in zip(steps, points, strict=True)
     )
 
 
-def test_a_part_is_not_begun_without_time() -> None:
-    result = gpu_suite.in_a_process(None, "example", 1.0, Context("cpu", False, 1.0))
-    assert "not reached" in result["part_error"]
+# --- what a step turned out to be -----------------------------------------------------------------------------------
 
 
-def test_missed_checks_and_failed_tests_are_wrong() -> None:
-    points = {"a": {"arms": {"x": {"error": "out of memory"}, "y": {"error": "ValueError: no"}}}, "b": {"error": "no"}}
-    assert gpu_suite.found_wrong({"steps": {"points": points}}) == ["steps, a, y: ValueError: no", "steps, b, : no"]
-    correctness = {"tests": {"failed": ["a::b: no"]}, "banks": {"device": {"met": True}, "stream": {"met": False}}}
-    assert gpu_suite.found_wrong({"correctness": correctness}) == [
-        "test a::b: no",
-        "missed: correctness, banks, stream",
-    ]
+def test_what_is_said_in_an_exception_comes_with_its_traceback() -> None:
+    with evidence.listening() as heard:
+        log.info("attention: %s for %d tokens", "varlen", 50)
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        except RuntimeError:
+            log.warning("the step is not captured")
+    log.info("nobody hears this")
+    assert heard.attention == ["varlen for 50 tokens"] and len(heard.said) == 2
+    assert "test_what_is_said_in" in heard.said[1] and "stream is capturing" in heard.said[1]
+
+
+def test_a_built_arm_says_if_it_is_captured_and_compiled(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    point = Point("pretrain", "tiny", 4, images=8)
+    built = arms.build("sdfast not compiled", point, tmp_path)
+    built.step()
+    assert built.facts() == {"graphed": None, "compiled_modules": 0}
+    assert arms.why_absent("sdfast, varlen", point) is not None
+    assert arms.why_absent("sdfast, sdpa", point) is None
+
+
+def test_first_contact_wants_finite_losses() -> None:
+    parts = iter([1.0, 2.0, float("nan")] + [1.0] * contact.STEPS)
+    trainer: Any = SimpleNamespace(step=0, _one_step=lambda: {"loss": torch.tensor(next(parts))})
+    with pytest.raises(RuntimeError, match="not finite"):
+        contact.losses(trainer, "cpu")
+
+
+def test_a_library_that_does_not_build_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*words: Any, timeout: float, **more: Any) -> None:
+        assert more["env"]["CMAKE_CUDA_ARCHITECTURES"] == "90"
+        raise subprocess.TimeoutExpired("setup.py", timeout, b"[1/40] nvcc mae_distill.cu")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(subprocess, "run", slow)
+    assert library.build(50) == {"error": "not built within 50 s", "traceback": "[1/40] nvcc mae_distill.cu"}
 
 
 def test_attempts_record_what_went_wrong() -> None:
-    context = Context("cpu", False, 100.0)
+    context = Context("cpu", False, seconds=100.0)
 
     def exhausted() -> None:
         raise torch.OutOfMemoryError("many words")
 
-    assert context.attempt(exhausted) == {"error": "out of memory"}
+    assert context.attempt(exhausted)["error"] == "out of memory"
+    assert "many words" in context.attempt(exhausted)["traceback"]
     assert context.attempt(lambda: 1 // 0)["error"].startswith("ZeroDivisionError")
     assert "not reached" in context.attempt(lambda: 1, needs=1000)["error"]
     assert context.attempt(lambda: 1) == 1
-
-
-def arm(images_per_second: float, ours: bool = False, **more: Any) -> dict[str, Any]:
-    row = {"img/s": images_per_second, "ms": 64e3 / images_per_second, "TFLOP/s": 1.0, "of_peak": 0.5}
-    return {**row, "precision": "bf16", "host_waits": 0, "first_step_s": 1.0, "interleaved": True, "ours": ours, **more}
-
-
-def test_derived_figures_and_their_table() -> None:
-    arms = {
-        "sdfast": arm(2000, ours=True),
-        "sdfast compiled": arm(2560, ours=True),
-        "sdfast, loader spared": arm(2500, ours=True),
-        "sdfast live teacher": arm(1600, ours=True),
-        "sdfast, no shortcuts": arm(1900, ours=True),
-        "honest": arm(1000),
-        "honest compiled": arm(2048),
-        "naive": arm(400),
-        "naive TF32": {"error": "out of memory"},
-    }
-    parts = {
-        "steps": {"points": {"distill ViT-B/16 batch 64": {"stage": "distill", "arms": arms}}},
-        "losses": {
-            "auto": "triton",
-            "rows": {"batch256-ViT-B-tokens-bfloat16": {"lost": True, "of_copy": 0.75, **losses_row()}},
-        },
-    }
-    found = derived.derive(parts)
-    ratios = found["ratios"]["distill ViT-B/16 batch 64"]
-    assert ratios["x naive"] == 6.4 and ratios["x honest"] == 1.25 and "x naive TF32" not in ratios
-    assert ratios["loader wait"] == pytest.approx(0.2)
-    assert ratios["cached + shortcuts / live"] == pytest.approx(0.8)
-    assert found["stages"]["distill"] == {"arm": "sdfast compiled", "seconds": 500.0, "x paper": 18802 / 500}
-    whole = {"sdfast": arm(2200, ours=True), derived.WHOLE_ARM: arm(2000)}
-    points = parts["steps"]["points"]
-    more = {**points, f"distill ViT-B/16 batch 64{derived.WHOLE}": {"stage": "distill", "arms": whole}}
-    assert derived.derive({"steps": {"points": more}})["ratios"]["distill ViT-B/16 batch 64"]["x honest"] == 1.1
-    verdicts = {row["name"]: row["verdict"] for row in found["targets"]}
-    assert verdicts["times the honest baseline"] == {"floor": "met", "target": "missed"}
-    assert verdicts["further pre-training, img/s"] == {"floor": "not measured", "target": "not measured"}
-    assert verdicts["loss, points lost"]["floor"] == "missed"
-    table = render.markdown({"quick": False, "parts": parts, "derived": found, "seconds": {"steps": 3.0}})
-    assert "takes 8 min 20 s at this rate (sdfast compiled): 38 times" in table
-    assert "| distill ViT-B/16 batch 64 | naive TF32 | out of memory |" in table
-    assert "| sdfast, **slower than a baseline** |" in table and "sdfast compiled, **slower" not in table
-
-
-def losses_row() -> dict[str, Any]:
-    return {name: {"ms": 1.0} for name in ("eager", "compile", "triton")}
 
 
 def test_time_is_covered_once() -> None:
