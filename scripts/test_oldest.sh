@@ -24,7 +24,8 @@ lock() {
   cat constraints-oldest.txt
 }
 
-if [ "${1:-}" = --changed ] && [ "$(state)" = "$(cat "$passed" 2>/dev/null)" ]; then
+tested=$(state)
+if [ "${1:-}" = --changed ] && [ "$tested" = "$(cat "$passed" 2>/dev/null)" ]; then
   echo "make test-oldest has passed with these versions and this compiled core ($passed)."
   exit 0
 fi
@@ -37,4 +38,4 @@ lock > "$constraints.new"
 cmp -s "$constraints.new" "$constraints" || mv "$constraints.new" "$constraints"
 rm -f .venv-oldest/.built # the copy has no compiled core yet
 env -u MAKELEVEL -u MAKEFLAGS make -C "$copy" VENV="$PWD/.venv-oldest" CONSTRAINTS="$constraints" test
-state > "$passed"
+echo "$tested" > "$passed"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sdfast.domains.base import MaskedStage, labels_of
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trained, Trainer
-from sdfast.engine.prepare import prepare
+from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import classification_metrics, labelled_rows
@@ -152,8 +152,7 @@ def _fit(
     selection: Selection | None = None,
 ) -> Trained:
     config, engine, domain = run.section(stage), run.config.engine, run.domain
-    teacher = getattr(objective, "teacher", None)
-    prepare(objective.module, engine, run.device, config.steps, run.config.zero, teacher)
+    prepare(objective.module, engine, run.device, config.steps, run.config.zero, running_teacher(objective))
     train, rows = run.pack.split("train"), run.train_rows(stage)
     where = f"{run.device}" if run.ranks.world == 1 else f"{run.ranks.world} processes, {run.device.type}"
     log.info("%s: %d steps of %d %s on %s", stage, config.steps, config.batch_size, domain.modality, where)

@@ -24,7 +24,7 @@ from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
 from sdfast.engine.peak import matmul_peak, peak_name
 from sdfast.engine.precision import cpu_settings, matmul_precision, products_dtype
-from sdfast.engine.prepare import prepare
+from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
@@ -298,7 +298,7 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
         teacher = _teacher(variant, model, device, batch) if distils else None
         objective = masked_objective(module, normalise, config, variant.stage, 0, teacher)
     steps = getattr(config, variant.stage).steps
-    prepare(objective.module, config.engine, device, steps, teacher=getattr(objective, "teacher", None))
+    prepare(objective.module, config.engine, device, steps, teacher=running_teacher(objective))
     order = BatchOrder(torch.arange(batch), batch, 0)
     pixels = images.numpy()
 

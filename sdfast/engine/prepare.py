@@ -22,7 +22,7 @@ def prepare(
     device: torch.device,
     steps: int,
     zero: ZeroConfig | None = None,
-    teacher: object = None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Have a module compute as `engine.attention`, `engine.activation_checkpointing` and `engine.compile` say.
 
@@ -32,7 +32,7 @@ def prepare(
         device: where.
         steps: of the stage.
         zero: what DeepSpeed spreads; where that is the parameters, its hooks in every layer leave nothing to compile.
-        teacher: what computes beside it in every step; compiled as it is, if it is a module.
+        teacher: what computes beside it in every step, with the same attention and compiled as it is.
 
     Raises:
         UserError: the named attention cannot be computed here.
@@ -44,11 +44,18 @@ def prepare(
         reason = why_not(name, device, dtype, layer.dim, layer.attention_dropout > 0)
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
-    use_attention(module, name)
+    parts = [module] if teacher is None else [module, teacher]
+    for part in parts:
+        use_attention(part, name)
     use_checkpointing(module, engine.activation_checkpointing)
     worth = device.type == "cuda" and steps >= _WORTH_COMPILING and not (zero and zero.stage == 3)
     if engine.compile is True or (engine.compile == "auto" and worth):
         forget_compiled()
-        use_compiled(module)
-        if isinstance(teacher, nn.Module):
-            use_compiled(teacher)
+        for part in parts:
+            use_compiled(part)
+
+
+def running_teacher(objective: object) -> nn.Module | None:
+    """The teacher that an objective runs in every step; None where a bank has what it would say, or there is none."""
+    candidates = (getattr(objective, name, None) for name in ("teacher", "matched"))
+    return next((each for each in candidates if isinstance(each, nn.Module)), None)

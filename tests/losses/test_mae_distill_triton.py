@@ -1,24 +1,24 @@
-"""The Triton kernels without a GPU: run by Triton's interpreter, compiled for Hopper, traced by the compiler."""
+"""The Triton backend without a GPU: the kernels in Triton's interpreter, and the operator that torch is shown."""
 
 from __future__ import annotations
 
-import inspect
+import logging
 import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from interpreted_triton import INTERPRETED
 from mae_distill_cases import CASES, Case, build, evaluate
 
 from sdfast.losses.mae_distill import dispatch, fused
 
 triton = pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_interpreter = pytest.mark.skipif(not INTERPRETED, reason="run by test_the_suite_in_the_interpreter")
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces Triton's compiler")
 
@@ -41,6 +41,47 @@ def test_the_suite_in_the_interpreter() -> None:
 def test_cpu_tensors_need_the_interpreter() -> None:
     reason = dispatch.why_not("triton", "cpu")
     assert reason is not None and "TRITON_INTERPRET=1" in reason
+
+
+def test_the_operator_takes_what_the_compiled_one_takes() -> None:
+    """torch derives the schema; it names no results and writes sizes as symbols, which are integers all the same."""
+    assert dispatch.why_not("triton", "cuda") is None
+    made, wanted = torch.ops.sdfast.mae_distill_triton.default._schema, torch._C.parse_schema("any" + fused.SCHEMA)
+    assert [(a.name, str(a.type)) for a in made.arguments] == [(a.name, str(a.type)) for a in wanted.arguments]
+    assert not any(a.kwarg_only or a.alias_info or a.has_default_value() for a in made.arguments)
+    assert [str(r.type) for r in made.returns] == [str(r.type) for r in wanted.returns]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch does not take the operator, as 2.11 did not take one of unnamed operands."""
+    from sdfast.losses.mae_distill import triton_backend
+
+    def refuse() -> None:
+        raise ValueError("infer_schema(func): no\nvarargs")
+
+    def forget() -> None:
+        triton_backend.why_not.cache_clear()
+        dispatch._choice.cache_clear()
+
+    monkeypatch.setattr(triton_backend, "_register", refuse)
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_torch_that_refuses_the_operator_leaves_a_run_the_next_backend(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch, "why_not_native", lambda device: None)
+    reason = f"torch {torch.__version__} does not take its operator (ValueError: infer_schema(func): no varargs)"
+    with caplog.at_level(logging.WARNING, logger="sdfast"):
+        assert [dispatch.choose_backend("auto", "cuda") for _ in range(2)] == ["native", "native"]
+    (record,) = caplog.records
+    assert record.getMessage() == f"mae_distill_loss on cuda uses the native backend (triton: {reason})"
+    with pytest.raises(RuntimeError, match=re.escape(f"backend 'triton' is not available on cuda: {reason}")):
+        dispatch.choose_backend("triton", "cuda")
 
 
 @needs_interpreter
@@ -74,120 +115,3 @@ def test_the_number_of_programs_does_not_matter_for_the_gradients(monkeypatch: p
     many = evaluate(case, build(case), "triton")
     assert all(torch.equal(few.grads[name], many.grads[name]) for name in few.grads)
     torch.testing.assert_close(few.output.loss, many.output.loss)
-
-
-class Recorder:
-    """Stands for a kernel: keeps the arguments of its launches."""
-
-    def __init__(self) -> None:
-        self.launches: list[dict[str, Any]] = []
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return lambda *positional, **named: self.launches.append({"positional": positional, **named})
-
-
-def compiled_for_hopper(kernel: Any, named: dict[str, Any]) -> Any:
-    """Compile ``kernel`` for compute capability 9.0 as a launch with these arguments would."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    types = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.bool: "i1", torch.int32: "i32", torch.int64: "i64"}
-    bound = inspect.signature(kernel.fn).bind(**named)
-    signature, constants, attributes = {}, {}, {}
-    for position, (parameter, (name, value)) in enumerate(zip(kernel.params, bound.arguments.items(), strict=True)):
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
-            signature[name], constants[(position,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name], attributes[(position,)] = "*" + types[value.dtype], [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            signature[name] = "fp64"
-        else:
-            signature[name] = "i32"
-            if value % 16 == 0:
-                attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
-
-
-@needs_compiler
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_hopper_code_has_wide_accesses_and_no_spills(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdfast.losses.mae_distill import triton_backend
-    from sdfast.losses.mae_distill.triton_kernels import mae_distill_kernel
-
-    monkeypatch.setattr(triton_backend, "_multiprocessors", lambda device: 132)
-    recorder = Recorder()
-    pred = torch.empty(64, 196, 768, dtype=dtype, device="meta")
-    images, mask = torch.empty(64, 3, 224, 224, device="meta"), torch.empty(64, 196, dtype=torch.bool, device="meta")
-    student = torch.empty(64, 197, 768, dtype=dtype, device="meta")
-    teacher = torch.empty(64, 197, 768, device="meta")
-    triton_backend.launch(
-        Recorder(), recorder, pred, images, mask, None, student, teacher, None, None, [], [], 16, True, 1.0, 1.0,
-        False, True, True,
-    )  # fmt: skip
-    (named,) = recorder.launches
-    assert named.pop("num_warps") == 4 and not named.pop("positional")
-    ptx = compiled_for_hopper(mae_distill_kernel, named).asm["ptx"]
-    assert len(re.findall(r"ld\.global\S*\.v4\.", ptx)) >= 4  # predictions, student, teacher: 16 bytes at a time
-    assert len(re.findall(r"st\.global\S*\.v4\.", ptx)) >= 2  # both gradients
-    registers, spilled = resources(ptx)
-    assert spilled == 0
-    assert registers <= 64  # eight programs of 128 threads on a multiprocessor of 65,536 registers
-
-
-def resources(ptx: str) -> tuple[int, int]:
-    """Registers a thread and bytes spilled, as the assembler of the triton package reports them."""
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-    if not assembler.is_file():
-        pytest.skip("this triton brings no ptxas")
-    command = [str(assembler), "-v", "-arch=sm_90a", "-o", os.devnull, "/dev/stdin"]
-    report = subprocess.run(command, input=ptx, capture_output=True, text=True, check=True).stderr
-    used, spilled = re.search(r"Used (\d+) registers", report), re.findall(r"(\d+) bytes spill", report)
-    assert used is not None
-    return int(used.group(1)), sum(map(int, spilled))
-
-
-@pytest.fixture
-def a_hopper_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton believes that an H100 is there, for analyses that only compile."""
-    from triton.backends.compiler import GPUTarget
-
-    class Driver:
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget("cuda", 90, 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
-
-
-@needs_compiler
-@pytest.mark.usefixtures("a_hopper_driver")
-def test_the_compiler_sees_both_kernels_and_what_they_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._functorch.aot_autograd import aot_function
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from sdfast.losses.mae_distill import triton_backend
-
-    assert triton_backend.why_not("cuda") is None
-    monkeypatch.setattr(triton_backend, "_multiprocessors", lambda device: 132)
-    arguments = build(Case("traced", bank=7, features=(3, 24)))
-    graphs: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, _: Any) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    def call(pred: Any, images: Any, mask: Any, student: Any, teacher: Any, rows: Any) -> Any:
-        operator = torch.ops.sdfast.mae_distill_triton.default
-        settings = ([], [], 16, True, 1.0, 1.0, False, True, True)
-        return operator(pred, images, mask, None, student, teacher, rows, None, *settings)
-
-    with FakeTensorMode():
-        names = ("pred", "images", "mask", "student", "teacher", "rows")
-        fakes = [torch.empty(arguments[n].shape, dtype=arguments[n].dtype, device="cuda") for n in names]
-        aot_function(call, fw_compiler=keep)(*fakes)
-    nodes = [n for n in graphs[0].graph.nodes if "triton_kernel_wrapper_functional" in str(n.target)]
-    written = {"counters"}, {"grad_pred", "grad_student", "counters", "partial_sums", "loss", "mae", "distill"}
-    assert [set(node.kwargs["tensors_to_clone"]) for node in nodes] == list(written)

@@ -68,12 +68,14 @@ def _choice(name: str, device_type: str) -> str:
         if reason is not None:
             raise RuntimeError(f"backend {name!r} is not available on {device_type}: {reason}")
         return name
-    reasons = []
+    chosen, reasons = "reference", []
     for backend in PREFERENCES.get(device_type, ()):
         reason = why_not(backend, device_type)
         if reason is None:
-            return backend
+            chosen = backend
+            break
         reasons.append(f"{backend}: {reason}")
     if reasons:
-        logger.warning("mae_distill_loss on %s uses the reference (%s)", device_type, "; ".join(reasons))
-    return "reference"
+        named = "the reference" if chosen == "reference" else f"the {chosen} backend"
+        logger.warning("mae_distill_loss on %s uses %s (%s)", device_type, named, "; ".join(reasons))
+    return chosen

@@ -1,0 +1,117 @@
+"""The Triton kernels compiled for an H100 that is not there, from the very launches of a training step."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loss_launches import CALLS, launch, multiprocessors_of_an_h100
+from mae_distill_cases import Case, build
+
+from sdfast.losses.mae_distill import triton_backend
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces Triton's compiler"
+)
+
+TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@pytest.fixture(autouse=True)
+def an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton believes that an H100 is there, for work that only compiles."""
+    from triton.backends.compiler import GPUTarget
+
+    class Driver:
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+        def get_current_device(self) -> str:
+            return "pretended"  # what is compiled for it is never taken for a device's own code
+
+        def get_current_stream(self, device: str) -> int:
+            return 0
+
+        def get_active_torch_device(self) -> torch.device:
+            return torch.device("cuda", 0)
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+
+
+class Compiling:
+    """Stands for a kernel: compiles it where it would be launched."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.compiled: Any = None
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def warm_up(*positional: Any, **named: Any) -> None:
+            self.compiled = self.kernel.warmup(*positional, grid=grid, **named)
+
+        return warm_up
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_hopper_code_has_wide_accesses_and_no_spills(name: str, tmp_path: Path) -> None:
+    from sdfast.losses.mae_distill.triton_kernels import count_kernel, mae_distill_kernel
+
+    call, compiling = CALLS[name], (Compiling(count_kernel), Compiling(mae_distill_kernel))
+    launch(*compiling, **call.operands)
+    count, kernel = (each.compiled for each in compiling)
+    ptx = kernel.asm["ptx"]
+    assert len(re.findall(r"ld\.global\S*\.v4\.", ptx)) >= call.loads
+    assert len(re.findall(r"st\.global\S*\.v4\.", ptx)) >= call.stores
+    assert kernel.metadata.num_warps == 4
+    for each in (count, kernel):
+        registers, local = resources(each, tmp_path / "kernel.cubin")
+        assert local == 0
+        assert registers <= 64  # eight programs of 128 threads on a multiprocessor of 65,536 registers
+
+
+def resources(kernel: Any, path: Path) -> tuple[int, int]:
+    """Registers of a thread, and bytes of memory it has of its own, which spilled registers would be in."""
+    if not TOOL.is_file():
+        pytest.skip("this triton brings no cuobjdump")
+    path.write_bytes(kernel.asm["cubin"])
+    report = subprocess.run([TOOL, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
+    registers, stack, local = map(int, found)
+    return registers, stack + local
+
+
+def test_the_compiler_sees_both_kernels_and_what_they_write() -> None:
+    from torch._functorch.aot_autograd import aot_function
+    from torch._library.triton import get_triton_kernels_for_op
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from sdfast.losses.mae_distill.triton_kernels import count_kernel, mae_distill_kernel
+
+    assert triton_backend.why_not("cuda") is None
+    # A change of their source makes what the compiler has cached stale.
+    assert set(get_triton_kernels_for_op(triton_backend.OPERATOR)) == {count_kernel, mae_distill_kernel}
+    arguments = build(Case("traced", bank=7, features=(3, 24)))
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    def call(pred: Any, images: Any, mask: Any, student: Any, teacher: Any, rows: Any) -> Any:
+        operator = torch.ops.sdfast.mae_distill_triton.default
+        settings = ([], [], 16, True, 1.0, 1.0, False, True, True)
+        return operator(pred, images, mask, None, student, teacher, rows, None, *settings)
+
+    with FakeTensorMode(), multiprocessors_of_an_h100():
+        names = ("pred", "images", "mask", "student", "teacher", "rows")
+        fakes = [torch.empty(arguments[n].shape, dtype=arguments[n].dtype, device="cuda") for n in names]
+        aot_function(call, fw_compiler=keep)(*fakes)
+    nodes = [n for n in graphs[0].graph.nodes if "triton_kernel_wrapper_functional" in str(n.target)]
+    written = {"counters"}, {"grad_pred", "grad_student", "counters", "partial_sums", "loss", "mae", "distill"}
+    assert [set(node.kwargs["tensors_to_clone"]) for node in nodes] == list(written)
