@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hopper import Compiling, an_h100, resources  # noqa: F401 (a fixture)
+from interpreted_triton import INTERPRETED
 from loss_launches import CALLS, launch, multiprocessors_of_an_h100
 from mae_distill_cases import Case, build
 
 from sdfast.losses.mae_distill import triton_backend
 
-triton = pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces Triton's compiler"
-)
-
-TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-
-
-@pytest.fixture(autouse=True)
-def an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton believes that an H100 is there, for work that only compiles."""
-    from triton.backends.compiler import GPUTarget
-
-    class Driver:
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget("cuda", 90, 32)
-
-        def get_current_device(self) -> str:
-            return "pretended"  # what is compiled for it is never taken for a device's own code
-
-        def get_current_stream(self, device: str) -> int:
-            return 0
-
-        def get_active_torch_device(self) -> torch.device:
-            return torch.device("cuda", 0)
-
-    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
-
-
-class Compiling:
-    """Stands for a kernel: compiles it where it would be launched."""
-
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
-        self.compiled: Any = None
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def warm_up(*positional: Any, **named: Any) -> None:
-            self.compiled = self.kernel.warmup(*positional, grid=grid, **named)
-
-        return warm_up
+pytest.importorskip("triton")
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces Triton's compiler"),
+    pytest.mark.usefixtures("an_h100"),
+]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -73,17 +37,6 @@ def test_hopper_code_has_wide_accesses_and_no_spills(name: str, tmp_path: Path) 
         registers, local = resources(each, tmp_path / "kernel.cubin")
         assert local == 0
         assert registers <= 64  # eight programs of 128 threads on a multiprocessor of 65,536 registers
-
-
-def resources(kernel: Any, path: Path) -> tuple[int, int]:
-    """Registers of a thread, and bytes of memory it has of its own, which spilled registers would be in."""
-    if not TOOL.is_file():
-        pytest.skip("this triton brings no cuobjdump")
-    path.write_bytes(kernel.asm["cubin"])
-    report = subprocess.run([TOOL, "-res-usage", path], capture_output=True, text=True, check=True).stdout
-    (found,) = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
-    registers, stack, local = map(int, found)
-    return registers, stack + local
 
 
 def test_the_compiler_sees_both_kernels_and_what_they_write() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hopper import Compiling, an_h100, resources  # noqa: F401 (a fixture)
 from interpreted_triton import INTERPRETED
 from torch import Tensor
 
@@ -83,6 +84,30 @@ def test_these_tests_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed[1]) >= 2 * len(SIZES) + 12, done.stdout
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter replaces Triton's compiler")
+@pytest.mark.usefixtures("an_h100")
+@pytest.mark.parametrize("what", ["gelu", "join"])
+def test_hopper_code_has_wide_accesses_and_no_spills(what: str, tmp_path: Path) -> None:
+    """At the sizes of a step of ViT-B at batch 64."""
+    pytest.importorskip("triton")
+    from sdfast.models.bias_gradients import triton_kernels
+
+    def tensor(*size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.bfloat16, device="meta")
+
+    if what == "gelu":
+        kernel = Compiling(triton_kernels.gelu_backward_kernel)
+        triton_backend.launch_gelu_backward(kernel, tensor(15808, 3072), tensor(15808, 3072))
+    else:
+        kernel = Compiling(triton_kernels.join_kernel)
+        triton_backend.launch_join(kernel, *(tensor(15808, 12, 64) for _ in range(3)))
+    registers, local = resources(kernel.compiled, tmp_path / "kernel.cubin")
+    assert local == 0
+    assert registers <= 128  # four programs of 128 threads on a multiprocessor, which keeps its memory busy
+    accesses = {way: len(re.findall(rf"{way}\.global\S*\.v4\.", kernel.compiled.asm["ptx"])) for way in ("ld", "st")}
+    assert accesses["ld"] >= 4 and accesses["st"] >= 4
 
 
 def mixed_layer(monkeypatch: pytest.MonkeyPatch) -> None:
