@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from text_setup import BATCH, MASKING, ROWS, SEED, WORDS, batches, read, scrambled, train
+from text_step_setup import BATCH, MASKING, ROWS, SEED, WORDS, batches, read, scrambled, train
 from torch import Tensor
 
 from sdfast.config import EngineConfig

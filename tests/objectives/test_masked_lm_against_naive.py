@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from naive_setup import decayed_rate
-from text_setup import LABELS, LR, MASKING, SEED, SHAPE, STEPS, batches, read, scrambled, train
+from text_step_setup import LABELS, LR, MASKING, SEED, SHAPE, STEPS, batches, read, scrambled, train
 from torch import Tensor
 
 from sdfast.config import FinetuneConfig

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from text_setup import LR, MASKING, ROWS, SEED, SHAPE, TEXTS, read
+from text_step_setup import LR, MASKING, ROWS, SEED, SHAPE, TEXTS, read
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, PretrainConfig

@@ -29,9 +29,15 @@ def _why_not_loaded() -> str | None:
         return str(error)
     if not hasattr(torch.ops.sdfast, "attention_forward"):
         return "the compiled core is older than this Python package: build it again"
+    _register_fakes()
+    return None
+
+
+@functools.cache
+def _register_fakes() -> None:
+    """Once a process: torch 2.11 refuses it a second time."""
     torch.library.register_fake("sdfast::attention_forward", _fake_forward)
     torch.library.register_fake("sdfast::attention_backward", _fake_backward)
-    return None
 
 
 def native_self_attention(qkv: Tensor, groups: Groups) -> Tensor:
