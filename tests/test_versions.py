@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from sdfast.engine.zero import OLDEST_DEEPSPEED
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCK, OLDEST = "constraints.txt", "constraints-oldest.txt"
 
@@ -129,6 +131,10 @@ def test_cmake_names_the_same_floors() -> None:
     assert set(re.findall(r"cmake_minimum_required\(VERSION ([\d.]+)\)", text)) == floors()["cmake"]
     assert re.findall(r"TORCH_VERSION VERSION_LESS ([\d.]+)\)", text) == list(floors()["torch"])
     assert set(re.findall(r"torch(?: |>=)(\d[\d.]*\d)", text)) == floors()["torch"]  # in the sentences
+
+
+def test_the_engine_names_the_same_floor() -> None:
+    assert {OLDEST_DEEPSPEED} == floors()["deepspeed"]
 
 
 def test_each_python_has_one_version_of_each_package() -> None:

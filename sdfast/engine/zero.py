@@ -29,6 +29,7 @@ from sdfast.engine.single import add_parts, load_plain_optimizer, plain_state
 from sdfast.errors import UserError
 from sdfast.objectives.base import Objective
 
+OLDEST_DEEPSPEED = "0.19.8"  # the first to wait for every parameter that it gathers (DeepSpeed#8539)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -242,7 +243,7 @@ def import_deepspeed(device: torch.device) -> Any:
     """DeepSpeed, for the kind of device, and quiet.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or too old.
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     try:
@@ -253,7 +254,13 @@ def import_deepspeed(device: torch.device) -> Any:
             " or train in one process with --zero 0."
         ) from error
     from deepspeed.utils import logger
+    from packaging.version import Version  # which DeepSpeed asks for
 
+    if Version(deepspeed.__version__).release < Version(OLDEST_DEEPSPEED).release:
+        raise UserError(
+            f"DeepSpeed {deepspeed.__version__} is too old: before {OLDEST_DEEPSPEED} --zero 3 may compute with parameters"
+            " that have not arrived yet; pip install -U deepspeed."
+        )
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # waits for ever for a process that has died
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # what DeepSpeed calls
     logger.setLevel(logging.ERROR)

@@ -85,3 +85,16 @@ def test_settings_that_do_not_fit(overrides: list[str], words: str) -> None:
 def test_options_are_keys_of_the_configuration() -> None:
     config = resolve(overrides=["deepspeed.zero_optimization.overlap_comm=true", "deepspeed.steps_per_print=5"])
     assert config.deepspeed == {"zero_optimization": {"overlap_comm": True}, "steps_per_print": 5}
+
+
+def test_an_old_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 0.19.8 ZeRO-3 on gloo computed with parameters that had not arrived: wrong numbers, or NaN, at times."""
+    import deepspeed
+    import torch
+
+    from sdfast.engine.zero import import_deepspeed
+
+    assert import_deepspeed(torch.device("cpu")) is deepspeed
+    monkeypatch.setattr(deepspeed, "__version__", "0.19.7+cu130")
+    with pytest.raises(UserError, match=r"DeepSpeed 0\.19\.7\+cu130 is too old.*pip install -U deepspeed"):
+        import_deepspeed(torch.device("cpu"))
