@@ -258,8 +258,8 @@ def import_deepspeed(device: torch.device) -> Any:
 
     if Version(deepspeed.__version__).release < Version(OLDEST_DEEPSPEED).release:
         raise UserError(
-            f"DeepSpeed {deepspeed.__version__} is too old: before {OLDEST_DEEPSPEED} --zero 3 may compute with parameters"
-            " that have not arrived yet; pip install -U deepspeed."
+            f"DeepSpeed {deepspeed.__version__} is too old: before {OLDEST_DEEPSPEED} --zero 3 may compute with"
+            " parameters that have not arrived yet; pip install -U deepspeed."
         )
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # waits for ever for a process that has died
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # what DeepSpeed calls
