@@ -61,8 +61,7 @@ TEXTS: dict[str, tuple[str, list[str], set[str]]] = {
     "distill, predictions": (
         "distill",
         ["distill.match=predictions"],
-        # Head and tokens that are compared; the teacher has no dropout and its own attention.
-        PADDED | RAGGED | MASKED_WORDS | {"objectives.text_matching.loss"},
+        PADDED | MASKED_WORDS | {"objectives.text_matching.loss"},
     ),
     "distill, weights": ("distill", ["distill.match=weights-l2"], PADDED | MASKED_WORDS | TAIL),
     "finetune": ("finetune", [], PADDED | WORDS | TAIL | {"objectives.text_classification.loss"}),
