@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from sdfast.ranks import Ranks
 
 _PATIENCE = datetime.timedelta(days=7)  # of processes that wait for the first one's work, however long that takes
 _control: Any = None
+_met = False  # whether this has been one of several processes
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
         if here.world > 1:
             _name_meeting_point(os.environ)
+            _set_met()
         backend = "gloo" if index is None else "cpu:gloo,cuda:nccl"
         if index is not None:
             torch.cuda.set_device(index)
@@ -107,6 +111,20 @@ def leave() -> None:
         _set_control_group(None)
 
 
+def end(code: int) -> NoReturn:
+    """End this process, one of several or alone.
+
+    Threads of gloo may outlive its groups and then abort an interpreter that is being taken apart, when everything has
+    been done (pytorch#179291): one of several does what is to be done at its exit, and leaves the rest to the system.
+    """
+    if not _met:
+        raise SystemExit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def may_speak() -> bool:
     """Whether this process is the one that says how the job ended: the first to ask."""
     if place().world == 1:
@@ -115,6 +133,11 @@ def may_speak() -> bool:
         return dist.distributed_c10d._get_default_store().add("sdfast/speaker", 1) == 1
     except (RuntimeError, ValueError):  # the processes never met, or their meeting point is gone
         return True
+
+
+def _set_met() -> None:
+    global _met
+    _met = True
 
 
 def _set_control_group(group: Any) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the `sdfast` command."""
+    import sys
+
     from sdfast.cli.main import run
 
-    raise SystemExit(run())
+    code = run()
+    if "sdfast.launch" in sys.modules:  # several processes have met through it
+        sys.modules["sdfast.launch"].end(code)
+    raise SystemExit(code)

@@ -102,3 +102,22 @@ def test_what_the_first_does_reaches_all() -> None:
     failing = Ranks(1, 2, lambda value: [[["user", 0, "no such folder."], None], value])
     with pytest.raises(UserError, match="no such folder"):
         failing.first(lambda: None)
+
+
+def test_one_of_several_is_not_taken_apart_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of gloo would abort it; what is to be done at the exit is done before."""
+    done: list[Any] = []
+
+    def leave_to_the_system(code: int) -> None:
+        done.append(code)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch.atexit, "_run_exitfuncs", lambda: done.append("at the exit"))
+    monkeypatch.setattr(launch.os, "_exit", leave_to_the_system)
+    with pytest.raises(SystemExit) as alone:
+        launch.end(3)
+    assert alone.value.code == 3 and done == []
+    monkeypatch.setattr(launch, "_met", True)
+    with pytest.raises(KeyboardInterrupt):
+        launch.end(3)
+    assert done == ["at the exit", 3]
