@@ -110,14 +110,15 @@ def test_one_of_several_is_not_taken_apart_at_its_end(monkeypatch: pytest.Monkey
 
     def leave_to_the_system(code: int) -> None:
         done.append(code)
-        raise KeyboardInterrupt
+        raise InterruptedError
 
     monkeypatch.setattr(launch.atexit, "_run_exitfuncs", lambda: done.append("at the exit"))
     monkeypatch.setattr(launch.os, "_exit", leave_to_the_system)
+    monkeypatch.setattr(launch, "_met", False)
     with pytest.raises(SystemExit) as alone:
         launch.end(3)
     assert alone.value.code == 3 and done == []
     monkeypatch.setattr(launch, "_met", True)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedError):
         launch.end(3)
     assert done == ["at the exit", 3]
