@@ -86,7 +86,7 @@ def linear(
         if not rows_vary and has_onednn() and not several_processes():
             return _Linear.apply(x, weight, bias, residual, onednn)
     if _is_mixed(x, weight):
-        out = _MixedLinear.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], -1)
+        out = _MixedLinear.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], len(weight))
     else:
         out = F.linear(x, weight, bias)
     return out if residual is None else residual + out

@@ -311,3 +311,15 @@ def test_under_autocast_on_a_gpu(case: Case, device: str, monkeypatch: pytest.Mo
     errors = mixed_errors(case, device, True, monkeypatch)
     assert len(errors) == len(allowed) >= 2
     assert all(error <= 2 * bound + 1e-7 for error, bound in zip(errors, allowed, strict=True))
+
+
+def test_no_rows_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the language-model head is given where no word of a batch is masked."""
+    monkeypatch.setattr(module, "_is_mixed", lambda x, weight: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch, "mm", wide_product)
+    layer, x = Linear(24, 40), torch.zeros(0, 24, requires_grad=True)
+    out = layer(x)
+    gradients = torch.autograd.grad(out.sum(), (x, layer.weight, layer.bias))
+    assert out.shape == (0, 40) and [each.shape for each in gradients] == [(0, 24), (40, 24), (40,)]
+    assert all((each == 0).all() for each in gradients)

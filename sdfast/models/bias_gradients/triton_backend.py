@@ -31,8 +31,8 @@ def launch_join(kernel: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
     rows, heads, dim = q.shape
     columns = heads * dim
     q, k, v = (_dense_rows(each.reshape(rows, columns)) for each in (q, k, v))
-    blocks, chunks, rows_of_program = _grid(rows, 3 * columns)
-    blocks = -(-columns // COLUMNS)
+    _, chunks, rows_of_program = _grid(rows, 3 * columns)
+    blocks = -(-columns // COLUMNS)  # of each of the three
     out, partial = q.new_empty((rows, 3, heads, dim)), q.new_empty((chunks, 3 * columns), dtype=_SUMS)
     kernel[(blocks, chunks, 3)](
         q,
