@@ -14,6 +14,7 @@ from torch import nn
 
 from sdfast.config import PretrainConfig
 from sdfast.data.order import Batch
+from sdfast.engine.zero import import_deepspeed
 from sdfast.engine.zero_memory import zero_sizes
 from sdfast.models.checkpointing import use_checkpointing
 from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
@@ -62,8 +63,7 @@ def growth(step: Any) -> int:
 
 
 def main(zero: int, batch: int, checkpointing: bool) -> None:
-    import deepspeed
-
+    deepspeed = import_deepspeed(torch.device("cpu"))
     torch.manual_seed(0)
     step = Step()
     numbers = [p.numel() for p in step.parameters() if p.requires_grad]
