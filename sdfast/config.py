@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sdfast.data.config import DataConfig
-from sdfast.errors import UserError
+from sdfast.errors import UserError, shortened
+from sdfast.plain_yaml import load_yaml
+from sdfast.regular import read_regular
 
 BUNDLED_PRESETS = {"bundled": "demo", "bundled-text": "text-demo"}  # by model
 
@@ -23,17 +26,24 @@ class _Section(BaseModel):
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Modality = Literal["images", "texts"]
+_FILE_BYTES = 1 << 18
+_KEY_PARTS = 16
+_STEPS = 10**9  # more than are ever done; so that a slip is a sentence, and not a run without an end
+_ROWS = 1 << 24  # in a batch
 _BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-batches"
 
 
 class OptimisationConfig(_Section):
     """What every stage has: how long, how many at a time, and AdamW with a linear schedule."""
 
-    steps: int = Field(20_000, ge=1, description="optimiser steps")
+    steps: int = Field(20_000, ge=1, le=_STEPS, description="optimiser steps")
     epochs: int | None = Field(
-        None, ge=1, description="passes over the training rows, which decide the steps; `steps` does when not given"
+        None,
+        ge=1,
+        le=10**6,
+        description="passes over the training rows, which decide the steps; `steps` does when not given",
     )
-    batch_size: int = Field(64, ge=1, description=_BATCH_SIZE)
+    batch_size: int = Field(64, ge=1, le=_ROWS, description=_BATCH_SIZE)
     lr: float = Field(1.5e-4, ge=0, description="peak learning rate, absolute (never scaled by the batch size)")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW betas")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
@@ -52,8 +62,8 @@ class PretrainConfig(OptimisationConfig):
         None,
         gt=0,
         lt=1,
-        description="share of masked patches, or probability of a word to be masked; when not given 0.75 for images,"
-        " 0.15 for texts",
+        description="share of masked patches, or probability of a word to be masked; when not given a ViTMAE's own"
+        " (mask_ratio of its config.json), else 0.75 for images, 0.15 for texts",
     )
     mask: Literal["fixed", "bernoulli"] = Field(
         "fixed", description="images: the same number in every one (MAE), or each patch independently (section 3.1)"
@@ -67,6 +77,7 @@ class PretrainConfig(OptimisationConfig):
     head_steps: int | None = Field(
         None,
         ge=0,
+        le=_STEPS,
         description="texts: steps that train a newly made language-model head alone, before pretrain; when not given"
         " 1,000, or pretrain.steps where that is less",
     )
@@ -75,12 +86,21 @@ class PretrainConfig(OptimisationConfig):
         description="training transform: none as in the paper, horizontal flips, or MAE's random resized crop and"
         " flips; for distill these need teacher.mode=live or teacher.views",
     )
-    norm_pix: bool = Field(True, description="reconstruct pixels normalised per patch (MAE's norm_pix_loss)")
+    norm_pix: bool | None = Field(
+        None,
+        description="images: reconstruct pixels normalised per patch; when not given a ViTMAE's own (norm_pix_loss of"
+        " its config.json), else true",
+    )
 
     @property
     def patch_ratio(self) -> float:
         """Share of masked patches."""
         return MASK_RATIOS["images"] if self.mask_ratio is None else self.mask_ratio
+
+    @property
+    def normalised_pixels(self) -> bool:
+        """Whether the pixels that are reconstructed are normalised per patch."""
+        return self.norm_pix is not False
 
     @property
     def word_ratio(self) -> float:
@@ -109,7 +129,7 @@ class DistillConfig(OptimisationConfig):
         "last",
         description="where they are taken: after all blocks and the last LayerNorm, or right after so many blocks",
     )
-    rounds: int = Field(1, ge=0, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
+    rounds: int = Field(1, ge=0, le=1000, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
     weight: float = Field(1.0, ge=0, description="weight of what is matched: the representation loss, see match")
     mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding (texts: masked words) loss")
     match: Literal["features", "predictions", "weights-l2", "weights-mars"] = Field(
@@ -160,14 +180,16 @@ class SupConConfig(_Section):
     """Supervised contrastive training: views of one class are drawn together, against all others of the batch."""
 
     temperature: float = Field(0.07, gt=0, description="of the softmax over the batch")
-    projection: int = Field(128, ge=1, description="outputs of the projection that is compared, and dropped at the end")
+    projection: int = Field(
+        128, ge=1, le=1 << 16, description="outputs of the projection that is compared, and dropped at the end"
+    )
 
 
 class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
 
-    steps: int = Field(10_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(32, ge=1, description=_BATCH_SIZE)
+    steps: int = Field(10_000, ge=1, le=_STEPS, description="optimiser steps")
+    batch_size: int = Field(32, ge=1, le=_ROWS, description=_BATCH_SIZE)
     lr: float = Field(1e-4, ge=0, description="peak learning rate, absolute")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW betas")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate (500 of 10,000)")
@@ -264,8 +286,8 @@ class EngineConfig(_Section):
         False, description="keep only the input of each transformer block and compute its inside again when needed"
     )
     cuda_graph: bool = Field(True, description="on a GPU, run the step as one CUDA graph where its shapes are fixed")
-    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
-    threads: int | None = Field(None, ge=1, description="CPU threads; torch's own choice when not given")
+    accumulate: int = Field(1, ge=1, le=_ROWS, description="micro-batches per optimiser step")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; torch's own choice when not given")
     checkpoint_seconds: float = Field(300.0, ge=0, description="time between checkpoints")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the time")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept while a stage runs")
@@ -317,16 +339,33 @@ class Config(_Section):
     zero: ZeroConfig = ZeroConfig()
     deepspeed: dict[str, Any] = Field({}, description="any option of DeepSpeed, as deepspeed.<key>=<value>")
 
+    @field_validator("deepspeed")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        level: list[Any] = [value]
+        for _ in range(_KEY_PARTS):
+            for each in level:
+                if isinstance(each, dict) and not all(isinstance(key, str) for key in each):
+                    raise ValueError("its keys must be words")
+                if not isinstance(each, dict | list | str | int | float | None) or each in (math.inf, -math.inf):
+                    raise ValueError("its values must be words, numbers, true, false, lists and further keys")
+            level = [part for each in level for part in _parts(each)]
+            if not level:
+                return value
+        raise ValueError("it is nested too deeply")
+
     def resolved(self, modality: Modality, rows: Mapping[str, int] | None = None) -> Config:
         """With a value for each key that depends on what is trained on.
 
         Args:
-            modality: decides `pretrain.mask_ratio`.
+            modality: decides `pretrain.mask_ratio` and `pretrain.norm_pix`.
             rows: of each stage, training rows; those with `epochs` decide its steps.
         """
         pretrain = self.pretrain
         if pretrain.mask_ratio is None:
             pretrain = pretrain.model_copy(update={"mask_ratio": MASK_RATIOS[modality]})
+        if modality == "images":
+            pretrain = pretrain.model_copy(update={"norm_pix": pretrain.normalised_pixels})
         config = self.model_copy(update={"pretrain": pretrain})
         for stage, count in (rows or {}).items():
             section: OptimisationConfig = getattr(config, stage)
@@ -347,9 +386,26 @@ class Config(_Section):
             values = _merged(values, _parse_override(text))
         return _validated(values)
 
+    def flat(self) -> dict[str, Any]:
+        """All values by their dotted keys, as JSON values."""
+        return dict(leaves(self.model_dump(mode="json")))
+
     def to_yaml(self) -> str:
         """The whole configuration as YAML, ready for `--config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What nested mappings hold, by dotted keys."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def presets() -> dict[str, str]:
@@ -407,11 +463,11 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = load_yaml(read_regular(path, _FILE_BYTES).decode("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read --config {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise UserError(f"--config {path} is not valid YAML: {error}.") from error
     if not isinstance(value, dict):
         raise UserError(f"--config {path} must hold keys and values, such as `seed: 1`.")
     return value
@@ -419,12 +475,12 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise UserError(f"'{text}' is not an override; write key=value, such as pretrain.steps=1000.")
+    if not separator or not key.strip() or key.count(".") > _KEY_PARTS:
+        raise UserError(f"'{shortened(text)}' is not an override; write key=value, such as pretrain.steps=1000.")
     try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of '{text}' cannot be read; quote it.") from error
+        parsed: Any = value if value.startswith("#") else load_yaml(value)  # '#rrggbb' is no comment here
+    except ValueError as error:
+        raise UserError(f"the value of '{shortened(text)}' cannot be read; quote it.") from error
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed
@@ -460,19 +516,30 @@ def nearest(word: str, choices: list[str], otherwise: str | None = None) -> str:
 
 def _validated(values: dict[str, Any]) -> Config:
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"]]
-        keys = valid_keys()
-        known = [depth for depth in range(len(location), 0, -1) if ".".join(location[:depth]) in keys]
-        key = ".".join(location[: known[0]] if known else location)
-        if first["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
-            last = [name for name in keys if name.rsplit(".", 1)[-1] == location[-1]]
-            fix = f"did you mean '{(close or last)[0]}'" if close or last else "`sdfast config show` lists all keys"
-            raise UserError(f"there is no configuration key '{key}'; {fix}.") from None
-        value = first.get("input")
-        shown = f"={value}" if isinstance(value, (str, int, float, bool)) else ""
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{key}{shown} does not fit: {reason[0].lower()}{reason[1:]}.") from None
+        raise UserError(_misfit(error)) from None
+    for key, value in config.flat().items():
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{key} has a NUL character in it, which no name of a file or column can have.")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UserError(f"{key} does not fit: it is a larger number than any count or seed.")
+    return config
+
+
+def _misfit(error: ValidationError) -> str:
+    """The sentence about the first value that does not fit, or key that is none."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    keys = valid_keys()
+    known = [depth for depth in range(len(location), 0, -1) if ".".join(location[:depth]) in keys]
+    key = ".".join(location[: known[0]] if known else location)
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
+        last = [name for name in keys if name.rsplit(".", 1)[-1] == location[-1]]
+        fix = f"did you mean '{(close or last)[0]}'" if close or last else "`sdfast config show` lists all keys"
+        return f"there is no configuration key '{shortened(key)}'; {fix}."
+    value = first.get("input")
+    shown = f"={shortened(value)}" if isinstance(value, (str, int, float, bool)) else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key}{shown} does not fit: {reason[0].lower()}{reason[1:]}."

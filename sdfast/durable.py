@@ -13,11 +13,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdfast.errors import RunError
+from sdfast.errors import RunError, UserError
+from sdfast.locks import check_held
+from sdfast.regular import open_regular, read_regular
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 
 _STAGING = ".staging-"
 _OLD = ".old-"
+_SEAL = "sha256"
+_JSON_BYTES = 256 << 20  # of one file; the largest are lists of classes
+_JSON_LEVELS = 64
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "a file may not grow so large here; raise the limit (ulimit -f) and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "permission is denied; choose another --out or change its permissions",
+    errno.EPERM: "permission is denied; choose another --out or change its permissions",
+}
 
 
 def fsync_path(path: Path) -> None:
@@ -38,33 +51,53 @@ def fsync_path(path: Path) -> None:
 
 @contextlib.contextmanager
 def explain_os_error(path: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only directory into one sentence that names the path.
+    """Turn what the system says about writing, such as of a full disk, into one sentence that names the path.
 
     Raises:
-        RunError: in place of the OSError.
+        RunError: in place of the OSError. One that names a file elsewhere stays: it was read, or is another's.
     """
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full; free some space and run the same command again",
-            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-            errno.EROFS: "the file system is read-only; choose another --out",
-            errno.EACCES: "permission is denied; choose another --out or change its permissions",
-            errno.EPERM: "permission is denied; choose another --out or change its permissions",
-        }
-        if error.errno not in reasons:
+        if isinstance(error.filename, (str, bytes)) and not _belongs(error.filename, path):
             raise
-        raise RunError(f"cannot write {path}: {reasons[error.errno]}.") from error
+        raise RunError(f"cannot write {path}: {reason(error)}.") from error
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that has no file's name, as that of a read, this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def reason(error: OSError) -> str:
+    """The end of a sentence: what the system says, and what helps where that is known."""
+    return _REASONS.get(error.errno or 0) or (error.strerror or str(error)).lower()
+
+
+def _belongs(name: Any, path: Path) -> bool:
+    """Whether a name is of a path, of what lies in it or is staged beside it, or of a folder on the way to it."""
+    parent, named = os.path.abspath(Path(path).parent), os.path.abspath(os.fsdecode(name))
+    if os.path.commonpath((parent, named)) != parent:
+        return parent.startswith(named.rstrip(os.sep) + os.sep)
+    first, name = Path(named).relative_to(parent).parts[:1], Path(path).name
+    return not first or first[0] == name or (first[0].startswith(".") and first[0].endswith(f"-{name}"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file durably: readers see the old content or the new one, never a part."""
     path = Path(path)
+    check_held(path)
     with explain_os_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f"{_STAGING}{path.name}")
-        with open(staging, "wb") as file:
+        staging.unlink(missing_ok=True)  # of a writer that was killed, or a link or pipe of another's
+        with open(staging, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -105,6 +138,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
     back when the process died between the two renames). On an exception the staging directory is removed.
     """
     target = Path(target)
+    check_held(target)
     with explain_os_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         recover_directory(target)
@@ -142,8 +176,12 @@ def recover_directory(target: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    """Hexadecimal SHA-256 of a regular file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or is something else; with its name.
+    """
+    with naming(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
 
@@ -168,9 +206,82 @@ def sha256_array(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def read_json(path: Path) -> Any | None:
-    """The JSON value in `path`, or None when the file is absent or not whole JSON."""
+def check_appendable(path: Path) -> None:
+    """Before a file is opened to be added to: a pipe may block, a device takes what it is given.
+
+    Raises:
+        UserError: something else than a file bears the name; links to files are followed.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"{path} is no file that could be added to; move it away or choose another --out.")
+
+
+def check_room(directory: Path, needed: int, what: str, otherwise: str) -> None:
+    """Before so many bytes are written there.
+
+    Raises:
+        RunError: the disk has fewer left; the sentence begins with what needs them and ends with what else helps.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise RunError(
+            f"{what} needs {needed / 1e9:.2f} GB in {directory}, where {free / 1e9:.2f} GB are free; free some space, "
+            f"choose another --out, or {otherwise}."
+        )
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a digest of itself, `sha256`, as its last entry."""
+    return {**value, _SEAL: sha256_json(value)}
+
+
+def check_seal(value: Mapping[str, Any]) -> None:
+    """Compare an object with its digest; one that an earlier version wrote has none.
+
+    Raises:
+        ValueError: it is another's.
+    """
+    if _SEAL in value and sha256_json({name: part for name, part in value.items() if name != _SEAL}) != value[_SEAL]:
+        raise ValueError("it differs from its own digest")
+
+
+def load_json(path: Path) -> Any:
+    """The JSON value in a regular file.
+
+    Raises:
+        OSError: the file cannot be read, is none, or is too large.
+        ValueError: it is not JSON, or lists and objects stand in each other more than 64 deep.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        with naming(path):
+            value = json.loads(read_regular(path, _JSON_BYTES).decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError("it is not whole JSON") from error
+    level = [value]
+    for _ in range(_JSON_LEVELS):
+        level = [part for each in level if isinstance(each, (dict, list)) for part in _parts(each)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def read_json(path: Path) -> Any | None:
+    """The JSON value in `path`, or None when the file is absent or not whole JSON.
+
+    Raises:
+        UserError: it is there and cannot be read, or is no regular file.
+    """
+    try:
+        return load_json(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {(error.strerror or str(error)).lower()}; move it away or make it readable."
+        ) from error

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+_LONGEST = 80  # characters of a value in a sentence
+
 
 class SdfastError(Exception):
-    """Base of the errors that the command line prints as one sentence."""
+    """Base of the errors that the command line prints as one sentence.
+
+    Attributes:
+        everywhere: whether all processes of a job raise it, and the first one's word is enough.
+    """
 
     exit_code = 1
+    everywhere = False
 
 
 class UserError(SdfastError):
@@ -25,3 +32,11 @@ class Interrupted(SdfastError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def shortened(value: object) -> str:
+    """A value as a sentence shows it, whatever its length."""
+    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
+        return f"a number of {value.bit_length()} bits"
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

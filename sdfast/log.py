@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from sdfast.durable import check_appendable, explain_os_error, reason
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,10 +33,45 @@ def console() -> Console:
     return _console(sys.stderr)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that the disk may refuse: the run goes on without it and says so once; what counts lies elsewhere."""
+
+    lost = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.lost:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._give_up(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what was still to be written
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not self.lost:
+            self.lost = True
+            log.warning("cannot write %s, and the run goes on without it: %s", self.baseFilename, reason(error))
+
+
 def attach_file(path: Path) -> logging.Handler:
-    """Also write the messages, with their time, to `path`; remove the returned handler to stop."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Also write the messages, with their time, to `path`; remove the returned handler to stop.
+
+    Raises:
+        UserError: something else than a file bears the name.
+        RunError: it cannot be opened.
+    """
+    with explain_os_error(path):
+        check_appendable(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -109,3 +112,130 @@ def test_more_views_than_memory_could_name_are_refused() -> None:
     assert resolve(overrides=["teacher.views=1000"]).teacher.views == 1000
     with pytest.raises(UserError, match=r"teacher\.views=1000000000 does not fit: input should be less than or equal"):
         resolve(overrides=["teacher.views=1000000000"])
+
+
+# What no person writes.
+
+HOSTILE = {
+    "deep": "a: " + "[" * 100_000,
+    "deep lists": "a:\n" + "- " * 50_000,
+    "deep questions": "a: \n" + "? " * 50_000,
+    "deep keys": "deepspeed: " + "{a: " * 60 + "1" + "}" * 60,
+    "holds itself": "deepspeed: &a {b: *a}",
+    "a list that holds itself": "deepspeed: {b: &a [*a]}",
+    "multiplies": "a0: &a0 [1, 1]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+    "multiplies by merging": "a0: &a0 {k: 1}\n"
+    + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)),
+    "a date that is none": "seed: 2020-99-99",
+    "a number without end": "seed: " + "1" * 10_000,
+    "a fraction without end": "seed: " + "1:" * 300 + "1.5",
+    "a number of no digits": "seed: !!int ''",
+    "a time that is none": "seed: !!timestamp x",
+    "a truth that is none": "seed: !!bool x",
+    "not a mapping's key": "{[1]: 2}",
+    "no letters": "seed: \x01",
+}
+
+
+def one_sentence(text: str) -> str:
+    assert "\n" not in text and text.endswith(".") and len(text) < 600, text
+    return text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_yaml_that_nests_or_multiplies_is_one_sentence_and_no_load(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(HOSTILE[name])
+    started = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"bad\.yaml is not valid YAML") as caught:
+        resolve(file=file)
+    said = one_sentence(str(caught.value))
+    assert name.partition(" ")[0] != "deep" or "YAML: it is nested too deeply" in said
+    assert tracemalloc.get_traced_memory()[1] < 50e6 and time.monotonic() - started < 10
+    tracemalloc.stop()
+    key, _, value = HOSTILE[name].partition(": ")
+    if "\n" not in value and key.isidentifier():
+        with pytest.raises(UserError, match="cannot be read; quote it") as caught:
+            resolve(overrides=[f"{key}={value}"])
+        one_sentence(str(caught.value))
+
+
+def test_anchors_and_merge_keys_of_a_person_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("pretrain: &all {steps: 7, lr: 0.5}\ndistill: {<<: *all, lr: 0.25}\nfinetune: *all\n")
+    config = resolve(file=file)
+    assert [config.pretrain.steps, config.distill.steps, config.finetune.steps] == [7, 7, 7]
+    assert [config.pretrain.lr, config.distill.lr, config.finetune.lr] == [0.5, 0.25, 0.5]
+
+
+def test_what_is_no_file_is_not_read_as_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(b"#" * (1 << 20))
+    for file, words in (
+        (tmp_path, "directory"),
+        (tmp_path / "pipe", "a named pipe, not a regular file"),
+        (tmp_path / "zero", "a device, not a regular file"),
+        (tmp_path / "large", "bytes are more than"),
+        (tmp_path / "nul\0", "no file can have this name"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            resolve(file=file)
+        one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("key", ["model", "out", "data.source", "zero.nvme_path", "zero.config", "data.label_key"])
+def test_a_nul_is_in_no_name(key: str) -> None:
+    more = ["zero.stage=3", "zero.offload=nvme"] if key == "zero.nvme_path" else []
+    with pytest.raises(UserError, match=rf"{key} has a NUL character in it"):
+        resolve(overrides=[*more, f'{key}="a\\0b"'])
+
+
+@pytest.mark.parametrize(
+    ("key", "fits"),
+    [
+        ("pretrain.steps", 10**9),
+        ("distill.epochs", 10**6),
+        ("finetune.batch_size", 2**24),
+        ("finetune.supcon.projection", 65_536),
+        ("distill.rounds", 1000),
+        ("data.image_size", 65_536),
+        ("data.max_length", 2**20),
+        ("engine.threads", 1024),
+        ("engine.accumulate", 2**24),
+        ("seed", 2**63 - 1),
+        ("data.limit", 2**63 - 1),
+        ("data.split_seed", 2**63 - 1),
+        ("engine.checkpoint_steps", 2**63 - 1),
+    ],
+)
+def test_a_number_that_no_machine_takes_is_one_sentence(key: str, fits: int) -> None:
+    resolve(overrides=[f"{key}={fits}"])
+    for more in (fits + 1, 10**18 if fits < 2**62 else 10**30, 10**4000):
+        with pytest.raises(UserError, match=f"{key}.* does not fit") as caught:
+            resolve(overrides=[f"{key}={more}"])
+        one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "value", ["2020-01-01", "{1: 2}", "{a: !!set {b}}", ".inf", "{a: [1, {2: 3}]}", "!!binary aGk=", "0x" + "f" * 9000]
+)
+def test_options_of_deepspeed_are_words_and_numbers(value: str) -> None:
+    with pytest.raises(UserError, match="deepspeed") as caught:
+        resolve(overrides=[f"deepspeed.x={value}"])
+    one_sentence(str(caught.value))
+
+
+def test_a_key_of_a_thousand_parts_is_none() -> None:
+    with pytest.raises(UserError, match="is not an override") as caught:
+        resolve(overrides=["a." * 100_000 + "b=1"])
+    one_sentence(str(caught.value))
+
+
+def test_a_colour_is_no_comment_on_the_command_line() -> None:
+    assert resolve(overrides=["data.background=#c8102e"]).data.background == "#c8102e"
+    for wrong in ("whitish", "#c8102e80", "rgb(300,0,0)", "7", ""):
+        with pytest.raises(UserError, match=r"data\.background"):
+            resolve(overrides=[f"data.background={wrong}"])

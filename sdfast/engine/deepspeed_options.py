@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdfast.config import OptimisationConfig, ZeroConfig, nearest
+from sdfast.config import OptimisationConfig, ZeroConfig, leaves, nearest
+from sdfast.durable import load_json
 from sdfast.engine.zero_memory import zero_sizes
 from sdfast.errors import UserError
 
@@ -74,18 +74,23 @@ def deepspeed_options(
         ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
     if precision == "bf16-weights":
         ours["bf16"] = {"enabled": True}
-    theirs = _merged(_merged({}, _from_file(zero.config)), further)
+    theirs = _merged(_merged({}, options_in(zero.config)), further)
     _check_names(theirs)
     _check_no_contradiction(theirs, ours, stage, zero.config)
     defaults = {"zero_optimization": zero_sizes(trained, module)}
     return _merged(_merged(defaults, theirs), ours)
 
 
-def _from_file(path: str | None) -> dict[str, Any]:
+def options_in(path: str | None) -> dict[str, Any]:
+    """Those of `zero.config`; none without one.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
     if path is None:
         return {}
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = load_json(Path(path))
     except OSError as error:
         raise UserError(f"cannot read zero.config {path}: {error.strerror or error}.") from error
     except ValueError as error:
@@ -126,8 +131,8 @@ def _check_names(options: Mapping[str, Any]) -> None:
 
 
 def _check_no_contradiction(theirs: Mapping[str, Any], ours: Mapping[str, Any], stage: str, file: str | None) -> None:
-    set_here = dict(_leaves(ours))
-    for path, value in _leaves(theirs):
+    set_here = dict(leaves(ours))
+    for path, value in leaves(theirs):
         keys = [path.rsplit(".", depth)[0] for depth in range(path.count(".") + 1)]
         key = next((_OURS[each] for each in keys if each in _OURS), None)
         if key is None or (path in set_here and set_here[path] == value):
@@ -136,11 +141,3 @@ def _check_no_contradiction(theirs: Mapping[str, Any], ours: Mapping[str, Any], 
         stands = f"={set_here[path]}" if path in set_here else ""
         where = f"deepspeed.{path}" if file is None else f"DeepSpeed's {path}"
         raise UserError(f"{where}={value} contradicts {key}{stands}, which decides it; set {key} instead.")
-
-
-def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

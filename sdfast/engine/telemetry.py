@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast import durable
-from sdfast.errors import UserError
+from sdfast.engine.events import Events
 from sdfast.log import console, log
 
 _PLAIN_SECONDS = 10.0
@@ -30,11 +30,13 @@ class Telemetry:
     ) -> None:
         """unit: what a row is called beside a rate."""
         self.stage, self.steps, self.unit = stage, steps, unit
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
-        _drop_lines_after(self.path, start)
-        self.file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.writer = _tensorboard_writer(directory / "tensorboard", start) if tensorboard else None
+        with durable.explain_os_error(self.path):
+            directory.mkdir(parents=True, exist_ok=True)
+            durable.check_appendable(self.path)
+            _drop_lines_after(self.path, start)
+            self.file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.events = Events(directory / "tensorboard", start) if tensorboard else None
         self.bar: Any = None
         self.task: Any = None
         if console().is_terminal:
@@ -42,11 +44,15 @@ class Telemetry:
         self.said = time.monotonic()
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """Log the values of `step` (steps done so far)."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(f"{self.stage}/{name}", value, step)
+        """Log the values of `step` (steps done so far).
+
+        Raises:
+            RunError: they cannot be written.
+        """
+        with durable.explain_os_error(self.path):
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.events is not None:
+            self.events.record(self.stage, step, values)
         parts = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         shown = " ".join(f"{name} {_short(value)}" for name, value in (parts or {"loss": values["loss"]}).items())
         if self.bar is not None:
@@ -57,17 +63,27 @@ class Telemetry:
             log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values, self.unit), left)
 
     def flush(self) -> None:
-        """Put the recorded lines on the disk (before a checkpoint that relies on them)."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        """Put the recorded lines on the disk (before a checkpoint that relies on them).
+
+        Raises:
+            RunError: they cannot be written.
+        """
+        with durable.explain_os_error(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """End the bar and close the files."""
-        self.file.close()
-        if self.writer is not None:
-            self.writer.close()
+        """End the bar and close the files.
+
+        Raises:
+            RunError: what was recorded last cannot be written.
+        """
         if self.bar is not None:
             self.bar.stop()
+        if self.events is not None:
+            self.events.close()
+        with durable.explain_os_error(self.path):
+            self.file.close()
 
 
 def _speed(values: dict[str, float], unit: str, brief: bool = False) -> str:
@@ -108,17 +124,9 @@ def _drop_lines_after(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     durable.write_bytes(path, "".join(kept if step else []).encode())
-
-
-def _tensorboard_writer(directory: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise UserError("engine.tensorboard=true needs the package tensorboard: pip install tensorboard.") from error
-    return SummaryWriter(str(directory), purge_step=start)
 
 
 def _rich_bar(stage: str, steps: int, start: int) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class Built:
     seconds: float
     device: str
 
+    @classmethod
+    def of(cls, directory: Path) -> Built | None:
+        """That of the bank in a directory; None when it cannot be read."""
+        try:
+            stored = json.loads(read_whole(directory / BUILT, limit=1 << 16))
+            at, seconds = float(stored["at"]), float(stored["seconds"])
+            return cls(at, seconds, str(stored["device"])[:60]) if math.isfinite(at + seconds) else None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return None
+
 
 class Bank:
     """The features of a data set, on the disk.
@@ -91,11 +102,7 @@ class Bank:
     @property
     def built(self) -> Built | None:
         """The note of the build; None when it cannot be read."""
-        try:
-            stored = json.loads(read_whole(self.directory / BUILT, limit=1 << 16))
-            return Built(float(stored["at"]), float(stored["seconds"]), str(stored["device"])[:60])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            return None
+        return Built.of(self.directory)
 
     def rows_of(self, digests: NDArray[np.uint8]) -> NDArray[np.int64]:
         """[m, 32] uint8 content digests -> [m] int64 rows of the bank, -1 where it holds none."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.data.parallel import available_threads, ordered_map
-from sdfast.durable import fsync_path, read_json, write_bytes, write_json
+from sdfast.durable import check_room, fsync_path, read_json, write_bytes, write_json
 from sdfast.errors import RunError
 from sdfast.teacher.fingerprint import fingerprint
 from sdfast.teacher.format import (
@@ -32,6 +32,7 @@ from sdfast.teacher.storage import decode, widen
 
 PLAN = "plan.json"
 _NUMBER_BYTES = 8
+_LONGEST_BUILD = 1e9  # seconds
 
 
 class Partial:
@@ -81,8 +82,8 @@ class Partial:
                 "need the same model, data and settings, and one file system."
             )
         self.earlier_seconds = 0.0
-        if self.resumed and isinstance(stored, dict) and isinstance(stored.get("seconds"), float):
-            self.earlier_seconds = stored["seconds"]
+        if self.resumed and isinstance(stored, dict) and isinstance(seconds := stored.get("seconds"), float):
+            self.earlier_seconds = seconds if 0 <= seconds < _LONGEST_BUILD else 0.0
         if not self.resumed:
             self._begin()
         if not rank:
@@ -162,15 +163,9 @@ class Partial:
         if self.directory.is_symlink() or self.directory.is_file():
             self.directory.unlink()
         shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir()
         sizes = self.layout.sizes()
-        needed, free = sum(sizes.values()), shutil.disk_usage(self.directory).free
-        if needed > free:
-            self.directory.rmdir()
-            raise RunError(
-                f"the teacher bank needs {needed / 1e9:.2f} GB in {self.directory.parent}, where {free / 1e9:.2f} GB "
-                "are free; free some space, choose another --out, or train with teacher.mode=live."
-            )
+        check_room(self.directory.parent, sum(sizes.values()), "the teacher bank", "train with teacher.mode=live")
+        self.directory.mkdir()
         for name, size in sizes.items():
             with open(self.directory / name, "xb") as file:
                 file.truncate(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,26 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path) -> None:
     for name, words in (("absent.json", "cannot read"), ("torn.json", "is not JSON"), ("list.json", "JSON object")):
         with pytest.raises(UserError, match=words):
             options(ZeroConfig(stage=2, config=str(tmp_path / name)))
+
+
+def test_what_is_no_file_and_what_nests_is_one_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "deep").write_text('{"a":' * 100_000)
+    (tmp_path / "levels").write_text('{"a":' * 200 + "1" + "}" * 200)
+    (tmp_path / "number").write_text('{"steps_per_print": ' + "1" * 10_000 + "}")
+    for name, words in (
+        ("pipe", "a named pipe, not a regular file"),
+        ("zero", "a device, not a regular file"),
+        (".", "directory"),
+        ("deep", "nested too deeply"),
+        ("levels", "nested too deeply"),
+        ("number", "is not whole JSON"),
+        ("nul\0", "no file can have this name"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            options(ZeroConfig(stage=2, config=str(tmp_path / name)))
+        assert "\n" not in str(caught.value) and str(caught.value).count("zero.config") == 1
 
 
 @pytest.mark.parametrize(
