@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import codecs
+import math
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from sdfast.data.transparency import check_background
+
+_LONGEST_SIDE = 1 << 16
+NO_COLUMN = "none"  # as `label_key` or `split_key`: do without such a column
 
 
 class DataConfig(BaseModel):
@@ -29,7 +36,8 @@ class DataConfig(BaseModel):
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="training rows kept: stratified, seeded, and a smaller limit is a subset of a larger",
+        description="training rows kept: those with a label first, stratified, seeded, and a smaller limit is a subset "
+        "of a larger",
     )
     limit_seed: int = Field(default=42, ge=0, description="seed of `limit`")
     test_fraction: float = Field(
@@ -53,10 +61,37 @@ class DataConfig(BaseModel):
     )
     image_key: str | None = Field(default=None, description="column of the images in a table; found when not given")
     text_key: str | None = Field(default=None, description="column of the texts in a table; found when not given")
-    label_key: str | None = Field(default=None, description="column of the labels in a table; found when not given")
+    label_key: str | None = Field(
+        default=None, description="column of the labels in a table; found when not given; `none` goes without labels"
+    )
+    split_key: str | None = Field(
+        default=None,
+        description="column that says train, val or test in a table; when not given a column split, set, subset, "
+        "partition or fold that says so; `none` ignores it",
+    )
+    encoding: str = Field(
+        default="utf-8",
+        description="how the letters of .csv, .tsv, .jsonl and .txt files are written, as utf-8, cp1252 or utf-16-le; "
+        "a byte order mark in a file goes before it",
+    )
+    unseen: Literal["error", "drop"] = Field(
+        default="error",
+        description="rows of val or test of a class that train does not have (`eval --data`: that the model does not "
+        "know): stop, or leave them out and say how many",
+    )
     exif_rotation: Literal["ignore", "apply"] = Field(
         default="apply",
         description="turn photographs upright by their EXIF orientation tag, or not",
+    )
+    background: str = Field(
+        default="white",
+        description="what lies under transparent pixels: a colour (white, '#rrggbb', 'rgb(r, g, b)'), or `keep`: the "
+        "colours that the file stores there",
+    )
+    range: Literal["auto"] | tuple[float, float] = Field(
+        default="auto",
+        description="samples of more than 8 bits that become black and white, [LOW, HIGH]; `auto` is from 0 to the "
+        "least 2^k - 1 that holds every sample of the source",
     )
     max_pixels: int = Field(
         default=178_956_970, ge=1, description="an image of more pixels counts as broken and is never decoded"
@@ -65,6 +100,7 @@ class DataConfig(BaseModel):
     max_length: int = Field(
         default=512,
         ge=4,
+        le=1 << 20,
         description="tokens of a document that are kept, special tokens included; longer ones are cut and counted",
     )
     token_budget: int | None = Field(
@@ -79,6 +115,32 @@ class DataConfig(BaseModel):
     def _positive_size(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
         if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
             raise ValueError("must be at least 1 pixel")
+        if value is not None and max(value if isinstance(value, tuple) else (value,)) > _LONGEST_SIDE:
+            raise ValueError(f"must be at most {_LONGEST_SIDE} pixels")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "\n".encode(value)
+        except (LookupError, UnicodeError):
+            raise ValueError(
+                "is no encoding of text that Python knows; utf-8, cp1252, latin-1 and utf-16 are"
+            ) from None
+        return codecs.lookup(value).name
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _colour(cls, value: Any) -> str:
+        return check_background(value)
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _ascending(cls, value: Any) -> Any:
+        pair = isinstance(value, list | tuple) and [isinstance(end, int | float) for end in value] == [True, True]
+        if value != "auto" and not (pair and math.isfinite(value[1] - value[0]) and value[0] < value[1]):
+            raise ValueError("must be auto or two numbers, [LOW,HIGH], the lower first")
         return value
 
     @field_validator("channels")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, ItemList, Items, Source, split_name
+from sdfast.data.image_table import image_file, open_csv
+from sdfast.data.items import SPLITS, Item, Items, Source, file_reader, split_name
 from sdfast.data.labels import compare_classes, encode_labels
-from sdfast.data.modality import IMAGES, Modality
-from sdfast.data.table import open_csv, read_table, table_header
+from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality
+from sdfast.data.records import Notes
+from sdfast.data.table import is_table, read_table, table_header, table_names
+from sdfast.data.text_files import document_reader, is_text_file
 from sdfast.errors import UserError
 
 _IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
@@ -24,17 +28,20 @@ class _Found:
     items: list[tuple[str, str | None]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
 
 def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
     """Open a folder of images, or of texts with one document per file.
 
-    * `train/`, `test/` and `val/` (or `validation/`, `dev/`, `valid/`) are splits when `train/` is there, or when there
-      is no other folder; without them everything is train.
+    * `train/`, `test/` and `val/` (or `training/`, `validation/`, `dev/`, ...) are splits when `train/` is there, or
+      when there is no other folder; without them everything is train.
     * In a split, each sub-folder is a class and its items are found at any depth. Items beside class folders, and
       those of a folder without sub-folders, have no label.
     * Of images, a `metadata.csv` with a label column decides instead: it names the files, relative to itself, and their
-      labels.
+      labels. Beside several sub-folders it does so only when its columns are called as documented.
+    * Links are followed, also out of the folder: people keep data sets as folders of links. What a link leads to has to
+      be a folder or a regular file.
     * Hidden files and what file managers leave behind are passed over; files of other kinds are counted.
 
     Raises:
@@ -59,20 +66,35 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
         ignored = f" ({len(others)} other files, the first: {others[0]})" if others else ""
         raise UserError(
             f"no {modality.many} in {root}{ignored}; {modality.a_folder} holds "
-            f"{', '.join(sorted(modality.suffixes))} files."
+            f"{', '.join(sorted(modality.suffixes))} files{_of_the_other_kind(others, modality)}."
         )
     names, numbers = encode_labels({split: [label for _, label in entry.items] for split, entry in found.items()})
     warnings = _warnings(root, folders, splits, found, others, modality)
     source = Source(root.name, f"{modality.content} folder", names, {}, warnings, modality)
     for split in SPLITS:
         if split in found:
-            source.splits[split] = _items(root, [name for name, _ in found[split].items], numbers[split])
-    compare_classes(source, strict=True)
+            named = zip(found[split].items, numbers[split], strict=True)
+            read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
+            source.splits[split] = Items(Item(name, label, read(root / name)) for (name, _), label in named)
+    for entry in found.values():
+        entry.notes.add_to(source)
+    compare_classes(source, strict=True, unseen=options.unseen)
     return source
 
 
-def _items(root: Path, names: list[str], labels: list[int | None]) -> ItemList:
-    return Items(Item(name, label, (root / name).read_bytes) for name, label in zip(names, labels, strict=True))
+def _of_the_other_kind(others: list[str], modality: Modality) -> str:
+    """The end of a sentence, when the files are of the kind that another model takes."""
+    if modality is TEXTS:
+        pictures = any(os.path.splitext(name)[1].lower() in IMAGES.suffixes for name in others)
+        return f"; {modality.otherwise}" if pictures else ""
+    if not any(is_text_file(Path(name)) for name in others):
+        return ""
+    table = next((name for name in others if is_table(Path(name))), None)
+    return (
+        f"; a table of images is passed itself (--data .../{table}), and {IMAGES.otherwise}"
+        if table
+        else (f"; {IMAGES.otherwise}")
+    )
 
 
 def _visible(name: str) -> bool:
@@ -88,6 +110,8 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, Path]:
     recognised = {split for split, _ in named}
     if "train" not in recognised and (not folders or None in recognised):
         return {}
+    if None in recognised and len(recognised) == 2 and "train" not in map(str.lower, folders):
+        return {}  # classes, of which one is called "training"
     splits: dict[str, Path] = {}
     for split, name in named:
         if split is None:
@@ -101,7 +125,12 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, Path]:
 
 
 def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
-    columns = table_header(table, options, IMAGES) if modality is IMAGES and table.is_file() else None
+    if modality is not IMAGES or not table.is_file():
+        return False
+    if options.image_key is None and len(_sub_folders(table.parent)) > 1:
+        names = {IMAGES.column, LABEL_COLUMN if options.label_key is None else options.label_key}
+        return names <= set(table_names(table, options, IMAGES))
+    columns = table_header(table, options, IMAGES)
     return columns is not None and columns.label is not None
 
 
@@ -109,7 +138,11 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     found = _Found()
     prefix = "" if directory == root else f"{directory.name}/"
     if _lists_labels(directory / _METADATA, options, modality):
-        found.items = [(prefix + name, label) for _, name, label in read_table(directory / _METADATA, options, IMAGES)]
+        table = directory / _METADATA
+        found.items = [
+            (prefix + image_file(row, table, found.notes), row.label)
+            for row in read_table(table, options, IMAGES, found.notes)
+        ]
         return found
     for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):
         _sort_in(found, prefix + name, None, modality)
@@ -129,6 +162,11 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     return found
 
 
+def refuse(error: OSError) -> None:
+    """For `os.walk`: what cannot be listed is no empty folder."""
+    raise error
+
+
 def _sort_in(found: _Found, name: str, label: str | None, modality: Modality) -> None:
     if os.path.splitext(name)[1].lower() in modality.suffixes:
         found.items.append((name, label))
@@ -137,10 +175,14 @@ def _sort_in(found: _Found, name: str, label: str | None, modality: Modality) ->
 
 
 def _walk(directory: Path, folder: str) -> list[str]:
-    """Names of the visible files below `directory/folder`, relative to `directory`; links are followed, loops cut."""
+    """Names of the visible files below `directory/folder`, relative to `directory`; links are followed, loops cut.
+
+    Raises:
+        OSError: a folder that cannot be listed, which `os.walk` by itself takes for empty.
+    """
     names: list[str] = []
     seen: set[str] = set()
-    for where, folders, files in os.walk(directory / folder, followlinks=True):
+    for where, folders, files in os.walk(directory / folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(where)
         if real in seen:
             folders.clear()

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdfast.data.columns import Column, cell_reader, choose_columns
+from sdfast.data.columns import Chosen, Column, cell_reader, choose_columns, held, label_notes, named_cells
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Source, split_name
 from sdfast.data.labels import Value, compare_classes, number_labels
 from sdfast.data.modality import Held, Modality
+from sdfast.data.split_column import use_split_column
 from sdfast.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class DatasetItems:
         return self._item(index, self._rows[index][self._column])
 
     def _item(self, row: int, cell: Any) -> Item:
-        return Item(f"{self._split}:{row}", self.labels[row], cell_reader(cell, self._folder))
+        return Item(f"{self._split}:{row}", self.labels[row], cell_reader(cell, self._folder), held=held(cell))
 
 
 def open_saved_dataset(path: Path, options: DataConfig, modality: Modality) -> Source:
@@ -109,25 +110,27 @@ def _open(name: str, loaded: Any, options: DataConfig, folder: Path, modality: M
     unused = sorted(set(parts) - set(known.values()))
     if unused:
         source.warnings.append(f"Splits of {name} that are not used: {', '.join(unused)}.")
-    content: Column | None = None
-    label: Column | None = None
-    for part in known.values():
-        chosen = choose_columns(dataset_columns(parts[part].features), options, f"{name} ({part})", modality)
-        if content is not None and chosen != (content, label):
-            raise UserError(f"the splits of {name} have other columns or classes than each other; use one kind.")
-        content, label = chosen
-    assert content is not None
     splits = {split: parts[known[split]] for split in SPLITS if split in known and len(parts[known[split]])}
     if not splits:
         raise UserError(f"{name} has no rows.")
-    values: dict[str, list[Value]] = {
-        split: [None] * len(rows) if label is None else list(rows[label.name]) for split, rows in splits.items()
-    }
-    source.class_names, numbers = number_labels(values, label.class_names if label else None, name)
+    chosen: Chosen | None = None
+    labels: dict[str, list[Value]] = {}
+    cells: dict[str, list[Any]] = {}
     for split, rows in splits.items():
-        encoded = _encoded(rows.select_columns([content.name]), content)
-        source.splits[split] = DatasetItems(encoded, content.name, known[split], numbers[split], folder)
-    compare_classes(source, strict=False)
+        where = f"{name} ({known[split]})"
+        own = choose_columns(dataset_columns(rows.features), options, where, modality)
+        chosen = own.joined(chosen, where)
+        labels[split] = [None] * len(rows) if own.label is None else list(rows[own.label.name])
+        cells[split] = [split] * len(rows) if own.split is None else named_cells(own.split, list(rows[own.split.name]))
+    assert chosen is not None
+    where = name if chosen.label is None else f"{name}, column {chosen.label.name!r}"
+    source.class_names, numbers = number_labels(labels, chosen.class_names, where)
+    for split, rows in splits.items():
+        encoded = _encoded(rows.select_columns([chosen.content.name]), chosen.content)
+        source.splits[split] = DatasetItems(encoded, chosen.content.name, known[split], numbers[split], folder)
+    source.warnings += label_notes(chosen, options, modality, name)
+    use_split_column(source, chosen.split.name if chosen.split else None, cells, options)
+    compare_classes(source, strict=chosen.class_names is None, unseen=options.unseen)
     return source
 
 

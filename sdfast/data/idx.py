@@ -7,11 +7,14 @@ size per dimension and the elements (Y. LeCun, C. Cortes, C. Burges, "The MNIST 
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import re
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +23,11 @@ from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Items, Raw, Source, split_name
 from sdfast.data.labels import Value, compare_classes, encode_labels
 from sdfast.errors import UserError
+from sdfast.regular import open_regular
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)[-.]?images[-.]idx3-ubyte(\.gz)?$", re.IGNORECASE)
+_MOST_UNPACKED = 1100  # bytes that a byte of a gzip file can stand for (1,032 in long runs)
+_BLOCK = 1 << 20  # bytes read at a time
 _SPLIT = re.compile(r"(?:^|[-_.])([a-zA-Z0-9]+)$")
 
 
@@ -63,7 +69,7 @@ def open_idx(path: Path, options: DataConfig) -> Source:
             )
     if not source.splits:
         raise UserError(f"{path} holds no images.")
-    compare_classes(source, strict=False)
+    compare_classes(source, strict=False, unseen=options.unseen)
     return source
 
 
@@ -80,18 +86,40 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         UserError: damaged, another element type, another number of dimensions, or not as long as it says.
     """
+    header = 4 + 4 * dimensions
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with open_regular(path) as plain:
+            stored = os.fstat(plain.fileno()).st_size
+            with gzip.open(plain) if path.suffix == ".gz" else plain as file:
+                start = file.read(_BLOCK)
+                if len(start) < header or start[:4] != bytes((0, 0, 8, dimensions)):
+                    raise UserError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions.")
+                shape = struct.unpack(f">{dimensions}I", start[4:header])
+                size = math.prod(shape)
+                if size > (stored * _MOST_UNPACKED if path.suffix == ".gz" else stored):  # before so much is allocated
+                    raise UserError(f"{path} is damaged: it says {size} bytes of data, and has {stored} in all.")
+                data = np.empty(size, np.uint8)
+                found = _fill(file, data, start[header:]) + len(file.read(1))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file: {error}.") from error
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
-        raise UserError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions.")
-    shape = struct.unpack(f">{dimensions}I", data[4:header])
-    size = int(np.prod(shape, dtype=object))
-    if len(data) - header != size:
-        raise UserError(f"{path} is damaged: it says {size} bytes of data and has {len(data) - header}.")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    except MemoryError:
+        raise UserError(f"{path} holds {size:,} bytes of data, more than there is memory for; cut it.") from None
+    if found != size:
+        has = "more" if found > size else str(found)
+        raise UserError(f"{path} is damaged: it says {size} bytes of data and has {has}.")
+    return data.reshape(shape)
+
+
+def _fill(file: gzip.GzipFile | BinaryIO, data: NDArray[np.uint8], block: bytes) -> int:
+    """Put a block and what follows it in the file into an array, until that is full; the bytes that were there."""
+    done = 0
+    while block and done + len(block) <= len(data):
+        data[done : done + len(block)] = np.frombuffer(block, np.uint8)
+        done += len(block)
+        block = file.read(min(_BLOCK, len(data) - done))
+    return done + len(block)
 
 
 def _image_files(folder: Path) -> dict[str, Path]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,12 +16,17 @@ from numpy.typing import NDArray
 
 from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.parallel import ordered_map
+from sdfast.regular import read_regular
 
 Raw = bytes | NDArray[np.uint8]
+LARGEST_FILE = 1 << 30  # bytes of one image's file
 
 SPLITS = ("train", "val", "test")
 _SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
-_ALIASES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "validation", "dev", "valid"), "val")
+_ALIASES = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **dict.fromkeys(("val", "validation", "dev", "valid"), "val"),
+}
 
 
 def split_name(name: str) -> str | None:
@@ -50,12 +57,19 @@ class Item:
         read: gives the encoded file's bytes, uint8 pixels [H, W] or [H, W, C], or a document in UTF-8; OSError when it
             cannot be read.
         banner: of an image, so many rows of pixels at its bottom are no part of the picture and are cut off.
+        held: so many characters of it are in memory before it is read.
     """
 
     name: str
     label: int | None
     read: Callable[[], Raw]
     banner: int = 0
+    held: int = 0
+
+
+def file_reader(path: Path, largest: int = LARGEST_FILE) -> Callable[[], Raw]:
+    """Reads a regular file, by a link too, of at most so many bytes; OSError otherwise (see `read_regular`)."""
+    return partial(read_regular, path, largest)
 
 
 class ItemList(Protocol):
@@ -80,6 +94,47 @@ class Items(list[Item]):
     def labels(self) -> list[int | None]:
         """One label per item."""
         return [item.label for item in self]
+
+
+class ChosenItems:
+    """An `ItemList`: some items of other lists. Iterating reads each of the other lists once.
+
+    Args:
+        lists: by name.
+        rows: (name of the list, index in it) of each item, in the order of the lists and of their items.
+        numbers: the class number in place of each class number; as they are when not given.
+    """
+
+    def __init__(
+        self,
+        lists: Mapping[str, ItemList],
+        rows: Sequence[tuple[str, int]],
+        numbers: Mapping[int, int] | None = None,
+    ) -> None:
+        self._lists = lists
+        self._rows = rows
+        self._numbers = numbers
+        labels = {name: items.labels for name, items in lists.items()}
+        self.labels = [self._number(labels[name][index]) for name, index in rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Item]:
+        for name, items in self._lists.items():
+            wanted = {index for each, index in self._rows if each == name}
+            if wanted:
+                yield from (self._numbered(item) for index, item in enumerate(items) if index in wanted)
+
+    def __getitem__(self, index: int) -> Item:
+        name, inner = self._rows[index]
+        return self._numbered(self._lists[name][inner])
+
+    def _numbered(self, item: Item) -> Item:
+        return item if self._numbers is None else replace(item, label=self._number(item.label))
+
+    def _number(self, label: int | None) -> int | None:
+        return label if label is None or self._numbers is None else self._numbers[label]
 
 
 @dataclass

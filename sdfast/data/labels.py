@@ -3,38 +3,109 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal
 
-from sdfast.data.items import Source
+import numpy as np
+
+from sdfast.data.items import ChosenItems, Source
 from sdfast.errors import UserError
 
-Value = str | int | float | bool | None
+Value = Any  # a text, a number, true or false, or None; what a source may hold besides is refused by `label_text`
+Unseen = Literal["error", "drop"]
+
+_NOT_A_NUMBER = ("nan", "<na>")  # as text, in small letters
+_DECIMAL = re.compile(r"([+-]?)(?=\.?[0-9])(0|[1-9][0-9]*)?(?:\.([0-9]*))?")
+_EMPTY_CELLS = ("nan", "NaN", "<NA>", "None")  # as programs write a missing label among words
+_FEW = 3  # names in a sentence
+_SHOWN = 40  # characters of a label in a sentence
 
 
-def encode_labels(values: Mapping[str, Sequence[Value]]) -> tuple[list[str] | None, dict[str, list[int | None]]]:
+def label_text(value: Value, where: str = "") -> str | None:
+    """A label as text, without white space around it; None when it is missing: None, NaN, "".
+
+    Args:
+        value: as the source has it.
+        where: begins the sentence.
+
+    Raises:
+        UserError: neither a text, a number, nor true or false.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
+        return None
+    if not isinstance(value, (str, bool, int, float, Decimal)):
+        raise UserError(
+            f"{where}{': ' if where else ''}a label is {_kind(value)} ({repr(value)[:_SHOWN]}), but each row has one "
+            "class, a text or a number; several labels a row cannot be trained on yet. Choose another column by "
+            "data.label_key, or data.label_key=none to go without labels."
+        )
+    return str(value).strip() or None
+
+
+def class_key(name: str) -> str:
+    """What the spellings of one class have in common: 0, 0.0 and "0.00"; true and "TRUE"; a letter with its accent.
+
+    Other names are their own key, in Unicode's normal form C; "01" is another class than "1".
+    """
+    name = unicodedata.normalize("NFC", name).strip("\ufeff\u200b")
+    if name.lower() in ("true", "false"):
+        return name.lower()
+    match = _DECIMAL.fullmatch(name)
+    if match is None:
+        return name
+    sign, whole, fraction = (group or "" for group in match.groups())
+    number = ".".join(part for part in (whole or "0", fraction.rstrip("0")) if part)
+    return f"-{number}" if sign == "-" and number != "0" else number
+
+
+def encode_labels(
+    values: Mapping[str, Sequence[Value]], where: str = ""
+) -> tuple[list[str] | None, dict[str, list[int | None]]]:
     """Number the distinct labels of all splits together.
 
     The class names are the labels as text, sorted: by value when every one is a number (so "10" follows "9", and labels
-    0..n-1 keep their numbers), else as text. None, NaN and "" are missing; so is -1 when every label is an integer, as
-    hidden test labels are written in public data sets.
+    0..n-1 keep their numbers), else as text. A class that is spelled in several ways (see `class_key`) has its key for
+    its name. Missing labels are those of `label_text`; so is the text "nan" when every other label is a number, and -1
+    when every one is an integer, as hidden test labels are written in public data sets.
 
     Args:
         values: per split, one label per item.
+        where: begins the sentence about a label that is none.
 
     Returns:
         names: the classes in order, or None when no item has a label.
         numbers: per split, one class number per item, or None where the label is missing.
+
+    Raises:
+        UserError: see `label_text`.
     """
-    texts = {split: [_text(value) for value in column] for split, column in values.items()}
+    texts = {split: [label_text(value, where) for value in column] for split, column in values.items()}
     distinct = {text for column in texts.values() for text in column if text is not None}
-    if all(_is_integer(text) for text in distinct):
-        distinct.discard("-1")
-    if not distinct:
+    keys = {text: class_key(text) for text in distinct}
+    words = {text for text, key in keys.items() if not _is_number(key)}
+    if all(text.lower() in _NOT_A_NUMBER for text in words):
+        keys = {text: key for text, key in keys.items() if text not in words}
+    if all(_is_integer(key) for key in keys.values()):
+        keys = {text: key for text, key in keys.items() if key != "-1"}
+    if not keys:
         return None, {split: [None] * len(column) for split, column in texts.items()}
-    numeric = all(_is_number(text) for text in distinct)
-    names = sorted(distinct, key=lambda text: (float(text), text) if numeric else (0.0, text))
+    spellings: dict[str, list[str]] = {}
+    for text, key in keys.items():
+        spellings.setdefault(key, []).append(text)
+    name_of = {key: found[0] if len(found) == 1 else key for key, found in spellings.items()}
+    numeric = all(_is_number(name) for name in name_of.values())
+    names = sorted(name_of.values(), key=lambda name: (float(name), name) if numeric else (0.0, name))
     number = {name: index for index, name in enumerate(names)}
-    return names, {split: [_lookup(number, text) for text in column] for split, column in texts.items()}
+    known = {text: number[name_of[key]] for text, key in keys.items()}
+    return names, {
+        split: [None if text is None else known.get(text) for text in column] for split, column in texts.items()
+    }
 
 
 def number_labels(
@@ -48,17 +119,26 @@ def number_labels(
         where: for the sentence.
 
     Raises:
-        UserError: when a number of a `ClassLabel` has no name.
+        UserError: when a number of a `ClassLabel` has no name, or a label is none (see `label_text`).
     """
     if class_names is None:
-        return encode_labels(values)
+        return encode_labels(values, where)
     numbers = {
         split: check_labels(
-            [None if value is None else int(value) for value in column], class_names, f"{where} ({split})"
+            [_class_number(value, class_names, f"{where} ({split})") for value in column],
+            class_names,
+            f"{where} ({split})",
         )
         for split, column in values.items()
     }
     return list(class_names), numbers
+
+
+def known_classes(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """For each class name its number among the `known` ones, of the same spelling or else of the same key, or None."""
+    by_key = {class_key(name): number for number, name in reversed(list(enumerate(known)))}
+    exact = {name: number for number, name in enumerate(known)}
+    return [exact.get(name, by_key.get(class_key(name))) for name in names]
 
 
 def check_labels(labels: Sequence[int | None], names: Sequence[str], where: str) -> list[int | None]:
@@ -73,45 +153,116 @@ def check_labels(labels: Sequence[int | None], names: Sequence[str], where: str)
     return [None if label is None or label < 0 else int(label) for label in labels]
 
 
-def compare_classes(source: Source, strict: bool) -> None:
+def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) -> None:
     """Compare the classes that occur in train with those of the held-out splits; differences become warnings.
 
     Args:
         source: with its splits; the warnings are added to it.
         strict: a class of val or test that train lacks is an error (in files that a person has named).
+        unseen: "drop" leaves the rows of such a class out, with a warning; None where a person cannot choose.
 
     Raises:
-        UserError: see `strict`.
+        UserError: see `strict`; no class of a held-out split is in train; or the name of a class cannot be written.
     """
     names, an_item, many = source.class_names, source.modality.an_item, source.modality.many
-    if names is None or "train" not in source.splits:
+    if names is None:
         return
-    trained = {label for label in source.splits["train"].labels if label is not None}
-    for split in ("val", "test"):
-        held_out = (
-            {label for label in source.splits[split].labels if label is not None} if split in source.splits else set()
+    _check_names(names, source.name)
+    if "folder" not in source.kind and (odd := [name for name in names if name in _EMPTY_CELLS]):
+        source.warnings.append(
+            f"{source.name} has a class called {odd[0]!r}, as a missing label may be written: its {many} are trained "
+            "on; leave the label empty where there is none."
         )
+    if alike := _alike(names):
+        source.warnings.append(
+            f"Classes whose names differ in capitals alone, which stay classes of their own: {_listed(alike)}; spell "
+            "them alike if they are one."
+        )
+    trained = _occurring(source, "train")
+    dropped: dict[str, set[int]] = {}
+    for split in ("val", "test"):
+        held_out = _occurring(source, split)
         if not trained or not held_out:
             continue
-        if unknown := sorted(names[label] for label in held_out - trained):
-            what = f"Classes of {split} that train lacks: {len(unknown)} (the first: {unknown[0]!r})"
-            if strict:
-                raise UserError(f"{source.name}: {what[0].lower()}{what[1:]}; rename the class or remove its {many}.")
-            source.warnings.append(f"{what}.")
+        if unknown := held_out - trained:
+            rows = sum(label in unknown for label in source.splits[split].labels)
+            first = sorted(names[label] for label in unknown)[0]
+            what = f"lasses of {split} that train lacks: {len(unknown)} (the first: {first!r})"
+            if unknown == held_out or (strict and unseen != "drop"):
+                drop = f", and data.unseen=drop leaves out the {rows:,} {many} of such classes" if unseen else ""
+                raise UserError(
+                    f"{source.name}: c{what}; rename the class or remove its {many}. The classes of train are "
+                    f"{_listed([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
+                )
+            if unseen == "drop":
+                dropped[split] = unknown
+                source.warnings.append(f"C{what}; their {rows:,} {many} are left out (data.unseen=drop).")
+            else:
+                source.warnings.append(f"C{what}.")
         if absent := sorted(names[label] for label in trained - held_out):
             source.warnings.append(
                 f"Classes of train without {an_item} in {split}: {len(absent)} (the first: {absent[0]!r})."
             )
+    if dropped:
+        _drop(source, names, dropped)
 
 
-def _lookup(number: Mapping[str, int], text: str | None) -> int | None:
-    return None if text is None else number.get(text)
+def _alike(names: Sequence[str]) -> list[str]:
+    """The class names that are others' in small letters."""
+    times = Counter(name.casefold() for name in names)
+    return [name for name in names if times[name.casefold()] > 1]
 
 
-def _text(value: Value) -> str | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def _occurring(source: Source, split: str) -> set[int]:
+    return {label for label in source.splits[split].labels if label is not None} if split in source.splits else set()
+
+
+def _drop(source: Source, names: list[str], dropped: Mapping[str, set[int]]) -> None:
+    """Leave the rows of classes that train lacks out of the splits, and the classes out of the names."""
+    gone = set().union(*dropped.values())
+    kept = [number for number in range(len(names)) if number not in gone]
+    numbers = {number: index for index, number in enumerate(kept)}
+    source.class_names = [names[number] for number in kept]
+    source.splits = {
+        split: ChosenItems(
+            {split: items}, [(split, row) for row, label in enumerate(items.labels) if label not in gone], numbers
+        )
+        for split, items in source.splits.items()
+    }
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    """Refuse class names that other programs cannot read back: half of a surrogate pair, control characters."""
+    for name in names:
+        kinds = {unicodedata.category(character) for character in name}
+        if kinds & {"Cs", "Cc"}:
+            what = "half of a surrogate pair, which is no character" if "Cs" in kinds else "a control character"
+            raise UserError(
+                f"{where}: the class {ascii(name)[:_SHOWN]} holds {what}; write its name in plain characters (UTF-8)."
+            )
+
+
+def _class_number(value: Value, names: Sequence[str], where: str) -> int | None:
+    """The number in a `ClassLabel` column; in a column that was rewritten also a whole float, or the class's name."""
+    text = label_text(value, where)
+    if text is None:
         return None
-    return str(value).strip() or None
+    if isinstance(value, str) and (number := known_classes([text], names)[0]) is not None:
+        return number
+    key = class_key(text)
+    if not _is_integer(key):
+        raise UserError(f"{where}: label {text[:_SHOWN]!r} is none of its classes {_listed(names)}.")
+    return int(key)
+
+
+def _kind(value: object) -> str:
+    kinds = {list: "a list", tuple: "a list", np.ndarray: "a list", set: "a list", dict: "an object"}
+    return kinds.get(type(value), f"of type {type(value).__name__}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
+    return ", ".join(repr(name[:_SHOWN]) for name in names[:_FEW]) + more
 
 
 def _is_number(text: str) -> bool:

@@ -8,6 +8,12 @@ from typing import Literal
 
 Held = Literal["image", "bytes", "text", "classes", "scalar", "other"]  # what a column of a table holds
 
+LABEL_COLUMN = "label"
+USUAL_LABEL_COLUMNS = (
+    *("label", "labels", "class", "target", "category", "y"),
+    *("class_name", "class_label", "classname", "label_name", "species", "sentiment", "topic"),
+)
+
 
 @dataclass(frozen=True)
 class Modality:
@@ -18,10 +24,12 @@ class Modality:
         content: what an item is made of: "image" or "text".
         key: the key of the `data` section that names its column.
         column: its column in a .csv, .tsv or JSON lines file.
+        listed_columns: its usual names in a .csv, .tsv or JSON lines file, `column` among them.
         usual_columns: its usual names in parquet files and Hugging Face data sets.
         held_as: what such a column holds, the surest first.
         suffixes: of its files in folders, in lower case.
         accepted: what --data takes, for a sentence.
+        otherwise: what to do when a source is of the other kind, for the end of a sentence.
     """
 
     one: str
@@ -31,14 +39,24 @@ class Modality:
     content: str
     key: Literal["image_key", "text_key"]
     column: str
+    listed_columns: Sequence[str]
     usual_columns: Sequence[str]
     held_as: Sequence[Held]
     suffixes: frozenset[str]
     accepted: str
+    otherwise: str
 
 
 _PICTURES = ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "tif", "tiff", "webp")
 _MORE_PICTURES = ("ppm", "pgm", "pbm", "pnm", "avif", "jp2")
+_FILE_COLUMNS = (
+    *("file_name", "filename", "file", "files", "file_path", "filepath", "path"),
+    *("image", "img", "images", "image_name", "image_file", "image_path", "img_path", "picture", "photo"),
+)
+_TEXT_COLUMNS = (
+    *("text", "texts", "sentence", "sentences", "document", "documents", "content", "contents"),
+    *("review", "comment", "message", "tweet", "abstract", "description", "utterance", "query", "question"),
+)
 
 IMAGES = Modality(
     one="image",
@@ -48,11 +66,14 @@ IMAGES = Modality(
     content="image",
     key="image_key",
     column="file_name",
+    listed_columns=_FILE_COLUMNS,
     usual_columns=("image", "img", "images", "jpg", "png"),
     held_as=("image", "bytes"),
     suffixes=frozenset(f".{suffix}" for suffix in (*_PICTURES, *_MORE_PICTURES)),
     accepted="an image folder, a .csv list, a parquet file or folder, a saved Hugging Face data set, IDX files, "
     "an unpacked data set of the paper, or the id of a hub data set",
+    otherwise="texts need a model of text: name a BERT or RoBERTa by --model, or take the bundled one by "
+    "--preset text-demo",
 )
 TEXTS = Modality(
     one="document",
@@ -62,9 +83,11 @@ TEXTS = Modality(
     content="text",
     key="text_key",
     column="text",
+    listed_columns=_TEXT_COLUMNS,
     usual_columns=("text", "sentence", "document", "content", "texts"),
     held_as=("text",),
     suffixes=frozenset((".txt",)),
     accepted="a .jsonl, .csv, .tsv, .txt or parquet file, a folder of them (train, dev, test) or of .txt files per "
     "class, a saved Hugging Face data set, or the id of a hub data set",
+    otherwise="images need a model of images, and this is one of text: name another by --model",
 )

@@ -5,7 +5,7 @@ Its contents are `<split>-images.npy`, [n, H, W, C] uint8; what else a pack hold
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
+from sdfast.data.decode import COLOUR16, GREY16, TRANSPARENT, decoding
+from sdfast.data.levels import NoRange, Range
 from sdfast.data.pack_files import (
     MANIFEST,
     Manifest,
     OpenPack,
     SplitFiles,
     build_pack,
+    conversions_of,
     current_manifest,
+    explain_damage,
     no_progress,
     read_manifest,
 )
@@ -31,6 +35,8 @@ __all__ = ["FORMAT", "MANIFEST", "Pack", "PackSplit", "build_options", "open_pac
 FORMAT = 1
 IMAGES_ENDING = "images.npy"
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
+_NOT_IN_PACK |= {"split_key", "unseen", "encoding"}  # what they decide is in the digest of the source
+_LATER = {"background": {TRANSPARENT}, "range": {GREY16, COLOUR16}}  # options, and the images that need them
 
 
 class PackSplit(SplitFiles):
@@ -52,11 +58,15 @@ class Pack(OpenPack[PackSplit]):
 
     Attributes:
         transform: how the rows were made.
+        levels: what became 0 and 255 of the images of more than 8 bits a channel; None when there were none.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        super().__init__(directory, manifest, PackSplit)
-        self.transform = Transform.from_json(manifest["transform"])
+        with explain_damage(directory):
+            super().__init__(directory, manifest, PackSplit)
+            self.transform = Transform.from_json(manifest["transform"])
+        low, high = manifest.get("range") or (None, None)
+        self.levels: Range | None = None if low is None or high is None else (float(low), float(high))
 
 
 def open_pack(directory: Path, verify: bool = True) -> Pack:
@@ -102,25 +112,42 @@ def prepare_pack(
             test, or a `directory` that holds something else.
         RunError: the pack cannot be written.
     """
-    from sdfast.data.decode import decoding
-    from sdfast.data.image_pack_build import ImagePackBuilder
+    from sdfast.data.image_pack_build import ImagePackBuilder, common_range
     from sdfast.data.sources import open_source
 
     directory = Path(directory)
     threads = threads or available_threads()
     source = open_source(source_spec, options)
-    made = {"format": FORMAT, "transform": transform.to_json(), "options": build_options(options)}
+    met = conversions_of(directory)
+    made = {"format": FORMAT, "transform": transform.to_json(), "options": build_options(options, met)}
     if (manifest := current_manifest(directory, made, source, threads, notify)) is not None:
         return Pack(directory, manifest)
 
     def build(staging: Path) -> list[str]:
+        parts = (source, staging, transform, options, progress or no_progress, threads)
         with decoding(options):
-            return ImagePackBuilder(source, staging, transform, options, progress or no_progress, threads).build()
+            try:
+                return ImagePackBuilder(*parts).build()
+            except NoRange:  # rare, so that only such a source is read twice
+                return ImagePackBuilder(*parts, common_range(source, options, threads)).build()
 
     build_pack(directory, (f"-{IMAGES_ENDING}",), build, notify)
     return open_pack(directory, verify=False)
 
 
-def build_options(options: DataConfig) -> dict[str, Any]:
-    """The options that decide what is in a pack, as a JSON value."""
-    return options.model_dump(mode="json", exclude=_NOT_IN_PACK)
+def build_options(options: DataConfig, met: Collection[str]) -> dict[str, Any]:
+    """The options that decide what is in a pack, as a JSON value.
+
+    Those that came later are left out at their defaults where no image needs them, so that older packs stay valid.
+
+    Args:
+        options: the `data` section.
+        met: the kinds of images in the pack, by the notes of `sdfast.data.decode`.
+    """
+    defaults = DataConfig()
+    idle = {
+        key
+        for key, kinds in _LATER.items()
+        if getattr(options, key) == getattr(defaults, key) and not kinds.intersection(met)
+    }
+    return options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)

@@ -13,10 +13,21 @@ from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, ItemList, Source, SourceDigest
-from sdfast.data.pack_checks import Rows, Tally, check_broken, check_duplicates, label_warnings, skipped_warning
+from sdfast.data.pack_checks import (
+    Rows,
+    Tally,
+    check_broken,
+    check_duplicates,
+    class_warnings,
+    contradiction_warnings,
+    copies_warning,
+    label_warnings,
+    repeated_warning,
+    skipped_warning,
+)
 from sdfast.data.pack_files import MANIFEST
 from sdfast.data.rows import held_out_rows
-from sdfast.durable import sha256_array, sha256_file, sha256_json, write_json
+from sdfast.durable import sealed, sha256_array, sha256_file, sha256_json, write_json
 
 _Rows = TypeVar("_Rows", bound=Rows)
 
@@ -106,6 +117,9 @@ class PackBuilder(ABC, Generic[_Rows]):
             *shared,
             *label_warnings(self.splits, self.tally),
             *held_out,
+            *repeated_warning(self.splits.get("train"), self.tally),
+            *contradiction_warnings(self.splits, self.tally),
+            *class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
         ]
         self._write_manifest(rule, duplicates, warnings)
         return warnings
@@ -133,7 +147,8 @@ class PackBuilder(ABC, Generic[_Rows]):
         test = held_out_rows(train.choice_digests, train.labels, fraction, seed)
         if not len(test):
             return {"rule": f"too few {many} of each class to hold any out"}, [
-                f"{self.source.name} has no test split and too few {many} of each class to hold any out."
+                f"{self.source.name} has no test split and too few {many} of each class to hold any out.",
+                *copies_warning(train, self.tally),
             ]
         kept = np.setdiff1d(np.arange(len(train.names)), test)
         contents = self.path("train", self.contents_ending).rename(self.directory / "whole.npy")
@@ -149,7 +164,8 @@ class PackBuilder(ABC, Generic[_Rows]):
             "test_digests": sha256_json(sorted(digest.tobytes().hex() for digest in self.splits["test"].digests)),
         }, [
             f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {many} are held out of train "
-            f"(data.test_fraction={fraction:g}, data.split_seed={seed})."
+            f"(data.test_fraction={fraction:g}, data.split_seed={seed}).",
+            *copies_warning(train, self.tally),
         ]
 
     def _write_manifest(self, rule: dict[str, Any], duplicates: dict[str, Any], warnings: list[str]) -> None:
@@ -168,7 +184,7 @@ class PackBuilder(ABC, Generic[_Rows]):
             "warnings": warnings,
             "libraries": {name: importlib.metadata.version(name) for name in self.libraries},
         }
-        write_json(self.directory / MANIFEST, manifest)
+        write_json(self.directory / MANIFEST, sealed(manifest))
 
     def _write_split_rest(self, split: str) -> dict[str, Any]:
         """Write what belongs to the contents of a split; the split's part of the manifest."""

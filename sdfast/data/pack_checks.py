@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import Source
+from sdfast.data.items import SPLITS, Source
 from sdfast.data.modality import Modality
 from sdfast.data.rows import duplicate_rows
 from sdfast.errors import UserError
 
 _FEW = 3  # names in a warning
+_MANY_COPIES, _MANY_SHARE = 100, 0.05  # of the rows of train, from which on they are said
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Tally:
     skipped: list[dict[str, str]] = field(default_factory=list)
     dropped: list[dict[str, str]] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    remedy: str = ""  # what may help with those that were skipped: a sentence and a blank
 
 
 def check_broken(source: Source, splits: Mapping[str, Rows], tally: Tally, options: DataConfig) -> None:
@@ -71,7 +73,7 @@ def check_broken(source: Source, splits: Mapping[str, Rows], tally: Tally, optio
         raise UserError(
             f"{source.name}: {skipped:,} of {tally.total:,} {many} cannot be used, more than data.max_broken="
             f"{options.max_broken:g} allows; the first is {first['name']}: {first['reason']}. "
-            "Repair or remove them, or raise data.max_broken."
+            f"{tally.remedy}Repair or remove them, or raise data.max_broken."
         )
     for split, rows in splits.items():
         if not rows.names:
@@ -139,6 +141,97 @@ def label_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:
                 f"{len(rows.names):,} ({first_names(missing)})."
             )
     return sentences
+
+
+def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
+    """One sentence when many rows of train are copies of others of train.
+
+    Many are 100, or 5 % of the rows and at least 3, the first of each content not counted.
+    """
+    if train is None:
+        return []
+    _, first, counts = np.unique(train.digests, axis=0, return_index=True, return_counts=True)
+    copies, total, one, many = int(np.sum(counts - 1)), len(train.names), tally.modality.one, tally.modality.many
+    if copies < _MANY_COPIES and (copies < _FEW or copies < _MANY_SHARE * total):
+        return []
+    most = int(np.argmax(counts))
+    return [
+        f"{many.capitalize()} of train that repeat another {one} of train: {copies:,} of {total:,}; the most "
+        f"frequent one is there {int(counts[most]):,} times ({train.names[first[most]]}). Look whether they should "
+        "differ; else remove the copies, as each counts in training."
+    ]
+
+
+def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:
+    """One sentence for each split in which rows have equal content and different labels."""
+    sentences, many = [], tally.modality.many.capitalize()
+    for split, rows in splits.items():
+        first: dict[bytes, int] = {}  # row of each content
+        pairs = []
+        for row in np.flatnonzero(rows.labels >= 0).tolist():
+            before = first.setdefault(rows.digests[row].tobytes(), row)
+            if rows.labels[row] != rows.labels[before]:
+                pairs.append(f"{rows.names[before]} and {rows.names[row]}")
+        if pairs:
+            sentences.append(
+                f"{many} of {split} with the content of another and a different label: {len(pairs):,} "
+                f"({first_names(pairs)}); only one label can be right."
+            )
+    return sentences
+
+
+def copies_warning(train: Rows, tally: Tally) -> list[str]:
+    """One sentence when labelled rows of train have copies without a label, and so are not held out."""
+    bare = {digest.tobytes() for digest in train.choice_digests[train.labels < 0]}
+    names = [
+        name
+        for name, label, digest in zip(train.names, train.labels, train.choice_digests, strict=True)
+        if label >= 0 and digest.tobytes() in bare
+    ]
+    if not names:
+        return []
+    return [
+        f"{tally.modality.many.capitalize()} with a label of which a copy has none, so that both stay in train: "
+        f"{len(names):,} ({first_names(names)})."
+    ]
+
+
+def class_warnings(
+    splits: Mapping[str, Rows], class_names: Sequence[str] | None, tally: Tally, held_out: bool
+) -> list[str]:
+    """One sentence when some classes have too few rows to be learnt or tested.
+
+    Those are the classes with fewer than two labelled rows in train, and where the test split was held out of train
+    also those without one in it (of splits that the source has itself, `compare_classes` says which classes lack).
+
+    Args:
+        splits: of the pack.
+        class_names: of the class numbers.
+        tally: its modality.
+        held_out: the test split was held out of train.
+    """
+    counts = {
+        split: np.bincount(splits[split].labels[splits[split].labels >= 0], minlength=len(class_names or ()))
+        for split in SPLITS
+        if split in splits and splits[split].labelled
+    }
+    if class_names is None or "train" not in counts or len(counts) < 2:
+        return []
+    lopsided = counts["train"] < 2
+    if held_out:
+        lopsided |= counts["test"] < 1
+    few = [
+        f"{class_names[label]!r}: {', '.join(f'{counts[split][label]:,} {split}' for split in counts)}"
+        for label in np.flatnonzero(lopsided).tolist()
+    ]
+    if not few:
+        return []
+    more = f"; and {len(few) - _FEW:,} more" if len(few) > _FEW else ""
+    test = " or none in test" if held_out else ""
+    return [
+        f"Classes with fewer than two labelled {tally.modality.many} in train{test}: {len(few):,} of "
+        f"{len(class_names):,} ({'; '.join(few[:_FEW])}{more})."
+    ]
 
 
 def first_names(names: Sequence[str]) -> str:

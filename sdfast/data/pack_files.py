@@ -7,25 +7,70 @@ A pack of images (`sdfast.data.pack`) or of texts (`sdfast.data.text_pack`) hold
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, StringConstraints
 
 from sdfast.data.items import SPLITS, Source
 from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.data.rows import stratified_rows
 from sdfast.durable import read_json, recover_directory, sha256_file, staged_directory
-from sdfast.errors import UserError
+from sdfast.errors import UserError, shortened
+from sdfast.regular import read_regular
+from sdfast.stored import Digest, Stored, StoredFile, fitted
 
 MANIFEST = "manifest.json"
 ENDINGS = ("-labels.npy", "-digests.npy", "-names.json")
 
 Manifest = dict[str, Any]
+
+
+class _File(StoredFile):
+    file: Annotated[str, StringConstraints(pattern=r"^[a-z-]+\.(npy|json)$")]
+
+
+class _SplitEntry(Stored):
+    files: dict[str, _File]
+
+
+class _SourceEntry(Stored):
+    name: str
+    kind: str
+    content: str
+
+
+class _StoredManifest(Stored):
+    """What every manifest holds; its own digest too, which those of earlier versions lack."""
+
+    format: int | str
+    fingerprint: Digest
+    class_names: list[str] | None
+    warnings: list[str]
+    source: _SourceEntry
+    splits: Annotated[dict[Literal["train", "val", "test"], _SplitEntry], Field(min_length=1)]
+
+
+@contextlib.contextmanager
+def explain_damage(directory: Path) -> Iterator[None]:
+    """Turn what is wrong with the values of a manifest into one sentence.
+
+    Raises:
+        UserError: in place of the error that reading them gave.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = str(error) if isinstance(error, ValueError) else "a value is missing or of another kind"
+        raise UserError(
+            f"{directory / MANIFEST} is damaged: {what}; delete {directory} to build the pack anew."
+        ) from error
 
 
 class SplitFiles:
@@ -37,7 +82,7 @@ class SplitFiles:
     """
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
-        self._names_path = directory / files["names"]["file"]
+        self._names = directory / files["names"]["file"], files["names"]["bytes"]
         self.digests: NDArray[np.uint8] = np.load(directory / files["digests"]["file"])
         self.labels: NDArray[np.int64] | None = (
             np.load(directory / files["labels"]["file"]) if "labels" in files else None
@@ -49,7 +94,8 @@ class SplitFiles:
     @functools.cached_property
     def names(self) -> list[str]:
         """Each row's name in the source."""
-        return list(json.loads(self._names_path.read_text(encoding="utf-8")))
+        path, size = self._names
+        return list(json.loads(read_regular(path, size)))
 
     @property
     def choice_digests(self) -> NDArray[np.uint8]:
@@ -118,9 +164,10 @@ def read_manifest(directory: Path, format_: int | str, verify: bool) -> Manifest
     if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "fingerprint", "splits"}:
         raise UserError(f"{directory} holds no pack; run the stage again to build it.")
     if manifest["format"] != format_:
-        raise UserError(
-            f"{directory} is a pack of format {manifest['format']}, not {format_}; delete it to build it anew."
-        )
+        old = shortened(manifest["format"])
+        raise UserError(f"{directory} is a pack of format {old}, not {format_}; delete it to build it anew.")
+    with explain_damage(directory):
+        fitted(_StoredManifest, manifest)
     files = [entry for split in manifest["splits"].values() for entry in split["files"].values()]
     for entry in files:
         path = directory / entry["file"]
@@ -133,6 +180,14 @@ def read_manifest(directory: Path, format_: int | str, verify: bool) -> Manifest
             if digest != entry["sha256"]:
                 raise UserError(_damaged(path))
     return manifest
+
+
+def conversions_of(directory: Path) -> frozenset[str]:
+    """The kinds of items that the pack in `directory` says it was made of (`conversions`); none without a pack."""
+    recover_directory(directory)
+    manifest = read_json(directory / MANIFEST)
+    kinds = manifest.get("conversions") if isinstance(manifest, dict) else None
+    return frozenset(kinds) if isinstance(kinds, dict) else frozenset()
 
 
 def current_manifest(
@@ -151,9 +206,11 @@ def current_manifest(
     manifest = read_json(directory / MANIFEST)
     if not isinstance(manifest, dict) or any(manifest.get(key) != value for key, value in made.items()):
         return None
-    if manifest["source"]["content"] != source.content_digest(threads):
-        return None
     try:
+        with explain_damage(directory):
+            fitted(_StoredManifest, manifest)
+        if manifest["source"]["content"] != source.content_digest(threads):
+            return None
         return read_manifest(directory, made["format"], verify=True)
     except UserError as error:
         notify(f"{error} It is built again now.")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import bisect
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdfast.data.columns import Column, cell_reader, choose_columns
+from sdfast.data.columns import Chosen, Column, cell_reader, choose_columns, held, label_notes, named_cells
 from sdfast.data.config import DataConfig
+from sdfast.data.folder import refuse
 from sdfast.data.items import Item, ItemList, Source
 from sdfast.data.labels import Value, compare_classes, number_labels
 from sdfast.data.modality import Modality
+from sdfast.data.split_column import use_split_column
 from sdfast.data.split_files import files_by_split
 from sdfast.errors import UserError
 
@@ -72,7 +75,7 @@ class ParquetItems:
 
     @staticmethod
     def _item(shard: _Shard, row: int, label: int | None, cell: Any) -> Item:
-        return Item(f"{shard.name}:{row}", label, cell_reader(cell, shard.path.parent))
+        return Item(f"{shard.name}:{row}", label, cell_reader(cell, shard.path.parent), held=held(cell))
 
 
 def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
@@ -80,7 +83,7 @@ def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
 
     Images are bytes, or structs of bytes and path as Hugging Face writes them; texts are strings; `ClassLabel` names
     are read from the file's metadata. In a folder, files that begin with `train`, `test`, `val`, ... or lie in a folder
-    of that name are the splits; without such names everything is train.
+    of that name are the splits; without such names everything is train, or what a column of splits says.
 
     Raises:
         UserError: not a parquet file, no such column, columns or classes that differ between the files.
@@ -88,37 +91,45 @@ def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
     files = parquet_files(path) if path.is_dir() else [path]
     source = Source(path.name, "parquet", None, {}, modality=modality)
     shards: dict[str, list[_Shard]] = {}
-    values: dict[str, list[Value]] = {}
-    chosen: tuple[Column, Column | None] | None = None
+    labels: dict[str, list[Value]] = {}
+    splits: dict[str, list[Any]] = {}
+    chosen: Chosen | None = None
     for split, parts in files_by_split(path, files, source).items():
-        shards[split], values[split] = [], []
+        shards[split], labels[split], splits[split] = [], [], []
         for file, name in parts:
-            columns, found = _read_labels(file, options, modality)
-            if chosen is not None and columns != chosen:
-                raise UserError(
-                    f"{file} has other columns or classes than the files before it; keep one kind in {path}."
-                )
-            chosen = columns
-            shards[split].append(_Shard(file, name, len(found)))
-            values[split] += found
+            read = _read_columns(file, options, modality)
+            chosen = read.columns.joined(chosen, str(file))
+            shards[split].append(_Shard(file, name, len(read.labels)))
+            labels[split] += read.labels
+            splits[split] += [split] * len(read.labels) if read.splits is None else read.splits
     assert chosen is not None
-    content, label = chosen
-    source.class_names, numbers = number_labels(values, label.class_names if label else None, source.name)
+    where = source.name if chosen.label is None else f"{source.name}, column {chosen.label.name!r}"
+    source.class_names, numbers = number_labels(labels, chosen.class_names, where)
     lists: dict[str, ItemList] = {
-        split: ParquetItems(parts, content.name, numbers[split]) for split, parts in shards.items() if numbers[split]
+        split: ParquetItems(parts, chosen.content.name, numbers[split])
+        for split, parts in shards.items()
+        if numbers[split]
     }
     if not lists:
         raise UserError(f"{path} has no rows.")
     source.splits.update(lists)
-    compare_classes(source, strict=False)
+    source.warnings += label_notes(chosen, options, modality, source.name)
+    use_split_column(source, chosen.split.name if chosen.split else None, splits, options)
+    compare_classes(source, strict=chosen.class_names is None, unseen=options.unseen)
     return source
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files below `folder` in the order of their names, hidden ones left out."""
-    found = [file for file in folder.rglob("*.parquet") if file.is_file()]
-    visible = [file for file in found if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
-    return sorted(visible, key=lambda file: file.as_posix())
+    """The parquet files below `folder` in the order of their names, hidden ones left out.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in files if name.endswith(".parquet") and not name.startswith(".")]
+    return sorted((file for file in found if file.is_file()), key=lambda file: file.as_posix())
 
 
 def parquet_columns(schema: pa.Schema) -> list[Column]:
@@ -148,17 +159,27 @@ def parquet_columns(schema: pa.Schema) -> list[Column]:
     return columns
 
 
-def _read_labels(
-    path: Path, options: DataConfig, modality: Modality
-) -> tuple[tuple[Column, Column | None], list[Value]]:
-    """The chosen columns and one label per row (None in every row without a label column)."""
+@dataclass(frozen=True)
+class _Read:
+    """The chosen columns of a file, one label per row, and what its split column says of each row, if it has one."""
+
+    columns: Chosen
+    labels: list[Value]
+    splits: list[Any] | None
+
+
+def _read_columns(path: Path, options: DataConfig, modality: Modality) -> _Read:
+    """What a file says of its rows beside their contents; each label is None in a file without a label column."""
     import pyarrow.parquet as pq
 
     with _explained(path), pq.ParquetFile(path) as file:
-        content, label = choose_columns(parquet_columns(file.schema_arrow), options, str(path), modality)
-        if label is None:
-            return (content, None), [None] * file.metadata.num_rows
-        return (content, label), file.read(columns=[label.name]).column(0).to_pylist()
+        chosen = choose_columns(parquet_columns(file.schema_arrow), options, str(path), modality)
+        wanted = [column for column in (chosen.label, chosen.split) if column is not None]
+        table = file.read(columns=[column.name for column in wanted])
+        cells = {column.name: table.column(column.name).to_pylist() for column in wanted}
+        labels = [None] * file.metadata.num_rows if chosen.label is None else cells[chosen.label.name]
+        splits = None if chosen.split is None else named_cells(chosen.split, cells[chosen.split.name])
+        return _Read(chosen, labels, splits)
 
 
 @contextlib.contextmanager

@@ -73,12 +73,13 @@ def stratified_rows(
     """`limit` rows in which the classes keep their shares, chosen by content and seed.
 
     Every class gives its first row before any gives its second; from there on the counts follow the shares, at most
-    one row above them. A smaller limit is a subset of a larger one, and the choice depends on neither the names nor
-    the order of the rows.
+    one row above them. Rows without a label come after all that have one: fine-tuning takes those with a label alone,
+    and few labelled rows beside many others would hardly be left in a limit. A smaller limit is a subset of a larger
+    one, and the choice depends on neither the names nor the order of the rows.
 
     Args:
         digests: [n, 32] uint8.
-        labels: [n] int64, or None for one class; -1 (no label) counts as a class.
+        labels: [n] int64, -1 where there is none, or None for one class.
         limit: rows wanted; None or more than there are: all of them.
         seed: another seed, another choice.
 
@@ -94,6 +95,7 @@ def stratified_rows(
     for label in np.unique(classes):
         members = order[classes[order] == label]
         share[members] = np.arange(len(members)) / len(members)
+    share[classes == -1] += 1  # those of a class are in [0, 1)
     ranked = order[np.argsort(share[order], kind="stable")]
     return np.sort(ranked[:limit])
 
@@ -101,10 +103,11 @@ def stratified_rows(
 def held_out_rows(
     digests: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float, seed: int
 ) -> NDArray[np.int64]:
-    """The rows of a test split: `fraction` of every class, rounded; images of equal content stay on one side.
+    """The rows of a test split: `fraction` of every class, rounded; rows of equal content stay on one side.
 
-    The choice depends on the contents and the seed alone. Rows without a label are never held out, nor is the last
-    distinct image of a class.
+    The choice depends on the contents and the seed alone. A class is the rows that have its label: rows without a label
+    count in none and are never held out, nor is a row of which a copy has no label, nor the last distinct content of a
+    class. Copies under several labels count in the class of the first that has one.
 
     Args:
         digests: [n, 32] uint8.
@@ -115,17 +118,17 @@ def held_out_rows(
     Returns:
         int64 row numbers, ascending; possibly none.
     """
-    groups: dict[int, dict[bytes, list[int]]] = {}
-    class_of: dict[bytes, int] = {}
+    copies: dict[bytes, list[int]] = {}
     for row in _shuffled(digests, f"split {seed}"):
-        content = digests[row].tobytes()
-        label = class_of.setdefault(content, int(labels[row]))
-        groups.setdefault(label, {}).setdefault(content, []).append(int(row))
-    groups.pop(-1, None)
+        copies.setdefault(digests[row].tobytes(), []).append(int(row))
+    classes: dict[int, list[list[int]]] = {}
+    for rows in copies.values():
+        if labelled := [int(labels[row]) for row in rows if labels[row] >= 0]:
+            classes.setdefault(labelled[0], []).append(rows)
     chosen: list[int] = []
-    for contents in groups.values():
-        wanted = int(fraction * sum(map(len, contents.values())) + 0.5)
-        for rows in list(contents.values())[:-1]:
+    for contents in classes.values():
+        wanted = int(fraction * sum(np.sum(labels[rows] >= 0) for rows in contents) + 0.5)
+        for rows in contents[:-1]:
             if len(rows) <= wanted and np.all(labels[rows] >= 0):
                 chosen += rows
                 wanted -= len(rows)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
 from sdfast.data.paper_sets import compare_with_paper
-from sdfast.errors import UserError
+from sdfast.errors import UserError, shortened
+from sdfast.regular import open_regular
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 _DATA_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".gz")
+_LONGEST_NAME = 300  # in a sentence
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
 
@@ -33,34 +37,56 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
 
 
 def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
-    path = Path(spec).expanduser()
     try:
-        if path.is_dir():
+        path = Path(spec).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{_printable(spec)}: there is no such user's home; write the whole path.") from error
+    try:
+        mode = _mode(path)
+        if mode is not None and stat.S_ISDIR(mode):
             return _open_directory(path.resolve(), options, modality)
-        if path.exists():
+        if mode is not None:
             return _open_file(path.absolute(), options, modality)
-    except PermissionError as error:
-        raise UserError(f"{error.filename or path} cannot be read: permission denied.") from error
+    except OSError as error:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
+        raise UserError(f"{_printable(name)} cannot be read: {(error.strerror or str(error)).lower()}.") from error
     if not _looks_like_hub_id(spec):
-        raise UserError(f"{spec} does not exist; --data takes {modality.accepted}.")
+        raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
     from sdfast.data.hf_dataset import open_hub_dataset
 
     return open_hub_dataset(spec, options, modality)
 
 
-def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import idx, parquet, table, text_files
+def _mode(path: Path) -> int | None:
+    """What a path leads to, as `os.stat` says; None when there is nothing."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+        return None
 
+
+def _printable(name: str) -> str:
+    name = name if name.isprintable() else ascii(name)
+    return name if len(name) <= _LONGEST_NAME else shortened(name)
+
+
+def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
+    from sdfast.data import idx, image_table, parquet, table, text_files
+
+    with open_regular(path):  # a pipe or a device is refused before a library waits for it
+        pass
     if path.suffix.lower() in (".parquet", ".pq"):
         return parquet.open_parquet(path, options, modality)
     if modality is TEXTS and text_files.is_text_file(path):
         return text_files.open_text_files(path, [path], options)
-    if modality is IMAGES and path.suffix.lower() == ".csv":
-        return table.open_csv(path, options)
+    if modality is IMAGES and table.is_table(path):
+        return image_table.open_csv(path, options)
     if modality is IMAGES and idx.is_idx_images(path):
         return idx.open_idx(path, options)
     if path.name.lower().endswith(_ARCHIVES) or ".tar." in path.name.lower():
         raise UserError(f"{path} is an archive: unpack it and pass the folder.")
+    if modality is IMAGES and text_files.is_text_file(path):
+        raise UserError(f"{path} is a file of texts, and {modality.otherwise}.")
     raise UserError(f"{path} is a file of an unknown kind; --data takes {modality.accepted}.")
 
 
@@ -76,7 +102,7 @@ def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Sour
     if modality is IMAGES and (layout := layout_of(path)) is not None:
         return layout.open(path)
     if modality is TEXTS and tweet_eval.is_tweet_eval(names):
-        return tweet_eval.open_tweet_eval(path)
+        return tweet_eval.open_tweet_eval(path, options)
     if modality is TEXTS and (files := text_files.text_files(path)):
         return text_files.open_text_files(path, files, options)
     if parquet.parquet_files(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,28 +10,30 @@ from pathlib import Path
 
 from sdfast.data.columns import text_reader
 from sdfast.data.config import DataConfig
-from sdfast.data.items import Item, Source, split_name, split_of_file
+from sdfast.data.encoding import SAMPLE, UTF8, decoded, marked_encoding, wide_encoding
+from sdfast.data.items import Item, Raw, Source, split_name, split_of_file
 from sdfast.data.json_lines import read_json_lines
 from sdfast.data.labels import Value, compare_classes, number_labels
-from sdfast.data.lines import read_lines
+from sdfast.data.lines import LONGEST_LINE, read_lines
 from sdfast.data.modality import TEXTS
+from sdfast.data.records import Notes, Record
+from sdfast.data.split_column import use_split_column
 from sdfast.data.split_files import files_by_split
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
-
-Record = tuple[int, str, Value]  # line, text, label
-
-
-def _read_lines(path: Path, options: DataConfig) -> Iterator[Record]:
-    for line, text in read_lines(path):
-        yield line, text.strip(), None
+from sdfast.regular import read_regular
 
 
-def _read_table(path: Path, options: DataConfig) -> Iterator[Record]:
-    return read_table(path, options, TEXTS)
+def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
+    for line, text in read_lines(path, encoding=options.encoding):
+        yield Record(line, text.strip())
 
 
-_READERS: dict[str, Callable[[Path, DataConfig], Iterator[Record]]] = {
+def _read_table(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
+    return read_table(path, options, TEXTS, notes)
+
+
+_READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
     "jsonl": read_json_lines,
     "ndjson": read_json_lines,
     "json": read_json_lines,
@@ -64,13 +67,36 @@ class LineItems:
     def __iter__(self) -> Iterator[Item]:
         row = 0
         for part in self._parts:
-            for line, text, _ in islice(_records(part.path, self._options), part.documents):
-                yield Item(f"{part.name}:{line}", self.labels[row], text_reader(text))
+            for record in islice(_records(part.path, self._options, Notes()), part.documents):
+                text = record.content
+                yield Item(f"{part.name}:{record.line}", self.labels[row], text_reader(text), held=len(text))
                 row += 1
 
     def __getitem__(self, index: int) -> Item:
         index = range(len(self))[index]
         return next(islice(iter(self), index, None))
+
+
+def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
+    """Reads the file of one document in UTF-8, of at most 64 MiB; OSError otherwise.
+
+    Args:
+        path: a link is followed.
+        encoding: of a file that does not begin with a byte order mark. What is to be UTF-8 is given as it is.
+    """
+
+    def read() -> Raw:
+        content = read_regular(path, LONGEST_LINE)
+        written = marked_encoding(content) or encoding
+        if written in (UTF8, "utf-8-sig"):
+            if (wide := wide_encoding(content[:SAMPLE])) is not None:
+                raise OSError(errno.EILSEQ, f"it looks like {wide}; set data.encoding={wide}", str(path))
+            return content
+        if (text := decoded(content, written)) is None:
+            raise OSError(errno.EILSEQ, f"it is not {written} (data.encoding)", str(path))
+        return text.encode()
+
+    return read
 
 
 def is_text_file(path: Path) -> bool:
@@ -116,23 +142,33 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
     """
     source = Source(path.name, _format(files[0]), None, {}, modality=TEXTS)
     parts: dict[str, list[_Part]] = {}
-    values: dict[str, list[Value]] = {}
+    labels: dict[str, list[Value]] = {}
+    splits: dict[str, list[object]] = {}
+    notes, column = Notes(), None
     for split, named in files_by_split(path, files, source).items():
-        parts[split], values[split] = [], []
+        parts[split], labels[split], splits[split] = [], [], []
         for file, name in named:
-            labels = [label for _, _, label in _records(file, options)]
-            if not labels:
+            before = len(labels[split])
+            for record in _records(file, options, notes):
+                labels[split].append(record.label)
+                splits[split].append(record.split)
+            found = len(labels[split]) - before
+            if not found:
                 raise UserError(f"{file} holds no documents.")
-            parts[split].append(_Part(file, name, len(labels)))
-            values[split] += labels
-    source.class_names, numbers = number_labels(values, None, source.name)
+            parts[split].append(_Part(file, name, found))
+            column = column or notes.split
+            if notes.split is None:  # a file without the column is what its name says
+                splits[split][before:] = [split] * found
+    source.class_names, numbers = number_labels(labels, None, source.name)
+    notes.add_to(source)
     source.splits.update({split: LineItems(parts[split], options, numbers[split]) for split in parts})
-    compare_classes(source, strict=True)
+    use_split_column(source, column, splits, options)
+    compare_classes(source, strict=True, unseen=options.unseen)
     return source
 
 
-def _records(path: Path, options: DataConfig) -> Iterator[Record]:
-    return _READERS[_format(path)](path, options)
+def _records(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
+    return _READERS[_format(path)](path, options, notes)
 
 
 def _format(path: Path) -> str:

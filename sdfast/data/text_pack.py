@@ -27,6 +27,7 @@ from sdfast.data.pack_files import (
     SplitFiles,
     build_pack,
     current_manifest,
+    explain_damage,
     no_progress,
     read_manifest,
 )
@@ -88,8 +89,9 @@ class TextPack(OpenPack[TextSplit]):
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        super().__init__(directory, manifest, TextSplit)
-        self.tokenization = Tokenization.from_json(manifest["tokenization"])
+        with explain_damage(directory):
+            super().__init__(directory, manifest, TextSplit)
+            self.tokenization = Tokenization.from_json(manifest["tokenization"])
 
 
 def open_text_pack(directory: Path, verify: bool = True) -> TextPack:

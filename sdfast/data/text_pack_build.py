@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
+from sdfast.data.encoding import remedy
 from sdfast.data.items import Item, ItemList, Raw, Source, item_record, read_item
 from sdfast.data.pack_build import PackBuilder
-from sdfast.data.pack_checks import Rows, first_names
+from sdfast.data.pack_checks import Rows, check_broken, first_names
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import RowWriter
 from sdfast.data.text_pack import CONTENT_ENDINGS, FORMAT, ids_digest, text_build_options
-from sdfast.data.tokenization import Tokenized, Tokenizer
+from sdfast.data.tokenization import LONGEST, Tokenized, Tokenizer
 
 _BLOCK = 128  # documents tokenised at a time
+_HELD = 1 << 20  # characters in memory, from which on a block has fewer
+_TOO_MANY = 100_000  # documents that cannot be used, beyond those allowed, at which the rest is not looked at
 _TRUNCATED = "truncated"
 
 
@@ -70,6 +72,7 @@ class _Document:
     digest: bytes = b""
     text_digest: bytes = b""
     truncated: bool = False
+    remedy: str = ""
 
 
 class TextPackBuilder(PackBuilder[TextRows]):
@@ -119,6 +122,7 @@ class TextPackBuilder(PackBuilder[TextRows]):
                     self.content.add(split, one.record)
                     if one.ids is None:
                         self.tally.skipped.append({"split": split, "name": one.name, "reason": one.reason})
+                        self.tally.remedy = self.tally.remedy or one.remedy
                         continue
                     if one.digest in unwanted:
                         self.tally.dropped.append({"name": one.name, "also_in": unwanted[one.digest]})
@@ -131,6 +135,8 @@ class TextPackBuilder(PackBuilder[TextRows]):
                     lengths.append(len(one.ids))
                     digests.append(one.digest)
                     text_digests.append(one.text_digest)
+                if len(self.tally.skipped) > self.options.max_broken * self.tally.total + _TOO_MANY:
+                    check_broken(self.source, self.splits, self.tally, self.options)
                 self.tally.done += len(block)
                 self.progress(self.tally.done, self.tally.total)
         return TextRows(
@@ -197,8 +203,10 @@ class TextPackBuilder(PackBuilder[TextRows]):
         self, item: Item, raw: Raw | OSError, text: str | None, reason: str, tokens: Tokenized | None
     ) -> _Document:
         label, record = -1 if item.label is None else item.label, item_record(item, raw)
-        if text is None or tokens is None:
-            return _Document(item.name, label, record, reason)
+        if text is None:
+            return _Document(item.name, label, record, reason, remedy="" if isinstance(raw, OSError) else remedy(raw))
+        if tokens is None:
+            return _Document(item.name, label, record, f"no text in its first {LONGEST:,} characters")
         how = self.tokenizer.tokenization
         if len(tokens.ids) == len(how.prefix) + len(how.suffix):
             return _Document(item.name, label, record, "without any token")
@@ -226,8 +234,15 @@ def read_text(raw: Raw | OSError) -> tuple[str | None, str]:
 
 
 def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while block := list(itertools.islice(iterator, _BLOCK)):
+    block: list[Item] = []
+    held = 0
+    for item in items:
+        block.append(item)
+        held += item.held
+        if len(block) == _BLOCK or held >= _HELD:
+            yield block
+            block, held = [], 0
+    if block:
         yield block
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 _UNBOUNDED = 1 << 24  # transformers writes a huge number where a tokenizer names no greatest length
 _SAMPLE = "a b"
+LONGEST = 1 << 20  # characters that are tokenised of one document
+_FIRST = 32  # characters for each token of room that are tokenised at first; a token has 2 to 5
+_GROWTH = 4
+_WORD_END = re.compile(r"(?<=\S)[ \t\n\r]")
+
+# What keeps a token from reaching over a blank, or a blank from changing what stands before it.
+_LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
+_LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,8 @@ class Tokenizer:
         self._backend.no_padding()
         if tokenizer.model_max_length < _UNBOUNDED:
             max_length = min(max_length, int(tokenizer.model_max_length))
+        self._ends_words = ends_words(json.loads(self._backend.to_str()))
+        self._one_long = threading.Lock()  # a long document takes up to 1 GB while it is tokenised
         prefix, suffix = self._special_ends()
         if max_length <= len(prefix) + len(suffix):
             raise UserError(f"data.max_length={max_length} leaves no room beside the tokenizer's special tokens.")
@@ -115,15 +127,59 @@ class Tokenizer:
             pad_id=tokenizer.pad_token_id,
         )
 
-    def __call__(self, texts: Sequence[str]) -> list[Tokenized]:
-        """Tokenise documents, in the library's own threads; as transformers does with truncation, without padding."""
-        how = self.tokenization
-        room = how.max_length - len(how.prefix) - len(how.suffix)
-        found = []
-        for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False):
-            ids = encoding.ids
-            found.append(Tokenized(np.array((*how.prefix, *ids[:room], *how.suffix), np.int32), len(ids) > room))
+    def __call__(self, texts: Sequence[str]) -> list[Tokenized | None]:
+        """Tokenise documents, in the library's own threads; as transformers does with truncation, without padding.
+
+        Of a long document a beginning that ends with a word is tokenised, and a longer one until it has more tokens
+        than fit. None stands for a document of more than 1,048,576 characters whose beginning of that length is no
+        text: it makes less tokens than fit, or has no blank.
+        """
+        size = _FIRST * self._room
+        found: list[Tokenized | None] = []
+        starts = [self._beginning(text, size) for text in texts]
+        encodings = self._backend.encode_batch_fast([start or "" for start in starts], add_special_tokens=False)
+        for text, start, encoding in zip(texts, starts, encodings, strict=True):
+            if start is None or (len(start) < len(text) and len(encoding.ids) <= self._room):
+                found.append(self._tokenise_long(text, _GROWTH * size))
+            else:
+                found.append(self._tokenized(encoding.ids))
         return found
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a document that are kept, without the special ones."""
+        how = self.tokenization
+        return how.max_length - len(how.prefix) - len(how.suffix)
+
+    def _tokenized(self, ids: list[int]) -> Tokenized:
+        how, room = self.tokenization, self._room
+        return Tokenized(np.array((*how.prefix, *ids[:room], *how.suffix), np.int32), len(ids) > room)
+
+    def _tokenise_long(self, text: str, size: int) -> Tokenized | None:
+        with self._one_long:
+            while True:
+                size = min(size, LONGEST)
+                start = self._beginning(text, size)
+                if start is not None:
+                    (encoding,) = self._backend.encode_batch_fast([start], add_special_tokens=False)
+                    if len(start) == len(text) or len(encoding.ids) > self._room:
+                        return self._tokenized(encoding.ids)
+                if size == LONGEST:
+                    return None
+                size *= _GROWTH
+
+    def _beginning(self, text: str, size: int) -> str | None:
+        """The text, or of a longer one a beginning of at most `size` characters whose tokens are those of the text.
+
+        It ends before a blank that stands after something else. None where there is no such blank, or where a token of
+        this tokenizer may reach over one.
+        """
+        if len(text) <= size:
+            return text
+        if not self._ends_words:
+            return None
+        ends = [match.start() for match in _WORD_END.finditer(text, 0, size + 1)]
+        return text[: ends[-1]] if ends else None
 
     def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         inner = self._backend.encode(_SAMPLE, add_special_tokens=False).ids
@@ -134,6 +190,34 @@ class Tokenizer:
             if whole[start : start + len(inner)] == inner:
                 return tuple(whole[:start]), tuple(whole[start + len(inner) :])
         raise UserError("the tokenizer puts special tokens inside a document; only those around it are understood.")
+
+
+def ends_words(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether the tokens of a text up to a blank depend on what stands up to there alone.
+
+    So it is where letters are normalised one by one, words are told apart by blanks before anything else (or by the
+    pattern of GPT-2, in which a blank begins a word), and no token that was added has a blank inside. It is so for the
+    tokenizers of BERT and RoBERTa.
+
+    Args:
+        tokenizer: the content of a tokenizer.json.
+    """
+    normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
+    splitters = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    if not splitters or not all(part["type"] in _LOCAL_NORMALIZERS for part in normalizers):
+        return False
+    first = splitters[0]
+    by_pattern = first["type"] == "ByteLevel" and first.get("use_regex", True)
+    if not by_pattern and first["type"] not in _LOCAL_SPLITTERS:
+        return False
+    return not any(re.search(r"\s", token["content"]) for token in tokenizer.get("added_tokens") or ())
+
+
+def _parts(step: Mapping[str, Any] | None, many: str) -> list[Mapping[str, Any]]:
+    """The steps of a sequence of them, however deep; of one step, itself."""
+    if step is None:
+        return []
+    return [part for each in step[many] for part in _parts(each, many)] if step["type"] == "Sequence" else [step]
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -1,4 +1,4 @@
-"""From a decoded image to one uint8 row: 8-bit RGB or grey, then a direct resize (fidelity: no crop, no augmentation).
+"""From an image of 8 bits a channel to one uint8 row: RGB or grey, then a direct resize (fidelity: no crop).
 
 This is what the released code of Lee et al. (2023) did through `ViTFeatureExtractor`: PIL's RGB conversion and a
 bilinear resize to the model's size, the aspect ratio not kept. The scaling by 1/255 and the mean and standard deviation
@@ -61,21 +61,22 @@ class Transform:
     def apply(self, image: Image) -> NDArray[np.uint8]:
         """The image's row.
 
-        Colour conversion is PIL's (`convert("RGB")`: palettes are looked up, CMYK is converted, alpha is dropped),
-        except that 16-bit grey is scaled by its range instead of being clipped at 255.
+        Colour conversion is PIL's (`convert("RGB")`: palettes are looked up, CMYK is converted, alpha is dropped).
 
         Args:
-            image: any PIL image; of an animation, the current frame.
+            image: a PIL image of 8 bits a channel; of an animation, the current frame.
 
         Returns:
             [height, width, channels] uint8.
 
         Raises:
-            ValueError: for pixels without a known range (floating point, 32-bit integers above 65,535).
+            ValueError: the image has more than 8 bits a channel.
         """
         from PIL.Image import Resampling
 
-        image = to_8_bit(image).convert("RGB" if self.channels == 3 else "L")
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            raise ValueError(f"an image of mode {image.mode} has more than 8 bits a channel")
+        image = image.convert("RGB" if self.channels == 3 else "L")
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Resampling[self.resample.upper()])
         return np.asarray(image, dtype=np.uint8).reshape(self.row_shape)
@@ -95,21 +96,3 @@ class Transform:
             std=tuple(value["std"]),
             resample=str(value["resample"]),
         )
-
-
-def to_8_bit(image: Image) -> Image:
-    """The image with at most 8 bits per channel: 16-bit grey is scaled by 255/65535 and rounded, never clipped.
-
-    Raises:
-        ValueError: for floating-point pixels, and for 32-bit integer pixels outside 0..65535.
-    """
-    from PIL.Image import fromarray
-
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits per pixel")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return image
-    grey = np.asarray(image.convert("I") if image.mode != "I" else image, dtype=np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError("32-bit pixels outside 0..65535 have no known range; save it with 8 or 16 bits per pixel")
-    return fromarray(((grey + 128) // 257).astype(np.uint8))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
+from text_fixtures import write_texts
 
 from sdfast.cli.main import run
 
@@ -50,6 +53,18 @@ def animated(path: Path, sample: Path) -> None:
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
 
 
+def pipe(path: Path, sample: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path, sample: Path) -> None:
+    path.symlink_to("/dev/urandom")
+
+
+def memory(path: Path, sample: Path) -> None:
+    path.symlink_to("/proc/self/mem")
+
+
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
     model, data = write_model(tmp_path / "model"), write_images(tmp_path / "images")
@@ -62,7 +77,10 @@ def put(spoil: object, tmp_path: Path, name: str) -> None:
     spoil(sample.with_name(name), sample)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("spoil", [truncated, zero_byte, text_with_an_images_name, enormous, copy_of_a_test_image])
+@pytest.mark.parametrize(
+    "spoil",
+    [truncated, zero_byte, text_with_an_images_name, enormous, copy_of_a_test_image, pipe, device, memory],
+)
 def test_one_sentence_that_names_the_file(
     spoil: object, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +92,7 @@ def test_one_sentence_that_names_the_file(
     assert not (tmp_path / "run" / "pretrain").exists()
 
 
-@pytest.mark.parametrize("spoil", [truncated, zero_byte, text_with_an_images_name, enormous])
+@pytest.mark.parametrize("spoil", [truncated, zero_byte, text_with_an_images_name, enormous, pipe])
 def test_broken_files_are_skipped_with_a_counted_warning_up_to_the_cap(
     spoil: object, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,3 +124,33 @@ def test_duplicates_across_train_and_test_can_be_dropped_or_kept(
     assert "24 train" in capsys.readouterr().err
     assert run([*arguments, "data.duplicates=keep"]) == 0
     assert "25 train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda root: write_texts(root / "texts"), "texts need a model of text: name a BERT or RoBERTa by --model"),
+        (lambda root: "a\0b", "NUL"),
+        (lambda root: "x" * 5000, "file name too long"),
+        (lambda root: "/dev/zero", "a device, not a regular file"),
+        (lambda root: "~no-such-user/x", "no such user"),
+    ],
+    ids=["texts", "NUL", "long", "device", "user"],
+)
+def test_data_that_is_none(
+    make: Callable[[Path], object], words: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments[arguments.index("--data") + 1] = str(make(tmp_path))
+    assert run(arguments) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdfast: ")]
+    assert len(said) == 1 and words in said[0] and said[0].isprintable()
+
+
+def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(arguments: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "test" / "class0"
+    first = sorted(folder.iterdir())[0]
+    os.rename(first, os.path.join(os.fsencode(folder), b"caf\xe9.png"))
+    arguments[arguments.index("pretrain", arguments.index("--stage"))] = "finetune"
+    assert run([*arguments, "finetune.start=init"]) == 0
+    assert run(["eval", "--out", str(tmp_path / "run")]) == 0
+    assert b"test/class0/caf\xe9.png,class0," in (tmp_path / "run" / "predictions.csv").read_bytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pipeline_fixtures import write_images
 from text_fixtures import FEW_STEPS, text, write_text_model, write_texts
 
 from sdfast.cli.main import run
@@ -25,6 +27,11 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdfast:")]
     assert code == 2 and len(errors) == 1 and errors[0].endswith("."), errors
     return errors[0]
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
 
 
 def lines(path: Path, *rows: bytes | dict[str, object]) -> Path:
@@ -52,6 +59,29 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "nothing": (lambda root: root / "absent", "absent"),
     "no labels": (lambda root: lines(root / "a.txt", *(row["text"].encode() for row in GOOD)), "no labels"),
+    "labels of another name": (
+        lambda root: lines(root / "a.jsonl", *({"text": row["text"], "kind": row["label"]} for row in GOOD)),
+        "no column is taken for the labels; if they are 'kind', say so by data.label_key",
+    ),
+    "another encoding": (
+        lambda root: lines(root / "a.txt", *(f"caf\xe9 {row['text']}".encode("cp1252") for row in GOOD)),
+        "data.encoding=cp1252",
+    ),
+    "no header": (
+        lambda root: lines(root / "a.csv", *(f"{row['text']},{row['label']}".encode() for row in GOOD)),
+        "has no header",
+    ),
+    "a pipe": (lambda root: pipe(root / "a.jsonl"), "a named pipe, not a regular file"),
+    "a line that does not end": (
+        lambda root: lines(root / "a.jsonl", *GOOD, b'{"text": "' + b"a b " * (17 << 20) + b'"}'),
+        "line 9 is longer than 67,108,864 bytes",
+    ),
+    "a name that is too long": (lambda root: root / ("x" * 300), "file name too long"),
+    "half of a surrogate pair": (
+        lambda root: lines(root / "a.jsonl", *GOOD, b'{"text": "word1 word2", "label": "\\ud800"}'),
+        "half of a surrogate pair",
+    ),
+    "images": (lambda root: write_images(root / "images"), "images need a model of images"),
     "one class": (lambda root: lines(root / "a.jsonl", *(row | {"label": "only"} for row in GOOD)), "only"),
 }
 

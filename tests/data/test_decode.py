@@ -104,14 +104,14 @@ def test_animation_gives_its_first_frame() -> None:
         options = {"lossless": True} if kind == "WEBP" else {}
         raw = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         assert np.all(row_of(raw) == 10), kind
-        assert notes_of(raw) == {"animated"}, kind
+        assert notes_of(raw) == {"animated", "blank"}, kind
 
 
 def test_cmyk_is_converted() -> None:
     cmyk = Image.new("CMYK", (8, 6), (255, 0, 0, 0))
     raw = encoded(cmyk, "TIFF")
     np.testing.assert_array_equal(row_of(raw)[0, 0], [0, 255, 255])
-    assert notes_of(raw) == {"cmyk"}
+    assert notes_of(raw) == {"cmyk", "blank"}
     assert row_of(encoded(cmyk, "JPEG"))[0, 0, 0] < 30
 
 
@@ -119,17 +119,27 @@ def test_palette_with_transparency_is_looked_up() -> None:
     image = Image.new("P", (8, 6), 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
     raw = encoded(image, "PNG", transparency=1)
-    np.testing.assert_array_equal(row_of(raw)[0, 0], [0, 0, 255])
-    assert notes_of(raw) == {"transparent"}
+    np.testing.assert_array_equal(row_of(raw, background="keep")[0, 0], [0, 0, 255])
+    np.testing.assert_array_equal(row_of(raw)[0, 0], [255, 255, 255])
+    assert notes_of(raw) == {"transparent", "blank"}
 
 
 def test_an_opaque_alpha_channel_is_no_transparency() -> None:
-    assert notes_of(encoded(Image.new("RGBA", (8, 6), (1, 2, 3, 255)), "PNG")) == set()
-    assert notes_of(encoded(Image.new("RGBA", (8, 6), (1, 2, 3, 254)), "PNG")) == {"transparent"}
+    assert notes_of(encoded(Image.new("RGBA", (8, 6), (1, 2, 3, 255)), "PNG")) == {"blank"}
+    assert notes_of(encoded(Image.new("RGBA", (8, 6), (1, 2, 3, 254)), "PNG")) == {"blank", "transparent"}
 
 
-def test_16_bit_grey_is_noted() -> None:
-    assert notes_of(encoded(Image.new("I;16", (8, 6), 65535), "PNG")) == {"grey16"}
+def test_one_colour_and_nearly_one_colour_are_noted() -> None:
+    """Blank is one colour; faint is a standard deviation below 1 in every channel; a line on a page is neither."""
+    row = np.full((6, 8, 3), (200, 30, 40), np.uint8)
+    assert notes_of(encoded(Image.fromarray(row), "PNG")) == {"blank"}
+    row[2, 3, 1] += 6
+    assert 0 < row[..., 1].std() < 1 and notes_of(encoded(Image.fromarray(row), "PNG")) == {"faint"}
+    row[2, 3, 1] += 2
+    assert row[..., 1].std() > 1 and notes_of(encoded(Image.fromarray(row), "PNG")) == set()
+    row[:] = 255
+    row[2] = 0
+    assert notes_of(encoded(Image.fromarray(row), "PNG")) == set()
 
 
 def test_exif_rotation_is_ignored_or_applied() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,25 @@ def write_pair(folder: Path, prefix: str, labels: list[int], packed: bool, seed:
         path = folder / f"{prefix}-{name}-ubyte{'.gz' if packed else ''}"
         path.write_bytes(gzip.compress(data) if packed else data)
     return images
+
+
+def test_what_is_none_is_refused_before_it_is_unpacked(tmp_path: Path, open_spec: Open) -> None:
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    header = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in (60_000, 2800, 2800))
+    cases = {  # gzip files of 64 MB of zeros, of which some say to hold 470 GB
+        bytes(4): "is not an IDX file of unsigned bytes with 3 dimensions",
+        header: "says 470400000000 bytes of data, and has",
+        b"\0\0\x08\x03\0\0\0\x02\0\0\0\x05\0\0\0\x04": "says 40 bytes of data and has more",
+    }
+    for start, message in cases.items():
+        path.write_bytes(gzip.compress(start + bytes(64 << 20), 1))
+        tracemalloc.start()
+        try:
+            with pytest.raises(UserError, match=message):
+                open_spec(path)
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from data_samples import write_classes, write_image
 
-from sdfast.data.items import Source
+from sdfast.data.items import Source, read_item
 from sdfast.errors import UserError
 
 Open = Callable[..., Source]
@@ -169,6 +170,54 @@ def test_metadata_csv_gives_the_labels(tmp_path: Path, open_spec: Open) -> None:
     assert source.class_names == ["a", "b"]
     assert names(source) == ["train/1.png", "train/0.png"] and source.splits["train"].labels == [1, 0]
     assert names(source, "test") == ["test/3.png"]
+
+
+def test_metadata_csv_with_other_usual_names_decides_where_the_folders_say_nothing(
+    tmp_path: Path, open_spec: Open
+) -> None:
+    write_classes(tmp_path / "a" / "photos", {"": 2})
+    (tmp_path / "a" / "metadata.csv").write_text("path;class\nphotos\\000.png;x\nphotos/001.png;y\n")
+    source = open_spec(tmp_path / "a")
+    assert source.class_names == ["x", "y"] and names(source) == ["photos/000.png", "photos/001.png"]
+    assert "File names with backslashes, which are read as slashes: 1 (the first: photos\\000.png)." in source.warnings
+    write_classes(tmp_path / "b", {"cat": 1, "dog": 1})
+    for header in ("path,class", "image,img,class", "file_name,category"):
+        (tmp_path / "b" / "metadata.csv").write_text(f"{header}\ncat/000.png,x,z\n")
+        assert open_spec(tmp_path / "b").class_names == ["cat", "dog"]
+
+
+def test_files_that_are_none_are_counted(tmp_path: Path, open_spec: Open) -> None:
+    write_classes(tmp_path, {"a": 1, "b": 1})
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "a" / "dir.png").mkdir()
+    for name, target in (("zero", "/dev/zero"), ("loop", "loop.png"), ("mem", "/proc/self/mem"), ("gone", "nothing")):
+        (tmp_path / "b" / f"{name}.png").symlink_to(target)
+    (tmp_path / "b" / "link.png").symlink_to(tmp_path / "a" / "000.png")
+    items = {item.name: item for item in open_spec(tmp_path).splits["train"]}
+    reasons = {}
+    for name, item in items.items():
+        content = read_item(item)
+        reasons[name] = content.strerror if isinstance(content, OSError) else len(bytes(content))
+    size = (tmp_path / "a" / "000.png").stat().st_size
+    assert reasons == {
+        "a/000.png": size,
+        "a/pipe.png": "a named pipe, not a regular file",
+        "b/000.png": (tmp_path / "b" / "000.png").stat().st_size,
+        "b/gone.png": os.strerror(errno.ENOENT),
+        "b/link.png": size,
+        "b/loop.png": os.strerror(errno.ELOOP),
+        "b/mem.png": 0,
+        "b/zero.png": "a device, not a regular file",
+    }
+
+
+def test_a_file_of_more_than_a_gibibyte_is_not_read(tmp_path: Path, open_spec: Open) -> None:
+    write_classes(tmp_path, {"a": 1})
+    with open(tmp_path / "a" / "huge.png", "wb") as file:
+        file.truncate((1 << 30) + 1)  # a hole, which takes no room
+    assert "1,073,741,825 bytes are more than the 1,073,741,824" in str(
+        read_item(open_spec(tmp_path).splits["train"][1])
+    )
 
 
 def test_metadata_csv_at_the_top(tmp_path: Path, open_spec: Open) -> None:

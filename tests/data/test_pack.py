@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from data_samples import idx_bytes, pixels, write_classes, write_image
 from PIL import Image
 
 from sdfast.data.config import DataConfig
+from sdfast.data.modality import IMAGES
 from sdfast.data.pack import Pack, open_pack, prepare_pack
+from sdfast.data.pack_checks import Rows, Tally, repeated_warning
 from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
-from sdfast.errors import UserError
+from sdfast.errors import RunError, UserError
+from sdfast.evaluation.classification import evaluation_split
 
 Build = Callable[..., Pack]
 
@@ -149,7 +153,9 @@ def test_a_test_split_is_held_out_and_written_down(tmp_path: Path, build: Build)
     assert rule["test_fraction"] == 0.25 and rule["split_seed"] == 42 and len(rule["test_digests"]) == 64
     assert pack.warnings == [
         f"pets has no test split: {len(test)} of 25 images are held out of train "
-        "(data.test_fraction=0.25, data.split_seed=42)."
+        "(data.test_fraction=0.25, data.split_seed=42).",
+        f"Images of {'test' if 'b/copy.png' in test.names else 'train'} with the content of another and a different "
+        "label: 1 (a/000.png and b/copy.png); only one label can be right.",
     ]
 
 
@@ -184,6 +190,47 @@ def test_too_few_images_to_hold_any_out(tmp_path: Path, build: Build) -> None:
     pack = build(write_classes(tmp_path / "x", {"a": 1, "b": 1}))
     assert list(pack.splits) == ["train"]
     assert pack.warnings == ["x has no test split and too few images of each class to hold any out."]
+    sentence = "x has no test split, and too few images of each class to hold any out; add one, or more of each class."
+    with pytest.raises(UserError) as caught:
+        evaluation_split(pack)
+    assert str(caught.value) == sentence
+    alone = build(tmp_path / "x", test_fraction=0)
+    with pytest.raises(UserError, match=r"x has no test split; add one, or set data.test_fraction above 0\."):
+        evaluation_split(alone)
+
+
+def test_few_labelled_among_many_unlabelled(tmp_path: Path, build: Build) -> None:
+    """60 unlabelled images, 30 of them copies of one of class a: its quota stays that of its labelled images."""
+    source = write_classes(tmp_path / "x", {"a": 12, "b": 8})
+    for index in range(60):
+        write_image(source / f"{index:02d}.png", 0 if index < 30 else 100 + index)
+    pack = build(source)
+    labels = {split: pack.split(split).labels for split in ("train", "test")}
+    assert {split: np.bincount(found[found >= 0]).tolist() for split, found in labels.items() if found is not None} == {
+        "train": [9, 6],
+        "test": [3, 2],
+    }
+    assert len(pack.split("train")) == 75 and "a/000.png" in pack.split("train").names
+    assert pack.warnings[:3] == [
+        "Images of train without a label, which take no part in fine-tuning: 60 of 75 (00.png, 01.png, 02.png and 57 "
+        "more).",
+        "x has no test split: 5 of 80 images are held out of train (data.test_fraction=0.25, data.split_seed=42).",
+        "Images with a label of which a copy has none, so that both stay in train: 1 (a/000.png).",
+    ]
+    assert list(build(source, unseen="drop", split_key="none").directory.glob("*")) and not build.said  # the same pack
+
+
+def test_lopsided_classes_are_named_with_their_numbers(tmp_path: Path, build: Build) -> None:
+    source = write_classes(tmp_path / "x", {"a": 40, "b": 1, "c": 2, "d": 1, "e": 1, "f": 8})
+    pack = build(source)
+    assert pack.warnings[1:] == [
+        "Classes with fewer than two labelled images in train or none in test: 4 of 6 ('b': 1 train, 0 test; "
+        "'c': 1 train, 1 test; 'd': 1 train, 0 test; and 1 more)."
+    ]
+    given = write_classes(tmp_path / "y", {"train/a": 3, "train/b": 1, "test/a": 1, "test/b": 3})
+    assert build(given).warnings == [
+        "Classes with fewer than two labelled images in train: 1 of 2 ('b': 1 train, 3 test)."
+    ]
 
 
 def test_idx_rows(tmp_path: Path, build: Build) -> None:
@@ -273,20 +320,69 @@ def test_unexpected_images_are_counted(tmp_path: Path, build: Build) -> None:
     Image.new("I;16", (8, 6), 700).save(source / "train" / "b" / "xray.png")
     pack = build(source)
     assert pack.warnings == [
-        "Images with several frames, of which the first is used: 1 (train/a/moving.gif).",
+        "Images with several frames or pages, of which the first is used: 1 (train/a/moving.gif).",
         "Images with an EXIF rotation, which is applied (data.exif_rotation=ignore leaves them as stored): 1 "
         "(train/a/phone.jpg).",
-        "Images with transparent pixels, whose colours are kept without the transparency: 1 (train/b/clip.png).",
+        "Images with transparent pixels, which are put on white (data.background): 1 (train/b/clip.png).",
+        "Grey images of more than 8 bits, whose samples from 0 to 1,023 become 0 to 255 (data.range=auto: the largest "
+        "of the source is 700, in train/b/xray.png): 1 (train/b/xray.png).",
+        "CMYK images, converted to RGB without their colour profile: 1 (train/b/print.jpg).",
+        "Images of one colour, from which nothing can be learnt (look at some; data.background and data.range decide "
+        "what is seen of transparent and of 16-bit images): 3 (train/b/clip.png, train/b/print.jpg, train/b/xray.png).",
     ]
     assert pack.manifest["conversions"] == {
         "animated": 1,
+        "blank": 3,
         "cmyk": 1,
         "exif_rotation": 1,
         "grey16": 1,
         "transparent": 1,
     }
-    assert np.all(pack.split("train").images[pack.split("train").names.index("train/b/xray.png")] == 3)
+    assert np.all(
+        pack.split("train").images[pack.split("train").names.index("train/b/xray.png")] == 174
+    )  # 700 of 1,023
     assert "which is not applied" in build(source, exif_rotation="ignore").warnings[1]
+    assert build(source, background="keep").warnings[2] == (
+        "Images with transparent pixels, of which the colours are kept without the transparency (data.background=white "
+        "puts them on white): 1 (train/b/clip.png)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("distinct", "copies", "said"), [(18, 2, False), (17, 3, True), (97, 3, False), (95, 5, True), (2000, 99, False)]
+)
+def test_many_copies_in_train_are_counted(distinct: int, copies: int, said: bool) -> None:
+    """From 100 copies on, or from 5 % of the rows and at least 3."""
+    contents = [*range(distinct), *[7] * (copies - 1), 8]
+    digests = np.array([list(row.to_bytes(32, "big")) for row in contents], np.uint8)
+    names = [f"{row}.png" for row in range(len(contents))]
+    found = repeated_warning(Rows(names, np.zeros(len(names), np.int64), digests), Tally(len(names), IMAGES))
+    sentence = (
+        f"Images of train that repeat another image of train: {copies} of {distinct + copies}; the most frequent one "
+        f"is there {copies} times (7.png). Look whether they should differ; else remove the copies, as each counts in "
+        "training."
+    )
+    assert found == ([sentence] if said else [])
+
+
+def test_labels_that_contradict_each_other_are_said(tmp_path: Path, build: Build) -> None:
+    source = split_folder(tmp_path / "pets", train=4)
+    shutil.copy(source / "train" / "a" / "001.png", source / "train" / "b" / "same.png")
+    shutil.copy(source / "train" / "a" / "002.png", source / "train" / "a" / "again.png")  # of its own class
+    assert build(source).warnings == [
+        "Images of train with the content of another and a different label: 1 (train/a/001.png and train/b/same.png); "
+        "only one label can be right."
+    ]
+
+
+def test_copies_are_counted_in_the_pack(tmp_path: Path, build: Build) -> None:
+    source = split_folder(tmp_path / "pets", train=4)
+    for index in range(4):
+        shutil.copy(source / "train" / "a" / "001.png", source / "train" / "a" / f"copy{index}.png")
+    assert build(source).warnings == [
+        "Images of train that repeat another image of train: 4 of 12; the most frequent one is there 5 times "
+        "(train/a/001.png). Look whether they should differ; else remove the copies, as each counts in training."
+    ]
 
 
 def test_rows_without_a_label_are_kept_and_counted(tmp_path: Path, build: Build) -> None:
@@ -397,3 +493,18 @@ def test_a_directory_with_other_things_is_never_replaced(tmp_path: Path, build: 
     (tmp_path / "out" / "pack").write_text("mine")
     with pytest.raises(UserError, match="is a file; choose another --out"):
         build(source)
+
+
+@pytest.mark.parametrize("free", [20 * 6 * 8 * 3 - 1, 20 * 6 * 8 * 3])
+def test_a_pack_that_the_disk_cannot_hold_is_one_sentence_before_anything_is_decoded(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    source = split_folder(tmp_path / "pets", train=9)
+    monkeypatch.setattr("sdfast.durable.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    if free == 20 * 6 * 8 * 3:
+        assert len(build(source).split("train")) == 18
+        return
+    monkeypatch.setattr("sdfast.data.image_pack_build.decode", pytest.fail)
+    with pytest.raises(RunError, match=r"the pack of 20 images needs 0\.00 GB .* 0\.00 GB are free; free some space"):
+        build(source)
+    assert list((tmp_path / "out").iterdir()) == []

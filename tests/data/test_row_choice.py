@@ -51,8 +51,10 @@ def test_a_limit_depends_on_seed_and_content_not_on_the_order() -> None:
 def test_limits_of_unlabelled_and_partly_labelled_rows() -> None:
     digests = digests_of(100)
     assert len(stratified_rows(digests, None, 10, seed=0)) == 10
-    labels = np.where(np.arange(100) < 80, -1, 0)
-    assert np.sum(labels[stratified_rows(digests, labels, 10, seed=0)] == 0) == 2
+    labels = np.where(np.arange(100) < 80, -1, np.arange(100) % 2)
+    whole = [set(stratified_rows(digests, labels, limit, seed=0).tolist()) for limit in (10, 20, 50)]
+    assert len(whole[0]) == 10 and sorted(labels[list(whole[0])]) == [0] * 5 + [1] * 5  # labelled ones first
+    assert whole[1] == set(range(80, 100)) and whole[1] < whole[2] and len(whole[2]) == 50
     np.testing.assert_array_equal(stratified_rows(digests, None, None, seed=0), np.arange(100))
     np.testing.assert_array_equal(stratified_rows(digests, None, 101, seed=0), np.arange(100))
 
@@ -97,6 +99,25 @@ def test_rows_without_a_label_are_never_held_out() -> None:
     labels = np.where(np.arange(40) % 2 == 0, -1, 0)
     rows = held_out_rows(digests_of(40), labels, 0.5, seed=0)
     assert len(rows) == 10 and np.all(labels[rows] == 0)
+
+
+@pytest.mark.parametrize("first", ["labelled", "unlabelled"])
+def test_quotas_count_labelled_rows(first: str) -> None:
+    """Four classes among 3,000 unlabelled rows, of which 200 are copies of one labelled row, before or after it."""
+    counts = [49, 51, 50, 50]
+    labels = np.concatenate((labels_of(counts), np.full(3000, -1)))
+    digests = digests_of(3200)
+    copied = int(np.flatnonzero(labels == 2)[0])
+    digests[200:400] = digests[copied]
+    if first == "unlabelled":
+        labels, digests = labels[::-1].copy(), digests[::-1].copy()
+    rows = held_out_rows(digests, labels, 0.25, seed=42)
+    shares = [int(0.25 * count + 0.5) for count in counts]
+    assert shares == [12, 13, 13, 13] and np.bincount(labels[rows], minlength=4).tolist() == shares
+    assert copied not in (rows if first == "labelled" else 3199 - rows)
+    without = labels >= 0
+    alone = held_out_rows(digests[without], labels[without], 0.25, seed=42)  # the unlabelled ones change little
+    assert len(set(np.flatnonzero(without)[alone]) ^ set(rows.tolist())) <= 2
 
 
 def test_images_of_which_a_copy_has_no_label_are_never_held_out() -> None:

@@ -77,6 +77,21 @@ def test_parquet_of_raw_bytes_and_plain_labels(tmp_path: Path, open_spec: Open, 
     assert read_all(source) == [png(seed) for seed in range(4)]
 
 
+def test_a_label_column_of_a_less_usual_name_is_taken_and_said(tmp_path: Path, open_spec: Open) -> None:
+    columns = {"image": [png(0), png(1)], "species": ["emu", "cat"], "id": [7, 8]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    source = open_spec(tmp_path / "x.parquet")
+    assert source.class_names == ["cat", "emu"] and source.splits["train"].labels == [1, 0]
+    assert source.warnings == ["x.parquet: 'species' is taken for the labels (data.label_key chooses another)."]
+    assert open_spec(tmp_path / "x.parquet", label_key="none").class_names is None
+    pq.write_table(pa.table({**columns, "category": ["p", "q"]}), tmp_path / "x.parquet")
+    source = open_spec(tmp_path / "x.parquet")
+    assert source.class_names is None and source.warnings == [
+        "x.parquet: no column is taken for the labels; if they are one of 'species', 'id', 'category', say so by "
+        "data.label_key."
+    ]
+
+
 def test_rows_without_an_image_are_unreadable_not_fatal(tmp_path: Path, open_spec: Open) -> None:
     pq.write_table(pa.table({"image": [png(0), None]}), tmp_path / "x.parquet")
     items = list(open_spec(tmp_path / "x.parquet").splits["train"])
@@ -240,6 +255,7 @@ def test_hub_data_that_cannot_be_loaded(hub: dict[str, Any], open_spec: Open) ->
 def test_text_data_sets_have_no_images(hub: dict[str, Any], open_spec: Open) -> None:
     hub["owner/words"] = {None: datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"], "label": [0]}))}
     with pytest.raises(
-        UserError, match=r"owner/words \(train\) has no column of images; its columns are 'text', 'label'"
+        UserError,
+        match=r"owner/words \(train\) has no column of images; its columns are 'text', 'label': texts need a model of",
     ):
         open_spec("owner/words")

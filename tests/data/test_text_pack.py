@@ -16,8 +16,10 @@ from text_samples import bert_tokenizer, records, roberta_tokenizer, sentence, w
 
 from sdfast.data import text_pack_build
 from sdfast.data.config import DataConfig
+from sdfast.data.items import Item
 from sdfast.data.pack import open_pack
 from sdfast.data.text_pack import TextPack, TextSplit, ids_digest, open_text_pack, prepare_text_pack
+from sdfast.data.text_pack_build import _blocks
 from sdfast.data.tokenization import Tokenizer
 from sdfast.errors import UserError
 
@@ -202,6 +204,53 @@ def test_files_that_are_not_utf_8_are_skipped_with_their_line(tmp_path: Path, bu
     assert pack.split("train").text_digests[-1].tobytes() == hashlib.sha256(sentence(500).encode()).digest()
 
 
+def test_documents_in_another_encoding(tmp_path: Path, build: Build) -> None:
+    root = tmp_path / "news"
+    (root / "a").mkdir(parents=True)
+    for number in range(9):
+        (root / "a" / f"{number}.txt").write_bytes(f"caf\xe9 {sentence(number)}".encode("cp1252"))
+    with pytest.raises(UserError) as caught:
+        build(root)
+    assert str(caught.value) == (
+        "news: 9 of 9 documents cannot be used, more than data.max_broken=0.05 allows; the first is a/0.txt: not "
+        "UTF-8. In cp1252 it reads 'caf\xe9 The the the cell c'; if that is right, set data.encoding=cp1252, else the "
+        "one it was saved in. Repair or remove them, or raise data.max_broken."
+    )
+    digests = build(root, encoding="cp1252", test_fraction=0).split("train").text_digests
+    assert digests[0].tobytes() == hashlib.sha256(f"caf\xe9 {sentence(0)}".encode()).digest()
+    for number in range(9):
+        (root / "a" / f"{number}.txt").write_bytes(f"caf\xe9 {sentence(number)}".encode("utf-16"))
+    assert build(root, test_fraction=0).split("train").text_digests.tolist() == digests.tolist()
+    for number in range(9):
+        (root / "a" / f"{number}.txt").write_bytes(sentence(number).encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"cannot be read \(it looks like utf-16-le; set data.encoding=utf-16-le\)"):
+        build(root)
+
+
+def test_a_document_that_is_no_text_is_counted(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdfast.data.tokenization.LONGEST", 20_000)
+    write_json_lines(tmp_path / "x.jsonl", [{"text": "x" * 20_001}, {"text": f"{'long ' * 9000}"}, {"text": "fine"}])
+    pack = build(tmp_path / "x.jsonl", max_broken=1)
+    assert "Skipped 1 of 3 documents, which cannot be used: x.jsonl:1 (no text in its first" in pack.warnings[0]
+    assert "1 (x.jsonl:2)" in pack.warnings[1] and len(pack.split("train").lengths) == 2
+
+
+def test_a_flood_of_blank_lines_ends_early(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdfast.data.text_pack_build._TOO_MANY", 200)
+    (tmp_path / "x.txt").write_text("fine\n" + "\n" * 9_999)
+    with pytest.raises(UserError, match=r"x.txt: 767 of 10,000 documents cannot be used"):  # 6 blocks of 128
+        build(tmp_path / "x.txt")
+
+
+def test_few_characters_are_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdfast.data.text_pack_build._HELD", 100)
+    held = [10] * 300 + [500, 99, 1, 0]
+    items = [Item(str(row), None, bytes, held=characters) for row, characters in enumerate(held)]
+    blocks = list(_blocks(items))
+    assert [item for block in blocks for item in block] == items
+    assert [len(block) for block in blocks] == [10] * 30 + [1, 2, 1]
+
+
 def test_half_a_surrogate_pair_is_not_utf_8(tmp_path: Path, build: Build) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "a \\ud800 b"}\n' + '{"text": "fine"}\n')
     assert "x.jsonl:1 (not UTF-8)" in build(tmp_path / "x.jsonl", max_broken=1).warnings[0]
@@ -225,6 +274,15 @@ def test_documents_without_a_label_are_kept_and_counted(tmp_path: Path, build: B
     write_json_lines(source / "train.jsonl", [*records(6), {"text": "No label."}])
     assert build(source).warnings == [
         "Documents of train without a label, which take no part in fine-tuning: 1 of 7 (train.jsonl:7)."
+    ]
+
+
+def test_many_copies_in_train_are_counted(tmp_path: Path, build: Build) -> None:
+    source = write_splits(tmp_path / "mine")
+    write_json_lines(source / "train.jsonl", [*records(6), *records(1), *records(2)])
+    assert build(source).warnings == [
+        "Documents of train that repeat another document of train: 3 of 9; the most frequent one is there 3 times "
+        "(train.jsonl:1). Look whether they should differ; else remove the copies, as each counts in training."
     ]
 
 

@@ -67,6 +67,69 @@ def test_labels_may_be_absent(tmp_path: Path, open_texts: Open) -> None:
     assert source.class_names is None and source.splits["train"].labels == [None, None]
 
 
+def test_usual_names_of_fields(tmp_path: Path, open_texts: Open) -> None:
+    rows = [{"id": 1, "Sentence": "a", "category": "x"}, {"Sentence": "b", "category": None}, {"Sentence": "c"}]
+    source = open_texts(write_json_lines(tmp_path / "x.jsonl", rows))
+    assert texts_of(source) == ["a", "b", "c"] and source.class_names == ["x"]
+    assert source.splits["train"].labels == [0, None, None] and source.warnings == [
+        "x.jsonl: 'Sentence' is taken for the texts (data.text_key chooses another).",
+        "x.jsonl: 'category' is taken for the labels (data.label_key chooses another).",
+    ]
+    rows = [{"text": "a", "content": "-", "kind": "x", "id": 7}, {"text": "b", "content": "-", "kind": "y"}]
+    source = open_texts(write_json_lines(tmp_path / "x.jsonl", rows))
+    assert texts_of(source) == ["a", "b"] and source.warnings == [
+        "x.jsonl: no column is taken for the labels; if they are one of 'content', 'kind', 'id', say so by "
+        "data.label_key."
+    ]
+    rows = [{"text": "a"}, {"text": "b", "label": 3}]  # the first object needs no label
+    source = open_texts(write_json_lines(tmp_path / "x.jsonl", rows))
+    assert source.class_names == ["3"] and source.warnings == []
+    assert open_texts(tmp_path / "x.jsonl", label_key="none").class_names is None
+
+
+def test_a_field_of_splits(tmp_path: Path, open_texts: Open) -> None:
+    rows = [
+        {"text": "a", "label": 0, "split": "train"},
+        {"text": "b", "label": 1, "split": "test"},
+        {"text": "c", "label": 1, "split": "train"},
+        {"text": "d", "label": 0, "split": "validation"},
+    ]
+    table = "text,label,split\n" + "".join(f"{row['text']},{row['label']},{row['split']}\n" for row in rows)
+    (tmp_path / "x.csv").write_text(table)
+    write_json_lines(tmp_path / "x.jsonl", rows)
+    for name in ("x.jsonl", "x.csv"):
+        source = open_texts(tmp_path / name)
+        assert {split: texts_of(source, split) for split in source.splits} == {
+            "train": ["a", "c"],
+            "val": ["d"],
+            "test": ["b"],
+        }
+        assert [source.splits[split].labels for split in source.splits] == [[0, 1], [0], [1]]
+        assert f"The splits of {name} are those of its column 'split': train 2, val 1, test 1." in source.warnings
+        assert texts_of(open_texts(tmp_path / name, split_key="none")) == ["a", "b", "c", "d"]
+    folder = tmp_path / "two"
+    write_json_lines(folder / "train.jsonl", [{"text": "a", "label": 0, "split": "train"}])
+    write_json_lines(folder / "test.jsonl", [{"text": "b", "label": 0}])  # without the field it is what its name says
+    assert {split: texts_of(open_texts(folder), split) for split in ("train", "test")} == {
+        "train": ["a"],
+        "test": ["b"],
+    }
+
+
+def test_old_line_ends_and_encodings(tmp_path: Path, open_texts: Open) -> None:
+    lines = ['{"text": "caf\xe9", "label": "x"}', '{"text": "th\xe9", "label": "y"}', ""]
+    for number, (end, encoding) in enumerate((("\r", "utf-8"), ("\n", "cp1252"), ("\r\n", "utf-16"))):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_bytes(end.join(lines).encode(encoding))
+        source = open_texts(path, encoding=encoding)
+        assert texts_of(source) == ["caf\xe9", "th\xe9"] and source.class_names == ["x", "y"]
+    root = write_tweet_eval(tmp_path / "irony")
+    (root / "test_text.txt").write_bytes("caf\xe9\nth\xe9\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"data.encoding=cp1252"):
+        open_texts(root)
+    assert texts_of(open_texts(root, encoding="cp1252"), "test") == ["caf\xe9", "th\xe9"]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -114,7 +177,8 @@ def test_a_class_of_test_that_train_lacks(tmp_path: Path, open_texts: Open) -> N
     with pytest.raises(UserError) as caught:
         open_texts(tmp_path / "mine")
     assert str(caught.value) == (
-        "mine: classes of test that train lacks: 1 (the first: 'new'); rename the class or remove its documents."
+        "mine: classes of test that train lacks: 1 (the first: 'new'); rename the class or remove its documents. "
+        "The classes of train are 'class 0', 'class 1'."
     )
 
 
@@ -157,6 +221,27 @@ def test_tables_by_split(tmp_path: Path, open_texts: Open) -> None:
     assert source.kind == "tsv" and names_of(source, "test")[0] == "test.tsv:2"
 
 
+def test_usual_columns_and_bars(tmp_path: Path, open_texts: Open) -> None:
+    path = tmp_path / "x.csv"
+    for mark in ";|\t,":
+        path.write_text(f'Text{mark} Label\n"a{mark} b"{mark}x\nText{mark}Label\nc{mark}y\n')
+        source = open_texts(path)
+        assert texts_of(source) == [f"a{mark} b", "c"] and source.class_names == ["x", "y"]
+        assert names_of(source) == ["x.csv:2", "x.csv:4"]
+        assert (
+            "Lines that are the header again" in source.warnings[2]
+            and "1 (the first: x.csv line 3)" in source.warnings[2]
+        )
+    path.write_text("text\na\ntext\n")  # one column: the word may be a document
+    assert texts_of(open_texts(path)) == ["a", "text"]
+    for name in ("train", "test"):
+        (tmp_path / "both" / f"{name}.csv").parent.mkdir(exist_ok=True)
+        (tmp_path / "both" / f"{name}.csv").write_text(f"Document,Target\nthe {name},x\n")
+    source = open_texts(tmp_path / "both")
+    assert [texts_of(source, split) for split in ("train", "test")] == [["the train"], ["the test"]]
+    assert len(source.warnings) == 2  # each sentence once, not for each file
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -167,6 +252,26 @@ def test_tables_by_split(tmp_path: Path, open_texts: Open) -> None:
         ("x.tsv", b"text\tlabel\na\tb\n\xe9\tb\n", "x.tsv line 3 is not a UTF-8 text table"),
         ("x.csv", b"text,label\n", "x.csv holds no documents."),
         ("x.csv", b"", "x.csv has no column 'text'; its columns are none"),
+        (
+            "x.csv",
+            b"good one,pos\nbad one,neg\nwell,pos\n",
+            "x.csv has no header: its first line is a row ('good one',",
+        ),
+        (
+            "x.csv",
+            b"good one here\nbad one here\n",
+            "or, if this is its first row, write the names of the columns above",
+        ),
+        (
+            "x.csv",
+            b"sentence,content,label\na,b,c\n",
+            "several columns that may hold the texts ('sentence', 'content')",
+        ),
+        ("x.csv", b"file_name,label\na.png,c\n", "images need a model of images, and this is one of text"),
+        ("x.csv", b"text,label\na,b\nlabel,text\nb,a\n", "line 3 is a header again, with its columns in another order"),
+        ("x.csv", b"te\rxt,label\n", "x.csv line 1 is no header of a text table: its lines end in several ways"),
+        ("x.jsonl", b'[\n{"text": "a"},\n{"text": "b"}\n]\n', "write each document as an object in a line of its own"),
+        ("x.jsonl", b'{"text": "a", "y": 1}\n{"text": "b", "label": 2}\n', "line 2 has a field 'label' and the lines"),
         ("x.txt", b"a\n\xe9\n", "x.txt line 2 is not a UTF-8 text"),
         ("x.txt", b"", "x.txt holds no documents."),
         (
@@ -280,6 +385,16 @@ def test_tweet_eval(tmp_path: Path, open_texts: Open) -> None:
     [
         ("test_labels.txt", b"0\n", "test_labels.txt has 1 labels for the 2 texts of test_text.txt."),
         ("test_labels.txt", b"0\njoy\n", "test_labels.txt line 2 is not the number of a class."),
+        (
+            "test_labels.txt",
+            b"0\n7777777777\n",
+            "test_labels.txt line 2 has the number 7777777777, which is no class's.",
+        ),
+        (
+            "mapping.txt",
+            "\u00b2\tanger\n".encode(),
+            "mapping.txt line 1 is not a number, a tab and the name of a class.",
+        ),
         ("test_labels.txt", b"0\n7\n", "row 1 has label 7, but only 2 classes have a name."),
         ("test_labels.txt", None, "test_text.txt has no test_labels.txt beside it."),
         ("mapping.txt", b"anger\n", "mapping.txt line 1 is not a number, a tab and the name of a class."),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sdfast.data.items import Item, Items
+from sdfast.data.items import Item, Items, file_reader
 from sdfast.data.lines import read_lines
 from sdfast.errors import UserError
 
@@ -56,7 +56,7 @@ def image_items(root: Path, rows: Sequence[tuple[str, int]], listed_by: Path, ba
             f"{listed_by} names images that are not in {root}: {len(missing):,} of {len(rows):,} (the first: "
             f"{missing[0]}); unpack the whole archive again."
         )
-    return Items(Item(name, label, (root / name).read_bytes, banner) for name, label in rows)
+    return Items(Item(name, label, file_reader(root / name), banner) for name, label in rows)
 
 
 def _missing(root: Path, names: Iterable[str]) -> list[str]:

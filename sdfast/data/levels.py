@@ -1,0 +1,146 @@
+"""From samples of more than 8 bits to 8 bits, by one range for all pictures of a source.
+
+A 16-bit file rarely says how much of its range is used: detectors of 10, 12 or 14 bits leave the upper part empty. A
+stretch of each picture by its own extremes would lose how bright they are beside each other, so there is one range
+for all: `data.range`, or from 0 to the least 2^k - 1 that holds every value of the source.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Range = tuple[float, float]
+
+FULL: Range = (0.0, 65535.0)
+_GREY_ALPHA = "LA;16B"  # a PNG of 16-bit grey and alpha
+_OTHER_BYTES = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_HOW = "set data.range=[LOW,HIGH], or save it with 8 or 16 bits a channel"
+
+
+class NoRange(Exception):
+    """A picture of more than 8 bits a channel was met, and the range of the source is not known yet."""
+
+
+@dataclass(frozen=True)
+class Deep:
+    """A decoded picture of more than 8 bits a channel.
+
+    Attributes:
+        samples: [H, W] or [H, W, 3]; unsigned or signed integers, or floating point.
+        alpha: [H, W] uint8, 0 = transparent; None when the file has none.
+        declared: the largest value that a sample can have, where the file says it; None otherwise.
+    """
+
+    samples: NDArray[Any]
+    alpha: NDArray[np.uint8] | None
+    declared: int | None
+
+    def ceiling(self) -> int:
+        """The least 2^k - 1, from 255 on, that holds the picture; what the file declares where it does.
+
+        Raises:
+            ValueError: for pixels without a known range (floating point, integers outside 0..65535).
+        """
+        if self.samples.dtype.kind == "f":
+            raise ValueError(f"floating-point pixels have no known range; {_HOW}")
+        low, high = int(self.samples.min()), int(self.samples.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"pixels of {low:,} to {high:,}, outside 0..65535, have no known range; {_HOW}")
+        return self.declared or max((1 << high.bit_length()) - 1, 255)
+
+    def image(self, levels: Range) -> Image:
+        """The picture with 8 bits a channel (mode L, LA, RGB or RGBA)."""
+        from PIL.Image import fromarray
+
+        image = fromarray(to_8_bit(self.samples, levels))
+        if self.alpha is not None:
+            image.putalpha(fromarray(self.alpha))
+        return image
+
+
+def to_8_bit(samples: NDArray[Any], levels: Range) -> NDArray[np.uint8]:
+    """Samples of any type as uint8: LOW becomes 0, HIGH 255, what lies between is rounded, the rest cut off.
+
+    Args:
+        samples: any shape, integers or floating point.
+        levels: LOW and HIGH, LOW < HIGH.
+
+    Raises:
+        ValueError: a sample is not a number.
+    """
+    if (
+        samples.dtype.kind == "u" and samples.dtype.itemsize == 2 and samples.size > 65536
+    ):  # by a table, without eight bytes for each sample
+        return np.asarray(to_8_bit(np.arange(65536, dtype=np.uint16), levels)[samples])
+    low, high = levels
+    scaled = (samples.astype(np.float64) - low) * (255 / (high - low))
+    if samples.dtype.kind == "f" and np.isnan(scaled).any():
+        raise ValueError("it has pixels that are not a number")
+    return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
+
+
+def largest_declared(image: Image) -> int | None:
+    """The largest sample that the file's header allows, where that says more than "16 bits"; before it is loaded.
+
+    TIFF has BitsPerSample. A PGM has its largest value, which PIL has scaled to 65535 when the pixels are there.
+    """
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (16,))[0]  # type: ignore[attr-defined]
+        return (1 << bits) - 1 if 8 < bits < 16 else None
+    if image.format == "PPM" and image.tile and image.tile[0][0] in ("ppm", "ppm_plain"):  # type: ignore[attr-defined]
+        return 65535 if image.tile[0][3][-1] < 65535 else None  # type: ignore[attr-defined]
+    return None
+
+
+def raw_mode(image: Image) -> str:
+    """How the file's samples lie in memory, in PIL's words ("RGB;16B"); before the image is loaded."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
+
+
+def deep_picture(image: Image, stored: str, declared: int | None, again: Callable[[str], Image]) -> Deep | None:
+    """The samples of a picture of more than 8 bits a channel; None for any other, and where PIL gives 8 bits only.
+
+    PIL has no mode of 16-bit colours and keeps their upper bytes. Decoded once more as if the file had the other order
+    of bytes, it keeps the lower ones.
+
+    Args:
+        image: loaded.
+        stored: its `raw_mode`.
+        declared: see `Deep`.
+        again: gives the same file, loaded by another raw mode.
+    """
+    key = image.info.get("transparency")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        return Deep(grey, None if key is None else _opaque(grey != key), declared)
+    if stored == _GREY_ALPHA:  # the four bytes of each pixel as they lie in the file: grey, then alpha
+        parts = np.asarray(again("RGBA"), np.uint16)
+        return Deep(parts[..., 0] << 8 | parts[..., 1], to_8_bit(parts[..., 2] << 8 | parts[..., 3], FULL), declared)
+    layout, _, order = stored.partition(";16")
+    if layout not in ("RGB", "RGBA", "RGBa", "RGBX") or order not in _OTHER_BYTES:
+        return None
+    plain = "RGBA" if layout == "RGBa" else layout  # PIL would divide the upper bytes by the upper byte of alpha
+    upper = image if plain == layout else again(f"{plain};16{order}")
+    samples = np.asarray(upper, np.uint16) << 8 | np.asarray(again(f"{plain};16{_OTHER_BYTES[order]}"), np.uint16)
+    colours = samples[..., :3]
+    if image.mode != "RGBA":
+        return Deep(colours, None if key is None else _opaque((colours != np.asarray(key)).any(axis=-1)), declared)
+    alpha = samples[..., 3:]
+    if layout == "RGBa":
+        colours = np.minimum(colours * (65535.0 / np.maximum(alpha, 1)), 65535).round().astype(np.uint16)
+    return Deep(colours, to_8_bit(alpha[..., 0], FULL), declared)
+
+
+def _opaque(where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(where, 255, 0).astype(np.uint8)

@@ -1,0 +1,89 @@
+"""How a model's pictures were made, as its folder keeps it, and single pictures made in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from sdfast.data.config import DataConfig
+from sdfast.data.decode import BrokenImage, ceiling, decoding, picture
+from sdfast.data.items import LARGEST_FILE
+from sdfast.data.levels import FULL, Range
+from sdfast.data.transparency import KEEP
+from sdfast.durable import read_json
+from sdfast.errors import UserError
+from sdfast.regular import read_regular
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PROCESSOR_FILE, KEPT_AS = "preprocessor_config.json", "sdfast_pictures"
+_KEYS = ("background", "exif_rotation", "range")
+_BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose folder says nothing
+
+
+def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
+    """The options that turn a file into colours, as a JSON value.
+
+    Args:
+        options: the `data` section that a model was trained with.
+        levels: of its pack.
+    """
+    return options.model_copy(update={"range": levels or options.range}).model_dump(mode="json", include=set(_KEYS))
+
+
+def options_of_model(options: DataConfig, kept: Any) -> DataConfig:
+    """`options` with those that a model was trained with.
+
+    Args:
+        options: the `data` section.
+        kept: what `kept_options` gave; None of a model that was written before this was kept, whose transparent
+            pixels have the colours that are stored under them, and whose 16-bit images the range 0 to 65,535.
+
+    Raises:
+        UserError: `kept` is something else.
+    """
+    values = _BEFORE if kept is None else kept
+    try:
+        if not isinstance(values, Mapping):
+            raise TypeError
+        return DataConfig(**{**options.model_dump(), **{key: values[key] for key in _KEYS if key in values}})
+    except (TypeError, ValidationError) as error:
+        raise UserError(
+            f"{KEPT_AS} in the model's {PROCESSOR_FILE} does not describe pictures as sdfast writes it; copy the model "
+            "again, or remove the entry."
+        ) from error
+
+
+def open_picture(file: str | Path, model: str | Path) -> Image:
+    """A picture as `sdfast eval` sees it before it is resized, for `transformers.pipeline` and other programs.
+
+    It is upright, its transparent pixels lie on the background that the model was trained with, and samples of more
+    than 8 bits are stretched by the range that the model was trained with (one that was not trained with any: by the
+    picture's own, as `data.range=auto` does for a source of this picture alone).
+
+    Args:
+        file: of the picture.
+        model: folder of a model that sdfast has written.
+
+    Returns:
+        PIL image, 8 bits a channel, mode RGB.
+
+    Raises:
+        UserError: the folder is no model's, or the file is no picture that can be used.
+    """
+    processor = read_json(Path(model) / PROCESSOR_FILE)
+    if not isinstance(processor, dict):
+        raise UserError(f"{model} has no {PROCESSOR_FILE}; give the folder of a model that sdfast has written.")
+    options = options_of_model(DataConfig(), processor.get(KEPT_AS))
+    try:
+        raw = read_regular(file, LARGEST_FILE)
+        with decoding(options):
+            top = ceiling(raw, options)[0] if options.range == "auto" else 0
+            return picture(raw, options, (0.0, float(top)) if top else None).convert("RGB")
+    except (OSError, BrokenImage) as error:
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        raise UserError(f"{file}: {reason}.") from error
