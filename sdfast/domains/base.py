@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from sdfast.config import Config, Modality, OptimisationConfig
+from sdfast.config import MASK_RATIOS, Config, Modality, OptimisationConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
 from sdfast.errors import UserError
 from sdfast.objectives.base import Objective
@@ -99,6 +99,10 @@ class Domain(Protocol):
         """Its size, for the log."""
         ...
 
+    def own_settings(self, loaded: Any) -> Mapping[str, Any]:
+        """Keys of `pretrain` and the values that the model as given was trained with: they hold where none is given."""
+        ...
+
     def prepare_pack(self, spec: str, directory: Path) -> Any:
         """The pack of a source for the initial model, built when need be."""
         ...
@@ -161,8 +165,8 @@ class Domain(Protocol):
         """What the run's ZeRO stage saves, in one sentence; None where nobody knows."""
         ...
 
-    def write(self, module: Any, folder: Path) -> None:
-        """Write a trained model in Hugging Face format."""
+    def write(self, module: Any, folder: Path, stage: str, steps: int) -> None:
+        """Write a trained model in Hugging Face format, and a card that says which stage made it in how many steps."""
         ...
 
     def classifier(self, start: Any, classes: int, seed: int) -> Any:
@@ -177,8 +181,8 @@ class Domain(Protocol):
         """[n, classes] float32 on the CPU: logits of some rows, in evaluation mode."""
         ...
 
-    def write_classifier(self, module: Any, folder: Path, names: list[str]) -> None:
-        """Write a fine-tuned model in Hugging Face format."""
+    def write_classifier(self, module: Any, folder: Path, names: list[str], steps: int) -> None:
+        """Write a fine-tuned model in Hugging Face format, and its card."""
         ...
 
     def read_classifier(self, folder: Path) -> Classifier:
@@ -216,6 +220,34 @@ def refuse_settings(config: Config, keys: Iterable[str], model: str, many: str) 
         value = getattr(section, field)
         if value != type(section).model_fields[field].default:
             raise UserError(f"{key}={value} says nothing for {model}, which is a model of {many}; leave it away.")
+
+
+def with_own_settings(config: Config, own: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """The configuration with a model's own settings where no key says otherwise.
+
+    Args:
+        config: of the run.
+        own: see `Domain.own_settings`.
+
+    Returns:
+        The configuration, and a sentence for each setting that is not the usual one or not the model's.
+    """
+    usual = PretrainConfig().model_copy(update={"mask_ratio": MASK_RATIOS["images"], "norm_pix": True})
+    taken, notes = {}, []
+    for key, value in own.items():
+        given = getattr(config.pretrain, key)
+        if given is None:
+            taken[key] = value
+            if value != getattr(usual, key):
+                notes.append(f"pretrain.{key}={_yaml(value)}, as it was pre-trained; give the key for another value.")
+        elif given != value:
+            notes.append(f"it was pre-trained with {key}={_yaml(value)}; pretrain.{key}={_yaml(given)}, as given.")
+    pretrain = config.pretrain.model_copy(update=taken)
+    return config.model_copy(update={"pretrain": pretrain}), notes
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def labels_of(split: Any) -> np.ndarray:

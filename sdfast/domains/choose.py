@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.config import Modality
 from sdfast.domains.base import Domain
+from sdfast.models.describe import NAMINGS
 from sdfast.models.weights import read_config
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ _TEXT_MODELS = ("bert", "roberta")
 
 def modality_of(config: Mapping[str, Any]) -> Modality:
     """What a model with this `config.json` is of; one that sdfast does not take is refused as it is loaded."""
-    return "texts" if config.get("model_type") in _TEXT_MODELS else "images"
+    kind = config.get("model_type")
+    if kind in _TEXT_MODELS:
+        return "texts"
+    words = "vocab_size" in config and "image_size" not in config and kind not in list(NAMINGS)
+    return "texts" if words else "images"
 
 
 def domain_of(folder: Path, run: Pipeline) -> Domain:

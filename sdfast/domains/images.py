@@ -16,8 +16,10 @@ from sdfast.config import Modality, OptimisationConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
+from sdfast.data.pictures import kept_options, options_of_model
 from sdfast.data.transform import Transform
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
+from sdfast.domains.card import write_card
 from sdfast.engine.accounting import step_spec
 from sdfast.engine.pixels import image_reader
 from sdfast.engine.plan import worth_of_zero
@@ -112,6 +114,10 @@ class ImageDomain:
         height, width = shape.image_size
         return f"{size / 1e6:.1f} M encoder parameters, {height}x{width} px, patches of {shape.patch_size}"
 
+    def own_settings(self, loaded: models.PretrainedMAE) -> Mapping[str, Any]:
+        """See `Domain.own_settings`."""
+        return loaded.trained_with
+
     def prepare_pack(self, spec: str, directory: Path) -> Pack:
         """See `Domain.prepare_pack`."""
         transform = self._transform(self.run.initial.processor, self.run.initial.shape.channels)
@@ -190,16 +196,18 @@ class ImageDomain:
         run = self.run
         return worth_of_zero(run.initial.shape, stage, run.config, run.device, run.ranks.world)
 
-    def write(self, module: MaskedAutoencoder, folder: Path) -> None:
-        """See `Domain.write`."""
-        masking = self.run.config.pretrain
+    def write(self, module: MaskedAutoencoder, folder: Path, stage: str, steps: int) -> None:
+        """See `Domain.write`: with the encoder alone in a folder of its own, as transformers masks with the whole."""
+        masking, processor = self.run.config.pretrain, self._written_processor()
         models.save_mae(
             module,
             folder,
-            self.run.initial.processor,
+            processor,
             mask_ratio=masking.patch_ratio,
-            norm_pix_loss=masking.norm_pix,
+            norm_pix_loss=masking.normalised_pixels,
         )
+        models.save_encoder(module, folder / "encoder", processor)
+        write_card(self.run, folder, stage, steps)
 
     def classifier(self, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:
         """See `Domain.classifier`."""
@@ -224,10 +232,11 @@ class ImageDomain:
         """Of the initial model: see `predict`."""
         return self.run.initial.processor
 
-    def write_classifier(self, module: ViTClassifier, folder: Path, names: list[str]) -> None:
+    def write_classifier(self, module: ViTClassifier, folder: Path, names: list[str], steps: int) -> None:
         """See `Domain.write_classifier`."""
-        processor, dropout = self.run.initial.processor, self.run.config.finetune.dropout
+        processor, dropout = self._written_processor(), self.run.config.finetune.dropout
         models.save_classifier(module, folder, processor, names, dropout)
+        write_card(self.run, folder, "finetune", steps)
 
     def read_classifier(self, folder: Path) -> Classifier:
         """See `Domain.read_classifier`."""
@@ -237,6 +246,7 @@ class ImageDomain:
     def evaluation_pack(self, spec: str, directory: Path, classifier: Classifier) -> Pack:
         """See `Domain.evaluation_pack`."""
         options = self.run.config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        options = options_of_model(options, classifier.companions.pictures)
         transform = self._transform(classifier.companions, classifier.module.shape.channels)
         return prepare_pack(spec, directory, transform, options, log.warning)
 
@@ -256,6 +266,11 @@ class ImageDomain:
     def _normalise(self, processor: ImageProcessor) -> Normalise:
         """From uint8 images to the model's input."""
         return Normalise(processor.mean, processor.std).to(self.run.device)
+
+    def _written_processor(self) -> ImageProcessor:
+        """What goes beside a trained model: the initial model's, and how this run made its pictures."""
+        pictures = kept_options(self.run.config.data, self.run.pack.levels)
+        return replace(self.run.initial.processor, pictures=pictures)
 
     def _transform(self, processor: ImageProcessor, channels: int) -> Transform:
         return Transform(processor.height, processor.width, channels, processor.mean, processor.std)

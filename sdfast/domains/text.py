@@ -19,6 +19,7 @@ from sdfast.data.text_order import TextBatchOrder
 from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
+from sdfast.domains.card import write_card
 from sdfast.engine.accounting import text_step_spec
 from sdfast.errors import UserError
 from sdfast.evaluation.text import predict_texts
@@ -73,7 +74,9 @@ class TextDomain:
     def check(self) -> None:
         """See `Domain.check`."""
         config, model = self.run.config, self.run.model_spec
-        keys = (*_OF_IMAGES, "data.image_size", "data.channels", "data.image_key")
+        keys = [*_OF_IMAGES, "data.image_size", "data.channels", "data.image_key", "data.background", "data.range"]
+        if config.pretrain.norm_pix:  # as the config.yaml of an older run of texts has it
+            keys.remove("pretrain.norm_pix")
         refuse_settings(config, keys, model, "texts")
 
     def check_distill(self) -> None:
@@ -119,6 +122,10 @@ class TextDomain:
         shape = loaded.shape
         size = sum(parameter.numel() for parameter in loaded.module.encoder.parameters())
         return f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+
+    def own_settings(self, loaded: models.PretrainedMLM) -> Mapping[str, Any]:
+        """See `Domain.own_settings`: a masked language model does not tell how it was masked."""
+        return {}
 
     def prepare_pack(self, spec: str, directory: Path) -> TextPack:
         """See `Domain.prepare_pack`."""
@@ -204,9 +211,11 @@ class TextDomain:
         """See `Domain.worth_of_zero`."""
         return None
 
-    def write(self, module: MaskedLanguageModel, folder: Path) -> None:
+    def write(self, module: MaskedLanguageModel, folder: Path, stage: str, steps: int) -> None:
         """See `Domain.write`."""
-        models.save_mlm(module, folder, self.companions, self.run.initial.dropouts)
+        shape, dropouts = module.shape, self.run.initial.dropouts
+        models.save_mlm(module, folder, self.companions, dropouts, max_length=shape.longest)
+        write_card(self.run, folder, stage, steps)
 
     def classifier(self, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
         """See `Domain.classifier`."""
@@ -214,7 +223,9 @@ class TextDomain:
 
     def classification(self, module: TextClassifier, labels: Tensor, seed: int) -> Objective:
         """See `Domain.classification`."""
-        config = self.run.config.finetune
+        config, given = self.run.config.finetune, self.run.initial.dropouts
+        if {given.hidden, given.attention, given.classifier or given.hidden} != {config.dropout}:
+            log.info("finetune: finetune.dropout=%g holds; the model's config.json has %s", config.dropout, given)
         regularizer = on_optimizer(config, module)
         if config.regularizer == "r4f":
             add_spectral_norm(module.classifier, seed)
@@ -233,9 +244,11 @@ class TextDomain:
         """Of the initial model."""
         return self.run.initial.companions
 
-    def write_classifier(self, module: TextClassifier, folder: Path, names: list[str]) -> None:
+    def write_classifier(self, module: TextClassifier, folder: Path, names: list[str], steps: int) -> None:
         """See `Domain.write_classifier`."""
-        models.save_text_classifier(module, folder, self.companions, names, self._dropouts())
+        longest = min(self.run.config.data.max_length, module.shape.longest)
+        models.save_text_classifier(module, folder, self.companions, names, self._dropouts(), max_length=longest)
+        write_card(self.run, folder, "finetune", steps)
 
     def read_classifier(self, folder: Path) -> Classifier:
         """See `Domain.read_classifier`."""
@@ -269,13 +282,17 @@ class TextDomain:
         Raises:
             UserError: it has words that the model has not.
         """
-        tokenizer = load_tokenizer(folder, min(self.run.config.data.max_length, shape.longest))
+        longest = min(self.run.config.data.max_length, shape.longest)
+        tokenizer = load_tokenizer(folder, longest)
         words = tokenizer.tokenization.vocabulary
-        if words > shape.vocabulary:
+        if (more := words - shape.vocabulary) > 0:
             raise UserError(
-                f"the tokenizer in {folder} has {words:,} words, and its model {shape.vocabulary:,}; they do not belong"
-                " together."
+                f"the tokenizer in {folder} has {words:,} words, {more:,} more than its model; if they were added to"
+                " it, call model.resize_token_embeddings(len(tokenizer)) of transformers and save both there, else the"
+                " two do not belong together."
             )
+        if (length := tokenizer.tokenization.max_length) < longest:
+            log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
         return tokenizer
 
     def _dropouts(self) -> Dropouts:

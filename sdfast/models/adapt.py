@@ -14,6 +14,7 @@ from torch import Tensor
 from sdfast.errors import UserError
 from sdfast.models.vit import ViTShape
 
+_MOST_PATCHES = 1 << 20  # of an image: 16,384 x 16,384 pixels in patches of 16
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 _PATCH_EMBED = "encoder.patch_embed.weight"
 
@@ -68,8 +69,17 @@ def adapt_state(
 
 
 def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
-    """Raise a UserError that names the nearest fits unless both sides are positive multiples of the patch size."""
+    """Raise a UserError that names the nearest fits unless both sides are positive multiples of the patch size.
+
+    Nor may an image have more patches than any model sees, whose positions alone would fill the memory.
+    """
     if min(image_size) > 0 and not any(side % patch_size for side in image_size):
+        patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
+        if patches > _MOST_PATCHES:
+            raise UserError(
+                f"the image size {_by(image_size)} is {patches:,} patches of {patch_size}, more than the"
+                f" {_MOST_PATCHES:,} that an image may have: choose a smaller one."
+            )
         return
     below = tuple(max(patch_size, side // patch_size * patch_size) for side in image_size)
     above = tuple(max(patch_size, -(-side // patch_size) * patch_size) for side in image_size)

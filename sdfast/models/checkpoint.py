@@ -5,7 +5,7 @@ Nothing here imports transformers: reading and writing the files directly keeps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ __all__ = [
     "load_classifier",
     "load_mae",
     "save_classifier",
+    "save_encoder",
     "save_mae",
     "weights_digest",
 ]
@@ -56,6 +57,7 @@ class PretrainedMAE:
         name: what the user called it.
         digest: `weights_digest(module)`: the content, whatever it is called and wherever it lies.
         notes: sentences for the user: what was adapted, replaced or newly made.
+        trained_with: keys of `pretrain` and the values that the checkpoint was pre-trained with, see `trained_with`.
     """
 
     module: MaskedAutoencoder
@@ -64,6 +66,7 @@ class PretrainedMAE:
     name: str
     digest: str
     notes: list[str] = field(default_factory=list)
+    trained_with: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_mae(
@@ -85,7 +88,7 @@ def load_mae(
         UserError: one sentence that names the file or tensor and what to do.
     """
     source, weights, state, shape = _read_encoder_and_decoder(find_model_folder(str(spec)))
-    notes = list(source.notes)
+    notes = [*weights.notes, *source.notes]
     if unused := layout.ignored_tensors(weights, source.naming):
         notes.append(f"not used: {', '.join(unused[:4])}{' and more' if len(unused) > 4 else ''} of the checkpoint.")
     wanted = (source.processor.height, source.processor.width) if image_size is None else image_size
@@ -103,7 +106,9 @@ def load_mae(
             " (transformers 5 leaves them so in a ViTMAE that is newly made from its configuration)."
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
-    return PretrainedMAE(module, shape, processor, str(spec), weights_digest(module), notes)
+    return PretrainedMAE(
+        module, shape, processor, str(spec), weights_digest(module), notes, trained_with=source.trained_with
+    )
 
 
 def save_mae(
@@ -134,6 +139,32 @@ def save_mae(
         "norm_pix_loss": norm_pix_loss,
     }
     _write_folder(directory, config, layout.write_state(module.state_dict(), layout.VIT_MAE), processor)
+
+
+def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImageProcessor) -> None:
+    """Write the encoder alone, as a folder that `transformers.AutoModel` makes a plain `ViTModel` of.
+
+    That of `save_mae` becomes a `ViTMAEModel`, which masks patches at random in evaluation mode too. The last hidden
+    state is that of `module.encoder` given the whole image. `pooler_output` is the CLS token: the pooler, which is no
+    part of a masked auto-encoder and which transformers would make anew, is written as the identity. The encoder of
+    grey images takes RGB ones, as in `save_classifier`.
+    """
+    state = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
+    state, shape, processor, marks = _for_rgb(state, module.shape, processor)
+    tensors = layout.write_state(state, layout.VIT)
+    tensors = {name.removeprefix(layout.VIT.prefix): tensor for name, tensor in tensors.items()}
+    like, width = state["encoder.norm.bias"], shape.encoder.width
+    tensors["pooler.dense.weight"] = torch.eye(width).to(like)
+    tensors["pooler.dense.bias"] = torch.zeros_like(like)
+    config = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        **_common_config(shape, 0.0),
+        "pooler_act": "linear",
+        "pooler_output_size": width,
+        **marks,
+    }
+    _write_folder(directory, config, tensors, processor)
 
 
 def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, seed: int) -> ViTClassifier:
@@ -178,11 +209,7 @@ def save_classifier(
             f"a classifier with {module.classifier.out_features} outputs needs as many distinct class names, "
             f"not {names}."
         )
-    state, shape = dict(module.state_dict()), module.shape
-    marks: dict[str, Any] = {}
-    if shape.channels == 1:
-        state["encoder.patch_embed.weight"] = adapt.grey_weights_for_rgb(state["encoder.patch_embed.weight"])
-        shape, processor, marks = replace(shape, channels=3), processor.with_channels(3), {_GREY_AS_RGB: True}
+    state, shape, processor, marks = _for_rgb(dict(module.state_dict()), module.shape, processor)
     head = {name: state.pop(name) for name in ("classifier.weight", "classifier.bias")}
     config = {
         "architectures": ["ViTForImageClassification"],
@@ -236,6 +263,17 @@ def _read_encoder_and_decoder(folder: Path) -> tuple[Source, Weights, dict[str, 
         state["encoder.patch_embed.weight"] = adapt.rgb_weights_for_grey(state["encoder.patch_embed.weight"])
         shape = replace(shape, channels=1)
     return source, weights, state, shape
+
+
+def _for_rgb(
+    state: dict[str, Tensor], shape: ViTShape, processor: ImageProcessor
+) -> tuple[dict[str, Tensor], ViTShape, ImageProcessor, dict[str, Any]]:
+    """An encoder for RGB images, and what marks one that was for grey ones in its configuration."""
+    if shape.channels != 1:
+        return state, shape, processor, {}
+    weight = adapt.grey_weights_for_rgb(state["encoder.patch_embed.weight"])
+    state = {**state, "encoder.patch_embed.weight": weight}
+    return state, replace(shape, channels=3), processor.with_channels(3), {_GREY_AS_RGB: True}
 
 
 def _expected_shapes(shape: ViTShape) -> dict[str, torch.Size]:

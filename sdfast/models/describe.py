@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
 from sdfast.models import layout
 from sdfast.models.layout import Naming
+from sdfast.models.parameters import decoder_parameters, encoder_parameters
 from sdfast.models.processor import ImageProcessor, replaced_steps
 from sdfast.models.vit import TransformerShape, ViTShape
 from sdfast.models.weights import Weights, read_config
@@ -21,11 +23,23 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": {"patch_size": 16, "layer_norm_eps": 1e-12},
     "dinov2": {"patch_size": 14, "layer_norm_eps": 1e-6},
 }
-_NAMINGS = {"vit_mae": layout.VIT_MAE, "vit": layout.VIT, "dinov2": layout.DINOV2}
+NAMINGS = {"vit_mae": layout.VIT_MAE, "vit": layout.VIT, "dinov2": layout.DINOV2}
+_TAKEN = "sdfast takes vit_mae, vit, dinov2 and timm's plain ViTs"
 _REFUSED = {
     "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
     "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
 }
+# What has no place here, and the values at which that is no loss.
+_UNHEEDED = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "drop_path_rate": 0.0,
+    "initializer_range": 0.02,
+}
+_TIMM_UNHEEDED = dict.fromkeys(
+    ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"), 0.0
+)
+_SPARE = 1 << 24  # parameters
 _TIMM_EPS = 1e-6  # the LayerNorm of timm's vision_transformer.py
 _TIMM_HEADS = {  # width, heads by the word in the architecture's name
     "tiny": (192, 3),
@@ -47,6 +61,7 @@ class Source:
     naming: Naming
     processor: ImageProcessor  # its size is the one that the checkpoint is meant to be used at
     notes: tuple[str, ...] = ()
+    trained_with: Mapping[str, Any] = field(default_factory=dict)  # see `trained_with`
 
 
 def describe(config: Mapping[str, Any], weights: Weights) -> Source:
@@ -65,10 +80,11 @@ def describe(config: Mapping[str, Any], weights: Weights) -> Source:
 
 def _describe_hugging_face(config: Mapping[str, Any], weights: Weights, path: Path) -> Source:
     kind = config["model_type"]
-    if kind in _REFUSED:
-        raise UserError(f"{path} describes a {kind} model: {_REFUSED[kind]}.")
-    if kind not in _NAMINGS:
-        raise UserError(f"{path} describes a {kind} model: sdfast takes vit_mae, vit, dinov2 and timm's plain ViTs.")
+    if not isinstance(kind, str) or kind not in NAMINGS:
+        of_texts = "vocab_size" in config and "image_size" not in config
+        taken = "of text models sdfast takes bert and roberta" if of_texts else _TAKEN
+        reason = _REFUSED.get(str(kind), taken)
+        raise UserError(f"{path} describes a {kind} model: {reason}.")
     if config.get("use_swiglu_ffn"):
         raise UserError(
             f"{path} describes a DINOv2 with a SwiGLU MLP, which sdfast does not have: use a smaller DINOv2."
@@ -77,12 +93,13 @@ def _describe_hugging_face(config: Mapping[str, Any], weights: Weights, path: Pa
     if values.get("hidden_act", "gelu") != "gelu":
         raise UserError(f"{path} asks for the activation {values['hidden_act']}: sdfast has gelu only.")
     width = whole_number(values, "hidden_size", path, 768)
-    default_mlp = int(width * values.get("mlp_ratio", 4)) if kind == "dinov2" else 3072
     encoder = TransformerShape(
         width=width,
         depth=whole_number(values, "num_hidden_layers", path, 12),
         heads=whole_number(values, "num_attention_heads", path, 12),
-        mlp_width=default_mlp if kind == "dinov2" else whole_number(values, "intermediate_size", path, default_mlp),
+        mlp_width=_mlp_of(values, width, path)
+        if kind == "dinov2"
+        else whole_number(values, "intermediate_size", path, 3072),
     )
     decoder = None
     if kind == "vit_mae" and layout.has_decoder(weights):
@@ -99,12 +116,46 @@ def _describe_hugging_face(config: Mapping[str, Any], weights: Weights, path: Pa
         encoder=encoder,
         decoder=decoder,
         norm_eps=norm_epsilon(values["layer_norm_eps"], path),
-        qkv_bias=bool(values.get("qkv_bias", True)),
+        qkv_bias=_switch(values, "qkv_bias", path, True),
     )
-    _check(shape, path)
-    has_file = (weights.folder / "preprocessor_config.json").is_file()
+    _check(shape, weights, path)
+    has_file = os.path.lexists(weights.folder / "preprocessor_config.json")
     preprocessing = read_config(weights.folder, "preprocessor_config.json") if has_file else {}
-    return _with_processor(kind, shape, ImageProcessor.from_json(preprocessing, kind), preprocessing, has_file)
+    processor = ImageProcessor.from_json(preprocessing, kind)
+    source = _with_processor(kind, shape, processor, preprocessing, has_file)
+    return replace(source, notes=(*source.notes, *unheeded(config, _UNHEEDED)), trained_with=trained_with(config, path))
+
+
+def trained_with(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """How a masked auto-encoder was pre-trained, as keys of `pretrain`; nothing for another model.
+
+    Args:
+        config: of Hugging Face; what it leaves out is as transformers fills it.
+        path: where it lies, for messages.
+
+    Raises:
+        UserError: a value that makes no sense.
+    """
+    if config.get("model_type") != "vit_mae":
+        return {}
+    ratio = config.get("mask_ratio", 0.75)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        raise UserError(f"mask_ratio in {path} must be from 0 to 1, not {ratio!r}.")
+    own: dict[str, Any] = {"norm_pix": _switch(config, "norm_pix_loss", path, False)}
+    if ratio:  # 0 is how features are taken, and nothing that a model was pre-trained with
+        own["mask_ratio"] = float(ratio)
+    return own
+
+
+def unheeded(config: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """A sentence on settings of a configuration that have no place here, where one differs from the usual value."""
+    found = [f"{key}={config[key]}" for key, value in usual.items() if config.get(key) not in (None, value)]
+    if not found:
+        return []
+    return [
+        f"not followed: {', '.join(found)} of config.json; dropout acts in finetune, as finetune.dropout says, and new"
+        " weights have a deviation of 0.02."
+    ]
 
 
 def _with_processor(
@@ -120,14 +171,19 @@ def _with_processor(
         processor = processor.with_channels(shape.channels)
         if has_file:
             notes.append(f"mean and deviation were given for another number of channels: {shape.channels} used.")
-    size = shape.image_size
+    size, wanted = shape.image_size, (processor.height, processor.width)
     if (
         kind == "dinov2"
         and has_file
         and not (processor.height % shape.patch_size or processor.width % shape.patch_size)
     ):
-        size = (processor.height, processor.width)  # DINOv2 is published with positions for 518 and used at 224
-    return Source(shape, _NAMINGS[kind], processor.with_size(*size), tuple(notes))
+        size = wanted  # DINOv2 is published with positions for 518 and used at 224
+    elif has_file and wanted != size:
+        notes.append(
+            f"preprocessor_config.json makes images of {wanted[0]} x {wanted[1]}; the model's own {size[0]} x {size[1]}"
+            " were taken."
+        )
+    return Source(shape, NAMINGS[kind], processor.with_size(*size), tuple(notes))
 
 
 def _describe_timm(config: Mapping[str, Any], weights: Weights, path: Path) -> Source:
@@ -148,6 +204,8 @@ def _describe_timm(config: Mapping[str, Any], weights: Weights, path: Path) -> S
     width, channels, patch_height, patch_width = kernel.shape
     depth = 1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name)))
     input_size = published.get("input_size", (channels, 224, 224))
+    if not isinstance(input_size, list | tuple):
+        raise UserError(f"input_size in {path} must be channels, height and width, not {input_size!r}.")
     shape = ViTShape(
         image_size=_pair(arguments.get("img_size") or tuple(input_size)[1:], "img_size", path),
         patch_size=_square_patch((patch_height, patch_width), path),
@@ -161,11 +219,12 @@ def _describe_timm(config: Mapping[str, Any], weights: Weights, path: Path) -> S
         norm_eps=_TIMM_EPS,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
     )
-    _check(shape, path)
+    _check(shape, weights, path)
     preprocessing = {"image_mean": published.get("mean"), "image_std": published.get("std")}
     notes = [] if "mean" in published else ["timm's config.json gives no mean and deviation: 0.5 was taken."]
     if published:
         notes.append("timm's own preprocessing may resize and crop otherwise; sdfast resizes directly and bilinearly.")
+    notes += unheeded(arguments, _TIMM_UNHEEDED)
     processor = ImageProcessor.from_json(preprocessing, "vit").with_channels(channels).with_size(*shape.image_size)
     return Source(shape, layout.TIMM, processor, tuple(notes))
 
@@ -181,7 +240,44 @@ def _timm_heads(arguments: Mapping[str, Any], architecture: str, width: int, pat
     return heads
 
 
-def _check(shape: ViTShape, path: Path) -> None:
+def _mlp_of(values: Mapping[str, Any], width: int, path: Path) -> int:
+    """DINOv2 gives the MLP's width as a multiple."""
+    ratio = values.get("mlp_ratio", 4)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < width * ratio < float("inf"):
+        raise UserError(f"mlp_ratio in {path} must be a positive number, not {ratio!r}.")
+    return int(width * ratio)
+
+
+def _switch(values: Mapping[str, Any], key: str, path: Path, default: bool) -> bool:
+    value = values.get(key, default)
+    if not isinstance(value, bool):
+        raise UserError(f"{key} in {path} must be true or false, not {value!r}.")
+    return value
+
+
+def check_budget(parameters: int, depth: int, weights: Weights, path: Path) -> None:
+    """Compare a configuration with the weights before anything of its sizes is allocated.
+
+    Small differences are left to the comparison of each tensor, which names it.
+
+    Args:
+        parameters: how many the model has whose sizes the configuration gives.
+        depth: and how many blocks.
+        weights: of the checkpoint.
+        path: of the configuration.
+
+    Raises:
+        UserError: the model is far larger than its weights.
+    """
+    if depth <= len(weights.tensors) and parameters <= 2 * weights.size + _SPARE:
+        return
+    raise UserError(
+        f"{path} describes a model of {depth:,} blocks and {parameters:,} parameters, but {weights.file_of('')} holds"
+        f" {weights.size:,}: one of the sizes there is wrong, or the two are not of the same model."
+    )
+
+
+def _check(shape: ViTShape, weights: Weights, path: Path) -> None:
     for what, stack in (("", shape.encoder), ("decoder's ", shape.decoder)):
         if stack is not None and stack.width % stack.heads:
             raise UserError(
@@ -192,6 +288,9 @@ def _check(shape: ViTShape, path: Path) -> None:
             f"{path} is inconsistent: image_size {list(shape.image_size)} is not a multiple of patch_size "
             f"{shape.patch_size}."
         )
+    stacks = [shape.encoder] + ([] if shape.decoder is None else [shape.decoder])
+    parameters = encoder_parameters(shape) + (0 if shape.decoder is None else decoder_parameters(shape))
+    check_budget(parameters, sum(stack.depth for stack in stacks), weights, path)
 
 
 def whole_number(values: Mapping[str, Any], key: str, path: Path, default: int) -> int:

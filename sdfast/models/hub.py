@@ -22,6 +22,11 @@ _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.i
 _TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
 
+def is_hub_id(spec: str) -> bool:
+    """Whether a name has the form of a Hugging Face hub id."""
+    return _HUB_ID.fullmatch(spec) is not None
+
+
 def find_model_folder(spec: str) -> Path:
     """The folder that holds the checkpoint `spec`.
 
@@ -35,16 +40,36 @@ def find_model_folder(spec: str) -> Path:
     Raises:
         UserError: no such folder, or the hub has no such model, or it cannot be reached and nothing is cached.
     """
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"the model {spec} is a file: give the folder that holds it together with config.json.")
-    if not _HUB_ID.fullmatch(spec):
+    try:
+        path = Path(spec).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise _no_folder(path)
+    except OSError as error:
+        raise UserError(f"the model {spec} cannot be opened: {(error.strerror or str(error)).lower()}.") from error
+    except RuntimeError as error:  # ~ of nobody
+        raise UserError(f"there is no model folder {spec}: there is no such home.") from error
+    if not is_hub_id(spec):
         raise UserError(
             f"there is no model folder {spec}: give an existing one, or a Hugging Face id like facebook/vit-mae-base."
         )
     return _fetch(spec)
+
+
+def _no_folder(path: Path) -> UserError:
+    """What to do with a path that is there and no folder."""
+    if not path.is_file():
+        return UserError(f"the model {path} is neither a folder nor a file: give the folder of a model.")
+    wanted = "model.safetensors" if path.suffix == ".safetensors" else "pytorch_model.bin"
+    named = path.name == wanted or (path.parent / f"{wanted}.index.json").is_file()
+    rename = "" if named else f"name it {wanted} and "
+    if (path.parent / "config.json").is_file():
+        return UserError(f"the model {path} is a file: {rename}give its folder, {path.parent}.")
+    return UserError(
+        f"the model {path} is a file, and weights alone do not say how many heads of what kind of model they are of:"
+        f" put the model's config.json beside it, {rename}give the folder."
+    )
 
 
 def _fetch(hub_id: str) -> Path:

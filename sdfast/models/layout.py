@@ -20,6 +20,9 @@ from torch import Tensor
 from sdfast.errors import UserError
 from sdfast.models.weights import Weights
 
+_FACEBOOK = re.compile(
+    r"(decoder_)?blocks\.\d+\.|cls_token$|(decoder_)?pos_embed$|patch_embed\.|decoder_(embed|norm|pred)\."
+)
 LAYER_SCALES = {"scale1": "attn.proj", "scale2": "fc2"}  # LayerScale and the linear layer before it
 
 
@@ -269,12 +272,28 @@ def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size
             )
         sources[target.part] = source
     if unknown:
+        if facebook := [name for name in unknown if _FACEBOOK.match(name)]:
+            raise UserError(_facebook_sentence(weights, facebook[0], naming is TIMM))
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
             f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which config.json does not announce or such a "
             f"model does not have: give {naming.wanted}."
         )
     return pieces
+
+
+def _facebook_sentence(weights: Weights, name: str, timm: bool) -> str:
+    file, on_the_hub = weights.file_of(name), "(facebook/vit-mae-base, -large and -huge are on the hub)"
+    if timm:
+        return (
+            f"{file} holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce:"
+            f" give the model as transformers saves it {on_the_hub}, or the encoder's tensors alone."
+        )
+    return (
+        f"{file} has the names of facebookresearch or timm ('{name}'), and config.json is of transformers, which names"
+        f" the same tensors otherwise: give the model as transformers saves it {on_the_hub}, or for an encoder alone"
+        ' timm\'s config.json ({"architecture": "vit_base_patch16_224"}) in place of this one.'
+    )
 
 
 def _wanted(name: str, expected: Mapping[str, torch.Size]) -> bool:

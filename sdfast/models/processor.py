@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sdfast.data.pictures import KEPT_AS
 from sdfast.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _BILINEAR, _BICUBIC = 2, 3  # PIL's numbers
+_FILTERS = {0: "nearest-neighbour", 1: "Lanczos", _BICUBIC: "bicubic", 4: "box", 5: "Hamming"}
 _FILE = "preprocessor_config.json"
 
 
@@ -20,17 +22,21 @@ _FILE = "preprocessor_config.json"
 class ImageProcessor:
     """Pixels in [0, 1], resized to height x width (aspect ratio not kept, bilinear), minus `mean`, over `std`.
 
-    `mean` and `std` have one value per channel.
+    `mean` and `std` have one value per channel. `pictures` says how a file became 8-bit colours before that (see
+    `sdfast.data.pictures`), where the folder says it.
     """
 
     height: int
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pictures: Any = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of a `preprocessor_config.json` that `transformers.AutoImageProcessor` loads."""
+        pictures = {} if self.pictures is None else {KEPT_AS: self.pictures}  # transformers keeps what it does not know
         return {
+            **pictures,
             "do_normalize": True,
             "do_rescale": True,
             "do_resize": True,
@@ -53,6 +59,9 @@ class ImageProcessor:
         Raises:
             UserError: a field has a value of the wrong kind.
         """
+        for key, what in (("do_flip_channel_order", "BGR"), ("rescale_offset", "from -1 to 1")):
+            if value.get(key):
+                raise UserError(f"{key} in {_FILE} asks for pixels {what}, and sdfast gives RGB from 0 to 1.")
         mean, std = _statistics(value, model_type)
         if value.get("do_normalize") is False:
             mean, std = (0.0,) * len(mean), (1.0,) * len(std)
@@ -65,7 +74,7 @@ class ImageProcessor:
         if value.get("do_center_crop", "Bit" in _class_name(value)):
             size = value.get("crop_size", {"height": 224, "width": 224})
         height, width = _size(size)
-        return cls(height, width, mean, std)
+        return cls(height, width, mean, std, value.get(KEPT_AS))
 
     def with_size(self, height: int, width: int) -> ImageProcessor:
         """The same normalisation at another size."""
@@ -83,15 +92,17 @@ class ImageProcessor:
 
 def replaced_steps(value: Mapping[str, Any]) -> str:
     """What the checkpoint's own preprocessing does and a direct bilinear resize does not, in words; may be empty."""
-    steps = []
-    size = value.get("size")
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        steps.append("a resize of the shorter edge")
-    if value.get("do_center_crop"):
-        steps.append("a centre crop")
-    if value.get("resample", _BILINEAR) == _BICUBIC:
-        steps.append("bicubic interpolation")
-    return ", ".join(steps)
+    size, own = value.get("size"), _class_name(value).startswith(("Bit", "CLIP"))  # which crop, bicubic
+    resample = value.get("resample", _BICUBIC if own else _BILINEAR)
+    found = {
+        "no resize": value.get("do_resize") is False,
+        "a resize of the shorter edge": isinstance(size, Mapping) and "shortest_edge" in size,
+        "a centre crop": value.get("do_center_crop", own) or "crop_pct" in value,
+        "padding": value.get("do_pad"),
+        f"{_FILTERS.get(resample, 'other') if isinstance(resample, int) else resample} interpolation": resample
+        not in (None, _BILINEAR),
+    }
+    return ", ".join(step for step, there in found.items() if there)
 
 
 def _class_name(value: Mapping[str, Any]) -> str:

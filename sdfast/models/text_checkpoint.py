@@ -7,7 +7,7 @@ settings, the tokenizer's files) is carried along as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor
 from sdfast.durable import write_bytes, write_json
 from sdfast.errors import UserError
 from sdfast.models import layout
-from sdfast.models.hub import TOKENIZER_FILES, find_model_folder
+from sdfast.models.describe import check_budget, unheeded
+from sdfast.models.hub import find_model_folder
 from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.text_describe import describe_text
+from sdfast.models.text_describe import describe_text, text_parameters
 from sdfast.models.text_layout import HEADS, NAMINGS, with_new_names
+from sdfast.models.tokenizer_files import cut_at, read_tokenizer_files
 from sdfast.models.weights import (
     SAFETENSORS_FILE,
     Weights,
@@ -33,7 +35,17 @@ from sdfast.models.weights import (
 )
 
 _NAMES = {"bert": "Bert", "roberta": "Roberta"}  # of transformers' classes
-_REPLACED = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
+_REPLACED = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "torch_dtype",
+    "transformers_version",
+)
 _STD = 0.02  # of new weights
 
 
@@ -93,19 +105,22 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     config = read_config(folder)
     shape, published = describe_text(config, folder)
     weights = with_new_names(read_weights(folder))
+    check_budget(text_parameters(shape), shape.encoder.depth, weights, folder / "config.json")
     fresh = not any(name.startswith(HEADS[shape.kind]) for name in weights.tensors)
     weights = _without_tied(weights, shape)
     expected = _expected_shapes(shape)
     wanted = {name: size for name, size in expected.items() if not (fresh and name.startswith("head."))}
     state = layout.read_state(weights, NAMINGS[shape.kind], wanted)
-    notes = _unused_note(weights, shape, wanted)
+    notes = [*weights.notes, *_unused_note(weights, shape, wanted), *unheeded(config, {"initializer_range": _STD})]
+    if config.get("tie_word_embeddings") is False:
+        notes.append("not followed: tie_word_embeddings=False of config.json; the head shares the embeddings' matrix.")
     if fresh:
         state.update({f"head.{name}": tensor for name, tensor in _fresh_head(shape, seed).items()})
         notes.append(
             f"warning: {spec} has no language-model head, so a new one was made (seed {seed}): it has to be trained"
             " before the encoder is, on as much text as there is."
         )
-    companions = Companions(config, _tokenizer_files(folder))
+    companions = Companions(config, read_tokenizer_files(folder))
     if not companions.tokenizer:
         notes.append(f"warning: {folder} has no tokenizer (tokenizer.json or vocab.txt).")
     module = filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
@@ -113,14 +128,22 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     return PretrainedMLM(module, shape, published, companions, str(spec), digest, fresh, notes)
 
 
-def save_mlm(module: MaskedLanguageModel, directory: Path, companions: Companions, dropouts: Dropouts) -> None:
+def save_mlm(
+    module: MaskedLanguageModel,
+    directory: Path,
+    companions: Companions,
+    dropouts: Dropouts,
+    max_length: int | None = None,
+) -> None:
     """Write a folder that transformers' `AutoModelForMaskedLM` (4 and 5) and `load_mlm` read.
 
-    The values of the weights and their dtype are kept bit for bit. `dropouts` go into the configuration.
+    The values of the weights and their dtype are kept bit for bit. `dropouts` go into the configuration, `max_length`
+    into the tokenizer's files (see `cut_at`), which are written as they came when it is None.
     """
     shape = module.shape
     config = {"architectures": [f"{_NAMES[shape.kind]}ForMaskedLM"], **_common_config(shape, dropouts)}
-    _write_folder(directory, config, layout.write_state(module.state_dict(), NAMINGS[shape.kind]), companions)
+    tensors = layout.write_state(module.state_dict(), NAMINGS[shape.kind])
+    _write_folder(directory, config, tensors, companions, max_length)
 
 
 def fresh_mlm(shape: TextShape, seed: int, dropouts: Dropouts = NO_DROPOUT) -> MaskedLanguageModel:
@@ -148,9 +171,16 @@ def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: D
 
 
 def save_text_classifier(
-    module: TextClassifier, directory: Path, companions: Companions, class_names: Sequence[str], dropouts: Dropouts
+    module: TextClassifier,
+    directory: Path,
+    companions: Companions,
+    class_names: Sequence[str],
+    dropouts: Dropouts,
+    max_length: int | None = None,
 ) -> None:
     """Write a folder that transformers' `AutoModelForSequenceClassification` and `load_text_classifier` read.
+
+    `max_length` is that of the documents it was trained on, see `save_mlm`.
 
     Raises:
         UserError: the class names are not distinct or not as many as the classifier's outputs.
@@ -169,7 +199,8 @@ def save_text_classifier(
         "label2id": {name: number for number, name in enumerate(names)},
         "problem_type": "single_label_classification",
     }
-    _write_folder(directory, config, layout.write_state(module.state_dict(), NAMINGS[shape.kind]), companions)
+    tensors = layout.write_state(module.state_dict(), NAMINGS[shape.kind])
+    _write_folder(directory, config, tensors, companions, max_length)
 
 
 def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, list[str]]:
@@ -185,6 +216,7 @@ def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, l
     config = read_config(directory)
     shape, dropouts = describe_text(config, directory)
     weights = with_new_names(read_weights(directory))
+    check_budget(text_parameters(shape), shape.encoder.depth, weights, directory / "config.json")
     last = {"bert": "classifier.weight", "roberta": "classifier.out_proj.weight"}[shape.kind]
     if last not in weights.tensors:
         raise UserError(
@@ -197,7 +229,7 @@ def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, l
     state = layout.read_state(weights, NAMINGS[shape.kind], expected)
     names = class_names(config, classes, directory)
     module = filled(TextClassifier, state, shape, classes, dropouts)
-    return module, Companions(config, _tokenizer_files(directory)), names
+    return module, Companions(config, read_tokenizer_files(directory)), names
 
 
 def _expected_shapes(shape: TextShape) -> dict[str, torch.Size]:
@@ -225,7 +257,7 @@ def _without_tied(weights: Weights, shape: TextShape) -> Weights:
             raise UserError(
                 f"the tensor '{copy}' in {file} is not '{original}': sdfast has heads tied to the embeddings only."
             )
-    return Weights(tensors, files, weights.folder)
+    return replace(weights, tensors=tensors, files=files)
 
 
 def _unused_note(weights: Weights, shape: TextShape, wanted: Mapping[str, torch.Size]) -> list[str]:
@@ -260,10 +292,6 @@ def _fresh(sizes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:
     return state
 
 
-def _tokenizer_files(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
-
-
 def _common_config(shape: TextShape, dropouts: Dropouts) -> dict[str, Any]:
     return {
         "model_type": shape.kind,
@@ -272,7 +300,6 @@ def _common_config(shape: TextShape, dropouts: Dropouts) -> dict[str, Any]:
         "hidden_act": "gelu",
         "hidden_dropout_prob": dropouts.hidden,
         "hidden_size": shape.encoder.width,
-        "initializer_range": _STD,
         "intermediate_size": shape.encoder.mlp_width,
         "layer_norm_eps": shape.norm_eps,
         "max_position_embeddings": shape.positions,
@@ -286,13 +313,18 @@ def _common_config(shape: TextShape, dropouts: Dropouts) -> dict[str, Any]:
 
 
 def _write_folder(
-    directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], companions: Companions
+    directory: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    companions: Companions,
+    max_length: int | None,
 ) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in companions.config.items() if key not in (*_REPLACED, *config)}
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     write_weights(directory / SAFETENSORS_FILE, tensors)
-    for name, content in companions.tokenizer.items():
+    files = companions.tokenizer if max_length is None else cut_at(companions.tokenizer, max_length)
+    for name, content in files.items():
         write_bytes(directory / name, content)
-    write_json(directory / "config.json", {**config, **kept, "torch_dtype": dtype})
+    write_json(directory / "config.json", {"initializer_range": _STD, **config, **kept, "torch_dtype": dtype})

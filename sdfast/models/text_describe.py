@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sdfast.errors import UserError
 from sdfast.models.describe import norm_epsilon, whole_number
+from sdfast.models.parameters import block_parameters
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.vit import TransformerShape
 
@@ -55,6 +56,13 @@ def describe_text(config: Mapping[str, Any], folder: Path) -> tuple[TextShape, D
     if shape.longest < 1:
         raise UserError(f"{path} is inconsistent: {shape.positions} positions leave none for a token.")
     return shape, _dropouts(config, path)
+
+
+def text_parameters(shape: TextShape) -> int:
+    """Numbers of an encoder with embeddings, and of a head's own layer."""
+    width = shape.encoder.width
+    rows = shape.vocabulary + shape.positions + shape.types + 2
+    return width * (rows + width + 3) + shape.encoder.depth * block_parameters(shape.encoder, qkv_bias=True)
 
 
 def _kind(config: Mapping[str, Any], path: Path) -> Literal["bert", "roberta"]:

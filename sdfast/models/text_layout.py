@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sdfast.models.layout import Naming, Target
@@ -74,4 +75,4 @@ def with_new_names(weights: Weights) -> Weights:
         return f"{stem}.{old[leaf]}" if leaf in old and stem.endswith("LayerNorm") else name
 
     tensors = {renamed(name): tensor for name, tensor in weights.tensors.items()}
-    return Weights(tensors, {renamed(name): path for name, path in weights.files.items()}, weights.folder)
+    return replace(weights, tensors=tensors, files={renamed(name): path for name, path in weights.files.items()})

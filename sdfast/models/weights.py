@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import math
+import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +18,14 @@ from torch import Tensor, nn
 
 from sdfast.durable import save_tensors
 from sdfast.errors import UserError
+from sdfast.regular import open_regular, read_regular
 
 SAFETENSORS_FILE = "model.safetensors"
 _TORCH_FILE = "pytorch_model.bin"
 _CANDIDATES = (SAFETENSORS_FILE, f"{SAFETENSORS_FILE}.index.json", _TORCH_FILE, f"{_TORCH_FILE}.index.json")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module")  # what some repositories keep their weights under
+_WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}  # what puts itself before every name
+_LONGEST_JSON, _DEEPEST_JSON = 1 << 26, 64
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -27,12 +35,18 @@ class Weights:
     """The tensors of a checkpoint under the names of their source.
 
     `tensors` are as stored (any floating dtype, perhaps mapped from the file: copy before keeping them); `files` says
-    which file each came from, for messages.
+    which file each came from, for messages; `notes` are sentences for the user on what was read otherwise than stored.
     """
 
     tensors: dict[str, Tensor]
     files: dict[str, Path]
     folder: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many numbers they hold."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     def file_of(self, name: str) -> Path:
         """Where `name` is, or where it should be."""
@@ -43,39 +57,56 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON object from a checkpoint folder.
 
     Raises:
-        UserError: the file is absent or not a JSON object.
+        UserError: the file is absent, cannot be read, or is not a JSON object that can be written again (one that is
+            nested deeper than any model's, or holds NaN).
     """
     path = folder / name
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} has no {name}, so it is not a model folder.") from error
-    except (OSError, ValueError) as error:
+        value = json.loads(read_regular(path, _LONGEST_JSON), parse_constant=_no_number)
+    except OSError as error:
+        if os.path.lexists(path) or not isinstance(error, FileNotFoundError):
+            raise unreadable(path, error) from error
+        raise UserError(f"{folder} has no {name}, so it is not a model folder{_instead(folder)}.") from error
+    except ValueError as error:
         raise UserError(f"{path} is not readable JSON: download or copy the model again.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply: download or copy the model again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object: download or copy the model again.")
+    if not _shallow(value, _DEEPEST_JSON):
+        raise UserError(f"{path} is nested too deeply: download or copy the model again.")
     return value
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """One sentence on a file of a model that cannot be opened."""
+    reason = (error.strerror or str(error)).lower()
+    fix = "; allow yourself to read it" if isinstance(error, PermissionError) else ""
+    return UserError(f"{path} cannot be read: {reason}{fix}.")
 
 
 def read_weights(folder: Path) -> Weights:
     """All tensors of a checkpoint folder.
 
     Raises:
-        UserError: no weights, a missing shard, or a file that is cut, damaged or holds something else than tensors.
+        UserError: no weights, a missing shard, or a file that cannot be read, is cut, damaged or holds something else
+            than tensors.
     """
-    chosen = next((folder / name for name in _CANDIDATES if (folder / name).is_file()), None)
+    chosen = next((folder / name for name in _CANDIDATES if os.path.lexists(folder / name)), None)
     if chosen is None:
-        raise UserError(f"{folder} has no weights: expected {SAFETENSORS_FILE} or {_TORCH_FILE}.")
+        expected = f"expected {SAFETENSORS_FILE} or {_TORCH_FILE}"
+        raise UserError(f"{folder} has no weights: {expected}{_instead(folder)}.")
     paths = [chosen] if chosen.suffix != ".json" else _shards(chosen)
     tensors: dict[str, Tensor] = {}
     files: dict[str, Path] = {}
+    notes: list[str] = []
     for path in paths:
-        for name, tensor in _tensors_of(path):
+        for name, tensor in _tensors_of(path, notes):
             tensors[name] = tensor
             files[name] = path
     if not tensors:
         raise UserError(f"{chosen} holds no tensors.")
-    return Weights(tensors, files, folder)
+    return _unwrapped(Weights(tensors, files, folder, tuple(notes)))
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -134,13 +165,56 @@ def _shards(index: Path) -> list[Path]:
         raise UserError(f"{index} has no weight_map: download or copy the model again.")
     paths = [index.parent / Path(name).name for name in sorted(set(weight_map.values()))]
     for path in paths:
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UserError(f"{path} is missing although {index.name} names it: download or copy the model again.")
     return paths
 
 
-def _tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
-    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _shallow(value: Any, deepest: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return deepest > 0 and all(_shallow(each, deepest - 1) for each in inside)
+
+
+def _instead(folder: Path) -> str:
+    """The end of a sentence about a file that is not there, where weights under another name are."""
+    try:
+        found = sorted(path.name for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".ckpt"))
+    except OSError:
+        return ""
+    if not found:
+        return ""
+    return (
+        f" ({found[0]} is there: name it {_TORCH_FILE}, and put the config.json of the model beside it, which says what"
+        " the weights are of)"
+    )
+
+
+def _unwrapped(weights: Weights) -> Weights:
+    """With the names that a model had before it was wrapped for training or compiled."""
+    taken = []
+    while prefix := next((p for p in _WRAPPED if all(name.startswith(p) for name in weights.tensors)), None):
+        taken.append(f"{prefix} ({_WRAPPED[prefix]})")
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items()}
+        files = {name.removeprefix(prefix): path for name, path in weights.files.items()}
+        weights = replace(weights, tensors=tensors, files=files)
+    if not taken:
+        return weights
+    note = f"the names of the checkpoint's tensors begin with {' and '.join(taken)}, which was taken off."
+    return replace(weights, notes=(*weights.notes, note))
+
+
+def _tensors_of(path: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path, notes)
     for name, tensor in loaded.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path} holds '{name}', which is not a tensor: give a checkpoint of weights only.")
@@ -157,20 +231,31 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is cut or damaged ({error}): download or copy it again.") from error
 
 
-def _load_torch(path: Path) -> dict[str, Any]:
+def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
+    """What a file of torch.save holds; of a training script's the weights, and a note on what is beside them."""
     import pickle
 
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # arguments beside the weights: values alone
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if (found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error))) is not None:
+            raise UserError(
+                f"{path} holds more than tensors ({found[1]}), and loading that may run code, which sdfast does not: if"
+                " you trust it, load it with torch.load(..., weights_only=False) and save its table of tensors alone."
+            ) from error
         raise UserError(
             f"{path} is damaged or holds more than tensors, which sdfast does not load: convert it to safetensors."
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is cut or damaged: download or copy it again.") from error
-    for key in ("state_dict", "model"):  # how some repositories wrap their weights
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
+    for _ in _WRAPPERS:  # one may hold another
+        key = next((key for key in _WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), dict)), None)
+        if key is None:
+            break
+        if beside := sorted(str(name) for name in value if name != key):
+            notes.append(f"not used: {', '.join(beside[:4])}{' and more' if len(beside) > 4 else ''} of {path.name}.")
+        value = value[key]
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a table of tensors: convert it to safetensors.")
     return value

@@ -79,7 +79,7 @@ class PredictionMatching(FurtherPretraining):
             student=student,
             teacher=target,
             patch_size=shape.patch_size,
-            norm_pix=self.masking.norm_pix,
+            norm_pix=self.masking.normalised_pixels,
             mae_weight=self.mae_weight * masked_share,
             distill_weight=self.weight * share,
             **(where if with_mae else {}),

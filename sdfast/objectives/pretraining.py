@@ -99,7 +99,7 @@ class FurtherPretraining:
             rows=targets.rows,
             teacher_scale=targets.scale,
             patch_size=self.module.shape.patch_size,
-            norm_pix=self.masking.norm_pix,
+            norm_pix=self.masking.normalised_pixels,
             mae_weight=self.mae_weight * masked_share,
             distill_weight=self.distill_weight * row_share,
             **where,

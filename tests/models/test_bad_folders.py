@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tracemalloc
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +106,16 @@ def test_tensor_names_in_messages_are_those_of_the_file(hugging_face: Any) -> No
         ({"image_size": 32}, ("position_embeddings", "[1, 50, 32]", "[1, 65, 32]")),
         ({"patch_size": [4, 2]}, ("square patches",)),
         ({"layer_norm_eps": "small"}, ("layer_norm_eps",)),
+        ({"model_type": ["vit"]}, ("['vit'] model", "sdfast takes vit_mae")),
+        (
+            {"model_type": "gpt2", "vocab_size": 60, "image_size": None},
+            ("gpt2 model", "of text models sdfast takes bert and roberta"),
+        ),
+        ({"qkv_bias": "no"}, ("qkv_bias", "true or false", "'no'")),
+        ({"norm_pix_loss": 1}, ("norm_pix_loss", "true or false", "1")),
+        ({"mask_ratio": 1.0}, ("mask_ratio", "from 0 to 1", "1.0")),
+        ({"model_type": "dinov2", "mlp_ratio": "4"}, ("mlp_ratio", "positive number", "'4'")),
+        ({"model_type": "dinov2", "mlp_ratio": -1}, ("mlp_ratio", "positive number", "-1")),
     ],
 )
 def test_configurations(folder: Path, changes: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -109,6 +123,110 @@ def test_configurations(folder: Path, changes: dict[str, Any], parts: tuple[str,
     text = sentence(folder)
     for part in parts:
         assert part in text
+
+
+SIZES = [
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "num_channels",
+    "image_size",
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_intermediate_size",
+]
+
+
+@pytest.mark.parametrize("value", [10**6, 10**9, 10**18, 0, -1, 2.5, "32", True, [], {}])
+@pytest.mark.parametrize("key", SIZES)
+def test_sizes_that_are_none(folder: Path, key: str, value: Any) -> None:
+    """One sentence, before anything of that size is allocated."""
+    whole = isinstance(value, int) and value >= 10**6
+    edit_config(folder, **{key: value * 12 if whole and "hidden_size" in key else value})  # the heads divide it
+    tracemalloc.start()
+    text = sentence(folder)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+    assert "config.json" in text
+    assert "parameters, but" in text or "describes a model of" in text if whole else key in text
+
+
+def test_a_budget_is_that_of_the_parameters(folder: Path) -> None:
+    """The numbers in the sentence are those of the file, and of a model of transformers with those sizes."""
+    transformers = pytest.importorskip("transformers")
+    edit_config(folder, intermediate_size=10**6)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        theirs = transformers.ViTMAEForPreTraining(config)
+    wanted = sum(parameter.numel() for parameter in theirs.parameters())
+    held = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert f"4 blocks and {wanted:,} parameters, but" in sentence(folder)
+    assert f"holds {held:,}:" in sentence(folder)
+
+
+@pytest.mark.parametrize("side", [10**6, 10**9])
+def test_an_image_size_beyond_all_memory(folder: Path, side: int) -> None:
+    text = sentence(folder, lambda spec: load_mae(spec, image_size=side))
+    assert f"{(side // 4) ** 2:,} patches" in text
+
+
+NESTED = {
+    "brackets": "[" * 100_000,
+    "objects": '{"a":' * 100_000,
+    "whole": '{"a":' * 200 + "1" + "}" * 200,
+    "a little": '{"a":' * 65 + "1" + "}" * 65,
+}
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", NESTED.values(), ids=NESTED)
+def test_nested_json(folder: Path, name: str, content: str) -> None:
+    if "index" in name:
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_text(content)
+    text = sentence(folder)
+    assert name in text and "nested too deeply" in text
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1" * 5000])
+def test_numbers_that_are_none(folder: Path, number: str) -> None:
+    """What cannot be written again would be found when the trained model is."""
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("{", f'{{"further": {number},', 1))
+    assert "config.json is not readable JSON" in sentence(folder)
+
+
+FILES = ["config.json", "preprocessor_config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_permission_denied(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+    (folder / name).touch()
+
+    def refuse(path: Any, *arguments: Any, **more: Any) -> int:  # chmod does not stop a test that runs as root
+        if str(path).endswith(f"/{name}"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert sentence(folder) == f"{folder / name} cannot be read: permission denied; allow yourself to read it."
+
+
+@pytest.mark.parametrize("name", [*FILES, "pytorch_model.bin", "model.safetensors.index.json"])
+def test_files_that_are_none(folder: Path, name: str) -> None:
+    """A pipe is not waited for, and a device not read."""
+    if name.startswith(("pytorch", "model")):
+        (folder / "model.safetensors").unlink()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert sentence(folder) == f"{folder / name} cannot be read: a named pipe, not a regular file."
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    assert "a device, not a regular file" in sentence(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("nowhere")
+    assert f"{folder / name} cannot be read: no such file" in sentence(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00\xff"])
@@ -158,6 +276,75 @@ def test_torch_file_that_would_run_code_is_refused(
     assert not (tmp_path / "intruded").exists()
 
 
+def test_what_a_training_script_keeps_beside_its_weights(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    digest = load_mae(str(folder)).digest
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save({"model": tensors, "args": Namespace(lr=0.1, device="cuda"), "epoch": 3}, path)
+    loaded = load_mae(str(folder))
+    assert loaded.digest == digest
+    assert loaded.notes[0] == "not used: args, epoch of pytorch_model.bin."
+    torch.save({"model": tensors, "args": Path("x"), "epoch": 3}, path)
+    text = sentence(folder)
+    assert "pathlib" in text and "may run code" in text and "save its table of tensors alone" in text
+    around: dict[str, Any] = {}
+    around["model"] = around
+    torch.save(around, path)
+    assert "which is not a tensor" in sentence(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_names_of_a_wrapped_model(folder: Path, prefix: str) -> None:
+    digest = load_mae(str(folder)).digest
+    tensors = load_file(folder / "model.safetensors")
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    loaded = load_mae(str(folder))
+    assert loaded.digest == digest
+    note = loaded.notes[0]
+    assert "taken off" in note
+    assert ("DataParallel" in note) == ("module" in prefix) and ("torch.compile" in note) == ("orig" in prefix)
+
+
+def test_names_of_facebookresearch(folder: Path) -> None:
+    width = {"cls_token": torch.zeros(1, 1, 32), "pos_embed": torch.zeros(1, 50, 32)}
+    encoder = {**width, "blocks.0.attn.qkv.weight": torch.zeros(96, 32), "blocks.0.mlp.fc1.weight": torch.zeros(48, 32)}
+    encoder["patch_embed.proj.weight"] = torch.zeros(32, 3, 4, 4)
+    decoder = {"decoder_blocks.0.attn.qkv.weight": torch.zeros(72, 24), "mask_token": torch.zeros(1, 1, 24)}
+    save_file(encoder, folder / "model.safetensors")
+    text = sentence(folder)
+    assert "'blocks.0.attn.qkv.weight'" in text and "facebook" in text and "timm's config.json" in text
+    save_file(encoder | decoder, folder / "model.safetensors")
+    assert "facebook/vit-mae-base" in sentence(folder)
+    timm = {"architecture": "vit_small_patch4_28", "model_args": {"img_size": 28, "num_heads": 4}}
+    (folder / "config.json").write_text(json.dumps(timm))
+    text = sentence(folder)
+    assert "decoder of facebookresearch/mae" in text and "'decoder_blocks.0.attn.qkv.weight'" in text
+
+
+def test_a_file_is_given(folder: Path, tmp_path: Path) -> None:
+    """The sentence says which of the three things is missing: its name, its configuration, or the folder alone."""
+    text = sentence(folder / "model.safetensors")
+    assert f"give its folder, {folder}." in text and "name it" not in text
+    (folder / "mae.pth").write_bytes(b"")
+    assert "name it pytorch_model.bin and give its folder" in sentence(folder / "mae.pth")
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "mae_pretrain.pth").write_bytes(b"")
+    text = sentence(lone / "mae_pretrain.pth")
+    assert "config.json beside it" in text and "name it pytorch_model.bin" in text
+    assert "no config.json" in sentence(lone) and "mae_pretrain.pth is there: name it pytorch_model.bin" in sentence(
+        lone
+    )
+    (folder / "model.safetensors").unlink()
+    assert "no weights" in sentence(folder) and "mae.pth is there" in sentence(folder)
+
+
+@pytest.mark.parametrize("spec", ["~nobody-of-this-name/model", "x" * 5000, "a\0b", "/etc/passwd/model"])
+def test_paths_that_are_none(spec: str) -> None:
+    assert "the model" in sentence(spec) or "no model folder" in sentence(spec)
+
+
 def test_torch_file_of_something_else(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save([1, 2], folder / "pytorch_model.bin")
@@ -186,57 +373,3 @@ def test_classifier_folders(hugging_face: Any, folder: Path) -> None:
     assert "hidden_dropout_prob" in sentence(path, load_classifier)
     edit_tensors(path, lambda t: t.pop("classifier.bias"))
     assert "'classifier.bias'" in sentence(path, load_classifier)
-
-
-def hub_cache(root: Path, source: Path, hub_id: str) -> None:
-    """Files where huggingface_hub keeps what it has fetched."""
-    base = root / f"models--{hub_id.replace('/', '--')}"
-    snapshot = base / "snapshots/0123456789012345678901234567890123456789"
-    snapshot.parent.mkdir(parents=True)
-    source.rename(snapshot)
-    (base / "refs").mkdir()
-    (base / "refs/main").write_text(snapshot.name)
-
-
-@pytest.fixture
-def offline_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "hub"
-
-
-def test_hub_id_from_the_cache_without_network(folder: Path, offline_cache: Path) -> None:
-    digest = load_mae(str(folder)).digest
-    hub_cache(offline_cache, folder, "someone/small-mae")
-    loaded = load_mae("someone/small-mae")
-    assert (loaded.name, loaded.digest) == ("someone/small-mae", digest)
-
-
-def test_hub_id_with_torch_weights_only(folder: Path, offline_cache: Path) -> None:
-    digest = load_mae(str(folder)).digest
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    hub_cache(offline_cache, folder, "someone/small-mae")
-    assert load_mae("someone/small-mae").digest == digest
-
-
-def test_hub_id_that_cannot_be_fetched(offline_cache: Path) -> None:
-    text = sentence("facebook/vit-mae-base")
-    assert "facebook/vit-mae-base" in text and "could not be fetched" in text and "network" in text
-
-
-@pytest.mark.parametrize(("kind", "part"), [("RepositoryNotFoundError", "no such model"), ("GatedRepoError", "gated")])
-def test_hub_answers(offline_cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str, part: str) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-
-    class Answer(getattr(hub.errors, kind)):  # type: ignore[misc]
-        def __init__(self) -> None:  # the real ones want an HTTP response of the hub's own HTTP library
-            Exception.__init__(self, "no")
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise Answer
-
-    monkeypatch.setattr(hub, "snapshot_download", refuse)
-    assert part in sentence("someone/absent")

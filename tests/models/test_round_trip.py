@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from test_bad_folders import edit_config
 from torch import Tensor
 
 from sdfast.errors import UserError
@@ -19,6 +20,7 @@ from sdfast.models.checkpoint import (
     load_classifier,
     load_mae,
     save_classifier,
+    save_encoder,
     save_mae,
     weights_digest,
 )
@@ -68,6 +70,89 @@ def test_mae_in_transformers(tmp_path: Path, pixels: Tensor, shape: dict[str, An
     torch.testing.assert_close(ours.decoder(ours.encoder(images, visible), visible), output.logits, **TIGHT)
     assert theirs.config.norm_pix_loss and theirs.config.mask_ratio == 0.75
     loaded_cleanly(transformers.AutoModelForPreTraining, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"qkv_bias": False}, {"norm_eps": 1e-2}, {"image_size": (28, 56)}, {"channels": 1}]
+)
+def test_encoder_in_transformers(tmp_path: Path, pixels: Tensor, shape: dict[str, Any]) -> None:
+    """`AutoModel` gives every token of the clean image, twice the same; of the whole MAE it gives other things."""
+    transformers = pytest.importorskip("transformers")
+    ours = scrambled_mae(**shape)
+    grey = shape.get("channels") == 1
+    save_encoder(ours, tmp_path, GREY if grey else PROCESSOR)
+    theirs = loaded_cleanly(transformers.AutoModel, tmp_path)
+    assert type(theirs).__name__ == "ViTModel"
+    images = torch.nn.functional.interpolate(pixels[:, : ours.shape.channels], size=ours.shape.image_size)
+    wanted = ours.double().encoder(images)
+    seen = images.expand(-1, 3, -1, -1)
+    output = theirs(seen)
+    torch.testing.assert_close(output.last_hidden_state, wanted, **({"rtol": 0.0, "atol": 1e-6} if grey else TIGHT))
+    assert torch.equal(output.pooler_output, output.last_hidden_state[:, 0])
+    assert torch.equal(theirs(seen).last_hidden_state, output.last_hidden_state)
+    size = transformers.AutoImageProcessor.from_pretrained(tmp_path).size
+    assert (size["height"], size["width"]) == (28, 28)
+    loaded_without_head = transformers.AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=4)
+    assert torch.equal(loaded_without_head.vit.layernorm.weight.double(), ours.encoder.norm.weight)
+
+
+def test_encoder_of_images_of_another_size(tmp_path: Path, pixels: Tensor) -> None:
+    transformers = pytest.importorskip("transformers")
+    save_mae(scrambled_mae(), tmp_path, PROCESSOR)
+    ours = load_mae(str(tmp_path), image_size=(36, 20))
+    save_encoder(ours.module, tmp_path / "encoder", ours.processor)
+    theirs = loaded_cleanly(transformers.AutoModel, tmp_path / "encoder")
+    images = torch.nn.functional.interpolate(pixels, size=(36, 20))
+    torch.testing.assert_close(theirs(images).last_hidden_state, ours.module.double().encoder(images), **TIGHT)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_encoder_bit_for_bit(tmp_path: Path, channels: int) -> None:
+    ours = scrambled_mae(channels)
+    save_encoder(ours, tmp_path, PROCESSOR if channels == 3 else GREY)
+    again = load_mae(str(tmp_path))
+    assert again.processor == (PROCESSOR if channels == 3 else GREY) and again.shape.channels == channels
+    for name, tensor in ours.encoder.state_dict().items():
+        assert torch.equal(tensor, again.module.encoder.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "own"),
+    [
+        ({"norm_pix_loss": False, "mask_ratio": 0.5}, {"norm_pix": False, "mask_ratio": 0.5}),
+        ({"norm_pix_loss": True, "mask_ratio": 0.0}, {"norm_pix": True}),
+    ],
+)
+def test_how_a_checkpoint_was_pre_trained_is_known(tmp_path: Path, settings: Any, own: dict[str, Any]) -> None:
+    save_mae(scrambled_mae(), tmp_path, PROCESSOR, **settings)
+    assert load_mae(str(tmp_path)).trained_with == own
+
+
+@pytest.mark.parametrize("missing", ["norm_pix_loss", "mask_ratio"])
+def test_what_a_configuration_leaves_out_is_as_transformers_fills_it(tmp_path: Path, missing: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    save_mae(scrambled_mae(), tmp_path, PROCESSOR, mask_ratio=0.6)
+    edit_config(tmp_path, **{missing: None})
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    expected = {"norm_pix": theirs.norm_pix_loss, "mask_ratio": theirs.mask_ratio}
+    assert load_mae(str(tmp_path)).trained_with == expected
+
+
+def test_settings_that_have_no_place_are_said(tmp_path: Path) -> None:
+    save_mae(scrambled_mae(), tmp_path, PROCESSOR)
+    edit_config(tmp_path, hidden_dropout_prob=0.1, initializer_range=0.01, attention_probs_dropout_prob=0.0)
+    (note,) = load_mae(str(tmp_path)).notes
+    assert "hidden_dropout_prob=0.1, initializer_range=0.01" in note and "attention" not in note
+    edit_config(tmp_path, hidden_dropout_prob=0.0, initializer_range=0.02)
+    path = tmp_path / "preprocessor_config.json"
+    processor = json.loads(path.read_text())
+    path.write_text(json.dumps({**processor, "resample": 1, "size": {"height": 32, "width": 40}, "crop_pct": 0.9}))
+    notes = " ".join(load_mae(str(tmp_path)).notes)
+    assert "Lanczos interpolation" in notes and "a centre crop" in notes
+    assert "images of 32 x 40" in notes and "28 x 28 were taken" in notes
+    path.write_text(json.dumps({**processor, "do_flip_channel_order": True}))
+    with pytest.raises(UserError, match=r"do_flip_channel_order .* BGR"):
+        load_mae(str(tmp_path))
 
 
 def test_mae_bit_for_bit(tmp_path: Path) -> None:

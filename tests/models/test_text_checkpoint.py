@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from test_bad_folders import edit_config, edit_tensors, sentence
+from safetensors.torch import load_file
+from test_bad_folders import edit_config, edit_tensors
 from test_round_trip import loaded_cleanly
+from text_fixtures import WORDS, write_tokenizer
 from text_model_samples import BATCH, padded, unpadded
 
-from sdfast.errors import UserError
+from sdfast import bundled
+from sdfast.data.tokenization import load_tokenizer
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape
 from sdfast.models.text_checkpoint import (
     Companions,
@@ -28,6 +29,7 @@ from sdfast.models.text_checkpoint import (
     save_text_classifier,
     text_classifier_from_mlm,
 )
+from sdfast.models.tokenizer_files import cut_at, read_tokenizer_files
 from sdfast.models.vit import TransformerShape
 from sdfast.models.weights import weights_digest
 
@@ -155,6 +157,72 @@ def test_old_files(hugging_face: Any) -> None:
     assert "not used: cls.seq_relationship.weight of the checkpoint." in loaded.notes
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_encoder_in_transformers(kind: str, tmp_path: Path) -> None:
+    """`AutoModel` of the folder as it is gives the features: nothing in it is random."""
+    transformers = pytest.importorskip("transformers")
+    ours = scrambled(kind)
+    save_mlm(ours, tmp_path, Companions(), DROPOUTS)
+    theirs = transformers.AutoModel.from_pretrained(tmp_path).double()
+    ids, mask = padded(BATCH, ours.shape.pad_id or 0)
+    output = theirs(ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(unpadded(output, BATCH), ours.double().encoder(BATCH), **TIGHT)
+    assert torch.equal(theirs(ids, attention_mask=mask).last_hidden_state, output)
+
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "shorter": {"model_max_length": 9},
+    "longer": {"model_max_length": 512},
+    "unbounded": {"model_max_length": int(1e30)},
+    "old": {"max_len": 9},
+    "left": {"truncation_side": "left"},
+}
+
+
+@pytest.mark.parametrize("own", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_the_tokenizer_cuts_as_training_did(own: dict[str, Any], tmp_path: Path) -> None:
+    """By transformers' own words and by those of tokenizers alone, on a document longer than the model's positions."""
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    words = write_tokenizer(tmp_path / "given")
+    path = tmp_path / "given/tokenizer_config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "model_max_length"}
+    path.write_text(json.dumps({**config, **own}))
+    shape = TextShape("roberta", words, 43, 1, 1, TransformerShape(32, 2, 4, 48), 1e-5)
+    companions = Companions({}, read_tokenizer_files(tmp_path / "given"))
+    save_mlm(fresh_mlm(shape, 0), tmp_path / "ours", companions, DROPOUTS, max_length=12)
+    long = " ".join(WORDS[number % 40] for number in range(5555))
+    trained = load_tokenizer(tmp_path / "given", 12)
+    (wanted,) = trained([long])
+    assert len(wanted.ids) == (9 if 9 in own.values() else 12)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert theirs(long, truncation=True)["input_ids"] == wanted.ids.tolist()
+    alone = tokenizers.Tokenizer.from_file(str(tmp_path / "ours/tokenizer.json"))
+    assert alone.encode(long).ids == wanted.ids.tolist()
+    assert load_tokenizer(tmp_path / "ours", 12).tokenization == trained.tokenization
+    again = load_mlm(str(tmp_path / "ours"))
+    save_mlm(again.module, tmp_path / "again", again.companions, DROPOUTS, max_length=12)
+    assert read_tokenizer_files(tmp_path / "again") == again.companions.tokenizer
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_a_tokenizer_of_one_file_cuts_too(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    content = (bundled.model_folder("bundled-text") / "tokenizer.json").read_bytes()
+    if name == "vocab.txt":
+        vocabulary = json.loads(content)["model"]["vocab"]
+        content = "".join(f"{word}\n" for word in sorted(vocabulary, key=vocabulary.get)).encode()
+    (tmp_path / name).write_bytes(content)
+    long = "an animal with a backbone " * 1000
+    trained = load_tokenizer(tmp_path, 12)
+    for file, written in cut_at(read_tokenizer_files(tmp_path), 12).items():
+        (tmp_path / file).write_bytes(written)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs(long, truncation=True)["input_ids"] == trained([long])[0].ids.tolist()
+    assert theirs.model_max_length == 12
+    assert load_tokenizer(tmp_path, 12).tokenization == trained.tokenization
+
+
 def test_the_digest_knows_the_shape(tmp_path: Path) -> None:
     save_mlm(scrambled("bert"), tmp_path, Companions(), DROPOUTS)
     before = load_mlm(str(tmp_path)).digest
@@ -175,89 +243,3 @@ def test_loading_and_saving_import_no_large_library(tmp_path: Path) -> None:
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
     assert load_mlm(str(tmp_path / "b")).digest == load_mlm(str(tmp_path / "a")).digest
-
-
-# ---- what is not a model ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    save_mlm(scrambled("roberta"), tmp_path / "model", Companions({}, TOKENIZER), DROPOUTS)
-    return tmp_path / "model"
-
-
-KEY = "roberta.encoder.layer.1.attention.self.key.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "parts"),
-    [
-        (lambda t: t.pop(KEY), ("no tensor", KEY)),
-        (lambda t: t.pop("lm_head.bias"), ("no tensor", "'lm_head.bias'")),
-        (lambda t: t.pop("roberta.embeddings.word_embeddings.weight"), ("no tensor", "word_embeddings")),
-        (lambda t: t.update({"roberta.adapter.weight": torch.zeros(2)}), ("roberta.adapter.weight", "plain BERT")),
-        (lambda t: t.update({KEY.replace(".1.", ".2."): torch.zeros(32, 32)}), ("does not announce", ".2.")),
-        (lambda t: t.update({KEY: torch.zeros(32, 31)}), (KEY, "[32, 31]", "[32, 32]")),
-        (lambda t: t[KEY].view(-1)[5].fill_(float("nan")), (KEY, "not finite")),
-        (lambda t: t.update({"lm_head.decoder.weight": torch.zeros(60, 32)}), ("lm_head.decoder.weight", "tied")),
-        (lambda t: t.update({"lm_head.decoder.bias": torch.ones(60)}), ("lm_head.decoder.bias", "lm_head.bias")),
-    ],
-)
-def test_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any], parts: tuple[str, ...]) -> None:
-    edit_tensors(folder, change)
-    text = sentence(folder, load_mlm)
-    for part in (*parts, "model.safetensors"):
-        assert part in text
-
-
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({"model_type": "vit"}, ("vit model", "bert and roberta")),
-        ({"model_type": None}, ("None model", "bert and roberta")),
-        ({"hidden_act": "relu"}, ("relu", "gelu")),
-        ({"position_embedding_type": "relative_key"}, ("relative_key", "absolute")),
-        ({"is_decoder": True}, ("decoder",)),
-        ({"num_attention_heads": 5}, ("5 heads", "32")),
-        ({"num_hidden_layers": "two"}, ("num_hidden_layers", "two")),
-        ({"vocab_size": 61}, ("[60, 32]", "[61, 32]")),
-        ({"max_position_embeddings": 2}, ("2 positions", "none for a token")),
-        ({"pad_token_id": 60}, ("pad_token_id", "60")),
-        ({"layer_norm_eps": 2}, ("layer_norm_eps",)),
-        ({"hidden_dropout_prob": 1.5}, ("hidden_dropout_prob", "1.5")),
-        ({"attention_probs_dropout_prob": "some"}, ("attention_probs_dropout_prob", "some")),
-        ({"classifier_dropout": -1}, ("classifier_dropout", "-1")),
-    ],
-)
-def test_configurations(folder: Path, changes: dict[str, Any], parts: tuple[str, ...]) -> None:
-    edit_config(folder, **changes)
-    text = sentence(folder, load_mlm)
-    for part in parts:
-        assert part in text
-
-
-def test_files(folder: Path, tmp_path: Path) -> None:
-    path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:5000])
-    assert "model.safetensors is cut or damaged" in sentence(folder, load_mlm)
-    path.unlink()
-    assert "no weights" in sentence(folder, load_mlm)
-    (folder / "config.json").write_text("{")
-    assert "config.json is not readable JSON" in sentence(folder, load_mlm)
-    assert "no model folder" in sentence(tmp_path / "absent", load_mlm)
-
-
-def test_classifier_folders(folder: Path, tmp_path: Path) -> None:
-    assert "holds no RobertaForSequenceClassification" in sentence(folder, load_text_classifier)
-    classifier = text_classifier_from_mlm(scrambled("bert"), 3, DROPOUTS, seed=0)
-    with pytest.raises(UserError, match="3 outputs needs as many distinct class names"):
-        save_text_classifier(classifier, tmp_path / "twice", Companions(), ["a", "b", "b"], DROPOUTS)
-    path = tmp_path / "classifier"
-    save_text_classifier(classifier, path, Companions(), NAMES, DROPOUTS)
-    edit_config(path, id2label={"0": "a"})
-    assert "id2label" in sentence(path, load_text_classifier)
-    tensors = load_file(path / "model.safetensors")
-    del tensors["bert.pooler.dense.bias"]
-    save_file(tensors, path / "model.safetensors")
-    assert "'bert.pooler.dense.bias'" in sentence(path, load_text_classifier)

@@ -1,0 +1,114 @@
+"""The model card: what lies in a model's folder, how it was made, and which part of it to load for what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdfast.bundled import MODELS
+from sdfast.durable import write_bytes
+from sdfast.models.hub import is_hub_id
+from sdfast.rundir import slug
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+_MADE = {
+    "head": "its language-model head newly made and trained, the encoder frozen",
+    "pretrain": "further pre-trained",
+    "distill": "further pre-trained by self-distillation",
+    "finetune": "fine-tuned as a classifier",
+}
+_TAGS = {
+    ("images", False): "image-feature-extraction",
+    ("images", True): "image-classification",
+    ("texts", False): "fill-mask",
+    ("texts", True): "text-classification",
+}
+_IMAGE_ENCODER = """\
+Features come from `encoder/`, a plain ViT (`ViTModel`). Do not take them from this folder itself: `AutoModel` makes a
+`ViTMAEModel` of it, which masks patches at random, also in evaluation mode.
+
+```python
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("FOLDER/encoder")
+model = AutoModel.from_pretrained("FOLDER/encoder")
+tokens = model(**processor(images=image, return_tensors="pt")).last_hidden_state  # CLS first, then the patches
+```
+
+Further masked pre-training: `AutoModelForPreTraining.from_pretrained("FOLDER")`, encoder and decoder, or
+`sdfast train --model FOLDER`. To fine-tune a classifier: `sdfast train --stage finetune --model FOLDER`, or
+`AutoModelForImageClassification.from_pretrained("FOLDER/encoder", num_labels=...)`, whose head is new.
+"""
+_IMAGE_CLASSIFIER = """\
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="FOLDER")
+```
+
+Features: the `last_hidden_state` of `AutoModel.from_pretrained("FOLDER")`, CLS first; its `pooler_output` is that of a
+layer which was not trained.
+"""
+_TEXT_ENCODER = """\
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModel.from_pretrained("FOLDER")
+tokens = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).last_hidden_state
+```
+
+The first token stands for the text; `pooler_output` is that of a layer which was not trained. Masked words:
+`AutoModelForMaskedLM.from_pretrained("FOLDER")`; further pre-training: that, or `sdfast train --model FOLDER`. To
+fine-tune a classifier: `sdfast train --stage finetune --model FOLDER`, or
+`AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=...)`, whose head is new.
+"""
+_TEXT_CLASSIFIER = """\
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="FOLDER", truncation=True)
+```
+
+`truncation=True` cuts long documents where training did; without it transformers cuts none, whatever a tokenizer says,
+and fails at those that are longer than the model's positions.
+"""
+_HOW = {
+    ("images", False): _IMAGE_ENCODER,
+    ("images", True): _IMAGE_CLASSIFIER,
+    ("texts", False): _TEXT_ENCODER,
+    ("texts", True): _TEXT_CLASSIFIER,
+}
+
+
+def write_card(run: Pipeline, folder: Path, stage: str, steps: int) -> None:
+    """Write `README.md` into the folder of a stage's model; it names no path of this machine.
+
+    Args:
+        run: whose model it is.
+        folder: of the model.
+        stage: that made it.
+        steps: of the optimiser in that stage.
+    """
+    spec, kind = run.model_spec, (run.domain.modality, stage == "finetune")
+    ours = MODELS.get(spec)
+    published = ours is None and is_hub_id(spec) and not Path(spec).exists()
+    base = f"`{spec if published else slug(spec)}`" if ours is None else f"the small {ours} that comes with sdfast"
+    header = ["library_name: transformers", f"pipeline_tag: {_TAGS[kind]}", "tags: [sdfast]"]
+    header += [f"base_model: {spec}"] if published else []
+    text = "\n".join(
+        [
+            *("---", *header, "---", ""),
+            f"# {slug(spec)}, {_MADE[stage]}",
+            "",
+            f"Made by sdfast from {base} on the {run.domain.modality} of `{slug(run.data_spec)}`: {_MADE[stage]},"
+            f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
+            "",
+            _HOW[kind],
+            "The licence of the model that it was made from holds for these weights too; sdfast adds no terms.",
+            "",
+        ]
+    )
+    write_bytes(folder / "README.md", text.encode())
