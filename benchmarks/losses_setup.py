@@ -19,6 +19,8 @@ from torch import Tensor
 
 from sdfast.losses import mae_distill_loss
 from sdfast.losses.mae_distill import dispatch
+from sdfast.losses.mae_distill.arguments import check_arguments
+from sdfast.losses.mae_distill.in_place import in_place_mae_distill
 
 PATCHES, PATCH_SIZE, MASKED, TOKENS = 196, 16, 147, 197
 WIDTHS = {"ViT-Ti": 192, "ViT-B": 768, "ViT-L": 1024}
@@ -83,8 +85,14 @@ def operands(point: Point, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor,
     return pred, images, mask, random(*features, dtype=dtype).requires_grad_(), random(*features)
 
 
+def fallback_loss(pred: Tensor, images: Tensor, mask: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
+    """What "auto" is without any compiled backend."""
+    given = pred, images, mask, student, teacher, None, None, None, None, None, PATCH_SIZE, True, 1.0, 1.0, "sum"
+    return in_place_mae_distill(check_arguments(*given)).loss
+
+
 def contenders(point: Point, device: str) -> dict[str, Step]:
-    """Forward and backward of the plain formula, eager and compiled, and of every backend that is ready."""
+    """Forward and backward of the plain formula, eager and compiled, of every backend that is ready, and of none."""
     tensors = operands(point, device)
     pred, _, _, student, _ = tensors
     compiled = torch.compile(plain_loss, fullgraph=True, dynamic=False)
@@ -93,6 +101,8 @@ def contenders(point: Point, device: str) -> dict[str, Step]:
         return lambda: torch.autograd.grad(loss(), (pred, student))
 
     steps = {"eager": through(lambda: plain_loss(*tensors)), "compile": through(lambda: compiled(*tensors))}
+    if device == "cpu":
+        steps["fallback"] = through(lambda: fallback_loss(*tensors))
     for backend in dispatch.BACKENDS:
         if dispatch.why_not(backend, device) is None:
             steps[backend] = through(lambda backend=backend: mae_distill_loss(*tensors, backend=backend).loss)

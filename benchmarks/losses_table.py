@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-NAMES = ("eager", "compile", "reference", "native", "triton")
+NAMES = ("eager", "compile", "reference", "fallback", "native", "triton")
 
 
 def load(path: str) -> list[dict[str, Any]]:

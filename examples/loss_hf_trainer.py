@@ -3,6 +3,7 @@
 Self-distillation for further pre-training: one masked pass for the pixels, one clean pass for the CLS token, the
 teacher's CLS from a bank. The loss sits in `forward`, so that DDP, accumulation, autocast and checkpoints of the
 Trainer work as ever. Replace `small_model()` by `SelfDistilledViTMAE.from_pretrained("facebook/vit-mae-base")`.
+The loss in a Trainer's `compute_loss` instead: examples/loss_hf_trainer_texts.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from sdfast.losses import MaeDistillLoss
 
 class SelfDistilledViTMAE(ViTMAEForPreTraining):
     """ViTMAEForPreTraining whose forward pass returns the self-distillation loss."""
+
+    # The loss is a mean over its micro-batch. Without this line the Trainer takes a `forward` with **kwargs, in a batch
+    # with `labels`, to divide by their number over all accumulated micro-batches, and does not average over these.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: ViTMAEConfig) -> None:
         super().__init__(config)

@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 
 _CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}  # of logits; more rows make the products no faster
 
+_FEW = 0.25  # of a chunk: so few logits are computed faster as they are, on a CPU, than overwritten by their gradient
+
 
 class RowLoss(Protocol):
     """A loss that is a sum over rows."""
@@ -49,6 +51,16 @@ def chunked_linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, row
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
         return _Chunked.apply(row_loss, hidden, weight, bias)
     return _evaluate(hidden, weight, bias, row_loss, (False, False, False))[0]
+
+
+def is_worth_it(hidden: Tensor, weight: Tensor) -> bool:
+    """Whether `chunked_linear_loss` is faster than all logits at once, or at least spares memory that counts."""
+    if torch.compiler.is_compiling():
+        return False
+    device = hidden.device.type
+    few = len(hidden) * len(weight) * hidden.element_size() < _FEW * _CHUNK_BYTES["cpu"]
+    # in half precision it is also the more exact one
+    return device != "cpu" or not few or hidden.element_size() < 4 or torch.is_autocast_enabled(device)
 
 
 def rows_of_a_chunk(rows: int, vocabulary: int, dtype: torch.dtype, device: str) -> int:

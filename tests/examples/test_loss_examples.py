@@ -48,6 +48,12 @@ def test_hugging_face_trainer() -> None:
     assert falls(losses_of("loss_hf_trainer.py", 15))
 
 
+def test_hugging_face_trainer_of_texts() -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    assert falls(losses_of("loss_hf_trainer_texts.py", 15))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_lightning() -> None:
     if not any(map(installed, ("lightning", "pytorch_lightning"))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdfast.losses.linear_chunks import is_worth_it
 from sdfast.losses.linear_kl.chunked import chunked_linear_kl
 from sdfast.losses.linear_kl.head import Head
 from sdfast.losses.linear_kl.reference import reference_linear_kl
@@ -35,7 +36,8 @@ def linear_kl(
         teacher_weight: float [V, E].
         bias, teacher_bias: float [V], or None.
         row_weights: float [M], or one number for all rows, without gradient; None for 1 / M.
-        backend: ``"reference"``, ``"chunked"``, or ``"auto"``: chunked, except in the compiler.
+        backend: ``"reference"``, ``"chunked"``, or ``"auto"``: chunked, except in the compiler and for
+            few logits on a CPU.
 
     Returns:
         0-D, float32 or float64.
@@ -58,7 +60,7 @@ def linear_kl(
     if row_weights.shape != (rows,) or row_weights.requires_grad:
         raise ValueError(f"row_weights should have shape [{rows}] and no gradient, not {list(row_weights.shape)}")
     if backend == "auto":
-        backend = "reference" if torch.compiler.is_compiling() else "chunked"
+        backend = "chunked" if is_worth_it(hidden, weight) else "reference"
     if backend not in _BACKENDS:
         raise ValueError(f"backend should be one of auto, {', '.join(_BACKENDS)}, not {backend!r}")
     return _BACKENDS[backend](student, teacher, row_weights)

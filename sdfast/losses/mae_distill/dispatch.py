@@ -7,7 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 from sdfast.losses.mae_distill.arguments import Arguments
+from sdfast.losses.mae_distill.in_place import in_place_mae_distill
 from sdfast.losses.mae_distill.native import native_mae_distill
 from sdfast.losses.mae_distill.native import why_not as why_not_native
 from sdfast.losses.mae_distill.output import MaeDistillOutput
@@ -28,8 +31,14 @@ PREFERENCES = {"cpu": ("native",), "cuda": ("triton", "native")}  # for "auto", 
 
 
 def evaluate(backend: str, arguments: Arguments) -> MaeDistillOutput:
-    """Evaluate ``arguments`` with the named backend; errors as `choose_backend`."""
-    return BACKENDS[choose_backend(backend, arguments.device.type)](arguments)
+    """Evaluate ``arguments`` with the named backend; errors as `choose_backend`.
+
+    Where "auto" finds none but the reference, its numbers are made with fewer passes over memory.
+    """
+    chosen = choose_backend(backend, arguments.device.type)
+    if chosen == "reference" and backend == "auto" and not torch.compiler.is_compiling():
+        return in_place_mae_distill(arguments)
+    return BACKENDS[chosen](arguments)
 
 
 def why_not(backend: str, device_type: str) -> str | None:

@@ -35,13 +35,7 @@ def reference_mae_distill(a: Arguments) -> MaeDistillOutput:
 def masked_pixel_loss(a: Arguments) -> Tensor:
     """Mean over the masked patches of ``||pred - norm(x)||^2 / P``; 0 when no patch is masked."""
     assert a.pred is not None and a.images is not None
-    target = patchify(pixels_as_seen(a), a.patch_size)  # [B, L, P]
-    if a.mask_ids is not None:
-        target = target.gather(1, a.mask_ids.long().unsqueeze(-1).expand(-1, -1, target.shape[2]))  # [B, M, P]
-    if a.norm_pix and target.numel() > 0:
-        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased: divisor P - 1
-        target = (target - mean) / (variance + NORM_PIX_EPS).sqrt()
-    difference = a.pred.to(a.compute_dtype) - target
+    difference = a.pred.to(a.compute_dtype) - normalised(target_patches(a), a.norm_pix)
     if a.mask is None:
         return difference.square().sum() / max(difference.numel(), 1)
     masked = a.mask != 0  # [B, L]
@@ -51,16 +45,39 @@ def masked_pixel_loss(a: Arguments) -> Tensor:
 
 def representation_loss(a: Arguments) -> Tensor:
     """``1/B sum_b ||s_b - t_b||^2``, divided by the size of ``s_b`` as well for the reduction ``mean``."""
-    assert a.student is not None and a.teacher is not None
+    assert a.student is not None
+    squares = (a.student.to(a.compute_dtype) - teacher_rows(a)).square().sum()
+    return squares / max(a.student.numel() if a.distill_mean else a.student.shape[0], 1)
+
+
+def target_patches(a: Arguments) -> Tensor:
+    """[B, L, P], or [B, M, P] with `mask_ids`: the pixels that `pred` is compared with, before `normalised`."""
+    patches = patchify(pixels_as_seen(a), a.patch_size)
+    if a.mask_ids is None:
+        return patches
+    return patches.gather(1, a.mask_ids.long().unsqueeze(-1).expand(-1, -1, patches.shape[2]))
+
+
+def normalised(patches: Tensor, norm_pix: bool) -> Tensor:
+    """Each patch with its mean taken away and divided by its deviation; as they are without ``norm_pix``."""
+    if not norm_pix or patches.numel() == 0:
+        return patches
+    centred = patches - patches.mean(dim=-1, keepdim=True)
+    variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)  # torch.var takes ten times as long
+    return centred / (variance + NORM_PIX_EPS).sqrt()
+
+
+def teacher_rows(a: Arguments) -> Tensor:
+    """[B, D] or [B, N, D]: the teacher of each sample, out of its bank and off its scale."""
+    assert a.teacher is not None
     teacher, scale = a.teacher, a.teacher_scale
     if a.rows is not None:
         rows = a.rows.long()
         teacher, scale = teacher[rows], None if scale is None else scale[rows]
-    teacher = teacher.to(a.compute_dtype)  # [B, D] or [B, N, D]
+    teacher = teacher.to(a.compute_dtype)
     if scale is not None:
         teacher = teacher * scale.to(a.compute_dtype).unsqueeze(-1)
-    squares = (a.student.to(a.compute_dtype) - teacher).square().sum()
-    return squares / max(a.student.numel() if a.distill_mean else a.student.shape[0], 1)
+    return teacher
 
 
 def pixels_as_seen(a: Arguments) -> Tensor:

@@ -29,7 +29,7 @@ def mlm_distill_loss(
     *,
     rows: Tensor | None = None,
     teacher_scale: Tensor | None = None,
-    mlm_weight: float = 1.0,
+    mlm_weight: float | Tensor = 1.0,
     distill_weight: float = 1.0,
     distill_reduction: str = "sum",
     ignore_index: int = -100,
@@ -55,7 +55,7 @@ def mlm_distill_loss(
         teacher: as student, or a bank with ``rows``; see `mae_distill_loss`.
         rows: int [B], rows of the bank.
         teacher_scale: float, for an int8 teacher.
-        mlm_weight: factor of the token part.
+        mlm_weight: factor of the token part; a 0-D tensor without gradient where it is counted on a device.
         distill_weight: factor of the representation part.
         distill_reduction: ``"sum"`` or ``"mean"``, as in `mae_distill_loss`.
         ignore_index: label of the tokens that do not count; not with ``hidden``.
