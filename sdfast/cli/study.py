@@ -28,12 +28,14 @@ def study(
     preset: Annotated[
         str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="runs of each arm: 5, of compare 3, when not given")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="runs of each arm: 5, of compare 3, when not given")
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included")
     ] = "paper",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="stages at a time: the number of CUDA devices when not given")
+        int | None, typer.Option(min=1, max=1024, help="stages at a time: the number of CUDA devices when not given")
     ] = None,
     points: Annotated[str | None, typer.Option(help="of a figure's axis, instead of the paper's: 50,100,200")] = None,
     methods: Annotated[
@@ -42,6 +44,7 @@ def study(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
 ) -> None:
     """Run a table or figure of the paper, or compare all methods on your own data."""
+    from sdfast.cli.markdown import show_markdown
     from sdfast.pipeline import Pipeline, slug
     from sdfast.studies.declared import study_named
     from sdfast.studies.run import Options, run_study
@@ -60,7 +63,7 @@ def study(
         [method for method in (methods or "").split(",") if method.strip()],
     )
     report = run_study(name, runs, options)
-    typer.echo(report.text, nl=False)
+    show_markdown(report.text)
     if report.failures:
         count = len(report.failures)
         raise RunError(f"{count} stages failed: {'; '.join(report.failures)}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdfast.durable import read_json
 from sdfast.studies.paper_results import COST_SECONDS
 from sdfast.studies.results import Found
 from sdfast.studies.tables import aligned
+from sdfast.teacher.bank import Built
 from sdfast.teacher.format import BUILT
 
 _TITLES = {
@@ -27,8 +27,8 @@ def cost_rows(found: Found) -> list[dict[str, Any]]:
         if result is not None:
             rate = {"rate": result.rate, "unit": result.unit}
             rows.append({"stage": result.stage, "steps": result.steps, "seconds": result.seconds, **rate})
-    banks = [read_json(path) for path in sorted((found.target.out / "banks").glob(f"*/{BUILT}"))]
-    seconds = sum(bank["seconds"] for bank in banks if isinstance(bank, dict))
+    banks = [Built.of(path.parent) for path in sorted((found.target.out / "banks").glob(f"*/{BUILT}"))]
+    seconds = sum(bank.seconds for bank in banks if bank is not None)
     if seconds:
         at = next((place for place, row in enumerate(rows) if row["stage"] == "distill"), len(rows))
         rows.insert(at, {"stage": "teacher bank", "steps": 0, "seconds": seconds, "rate": 0.0, "unit": ""})

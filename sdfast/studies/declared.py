@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from string import digits
+
+from sdfast.config import nearest
 from sdfast.errors import UserError
 from sdfast.studies.grid import Arm, Axis, Study
 
@@ -91,5 +94,8 @@ def study_named(name: str) -> Study:
     """
     known = {**STUDIES, COST.name: COST}
     if name not in known:
-        raise UserError(f"there is no study '{name}'; choose {', '.join(known)}.")
+        choose = f"choose {', '.join(known)}"
+        kinds = {each.rstrip(digits) for each in known}  # of another number nobody can say which was meant
+        hint = choose if name.rstrip(digits) in kinds else nearest(name, [*known], choose)
+        raise UserError(f"there is no study '{name}'; {hint}.")
     return known[name]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdfast.studies.results import Found
-from sdfast.studies.statistics import interval, summary
+from sdfast.studies.spans import arrows, band, span_of
+from sdfast.studies.statistics import summary
 from sdfast.studies.tables import spread
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
     """The picture as {"png": ..., "svg": ...}; `about` is the line below it."""
     from matplotlib import rc_context
 
+    if any(_is_cut(each) for each in found):
+        about += "; where it ends in an arrow it goes on beyond 0 or 100 %"
     with rc_context(_STYLE):
         figure = {"dots": _dots, "lines": _lines, "gaps": _gaps}[found[0].study.figure](found)
         figure.supxlabel(about, fontsize=10, color=_FAINT)
@@ -97,10 +100,11 @@ def _dots(found: Sequence[Found]) -> Figure:
             if values := list(each.by_seed(title, column).values()):
                 color = _BLUE if title == _highlighted(titles) else _FAINT
                 place.plot(values, np.full(len(values), row + 0.17), "o", color=color, alpha=0.6, markersize=5.5, mew=0)
-                _mean(place, values, row - 0.1, color)
+                _mean(place, values, row - 0.1, color, each.is_percent(column))
                 text = spread(summary(values), 1 if each.is_percent(column) else 3)
                 place.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", color=color)
-        heading = "mean ± deviation" if len(each.by_seed(titles[0], column)) > 1 else "one run"
+        several = any(len(each.by_seed(title, column)) > 1 for title in titles)
+        heading = "mean ± deviation" if several else "one run"
         place.annotate(heading, (1.02, 1.0), (0, 5), "axes fraction", textcoords="offset points", fontsize=11)
         _reference_line(place, each, column)
         place.set_yticks(range(len(titles)), titles)
@@ -149,11 +153,18 @@ def _main_columns(found: Found) -> list[str]:
     return [column for column in found.columns() if column == "score"] or found.columns()
 
 
-def _mean(place: Axes, values: Sequence[float], row: float, color: str) -> None:
+def _is_cut(found: Found) -> bool:
+    """Whether the figure shows only a part of some interval."""
+    column = _main_columns(found)[0]
+    spans = [span_of(list(found.by_seed(title, column).values()), found.is_percent(column)) for title in found.runs]
+    return found.study.figure != "gaps" and any(span is not None and (span.below or span.above) for span in spans)
+
+
+def _mean(place: Axes, values: Sequence[float], row: float, color: str, percent: bool) -> None:
     mean = float(np.mean(values))
-    span = interval(values)
-    if span is not None:
-        place.plot(span, (row, row), color=color, linewidth=2.6, solid_capstyle="round")
+    if (span := span_of(values, percent)) is not None:
+        place.plot((span.low, span.high), (row, row), color=color, linewidth=2.6, solid_capstyle="round")
+        arrows(place, span, row, color, upright=False)
     place.plot([mean], [row], "D", color=color, markersize=8, mec="white", mew=1.2)
 
 
@@ -178,8 +189,7 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
         points = sorted((arm.x or 0.0, arm.title) for arm in arms if arm.series == series and arm.x is not None)
         values = [list(found.by_seed(title, column).values()) for _, title in points]
         x, means = [point for point, _ in points], [float(np.mean(each)) for each in values]
-        spans = [interval(each) or (mean, mean) for each, mean in zip(values, means, strict=True)]
-        place.fill_between(x, [low for low, _ in spans], [high for _, high in spans], color=color, alpha=0.13, lw=0)
+        band(place, x, values, color, found.is_percent(column))
         for at, each in zip(x, values, strict=True):
             place.plot(np.full(len(each), at), each, marker, color=color, alpha=0.35, markersize=4, mew=0)
         place.plot(x, means, color=color, marker=marker, markersize=8, linewidth=2.2, mec="white", mew=1)
@@ -189,8 +199,11 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
             color, _ = _LOOK.get(arm.title, (_INK, "D"))
             values_here = list(found.by_seed(arm.title, column).values())
             mean = float(np.mean(values_here))
-            if (span := interval(values_here)) is not None:
-                place.axhspan(*span, color=color, alpha=0.13, lw=0)
+            if (span := span_of(values_here, found.is_percent(column))) is not None:
+                place.axhspan(span.low, span.high, color=color, alpha=0.13, lw=0)
+            else:
+                for value in values_here:
+                    place.axhline(value, color=color, linewidth=0.8, alpha=0.5)
             place.axhline(mean, color=color, linewidth=2.2)
             ends.append((mean, arm.title, color))
     if axis.kind == "limit":
@@ -280,10 +293,10 @@ def _bars(place: Axes, found: Sequence[Found], column: str) -> None:
             values = list(each.by_seed(title, column).values())
             if not values:
                 continue
-            mean, span = float(np.mean(values)), interval(values)
+            mean, span = float(np.mean(values)), span_of(values, each.is_percent(column))
             place.bar(at + offset, mean, 0.36, color=color, alpha=0.8, label=name if at == 0 else None)
             if span is not None:
-                place.plot((at + offset,) * 2, span, color=_INK, linewidth=1.6)
+                place.plot((at + offset,) * 2, (span.low, span.high), color=_INK, linewidth=1.6)
             place.plot(np.full(len(values), at + offset), values, "o", color=_INK, markersize=3.5, alpha=0.6, mew=0)
     place.set_xticks(range(len(found)), [each.target.title for each in found])
     place.tick_params(axis="x", length=0)
@@ -301,9 +314,10 @@ def _distance_by_round(place: Axes, found: Found, style: str) -> None:
     points = sorted((arm.x or 0.0, arm.title) for arm in found.target.arms if arm.title in found.runs)
     values = [list(found.by_seed(title, "distance").values()) for _, title in points]
     means = [float(np.mean(each)) for each in values]
-    spans = [interval(each) or (mean, mean) for each, mean in zip(values, means, strict=True)]
     x = [at for at, _ in points]
-    place.fill_between(x, [low for low, _ in spans], [high for _, high in spans], color=color, alpha=0.13, lw=0)
+    band(place, x, values, color, percent=False)
+    for at, each in zip(x, values, strict=True):
+        place.plot(np.full(len(each), at), each, marker, color=color, alpha=0.35, markersize=4, mew=0)
     place.plot(x, means, style, color=color, marker=marker, markersize=7, linewidth=2, label=found.target.title)
     place.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -313,7 +327,7 @@ def _axis_label(found: Found, column: str) -> str:
         "accuracy": "test accuracy, %",
         "macro_f1": "test macro-F1, %",
         "micro_f1": "test micro-F1, %",
-        "generalisation_gap": "test loss less training loss, nats",
+        "generalisation_gap": "test loss minus training loss, nats",
         "distance": r"distance $\|\theta_{\mathrm{init}} - \theta\|_2$ of the encoder",
         "log_train_loss": "log of the training loss (in nats)",
         "test_loss": "test loss, nats",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from sdfast.config import Config
 from sdfast.data.paper_sets import PaperSet
+from sdfast.domains.base import labels_of
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.pipeline import Start, slug
 from sdfast.rundir import Outcome, Result, StageDirectory
+from sdfast.studies.declared import study_named
+from sdfast.studies.earlier import Earlier
 from sdfast.studies.grid import Arm, Study, configured, expand
 from sdfast.studies.store import Shared, StudyRun
 
@@ -144,6 +149,7 @@ def plan(
     points: list[int] | None,
     shared: Shared,
     nodes: dict[str, Node],
+    earlier: Sequence[Earlier] = (),
 ) -> Target:
     """The cells of a study on the data of a configuration; their stages are added to `nodes`.
 
@@ -158,6 +164,8 @@ def plan(
         points: of the axis, instead of its own.
         shared: what is open already.
         nodes: the stages so far, by key, in an order in which they can be trained.
+        earlier: tables of the study; one whose runs on this data are all done, as they would be trained now, is of the
+            same settings, and they are cells too.
 
     Raises:
         UserError: data or model that the study is not for, or that no arm can be trained with.
@@ -197,7 +205,61 @@ def plan(
                 nodes[key].wanted_by.append(arm.title)
     if not target.cells:
         raise UserError(next(iter(target.unavailable.values())))
+    for table in earlier:
+        if table.protocol == protocol and run.data_spec in table.runs:
+            _add_earlier(target, study_named(study.name), config, table, protocol, shared, nodes)
+    target.notes += _unseen_classes(run, target, study)
     return target
+
+
+def _unseen_classes(run: StudyRun, target: Target, study: Study) -> list[str]:
+    """Sentences about classes that no arm, or none of a size, can learn."""
+    train, data, names = run.pack.split("train"), run.config.data, run.pack.class_names
+    of_sizes = study.axis is not None and study.axis.kind == "limit"
+    limits = sorted({int(arm.x) for arm in target.arms if arm.x is not None}) if of_sizes else [data.limit]
+    said = []
+    for limit in limits:
+        labels = labels_of(train)[train.limited(limit, data.limit_seed)]
+        if unseen := len(names) - len(np.unique(labels[labels >= 0])):
+            where = f"At n = {limit} " if of_sizes else ""
+            said.append(f"{where}{unseen} of {len(names)} classes have no training row.")
+    return said
+
+
+def _add_earlier(
+    target: Target,
+    study: Study,
+    config: Config,
+    table: Earlier,
+    protocol: Protocol,
+    shared: Shared,
+    nodes: dict[str, Node],
+) -> None:
+    """See `plan`; the study is the whole one, of which a command may have chosen some arms."""
+    points = None
+    if study.axis is not None:
+        points = sorted({*table.points[target.spec], *(int(arm.x) for arm in target.arms if arm.x is not None)})
+    there, cells = {(cell.arm.title, cell.seed) for cell in target.cells}, list(target.cells)
+    try:
+        arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
+        for title, seed, fingerprint in sorted(table.runs[target.spec]):
+            if (arm := arms.get(title)) is None:
+                return
+            cell = _cell(configured(config, arm), arm, seed, target.out, protocol, shared, nodes)
+            result = nodes[cell.stages[-1]].result
+            if result is None or result.fingerprint != fingerprint:
+                return
+            if (title, seed) not in there:
+                cells.append(cell)
+    except UserError:  # an arm that these settings do not allow
+        return
+    for cell in cells[len(target.cells) :]:
+        for key in cell.stages:
+            nodes[key].wanted_by.append(cell.arm.title)
+    shown = {cell.arm.title for cell in cells} | set(target.unavailable)
+    target.arms = [arm for arm in arms.values() if arm.title in shown]
+    order = {arm.title: place for place, arm in enumerate(target.arms)}
+    target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.seed))
 
 
 def _cell(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdfast.rundir import Result
+from sdfast.studies.earlier import Trained
 from sdfast.studies.grid import Arm, Study
 from sdfast.studies.plan import Cell, Node, Target
 from sdfast.studies.statistics import Paired, paired, with_holm
@@ -58,13 +59,19 @@ class Found:
         return _LABELS[self.name(column)]
 
     def columns(self) -> list[str]:
-        """Those that all runs have: runs finished by an earlier version have fewer. Texts have all scores together."""
-        runs = [run for each in self.runs.values() for run in each]
+        """Those that all runs have: runs finished by an earlier version have fewer."""
+        return [column for column in self._wanted() if self._has(column, all)]
+
+    def _wanted(self) -> list[str]:
+        """The study's; texts have all scores together."""
         wanted = [*self.study.columns]
         if self.target.modality == "texts" and "score" in wanted:
             after = wanted.index("score") + 1
             wanted[after:after] = [name for name in _PERCENT if name != self.target.metric]
-        return [column for column in wanted if all(self.value(run, column) is not None for run in runs)]
+        return wanted
+
+    def _has(self, column: str, how_many: Callable[[Iterable[bool]], bool]) -> bool:
+        return how_many(self.value(run, column) is not None for runs in self.runs.values() for run in runs)
 
     def is_percent(self, column: str) -> bool:
         """Whether it is shown in percent."""
@@ -78,6 +85,19 @@ class Found:
         """Of an arm."""
         values = {run.cell.seed: self.value(run, column) for run in self.runs.get(title, ())}
         return {seed: value for seed, value in values.items() if value is not None}
+
+    def seeds(self) -> set[int]:
+        """Of all runs."""
+        return {run.cell.seed for runs in self.runs.values() for run in runs}
+
+    def trained(self) -> frozenset[Trained]:
+        """What is shown."""
+        everything = [(title, run) for title, runs in self.runs.items() for run in runs]
+        return frozenset((title, run.cell.seed, run.result.fingerprint) for title, run in everything)
+
+    def not_of_all(self) -> list[str]:
+        """Columns that some runs have and some lack."""
+        return [name for name in self._wanted() if name not in self.columns() and self._has(name, any)]
 
     def coincidences(self) -> list[str]:
         """Sentences about arms that gave the very weights of one before them."""
@@ -108,6 +128,12 @@ class Found:
             if difference is not None:
                 found[arm.title] = difference
         return with_holm(found)
+
+
+def counts(found: Sequence[Found]) -> list[int]:
+    """How many runs the arms have, those that have any: one number where all have the same, else the ends of them."""
+    numbers = {len(runs) for each in found for runs in each.runs.values()}
+    return sorted({min(numbers), max(numbers)})
 
 
 def shown(metrics: Mapping[str, float], name: str) -> float | None:

@@ -17,6 +17,7 @@ from sdfast.log import attach_file, log
 from sdfast.pipeline import Pipeline, slug
 from sdfast.rundir import locked
 from sdfast.studies.declared import COST, study_named
+from sdfast.studies.earlier import earlier_tables
 from sdfast.studies.grid import Study
 from sdfast.studies.plan import Node, Protocol, Target, plan
 from sdfast.studies.progress import only_the_study_speaks, say
@@ -84,11 +85,11 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
     nodes: dict[str, Node] = {}
     shared = Shared()
     with _session(out):
-        targets = []
+        targets, earlier = [], earlier_tables(out, study.name)
         for run in runs:
             place = out / "cost" / _digest(run) if timed else out  # times are not taken from other studies
             points = list(options.points) or None
-            targets.append(plan(study, run.config, place, seeds, options.protocol, points, shared, nodes))
+            targets.append(plan(study, run.config, place, seeds, options.protocol, points, shared, nodes, earlier))
         _tell_apart(targets)
         nodes = {key: node for key, node in nodes.items() if node.wanted_by}
         _announce(study, targets, nodes, out)
@@ -96,7 +97,7 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
             train(nodes, out, jobs, device, shared)
         finally:
             found = [gather(study, target, nodes) for target in targets]
-            text = write(study, found, out, About(seeds, options.protocol, jobs, runs))
+            text = write(study, found, out, About(options.protocol, jobs, runs))
     return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
 
 

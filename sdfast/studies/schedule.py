@@ -15,6 +15,7 @@ from typing import Any
 
 from sdfast.engine.signals import stop_on_signal
 from sdfast.errors import Interrupted
+from sdfast.locks import check_held
 from sdfast.rundir import Result
 from sdfast.studies.perform import attempt
 from sdfast.studies.plan import Node
@@ -95,6 +96,7 @@ class _Crew:
             try:
                 self.vacant = list(range(self.jobs))
                 while waiting or self.busy:
+                    check_held(self.out)
                     waiting = self._hand_out(waiting)
                     for key, _ in self.selector.select(_LOOK_SECONDS) if self.busy else ():
                         self._answer(key.data)

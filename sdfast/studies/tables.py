@@ -11,7 +11,7 @@ from typing import Any
 from sdfast.studies.grid import Study
 from sdfast.studies.paper_results import paper_number
 from sdfast.studies.plan import Protocol
-from sdfast.studies.results import Found
+from sdfast.studies.results import Found, counts
 from sdfast.studies.statistics import Paired, Summary, summary
 
 _PROTOCOLS = {
@@ -19,14 +19,23 @@ _PROTOCOLS = {
     " about the noise of fine-tuning alone, not about that of pre-training",
     "full": "over {n} whole chains, in which the seed changes pretrain, distill and finetune (`--protocol full`)",
 }
-_METRIC_COLUMNS = ("accuracy", "macro_f1", "micro_f1", "test_loss", "train_loss", "generalisation_gap", "distance")
+_METRIC_COLUMNS = (
+    "accuracy",
+    "majority_class_accuracy",
+    "macro_f1",
+    "micro_f1",
+    "test_loss",
+    "train_loss",
+    "generalisation_gap",
+    "distance",
+)
 
 
-def markdown(study: Study, found: Sequence[Found], seeds: Sequence[int], protocol: Protocol) -> str:
+def markdown(study: Study, found: Sequence[Found], protocol: Protocol) -> str:
     """What is printed: the table, the comparisons, how to read them, and where the models are."""
     lines = [f"# {study.name}: {study.title}", ""]
     lines += [*aligned(_main_rows(study, found)), ""]
-    lines += _legend(found, seeds, protocol)
+    lines += _legend(found, protocol)
     for each in found:
         compared = _compared_rows(each, study.tested[len(found) == 1 :])  # the first is in the table of one data set
         if len(compared) > 1:
@@ -57,6 +66,10 @@ def _main_rows(study: Study, found: Sequence[Found]) -> list[list[str]]:
     rows = {title: [title] for title in titles}
     for each in found:
         prefix = f"{each.target.title}: " if len(found) > 1 else ""
+        if len(counts(found)) > 1:
+            header.append(f"{prefix}n")
+            for title in titles:
+                rows[title].append(str(len(each.runs.get(title, ()))))
         for column in each.columns():
             header.append(prefix + each.label(column))
             papers = {title: _paper(each, title, column) for title in titles}
@@ -64,13 +77,13 @@ def _main_rows(study: Study, found: Sequence[Found]) -> list[list[str]]:
             compared = each.compared(column) if differs else {}
             with_paper, with_differences = any(papers.values()), bool(compared)
             header += ["paper"] * with_paper
-            header += [f"less {_reference_name(each)} [95 %]", "p", "p (Holm)"] * with_differences
+            header += [f"difference from {_reference_name(each)} [95 %]", "p", "p (Holm)"] * with_differences
             for title in titles:
                 rows[title].append(_cell(each, title, column))
                 rows[title] += [papers[title]] * with_paper
                 if with_differences:
-                    digits = 1 if each.is_percent(column) else 3
-                    rows[title] += _difference_cells(compared[title], digits) if title in compared else ["", "", ""]
+                    difference = compared.get(title)
+                    rows[title] += _difference_cells(difference, each, column) if difference else ["", "", ""]
     return [header, *rows.values()]
 
 
@@ -115,38 +128,42 @@ def difference(values: Paired, digits: int) -> str:
 
 
 def _compared_rows(found: Found, columns: Sequence[str]) -> list[list[str]]:
-    rows = [["arm", "metric", "less", "difference [95 %]", "p", "p (Holm)"]]
+    rows = [["arm", "metric", "difference from", "difference [95 %]", "p", "p (Holm)"]]
     arms = {arm.title: arm for arm in found.target.arms}
     for column in columns:
-        digits = 1 if found.is_percent(column) else 3
         for title, each in found.compared(column).items():
             against = found.reference(arms[title])
-            rows.append([title, found.label(column), against, *_difference_cells(each, digits)])
+            rows.append([title, found.label(column), against, *_difference_cells(each, found, column)])
     return rows
 
 
-def _difference_cells(each: Paired, digits: int) -> list[str]:
+def _difference_cells(each: Paired, found: Found, column: str) -> list[str]:
     """Difference, p and corrected p; or why there are none."""
+    digits = 1 if found.is_percent(column) else 3
+    pairs = f", {each.count} pair{'s' * (each.count > 1)}" if each.count < counts([found])[-1] else ""
     ends = [each.note or "", ""] if each.p is None else [_probability(each.p), _probability(each.p_holm or 0)]
-    return [difference(each, digits), *ends]
+    return [difference(each, digits) + pairs, *ends]
 
 
 def _probability(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
-def _legend(found: Sequence[Found], seeds: Sequence[int], protocol: Protocol) -> list[str]:
-    how = _PROTOCOLS[protocol].format(n=len(seeds))
-    lines = [f"Mean ± sample deviation {how}." if len(seeds) > 1 else "One seed: there is no deviation.", ""]
+def _legend(found: Sequence[Found], protocol: Protocol) -> list[str]:
+    numbers = counts(found)
+    how = _PROTOCOLS[protocol].format(n=_range(numbers, "d"))
+    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else "One seed: there is no deviation.", ""]
+    if len(numbers) > 1:
+        lines += ["Not all have equally many runs (n): a difference is over the seeds that both have.", ""]
     columns = {column for each in found for column in each.columns()}
     said = {
-        "generalisation_gap": "Gap: test loss less training loss.",
+        "generalisation_gap": "Gap: test loss minus training loss.",
         "distance": "Distance: of the encoder's weights from the initial ones (l2).",
         "log_train_loss": "Log train loss: natural logarithm of the training loss, both without dropout.",
     }
     if about := " ".join(text for column, text in said.items() if column in columns):
         lines += [about, ""]
-    if len(seeds) > 1:
+    if numbers != [1]:
         lines += ["Differences are paired by seed; intervals are Student's t, p-values the paired t-test's.", ""]
     if any(_paper(each, arm.title, column) for each in found for arm in each.target.arms for column in each.columns()):
         lines += ["Paper: Lee et al. (2023), ViT-B or RoBERTa-base, mean ± deviation of 5 runs.", ""]
@@ -155,12 +172,33 @@ def _legend(found: Sequence[Found], seeds: Sequence[int], protocol: Protocol) ->
 
 def _notes(found: Found, several: bool) -> list[str]:
     prefix = f"{found.target.title}: " if several else ""
-    lines = [*found.target.notes, *found.coincidences()]
+    lines = [*_baselines(found), *found.target.notes, *found.coincidences()]
     if (missing := len(found.target.cells) - sum(map(len, found.runs.values()))) > 0:
         lines.append(f"Not all is done: {missing} of {len(found.target.cells)} runs are missing.")
+    if absent := [found.label(column) for column in found.not_of_all()]:
+        lines.append(f"Not shown, because some runs lack it: {', '.join(absent)}.")
     lines += [f"Not available: {title}: {reason}" for title, reason in found.target.unavailable.items()]
     lines += [f"Failed: {sentence}" for sentence in found.failures]
     return [part for line in lines for part in (prefix + line, "")]
+
+
+def _baselines(found: Found) -> list[str]:
+    """What scores are to be compared with, where the runs say it: those of an earlier version do not."""
+    metrics = [run.result.metrics for runs in found.runs.values() for run in runs]
+    shown = {found.name(column) for column in found.columns()}
+    said = []
+    largest = sorted({100 * each["majority_class_accuracy"] for each in metrics if "majority_class_accuracy" in each})
+    if largest and shown & {"accuracy", "micro_f1"}:
+        said.append(f"Always answering the largest class of the test rows: accuracy {_range(largest, '.1f')} %.")
+    fewer = sorted({each["macro_f1_classes"] for each in metrics if "macro_f1_classes" in each})
+    if fewer and "macro_f1" in shown:
+        said.append(f"Macro-F1: over the {_range(fewer, '.0f')} classes that occur in the test rows or predictions.")
+    return said
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """One number, or the ends of several that are shown differently."""
+    return " to ".join(dict.fromkeys(f"{value:{form}}" for value in (values[0], values[-1])))
 
 
 def _stages(found: Sequence[Found]) -> list[str]:

@@ -64,5 +64,7 @@ def test_recadam_keeps_its_proportions_and_what_the_user_set() -> None:
 def test_unknown_studies_and_keys() -> None:
     with pytest.raises(UserError, match=r"no study 'table7'; choose table1, .*compare, cost"):
         study_named("table7")
+    with pytest.raises(UserError, match=r"no study 'compere'; did you mean 'compare'"):
+        study_named("compere")
     with pytest.raises(UserError, match=r"pretrain\.steps"):
         configured(Config(), Arm("wrong", "init", ("pretrain.stepz=1",)))

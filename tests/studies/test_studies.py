@@ -231,6 +231,14 @@ def test_rounds_and_sizes_share_their_stages(inputs: dict[str, str], tmp_path: P
     assert target.notes == ["Left out, because there are 24 training rows: 99."]
 
 
+def test_classes_that_cannot_be_learned_are_counted(inputs: dict[str, str], tmp_path: Path) -> None:
+    data = {**inputs, "data": str(write_images(tmp_path / "images", classes=6, train=4))}
+    target, _ = planned(data, tmp_path / "out", "figure3", seeds=[0], points=[4, 24])
+    assert target.notes == ["At n = 4 2 of 6 classes have no training row."]
+    target, _ = planned(data, tmp_path / "out", "table4", "data.limit=5", seeds=[0])
+    assert target.notes == ["1 of 6 classes have no training row."]
+
+
 def test_an_arm_that_is_refused_is_not_available_and_the_others_are(inputs: dict[str, str], tmp_path: Path) -> None:
     target, nodes = planned(inputs, tmp_path, "table5", "engine.accumulate=2")
     assert [*target.unavailable] == ["supervised contrastive"]

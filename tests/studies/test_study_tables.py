@@ -7,22 +7,25 @@ import io
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from study_samples import Metrics, made_up, noisy
 
 from sdfast.data.paper_sets import PAPER_SETS, PaperSet
 from sdfast.studies.declared import STUDIES
-from sdfast.studies.figures import draw
+from sdfast.studies.figures import _dots, _gaps, _lines, draw
 from sdfast.studies.grid import Arm
 from sdfast.studies.paper_results import TABLE1, TABLE2, paper_number
 from sdfast.studies.results import Found, Run
+from sdfast.studies.spans import Span, span_of
 from sdfast.studies.tables import markdown, record, run_rows
+from sdfast.studies.write import About, _caption
 
 CUB = PaperSet("CUB", frozenset(), {}, 200, "macro_f1")
 
 
-def table(found: Sequence[Found], seeds: int = 3) -> str:
-    return markdown(found[0].study, found, range(seeds), "paper")
+def table(found: Sequence[Found]) -> str:
+    return markdown(found[0].study, found, "paper")
 
 
 def cells(text: str, first: str) -> list[str]:
@@ -35,7 +38,7 @@ def test_the_comparison_is_one_table_with_differences_from_fine_tuning() -> None
     found = made_up(STUDIES["compare"])
     text = table([found])
     header = cells(text, "method")
-    assert header[:5] == ["method", "accuracy %", "less fine-tuning [95 %]", "p", "p (Holm)"]
+    assert header[:5] == ["method", "accuracy %", "difference from fine-tuning [95 %]", "p", "p (Holm)"]
     assert header[5:] == ["test loss", "train loss", "gap", "distance"]
     compared = found.compared("score")["self-distillation"]
     row = cells(text, "self-distillation")
@@ -58,7 +61,7 @@ def test_two_data_sets_are_columns_of_one_table() -> None:
 
 
 def test_one_seed_has_neither_deviation_nor_interval() -> None:
-    text = table([made_up(STUDIES["table1"], seeds=[4])], 1)
+    text = table([made_up(STUDIES["table1"], seeds=[4])])
     assert "±" not in text and "nan" not in text and cells(text, "MARS")[3] == "one seed"
 
 
@@ -83,12 +86,50 @@ def test_what_is_missing_or_refused_is_said() -> None:
     assert "Not available: MARS: it needs the weights whole." in text and "3 of 18 runs are missing" in text
 
 
+def test_arms_with_fewer_runs_say_how_many_and_over_what_they_differ() -> None:
+    found = made_up(STUDIES["compare"], seeds=[0, 1, 2, 3])
+    assert "n" not in cells(table([found]), "method")
+    for title, left in (("MARS", 2), ("R3F", 0)):
+        found.runs[title] = found.runs[title][:left]
+    del found.runs["R3F"]
+    text = table([found])
+    assert cells(text, "method")[:2] == ["method", "n"]
+    assert {title: cells(text, title)[1] for title in ("fine-tuning", "MARS", "R3F")} == {
+        "fine-tuning": "4",
+        "MARS": "2",
+        "R3F": "0",
+    }
+    pairs = [
+        100 * (found.runs[title][at].result.metrics["accuracy"]) for title in ("MARS", "fine-tuning") for at in (0, 1)
+    ]
+    mean = (pairs[0] + pairs[1] - pairs[2] - pairs[3]) / 2
+    assert cells(text, "MARS")[3].startswith(f"{mean:+.1f} [") and cells(text, "MARS")[3].endswith("], 2 pairs")
+    assert "pairs" not in cells(text, "RecAdam")[3]
+    assert "over 2 to 4 fine-tuning seeds" in text and "6 of 24 runs are missing" in text
+
+
+def test_what_scores_are_to_be_compared_with_stands_once_below_the_table() -> None:
+    def lopsided(arm: Arm, seed: int) -> Metrics:
+        return noisy(arm, seed) | {"majority_class_accuracy": 87 / 90, "macro_f1_classes": 3.0 + seed % 2}
+
+    text = table([made_up(STUDIES["compare"], metrics=lopsided)])
+    assert text.count("Always answering the largest class of the test rows: accuracy 96.7 %.") == 1
+    assert "Macro-F1" not in text  # which is not shown
+    assert "largest class" not in table([made_up(STUDIES["compare"])])  # results of before do not say it
+    assert "largest class" not in table([made_up(STUDIES["table4"], metrics=lopsided)])
+    found = made_up(STUDIES["compare"], metrics=lopsided)
+    found.target.modality, found.target.metric = "texts", "macro_f1"
+    assert "Macro-F1: over the 3 to 4 classes that occur in the test rows or predictions." in table([found])
+
+
 def test_results_of_before_show_the_metrics_that_all_have() -> None:
     found = made_up(STUDIES["compare"])
     run = found.runs["MARS"][0]
     for name in ("distance", "generalisation_gap"):
         del run.result.metrics[name]
-    assert cells(table([found]), "method")[-2:] == ["test loss", "train loss"]
+    text = table([found])
+    assert cells(text, "method")[-2:] == ["test loss", "train loss"]
+    assert "Not shown, because some runs lack it: gap, distance." in text
     rows = list(csv.DictReader(io.StringIO(run_rows([found]))))
     assert next(row["distance"] for row in rows if row["arm"] == "MARS") == ""
 
@@ -131,6 +172,63 @@ def test_one_seed_and_several_data_sets_can_be_drawn() -> None:
     rounds = [made_up(STUDIES["figure5"], seeds=[0], title=title, points=[1]) for title in ("cats", "dogs")]
     words = draw(rounds, "")["svg"].decode()
     assert "cats" in words and "dogs" in words and "(c)" not in words
+
+
+def test_an_interval_is_of_three_runs_or_more_and_of_shares_that_can_be() -> None:
+    half = 4.302652729911275 * 2.0 / 3**0.5  # Student's t for two degrees of freedom, of a deviation of 2
+    assert span_of([60.0, 62.0, 64.0], percent=True) == Span(pytest.approx(62 - half), pytest.approx(62 + half))
+    assert span_of([96.0, 98.0, 100.0], percent=True) == Span(pytest.approx(98 - half), 100.0, above=True)
+    assert span_of([0.0, 2.0, 4.0], percent=True) == Span(0.0, pytest.approx(2 + half), below=True)
+    assert span_of([0.0, 2.0, 4.0], percent=False) == Span(pytest.approx(2 - half), pytest.approx(2 + half))
+    assert span_of([60.0, 62.0], percent=True) is None and span_of([60.0], percent=False) is None
+
+
+def drawn(found: Found) -> list[tuple[np.ndarray, bool]]:
+    """What the figure's lines and bands show of the values, and which of it are arrows."""
+    figure = {"dots": _dots, "lines": _lines, "gaps": _gaps}[found.study.figure]([found])
+    across = 0 if found.study.figure == "dots" else 1
+    shown = []
+    for place in figure.axes:
+        for line in place.get_lines():
+            shown.append((np.asarray(line.get_data()[across], dtype=float), "arrow" in str(line.get_marker())))
+        for band in place.collections:
+            shown += [(path.vertices[:, across], False) for path in band.get_paths()]
+    return shown
+
+
+@pytest.mark.parametrize("name", ["compare", "figure1", "figure3", "figure4"])
+def test_two_runs_are_two_points_and_the_axis_is_theirs(name: str) -> None:
+    found = made_up(STUDIES[name], seeds=[0, 1])
+    values = [value for title in found.runs for value in found.by_seed(title, "score").values()]
+    figure = {"dots": _dots, "lines": _lines}[found.study.figure]([found])
+    low, high = figure.axes[0].get_xlim() if name == "compare" else figure.axes[0].get_ylim()
+    room = 0.1 * (max(values) - min(values))
+    assert min(values) - room <= low and high <= max(values) + room
+    assert "95 %" not in _caption([found], About("paper", 1, ()))
+
+
+@pytest.mark.parametrize("name", ["compare", "figure3", "figure4"])
+def test_nothing_is_drawn_beyond_100_percent_and_what_goes_on_is_marked(name: str) -> None:
+    def high(arm: Arm, seed: int) -> Metrics:
+        return noisy(arm, seed) | {"accuracy": 0.96 + 0.02 * seed}
+
+    found = made_up(STUDIES[name], metrics=high)
+    shown = drawn(found)
+    assert max(values.max() for values, _ in shown) <= 100
+    assert sum(arrow for _, arrow in shown) == len(found.runs)  # the interval of each is 98 ± 5
+    assert "it goes on beyond 0 or 100 %" in draw([found], "photos")["svg"].decode()
+    assert "goes on" not in draw([made_up(STUDIES[name])], "photos")["svg"].decode()
+
+
+def test_a_mean_without_neighbours_has_a_bar_and_one_without_interval_no_band() -> None:
+    found = made_up(STUDIES["figure4"])
+    for title in ("t = 1", "t = 3"):
+        found.runs[title] = found.runs[title][:2]
+    lines = _lines([found]).axes[0].get_lines()
+    bars = [line.get_ydata() for line in lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
+    spans = [span_of(list(found.by_seed(f"t = {at}", "score").values()), percent=True) for at in (0, 2, 4)]
+    assert [tuple(bar) for bar in bars] == [(span.low, span.high) for span in spans if span is not None]
+    assert "(of 3 runs or more)" in _caption([found], About("paper", 1, ()))
 
 
 def test_the_papers_numbers() -> None:
