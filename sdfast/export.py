@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sdfast.durable import read_json, recover_directory, staged_directory
+from sdfast.config import nearest
+from sdfast.durable import recover_directory, staged_directory
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError
+from sdfast.occupant import Occupant
+from sdfast.rundir import RESULT, check_model
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
@@ -32,22 +35,25 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
         The optimiser steps that the model has seen.
 
     Raises:
-        UserError: the stage has neither a model nor a checkpoint, or `to` is there already.
+        UserError: the stage has neither a model nor a checkpoint, or one that is damaged, or `to` is there already.
     """
     directory = run.out / name
     if to.exists():
         raise UserError(f"--to {to} is there already; choose another folder.")
     recover_directory(directory / "model")
-    result = read_json(directory / "result.json")
-    if isinstance(result, dict) and (directory / "model" / "config.json").is_file():
+    ended = (directory / RESULT).exists()
+    if ended and (directory / "model").is_dir():
         with staged_directory(to) as staging:
             shutil.copytree(directory / "model", staging, dirs_exist_ok=True)
-        return int(result["steps"])
+            return check_model(directory, staging).steps
     path = checkpoint.newest(directory / "checkpoints")
+    if path is None and ended:
+        return check_model(directory).steps
     if path is None:
-        raise UserError(
-            f"{directory} holds neither a model nor a checkpoint; run `sdfast train` with this --out first."
-        )
+        there = Occupant.of(run.out)
+        names = [] if there is None else list(there.stages)
+        help_ = nearest(name, names, "run `sdfast train` with this --out first")
+        raise UserError(f"{directory} holds neither a model nor a checkpoint; {help_}.")
     found = checkpoint.Checkpoint.open(path)
     classes = (run.domain.open_pack(run.out / "pack").class_names or []) if name.startswith("finetune") else None
     run.initial = replace(run.initial, module=nn.Module())  # its weights make room for these
@@ -55,7 +61,7 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
     state = {key.removeprefix(prefix): found.read(key) for key in found.names if key.startswith(prefix)}
     with staged_directory(to) as staging:
         if classes is None:
-            run.domain.write(run.domain.filled(state, None), staging)
+            run.domain.write(run.domain.filled(state, None), staging, name.partition("/")[0], found.step)
         else:
-            run.domain.write_classifier(run.domain.filled(state, len(classes)), staging, classes)
+            run.domain.write_classifier(run.domain.filled(state, len(classes)), staging, classes, found.step)
     return found.step

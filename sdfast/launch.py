@@ -10,11 +10,13 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
+from sdfast.durable import sha256_file, sha256_json
 from sdfast.errors import UserError
 from sdfast.ranks import Ranks
 
@@ -75,7 +77,6 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         return Ranks()
     if not dist.is_initialized():
         index = _index(device, here)
-        os.environ.setdefault("LOCAL_RANK", str(here.local_rank if index is None else index))  # DeepSpeed reads it
         options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
         if here.world > 1:
             _name_meeting_point(os.environ)
@@ -97,9 +98,32 @@ def _index(device: torch.device, here: Place) -> int | None:
     return here.local_rank if here.world > 1 else torch.cuda.current_device()
 
 
+def name_local_rank(device: torch.device) -> bool:
+    """Put this process's LOCAL_RANK, which DeepSpeed asks for, into the environment.
+
+    Returns:
+        Whether no launcher had: it is then to be taken out again, or else what asks it later in this process, such as
+        Hugging Face's Trainer, takes itself for one of several processes.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return False
+    here = place()
+    index = _index(device, here)
+    os.environ["LOCAL_RANK"] = str(here.local_rank if index is None else index)
+    return True
+
+
 def control_group() -> Any:
     """The group for words between processes, which waits as long as it takes; None before `join`."""
     return _control
+
+
+def code() -> dict[str, str]:
+    """What computes in this process, by name: the version of torch, and a digest of this package's own files."""
+    own = Path(__file__).parent
+    files = sorted((*own.rglob("*.py"), *own.glob("lib/*.so")))
+    digest = sha256_json({file.relative_to(own).as_posix(): sha256_file(file) for file in files})
+    return {"the code of sdfast": digest, "the version of torch": torch.__version__}
 
 
 def leave() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,30 +14,35 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sdfast import bundled, durable
-from sdfast.config import Config, OptimisationConfig, resolve
+from sdfast import bundled, durable, occupant
+from sdfast.config import Config, OptimisationConfig, nearest, resolve
+from sdfast.data.column_names import NO_LABELS
 from sdfast.data.paper_sets import PaperSet, paper_set
-from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of
+from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of, with_own_settings
 from sdfast.domains.choose import domain_of
+from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.precision import cpu_settings, resolve_precision
 from sdfast.engine.teacher_bank import build_or_open
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
+from sdfast.evaluation import predictions
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.dev import dev_inputs, dev_split
-from sdfast.launch import join, place
+from sdfast.launch import code, join, place
+from sdfast.locks import NotWritable, check_held
 from sdfast.log import attach_file, log
 from sdfast.models.hub import find_model_folder
 from sdfast.objectives.choose import check_whole_batch, without_effect
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import check_unspread
-from sdfast.rundir import Outcome, Result, StageDirectory, locked
+from sdfast.rundir import Outcome, Result, StageDirectory, locked, slug
 from sdfast.stages import train_classifier, train_masked
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe
 
 Stage = Literal["pretrain", "distill", "finetune", "all"]
 Start = Literal["distill", "pretrain", "init"]
+_STAGES = ("pretrain", "distill", "finetune", "all")
 
 _HOW_TO_LABEL = {
     "images": "put each class's images in a folder of its own",
@@ -63,6 +68,7 @@ class Pipeline:
         config: str | Path | None = None,
         device: str | None = None,
         resume: Literal["auto", "never"] = "auto",
+        replace: bool = False,
         overrides: Sequence[str] = (),
         **sections: Any,
     ) -> None:
@@ -78,6 +84,8 @@ class Pipeline:
             config: YAML file of configuration keys.
             device: `auto`, `cpu` or `cuda`.
             resume: `auto` continues an interrupted stage and keeps finished ones; `never` runs all anew.
+            replace: take the place of another run (of other data, or of another model) in the run directory, which is
+                refused without it; that run's stages go when the first of these has a result.
             overrides: `key=value` strings, such as `pretrain.steps=1000`.
             sections: configuration keys as keywords, such as `seed=1` or `pretrain={"steps": 1000}`.
 
@@ -95,12 +103,16 @@ class Pipeline:
         if zero is not None:
             sections = {**sections, "zero": {"stage": zero}}
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
-        self.resume = resume == "auto"
+        self.resume, self.replace = resume == "auto", replace
         self.model_spec = self.config.model or "bundled"
         self.data_spec = self.config.data.source or "bundled"
         default = "-".join(dict.fromkeys((slug(self.model_spec), slug(self.data_spec))))
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
-        self._held = False
+        self.read_only = False  # whether the run directory cannot be written, and is only looked at
+        self._held = self._opened = False
+        self._gone: UserError | None = None  # why a model or data that finished stages had are not there any more
+        self._kept_model: Path | None = None
+        self._pending: set[str] = set()  # folders of stages that those being brought up to date are for
         self._finished: dict[Path, Result] = {}
         self._readers: dict[int, tuple[Any, Reader]] = {}  # on a GPU each may hold its images there
 
@@ -126,22 +138,45 @@ class Pipeline:
         """The processes that work on this run.
 
         Raises:
-            UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed.
+            UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed; or they were told
+                different things.
         """
         alone = place().world == 1
         if not alone or self.config.zero.stage:
             import_deepspeed(self.device)
-        return join(self.device, alone=bool(self.config.zero.stage))
+        ranks = join(self.device, alone=bool(self.config.zero.stage))
+        ranks.check_same(self._told)
+        return ranks
+
+    def _told(self) -> dict[str, Any]:
+        """What this process was told to do, and what does it: the same in all of a job."""
+        told = {**self.config.flat(), "device": self.device.type, **code()}
+        told["--resume"], told["--replace"] = "auto" if self.resume else "never", self.replace
+        told["zero.config"] = options_in(self.config.zero.config)  # it may lie elsewhere on each machine
+        told.pop("zero.nvme_path")  # as may the disk
+        return told
 
     @cached_property
     def domain(self) -> Domain:
         """Whether the model is of images or of texts, and what that decides."""
-        folder = self.ranks.first_before_others(lambda: find_model_folder(self.model_path))
-        return domain_of(folder, self)
+        return domain_of(self.ranks.first_before_others(self._find_model), self)
+
+    def _find_model(self) -> Path:
+        try:
+            return find_model_folder(self.model_path)
+        except UserError as error:
+            self._kept_model = occupant.kept_model(self)
+            if self._kept_model is None:
+                raise
+            self._gone = self._gone or error
+            log.warning("%s What is finished can be shown, and nothing be trained.", error)
+            return self._kept_model
 
     @property
     def model_path(self) -> str:
-        """Where the model is: a folder, or a hub id."""
+        """Where the model is: a folder, or a hub id; of one that is gone, what a stage kept of it."""
+        if self._kept_model is not None:
+            return str(self._kept_model)
         return str(bundled.model_folder(self.model_spec)) if self.model_spec in bundled.MODELS else self.model_spec
 
     @cached_property
@@ -150,9 +185,15 @@ class Pipeline:
         domain = self.domain
         domain.check()
         loaded = self._load(domain)
+        if self._kept_model is not None:
+            loaded = occupant.as_given(self, loaded)
+        self.ranks.check_same(lambda: {f"the digest of --model {self.model_spec}": loaded.digest})
         log.info("model: %s, %s", self.model_spec, domain.describe(loaded))
         for note in loaded.notes:
             log.warning("model: %s", note.removeprefix("warning: "))
+        self.config, notes = with_own_settings(self.config, domain.own_settings(loaded))
+        for note in notes:
+            log.warning("model: %s", note)
         return loaded
 
     @cached_property
@@ -178,7 +219,16 @@ class Pipeline:
         directory = self.pack_directory
 
         def prepare() -> Any:
-            return domain.prepare_pack(spec, directory) if self.ranks.is_first else domain.open_pack(directory)
+            if not self.ranks.is_first:
+                return domain.open_pack(directory)
+            try:
+                return domain.prepare_pack(spec, directory)
+            except UserError as error:
+                if os.path.exists(os.path.expanduser(spec)) or not occupant.kept_data(self):
+                    raise
+                self._gone = self._gone or error
+                log.warning("%s What is finished can be shown, and nothing be trained.", error)
+                return domain.open_pack(directory)
 
         return self.ranks.first_before_others(prepare)
 
@@ -201,14 +251,16 @@ class Pipeline:
 
     def bank(self, recipe: BankRecipe, rebuild: bool, new_teacher: bool) -> Bank:
         """The bank that a recipe makes; see `build_or_open`."""
+        self.ranks.first(lambda: check_held(self.out))
         return build_or_open(self.out / "teacher", recipe, rebuild, new_teacher)
 
     # The stages.
 
     def run(self, stage: Stage = "all") -> Result:
         """Bring a stage up to date, with what it needs; `all` is `finetune`."""
-        if stage not in ("pretrain", "distill", "finetune", "all"):
-            raise UserError(f"--stage {stage} is not known; use pretrain, distill, finetune or all.")
+        if stage not in _STAGES:
+            raise UserError(f"--stage {stage} is not known; {nearest(stage, list(_STAGES))}.")
+        self.ranks.check_same(lambda: {"--stage": stage})
         return {"pretrain": self.pretrain, "distill": self.distill}.get(stage, self.finetune)()
 
     def pretrain(self) -> Result:
@@ -262,6 +314,7 @@ class Pipeline:
             dev = dev_split(self) if self.config.finetune.best_dev else None
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
+            self._pending.add(name)
             source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
             from_stage = None if source is None else source()
             digest = self.initial.digest if from_stage is None else from_stage.weights
@@ -276,21 +329,24 @@ class Pipeline:
                 directory, inputs, lambda: train_classifier(self, directory.path, inputs, from_stage, seed)
             )
 
-    def evaluate(self, data: str | Path | None = None) -> dict[str, float]:
+    def evaluate(self, data: str | Path | None = None, to: str | Path | None = None) -> dict[str, float]:
         """Classify with the fine-tuned model; predictions go to `predictions.csv` in the run directory.
 
         Args:
-            data: another labelled source; the run's own test split when not given.
+            data: another labelled source, whose predictions go to `predictions-<its name>.csv`; the run's own test
+                split when not given.
+            to: file for the predictions instead.
 
         Returns:
-            `accuracy`, `macro_f1`, `micro_f1`, `test_loss`.
+            `accuracy`, `majority_class_accuracy`, `macro_f1`, `micro_f1`, `test_loss`, and where macro-F1 is over fewer
+            classes than the model has `macro_f1_classes`.
         """
         from sdfast.evaluation.run import evaluate_run
 
         if self.ranks.world > 1:
             raise UserError("sdfast eval works in one process; run it without the launcher.")
         with self.session(training=False):
-            return evaluate_run(self, None if data is None else str(data))
+            return evaluate_run(self, None if data is None else str(data), None if to is None else Path(to))
 
     # How a stage is trained.
 
@@ -322,9 +378,11 @@ class Pipeline:
 
     def _distill_rounds(self, count: int) -> Result:
         """The model after so many rounds; the further pre-trained one after none."""
+        last = self.config.distill.rounds
+        names = ["distill" if number == last else f"distill/round-{number}" for number in range(1, count + 1)]
+        self._pending.update(names)
         teacher, start = self.pretrain(), self._start_digest()
-        for number in range(1, count + 1):
-            name = "distill" if number == self.config.distill.rounds else f"distill/round-{number}"
+        for number, name in enumerate(names, 1):
             inputs = self._inputs("distill", start=start, teacher=teacher.weights, round=number)
             teacher = self._masked_stage("distill", name, inputs, teacher)
         return teacher
@@ -376,9 +434,11 @@ class Pipeline:
         """
         names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
         if names is None or "train" in unlabelled:
+            columns = next((said for said in self.pack.warnings if NO_LABELS in said), None)
+            how = f" ({columns.removesuffix('.')})" if columns else ""
             raise UserError(
-                f"{self.data_spec} has no labels, and finetune needs them; {_HOW_TO_LABEL[self.domain.modality]}, or"
-                " run --stage distill."
+                f"{self.data_spec} has no labels{how}, and finetune needs them; {_HOW_TO_LABEL[self.domain.modality]}, "
+                "or run --stage distill."
             )
         if len(names) < 2:
             raise UserError(f"{self.data_spec} has one class only ('{names[0]}'); finetune needs two.")
@@ -386,9 +446,6 @@ class Pipeline:
             raise UserError(
                 f"the test {self.domain.modality} of {self.data_spec} have no labels, and finetune evaluates on them."
             )
-        if not len(self.train_rows("finetune")):
-            many, limit = self.domain.modality, self.config.data.limit
-            raise UserError(f"none of the {many} that data.limit={limit} keeps has a label; raise it.")
 
     def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
         """Everything that decides a stage's result: content digests and configuration values, by name."""
@@ -427,25 +484,54 @@ class Pipeline:
     def _brought_up_to_date(
         self, directory: StageDirectory, inputs: dict[str, Any], train: Callable[[], Outcome]
     ) -> Result:
-        return self._already(directory, inputs) or self._finish(directory, inputs, train())
+        self.ranks.check_same(lambda: {"the stage": directory.path.name, **inputs})
+        done = self._already(directory, inputs)
+        if done is None:
+            self.ranks.first(lambda: self._check_trainable(directory))
+            done = self._finish(directory, inputs, train())
+        return done
+
+    def _check_trainable(self, directory: StageDirectory) -> None:
+        """Before hours are spent: what a stage needs is there, and nothing of a person's is in its way.
+
+        Nor in that of the stages which will run again because this one does.
+        """
+        if self._gone is not None:
+            raise self._gone
+        directory.check_replaceable()
+        for name in sorted(self._pending):
+            StageDirectory(self.out / name, name).check_replaceable()
 
     def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:
         """The stage's result, when there is nothing to do; says which input changed when there is."""
         known = self._finished.get(directory.path)
-        if known is not None and known.fingerprint == durable.sha256_json(inputs):
-            return known
-        if not self.resume:
+        again = known is not None and known.fingerprint == durable.sha256_json(inputs)
+        if not self.resume and not again:
             return None
         done = self.ranks.first(lambda: directory.finished(inputs))
         if done is not None:
-            log.info("%s: already done (%s)", directory.path.name, directory.model)
             self._finished[directory.path] = done
+            if not again:
+                log.info("%s: already done (%s)", directory.path.name, directory.model)
+                self.ranks.first(lambda: self._settle(directory, done))
         elif (changed := directory.changed_input(inputs)) is not None:
             log.info("%s: runs again, because %s changed", directory.path.name, changed)
         return done
 
+    def _settle(self, directory: StageDirectory, done: Result) -> None:
+        """Of a stage that was found done, forget what it could have gone on from."""
+        directory.sweep(done)
+        if self._held:
+            occupant.forget_replaced(self.out)
+
     def _finish(self, directory: StageDirectory, inputs: dict[str, Any], outcome: Outcome) -> Result:
-        self._finished[directory.path] = self.ranks.first(lambda: directory.finish(inputs, outcome))
+        def replaced() -> None:
+            if self._held:
+                occupant.sweep_replaced(self.out, directory.path)
+            if directory.path == self.out / "finetune":
+                predictions.remove(self.out)
+
+        self._finished[directory.path] = self.ranks.first(lambda: directory.finish(inputs, outcome, replaced))
         return self._finished[directory.path]
 
     def _adopt_as_distilled(self, teacher: Result) -> Result:
@@ -474,20 +560,32 @@ class Pipeline:
             yield
             return
         with contextlib.ExitStack() as stack:
-            self.ranks.first(lambda: self._hold(stack))
+            self.ranks.first(lambda: self._hold(stack, training))
             self._held = True
             try:
                 stack.enter_context(cpu_settings(self.config.engine))
-                if training and "pack" not in self.__dict__:
+                if training and not self._opened:
                     self._open_inputs()
+                    self._opened = True
                 yield
             finally:
                 self._held = False
+                self._pending.clear()
 
-    def _hold(self, stack: contextlib.ExitStack) -> None:
-        """Lock the run directory and open its log, until the stack is left."""
+    def _hold(self, stack: contextlib.ExitStack, training: bool) -> None:
+        """Lock the run directory and open its log, until the stack is left.
+
+        One that may not be written, as that of another person, can be looked at as it is.
+        """
         self._check_directory()
-        stack.enter_context(locked(self.out))
+        self.read_only = False
+        try:
+            stack.enter_context(locked(self.out))
+        except NotWritable:
+            if training:
+                raise
+            self.read_only = True
+            return
         handler = attach_file(self.out / "log.txt")
         stack.callback(handler.close)
         stack.callback(log.removeHandler, handler)
@@ -498,6 +596,8 @@ class Pipeline:
             log.info("no model given: using the bundled small ViT-MAE")
         if self.data_spec == "bundled":
             log.info("no data given: using the bundled %s", self.domain.bundled_data[1])
+        _ = self.initial  # loaded in all processes
+        self.ranks.first(lambda: occupant.make_room(self))
         count, limit = len(self.pack.split("train")), self.config.data.limit
         if limit is not None and limit < count:
             log.info("data: training on %d of %d %s (data.limit)", limit, count, self.domain.modality)
@@ -511,10 +611,5 @@ class Pipeline:
             return
         other = resolve(file=path)
         theirs = (other.model or "bundled", other.data.source or "bundled")
-        if theirs != (self.model_spec, self.data_spec):
+        if theirs != (self.model_spec, self.data_spec) and not self.replace:
             raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")
-
-
-def slug(spec: str) -> str:
-    """The end of a path or hub id, fit for the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.rstrip("/").rsplit("/", 1)[-1]) or "run"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
-from sdfast.errors import Interrupted, RunError, SdfastError, UserError
+from sdfast.errors import Interrupted, RunError, SdfastError, UserError, shortened
 
 _Out = TypeVar("_Out")
 
@@ -81,11 +81,46 @@ class Ranks:
         return self.agree(lambda: work() if self.is_first else None)[0]  # type: ignore[return-value]
 
     def first_before_others(self, work: Callable[[], _Out]) -> _Out:
-        """Do some work in every process, but in process 0 before the others: they find what it left on the disk."""
-        if self.is_first:
-            return self.agree(work)[0]
-        self.agree(lambda: None)
-        return work()
+        """Do some work in every process, but in process 0 before the others: they find what it left on the disk.
+
+        Raises:
+            SdfastError: what went wrong here, or in another process.
+        """
+        mine: list[_Out] = []
+
+        def do() -> None:
+            mine.append(work())
+
+        self.agree(do if self.is_first else _nothing)
+        self.agree(_nothing if self.is_first else do)
+        return mine[0]
+
+    def check_same(self, values: Callable[[], Mapping[str, Any]]) -> None:
+        """Whether all processes have the same values, by name; those that are absent are None.
+
+        Args:
+            values: gives them; called when there are several processes.
+
+        Raises:
+            SdfastError: in every process: of the first that differs, or what went wrong in giving them.
+        """
+        if self.world == 1:
+            return
+        first, *others = self.agree(values)
+        for rank, other in enumerate(others, 1):
+            for name in {**first, **other}:
+                if first.get(name) != other.get(name):
+                    one, two = shortened(first.get(name)), shortened(other.get(name))
+                    error = UserError(
+                        f"{name} is {one} in process 0 of this job and {two} in process {rank}; all have to get the"
+                        " same arguments, model, data and code."
+                    )
+                    error.everywhere = True
+                    raise error
+
+
+def _nothing() -> None:
+    pass
 
 
 @contextlib.contextmanager

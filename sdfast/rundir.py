@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
 
 from sdfast.durable import (
+    load_json,
     read_json,
     recover_directory,
+    sealed,
     sha256_file,
     sha256_json,
     staged_directory,
@@ -19,8 +22,17 @@ from sdfast.durable import (
 )
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError
+from sdfast.locks import check_held, locked
+from sdfast.models.hub import TOKENIZER_FILES
+from sdfast.models.weights import SAFETENSORS_FILE
+from sdfast.stored import Count, Digest, Stored, fitted
 
-_SOME = {"paper_metric", "best_step", "best_by"}  # what some results have
+__all__ = ["Outcome", "Result", "StageDirectory", "StoredResult", "check_model", "locked", "read_result", "slug"]
+
+RESULT = "result.json"
+_MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "README.md", *TOKENIZER_FILES}
+_Name = Annotated[str, StringConstraints(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]  # in the folder, and not above it
+_Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,11 @@ class Result:
         seconds: time spent training, over all resumptions.
         fingerprint: identity of everything that decided the result, by content.
         weights: digest of the model's weights.
-        metrics: `distance`, how far the encoder is from the initial one; for `finetune` also `accuracy`, `macro_f1`,
-            `micro_f1`, `test_loss`, `train_loss`, and `generalisation_gap`, the difference of those two;
-            with `finetune.best_dev` `dev_accuracy`, `dev_macro_f1`, `dev_micro_f1` and `dev_loss`, of the val split.
+        metrics: `distance`, how far the encoder is from the initial one; for `finetune` also `accuracy`, beside it
+            `majority_class_accuracy`, that of always answering the largest class of the test rows, `macro_f1`, where it
+            is the mean over fewer classes than there are `macro_f1_classes`, how many, `micro_f1`, `test_loss`,
+            `train_loss`, and `generalisation_gap`, the difference of those two; with `finetune.best_dev`
+            `dev_accuracy`, `dev_macro_f1`, `dev_micro_f1` and `dev_loss`, of the val split.
         img_per_s, seq_per_s: images or texts per second of training; the other is None.
         paper_metric: which of `metrics` the paper reports for this data set, where it has it.
         best_step: with `finetune.best_dev`, after which step the weights were that were kept.
@@ -84,6 +98,96 @@ class Outcome:
     metrics: dict[str, float] | None = None
 
 
+class StoredResult(Stored):
+    """What `result.json` holds; `Result` says what it means.
+
+    Attributes:
+        inputs: everything that decided the result, by name; `fingerprint` is its digest.
+        files: SHA-256 of each file of the model, by its name in the folder.
+    """
+
+    stage: str
+    steps: Count
+    seconds: _Seconds
+    fingerprint: Digest
+    weights: Digest
+    metrics: dict[str, float] = Field(default_factory=dict)
+    img_per_s: _Seconds | None = None
+    seq_per_s: _Seconds | None = None
+    paper_metric: str | None = None
+    best_step: Count | None = None
+    best_by: str | None = None
+    inputs: dict[str, Any]
+    files: Annotated[dict[_Name, Digest], Field(min_length=1)]
+
+    def result(self, model: Path) -> Result:
+        """With the folder of the model."""
+        return Result(model=model, **self.model_dump(exclude={"inputs", "files"}))
+
+
+def read_result(folder: Path) -> StoredResult | None:
+    """What a stage's folder says that it gave; None where it says nothing, or not what was written.
+
+    Raises:
+        UserError: it may not be read.
+    """
+    try:
+        return _load_result(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        raise UserError(
+            f"{folder / RESULT} cannot be read: {(error.strerror or str(error)).lower()}; move it away or make it"
+            " readable."
+        ) from error
+
+
+def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
+    """The result of a stage that has ended, whose model has the very bytes that the stage wrote.
+
+    Args:
+        folder: of the stage.
+        copy: of its model, which is compared instead.
+
+    Raises:
+        UserError: there is no result, it is not what was written, or a file of the model differs or cannot be read.
+    """
+    try:
+        stored = _load_result(folder)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+        raise UserError(f"{folder / RESULT} cannot be used: {reason}; {_AGAIN}.") from error
+    model = folder / "model" if copy is None else copy
+    if (name := _damaged(model, stored.files)) is not None:
+        raise UserError(f"{folder / 'model' / name} is not what {folder / RESULT} says was written; {_AGAIN}.")
+    return stored
+
+
+_AGAIN = "run `sdfast train` with this --out again, which makes a damaged model anew"
+
+
+def _load_result(folder: Path) -> StoredResult:
+    stored = fitted(StoredResult, load_json(folder / RESULT))
+    if stored.img_per_s is None and stored.seq_per_s is None:
+        raise ValueError("it has no rate")
+    return stored
+
+
+def _damaged(model: Path, files: Mapping[str, str]) -> str | None:
+    """The first file of a model that is not there or has other bytes than when it was written."""
+    for name, digest in files.items():
+        path = model / name
+        if not path.is_file() or sha256_file(path) != digest:
+            return name
+    return None
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """All files in a folder and those below it, by their names in it."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
 class StageDirectory:
     """One stage's folder: `model/`, `checkpoints/`, `metrics.jsonl`, `result.json`."""
 
@@ -94,47 +198,62 @@ class StageDirectory:
     def finished(self, inputs: dict[str, Any]) -> Result | None:
         """The result, when the stage was finished from these very inputs and its model is intact."""
         recover_directory(self.model)
-        stored = read_json(self.path / "result.json")
-        names = {"steps", "seconds", "fingerprint", "weights"}
-        rates = {"img_per_s", "seq_per_s"}
-        if not isinstance(stored, dict) or stored.get("fingerprint") != sha256_json(inputs):
+        stored = read_result(self.path)
+        if stored is None or stored.fingerprint != sha256_json(inputs) or _damaged(self.model, stored.files):
             return None
-        files = stored.get("files")
-        if (
-            not isinstance(files, dict)
-            or not files
-            or not names <= set(stored)
-            or rates.isdisjoint(stored)
-            or any(
-                not (self.model / name).is_file() or sha256_file(self.model / name) != digest
-                for name, digest in files.items()
-            )
-        ):
-            return None
-        known = {name: stored[name] for name in names | rates | _SOME if name in stored}
-        return Result(self.stage, self.model, metrics=stored.get("metrics", {}), **known)
+        return stored.result(self.model)
+
+    def sweep(self, result: Result) -> None:
+        """Remove the checkpoints of a finished stage, which a process that was killed as it ended has left."""
+        checkpoint.clear_finished(self.path / "checkpoints", result.fingerprint)
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:
         """The first input that differs from those of the stored result; None when there is no result."""
-        stored = read_json(self.path / "result.json")
+        stored = read_json(self.path / RESULT)
         if not isinstance(stored, dict):
             return None
         old = stored.get("inputs")
         if not isinstance(old, dict):
-            return "result.json"
+            return RESULT
         changed = [name for name in {**inputs, **old} if inputs.get(name) != old.get(name)]
-        return changed[0] if changed else "the model's files"
+        return changed[0] if changed else RESULT if read_result(self.path) is None else "the model's files"
 
-    def finish(self, inputs: dict[str, Any], outcome: Outcome) -> Result:
+    def check_replaceable(self) -> None:
+        """Before the stage is trained: its folder is still this run's, and nothing in it would be lost.
+
+        Raises:
+            UserError: the folder of the model is none, or holds something that no stage wrote.
+            RunError: the run directory was taken away.
+        """
+        check_held(self.path)
+        if self.model.exists() and not self.model.is_dir():
+            raise UserError(f"{self.model} is no folder; move it away or choose another --out.")
+        if (name := next(iter(self.foreign()), None)) is not None:
+            raise UserError(
+                f"{self.model} holds {name!r}, which no stage wrote and which would be lost as {self.stage} runs again;"
+                " move it away or choose another --out."
+            )
+
+    def foreign(self) -> list[str]:
+        """What is in the folder of the model, and is no part of it."""
+        stored = read_result(self.path)
+        if stored is not None:
+            return [name for name in files_in(self.model) if name not in stored.files]
+        # its writer may have been killed before it wrote the result
+        return [name for name in files_in(self.model) if name.rsplit("/", 1)[-1] not in _MODEL_FILES]
+
+    def finish(self, inputs: dict[str, Any], outcome: Outcome, replaced: Callable[[], object] = lambda: None) -> Result:
         """Write the model, then the result, durably; then drop the checkpoints.
 
         Args:
             inputs: everything that decided the result; its digest is the fingerprint.
             outcome: what came out.
+            replaced: removes what was of the model before, when the new one is durable and before it counts.
         """
         weights, numbers, metrics = outcome.weights, outcome.numbers, outcome.metrics
         with staged_directory(self.model) as staging:
             outcome.write_model(staging)
+        replaced()
         fingerprint = sha256_json(inputs)
         value = {
             "stage": self.stage,
@@ -143,41 +262,15 @@ class StageDirectory:
             "weights": weights,
             **({"metrics": metrics} if metrics is not None else {}),
             "inputs": inputs,
-            "files": {path.name: sha256_file(path) for path in sorted(self.model.iterdir())},
+            "files": {name: sha256_file(path) for name, path in files_in(self.model).items()},
         }
-        write_json(self.path / "result.json", value)
+        write_json(self.path / RESULT, sealed(value))
         checkpoint.clear(self.path / "checkpoints")
         return Result(
             self.stage, self.model, fingerprint=fingerprint, weights=weights, metrics=metrics or {}, **numbers
         )
 
 
-@contextlib.contextmanager
-def locked(directory: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a directory, so that two processes never write the same one.
-
-    Args:
-        directory: a run's, or a stage's of a study.
-        wait: until whoever holds it is done.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / ".lock", "w")  # noqa: SIM115 (held until the block ends)
-    except OSError as error:
-        raise UserError(
-            f"--out {directory} cannot be used: {(error.strerror or str(error)).lower()}; choose another --out."
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        file.close()
-        raise UserError(
-            f"another sdfast process is working in {directory}; wait for it or choose another --out."
-        ) from None
-    try:
-        yield
-    finally:
-        file.close()
+def slug(spec: str) -> str:
+    """The end of a path or hub id, fit for the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.rstrip("/").rsplit("/", 1)[-1]) or "run"

@@ -15,7 +15,12 @@ from sdfast.engine.loop import Trained, Trainer
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
-from sdfast.evaluation.classification import classification_metrics, labelled_rows
+from sdfast.evaluation.classification import (
+    baseline_note,
+    classification_metrics,
+    labelled_rows,
+    reported_metrics,
+)
 from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
@@ -59,7 +64,12 @@ def train_masked(
     trained = _fit(run, directory, stage, objective, inputs, seed)
     metrics = {"distance": encoder_distance(run.initial.module.encoder, module.encoder)}
     numbers = _numbers(run, trained)
-    return Outcome(weights_digest(module), lambda folder: run.domain.write(module, folder), numbers, metrics)
+    return Outcome(
+        weights_digest(module),
+        lambda folder: run.domain.write(module, folder, stage, trained.steps),
+        numbers,
+        metrics,
+    )
 
 
 def _teacher(run: Pipeline, source: Result) -> Teacher | MaskedAutoencoder | MaskedLanguageModel | None:
@@ -109,8 +119,8 @@ def train_classifier(
     use_compiled(module, on=False)  # nor is it worth compiling for that
     on_train = _scores(run, module, train, run.train_rows("finetune"))
     on_test = _scores(run, module, test, labelled_rows(test))
-    metrics = {name: on_test[name] for name in ("accuracy", "macro_f1", "micro_f1")}
-    metrics |= {"test_loss": on_test["loss"], "train_loss": on_train["loss"]}
+    metrics = reported_metrics(on_test, len(names)) | {"train_loss": on_train["loss"]}
+    log.info("%s", baseline_note(torch.from_numpy(labels_of(test))[labelled_rows(test)], names))
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     metrics["distance"] = encoder_distance(run.initial.module.encoder, module.encoder)
     numbers = _numbers(run, trained)
@@ -120,7 +130,10 @@ def train_classifier(
         metrics |= trained.best.scores
         numbers |= {"best_step": trained.best.step, "best_by": dev_metric(run)}
     return Outcome(
-        weights_digest(module), lambda folder: domain.write_classifier(module, folder, names), numbers, metrics
+        weights_digest(module),
+        lambda folder: domain.write_classifier(module, folder, names, trained.steps),
+        numbers,
+        metrics,
     )
 
 
@@ -130,7 +143,8 @@ def _selection(run: Pipeline, classes: int) -> Selection:
 
     def score(state: dict[str, Tensor]) -> dict[str, float]:
         module = run.domain.filled(state, classes).to(run.device)
-        return {f"dev_{name}": value for name, value in _scores(run, module, dev, labelled_rows(dev)).items()}
+        scores = _scores(run, module, dev, labelled_rows(dev))
+        return {f"dev_{name}": scores[name] for name in ("accuracy", "macro_f1", "micro_f1", "loss")}
 
     return Selection(score, f"dev_{dev_metric(run)}", run.config.finetune.evaluations)
 

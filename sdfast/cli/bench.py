@@ -38,7 +38,8 @@ def bench(
     from sdfast.engine.bench import bench as measure
 
     with _status() as say:
-        report = measure(pipeline.config, pipeline.initial, pipeline.device, batch or (), say)
+        initial = pipeline.initial  # whose own settings enter the configuration
+        report = measure(pipeline.config, initial, pipeline.device, batch or (), say)
     _show(report)
     if json_file is not None:
         write_json(json_file, report.to_json())

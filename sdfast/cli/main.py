@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdfast import __version__, bundled
 from sdfast.cli import bench, cache, export, plan, study, theory
 from sdfast.errors import SdfastError, UserError
+
+if TYPE_CHECKING:
+    from sdfast.config import Config
 
 # click's UsageError, which typer brings under a path of its own that differs between its versions
 UsageError: Any = typer.BadParameter.__bases__[0]
@@ -33,6 +38,8 @@ app.command(name="plan")(plan.plan)
 app.command(name="export")(export.export)
 app.command(name="theory")(theory.theory)
 app.command(name="study")(study.study)
+
+_OUTPUT = "the standard output"
 
 Overrides = Annotated[
     list[str] | None,
@@ -68,6 +75,7 @@ def train(
     preset: Preset = None,
     zero: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage: 0, 1, 2 or 3")] = None,
     resume: Annotated[str, typer.Option(help="auto continues and skips what is done; never runs all anew")] = "auto",
+    replace: Annotated[bool, typer.Option("--replace", help="take the place of another run that is in --out")] = False,
     device: Device = None,
 ) -> None:
     """Bring a stage up to date: run what it needs, skip what is done, resume what was interrupted."""
@@ -79,6 +87,7 @@ def train(
         preset=preset,
         zero=zero,
         resume=resume,
+        replace=replace,
         device=device,
         overrides=overrides or (),
     )
@@ -92,20 +101,29 @@ def train(
 @app.command(name="eval")
 def evaluate(
     out: Annotated[Path, typer.Option(help="run directory of the fine-tuned model")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="keys of data for --data, e.g. data.unseen=drop"),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="labelled source; the run's own test split when not given")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="file for the predictions; predictions.csv in --out when not given")
+    ] = None,
     device: Device = None,
 ) -> None:
-    """Classify with a run's fine-tuned model; writes predictions.csv."""
+    """Classify with a run's fine-tuned model; writes predictions.csv, of another source predictions-<its name>.csv."""
     from sdfast.cli.show import show_metrics
-    from sdfast.durable import read_json
+    from sdfast.rundir import read_result
 
     config = out / "config.yaml"
     if not config.is_file():
         raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
-    pipeline = _pipeline(out=out, config=config, device=device)
-    metrics = pipeline.evaluate(data)
-    stored = read_json(out / "finetune" / "result.json")
-    show_metrics(metrics, stored.get("paper_metric") if data is None and isinstance(stored, dict) else None)
+    if other := next((each for each in overrides or () if data is None or not each.startswith("data.")), None):
+        raise UserError(f"{other}: eval takes keys of the data section alone, for the source that --data names.")
+    pipeline = _pipeline(out=out, config=config, device=device, overrides=overrides or ())
+    metrics = pipeline.evaluate(data, predictions)
+    stored = read_result(out / "finetune")
+    show_metrics(metrics, stored.paper_metric if data is None and stored is not None else None)
 
 
 @config_app.command(name="show")
@@ -123,21 +141,31 @@ def config_show(
     if data:
         options["data"] = {"source": data}
     resolved = resolve(preset=preset, file=config, overrides=overrides or (), options=options)
-    if (modality := _modality(resolved.model)) is not None:
-        resolved = resolved.resolved(modality)
-    typer.echo(resolved.to_yaml(), nl=False)
+    own = resolve(
+        preset=preset, file=config, overrides=overrides or (), options={**options, "data": {"source": data or "own"}}
+    )
+    bundled_only = [
+        f"data.{name}={value}" for name, value in resolved.data if name != "source" and getattr(own.data, name) != value
+    ]
+    if bundled_only:
+        typer.echo(f"# {', '.join(bundled_only)} is of the bundled data alone; give --data to see what holds for yours")
+    typer.echo(_for_model(resolved).to_yaml(), nl=False)
 
 
-def _modality(model: str | None) -> Any:
-    """What a model that is here is of; None for one that would have to be fetched."""
-    name = model or "bundled"
+def _for_model(config: Config) -> Config:
+    """With what depends on the model, when that is here and would not have to be fetched."""
+    name = config.model or "bundled"
     folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        return None
+        return config
+    from sdfast.domains.base import with_own_settings
     from sdfast.domains.choose import modality_of
+    from sdfast.models.describe import trained_with
     from sdfast.models.weights import read_config
 
-    return modality_of(read_config(folder))
+    described = read_config(folder)
+    own = trained_with(described, folder / "config.json")
+    return with_own_settings(config, own)[0].resolved(modality_of(described))
 
 
 @config_app.command(name="schema")
@@ -210,7 +238,7 @@ def _code_of(arguments: list[str] | None) -> int:
         code = app(arguments, prog_name="sdfast", standalone_mode=False)
         return _fail("interrupted.", 130) if code == 130 else code if isinstance(code, int) else 0
     except SdfastError as error:
-        return _fail(str(error), error.exit_code)
+        return error.exit_code if error.everywhere and _rank() else _fail(str(error), error.exit_code)
     except UsageError as error:
         if not error.format_message():  # the help has been shown
             return 2
@@ -219,14 +247,41 @@ def _code_of(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", 130)
     except BrokenPipeError:
+        _drop_output()
         return 1
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}.", 1)
+        if (name := error.filename or _unnamed(error)) == _OUTPUT:
+            _drop_output()
+        return _fail(f"{name}: {(error.strerror or str(error)).lower()}.", 1)
 
 
 def _launched() -> bool:
     """Whether a launcher may have made this process, without importing what would tell for sure."""
     return not {"RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
+
+
+def _unnamed(error: OSError) -> str:
+    """What an error without a file's name is of: where we open a file it is named, but not what is printed to."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name in ("echo", "print"):  # typer's, and that of a rich console
+            return _OUTPUT
+    return "a file"
+
+
+def _drop_output() -> None:
+    """What is still to be printed and cannot be: the interpreter would try again at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _rank() -> int:
+    if not _launched():
+        return 0
+    from sdfast import launch
+
+    return launch.place().rank
 
 
 def _fail(message: str, code: int) -> int:
@@ -247,11 +302,8 @@ def _show_messages() -> logging.Handler:
         from sdfast.log import console
 
         handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
-    if _launched():
-        from sdfast import launch
-
-        if launch.place().rank:
-            handler = logging.NullHandler()
+    if _rank():
+        handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("sdfast")
     log.addHandler(handler)

@@ -103,7 +103,8 @@ def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any]
             f"sdfast plan knows the texts' models roberta-base and roberta-large by name, and no folder or hub id of"
             f" one such as {model}."
         )
-    return pipeline.config, named or pipeline.initial.shape, pipeline.device
+    shape = named or pipeline.initial.shape  # a loaded model's own settings enter the configuration
+    return pipeline.config, shape, pipeline.device
 
 
 def _precision(configured: str, cuda: bool, device: Any) -> str:

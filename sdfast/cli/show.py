@@ -37,9 +37,20 @@ def show_result(result: Result, stages: Sequence[Result]) -> None:
 
 
 def show_metrics(metrics: Mapping[str, float], paper_metric: str | None = None) -> None:
-    """One line per metric; the one that the paper reports for the data set is marked."""
+    """One line per metric, with what it is to be compared with; the one that the paper reports is marked."""
+    beside = {
+        "accuracy": ("majority_class_accuracy", "always the largest class: {:.4f}"),
+        "macro_f1": ("macro_f1_classes", "over the {:.0f} classes that occur in the test rows or predictions"),
+    }
+    compared = {other for other, _ in beside.values()}
     for name, value in metrics.items():
-        typer.echo(f"{name} {value:.4f}" + (" (the paper's metric for this data set)" if name == paper_metric else ""))
+        if name in compared:
+            continue
+        notes = ["the paper's metric for this data set"] if name == paper_metric else []
+        other, text = beside.get(name, ("", ""))
+        if other in metrics:
+            notes.append(text.format(metrics[other]))
+        typer.echo(f"{name} {value:.4f}" + (f" ({'; '.join(notes)})" if notes else ""))
 
 
 def show_environment() -> None:

@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, StringConstraints
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sdfast.durable import read_json, save_tensors, sha256_file, sha256_json, staged_directory, write_json
+from sdfast.durable import (
+    load_json,
+    save_tensors,
+    sealed,
+    sha256_file,
+    sha256_json,
+    staged_directory,
+    write_json,
+)
 from sdfast.log import log
+from sdfast.stored import Count, Digest, Stored, StoredFile, fitted
 
 _MANIFEST = "checkpoint.json"
 _FILE_BYTES = 1 << 29  # of tensors in one file, and so in memory, from which the next begins
 _NAME = re.compile(r"step-(\d+)$")
+
+
+class _BestValues(Stored):
+    step: Count
+    scores: dict[str, float]
+
+
+class _Values(Stored):
+    seconds: Annotated[float, Field(ge=0)]
+    seen: Count
+    best: _BestValues | None = None
+    arithmetic: dict[str, int | str] | None = None  # earlier versions did not say
+
+
+class _Manifest(Stored):
+    """What `checkpoint.json` holds; its own digest too, which those of earlier versions lack."""
+
+    step: Count
+    fingerprint: Digest
+    inputs: dict[str, Any]
+    values: _Values
+    files: dict[Annotated[str, StringConstraints(pattern=r"^state-\d{5,}\.safetensors$")], StoredFile]
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    """Of a checkpoint.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what was written.
+    """
+    manifest = fitted(_Manifest, load_json(path / _MANIFEST))
+    if path.name != _named(manifest.step):  # all that tells in one that has no digest
+        raise ValueError(f"it is of step {manifest.step}")
+    if manifest.fingerprint != sha256_json(manifest.inputs):
+        raise ValueError("its inputs have changed")
+    return manifest
+
+
+def _named(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 @dataclass
@@ -40,13 +91,13 @@ class Checkpoint:
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
         """One that `newest` found."""
-        manifest = read_json(path / _MANIFEST)
-        assert manifest is not None
+        manifest = _read_manifest(path)
         places: dict[str, Any] = {}
-        for name in manifest["files"]:
+        for name in manifest.files:
             file: Any = safe_open(path / name, framework="pt")
             places |= dict.fromkeys(file.keys(), file)
-        return cls(manifest["step"], manifest["values"], set(places), lambda name: places[name].get_tensor(name))
+        values = manifest.values.model_dump()
+        return cls(manifest.step, values, set(places), lambda name: places[name].get_tensor(name))
 
 
 def save(
@@ -69,13 +120,13 @@ def save(
     """
     _sweep(directory)
     fingerprint = sha256_json(inputs)
-    with staged_directory(directory / f"step-{step:08d}") as staging:
+    with staged_directory(directory / _named(step)) as staging:
         _write_tensors(staging, state)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(staging.iterdir())
         }
         manifest = {"step": step, "fingerprint": fingerprint, "inputs": inputs, "values": values, "files": files}
-        write_json(staging / _MANIFEST, manifest)
+        write_json(staging / _MANIFEST, sealed(manifest))
     kept = 0
     for other, path in _by_step(directory):
         kept += other <= step
@@ -106,32 +157,57 @@ def newest(directory: Path, inputs: dict[str, Any] | None = None) -> Path | None
     fingerprint = None if inputs is None else sha256_json(inputs)
     for _, path in _by_step(directory):
         try:
-            manifest = json.loads((path / _MANIFEST).read_text())
-            files = {path / name: entry for name, entry in manifest["files"].items()}
-            if any(entry["bytes"] != file.stat().st_size for file, entry in files.items()):
+            manifest = _read_manifest(path)
+            files = {path / name: entry for name, entry in manifest.files.items()}
+            if any(entry.bytes != file.stat().st_size for file, entry in files.items()):
                 raise ValueError("it is not whole")
-            if inputs is not None and manifest["fingerprint"] != fingerprint:
-                old = manifest["inputs"]
+            if inputs is not None and manifest.fingerprint != fingerprint:
+                old = manifest.inputs
                 changed = next((name for name in {**inputs, **old} if inputs.get(name) != old.get(name)), "the format")
                 log.warning("not resuming %s: %s changed since", path, changed)
                 continue
-            if any(entry["sha256"] != sha256_file(file) for file, entry in files.items()):
+            if any(entry.sha256 != sha256_file(file) for file, entry in files.items()):
                 raise ValueError("its bytes have changed")
             Checkpoint.open(path)
             return path
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except PermissionError:  # whole as it may be, a new start would drop it
+            raise
+        except (OSError, ValueError, SafetensorError) as error:
             log.warning("skipping the damaged checkpoint %s: %s", path, error)
     return None
 
 
 def clear(directory: Path) -> None:
-    """Remove all checkpoints of a finished stage."""
-    shutil.rmtree(directory, ignore_errors=True)
+    """Remove all checkpoints of a stage, and their folder where a person has put nothing else into it."""
+    _sweep(directory)
+    _remove(directory, [path for _, path in _by_step(directory)])
 
 
-def _identity(path: Path) -> Any:
-    manifest = read_json(path / _MANIFEST)
-    return manifest.get("fingerprint") if isinstance(manifest, dict) else None
+def clear_finished(directory: Path, fingerprint: str) -> None:
+    """Remove those of an identity that is finished, which a kill has left; those of another may be gone on with."""
+    _remove(directory, [path for _, path in _by_step(directory) if _identity(path) == fingerprint])
+
+
+def inputs_of(directory: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint was made from; None where there is none, or none that can be read."""
+    for _, path in _by_step(directory):
+        with contextlib.suppress(OSError, ValueError):
+            return _read_manifest(path).inputs
+    return None
+
+
+def _remove(directory: Path, paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        directory.rmdir()
+
+
+def _identity(path: Path) -> str | None:
+    try:
+        return _read_manifest(path).fingerprint
+    except (OSError, ValueError):
+        return None
 
 
 def _sweep(directory: Path) -> None:

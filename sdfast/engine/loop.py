@@ -19,6 +19,7 @@ from sdfast.data.waiting import seconds_waited, waiting
 from sdfast.engine import checkpoint
 from sdfast.engine.agreement import Agreement
 from sdfast.engine.allocator import freed_pages_kept
+from sdfast.engine.arithmetic import arithmetic, changed_arithmetic
 from sdfast.engine.base import Sharing, make_engine
 from sdfast.engine.optim import learning_rate
 from sdfast.engine.precision import full_float32, matmul_dtype, matmul_precision
@@ -28,6 +29,7 @@ from sdfast.engine.signals import StopRequest, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
 from sdfast.engine.watchdog import Watchdog
 from sdfast.errors import Interrupted, RunError
+from sdfast.locks import check_held
 from sdfast.log import log
 from sdfast.models.compiled import nothing_new_compiled
 from sdfast.objectives.base import Objective
@@ -103,6 +105,8 @@ class Trainer:
             self.step, self.seconds, self.seen = found.step, found.values["seconds"], found.values["seen"]
             self.best = Best.of(found)
             log.info("%s: resuming at step %d of %d", stage, self.step, config.steps)
+            if (changed := changed_arithmetic(found.values.get("arithmetic"), arithmetic(self.device))) is not None:
+                log.warning("%s: the last bits may differ from those of an uninterrupted run (%s)", stage, changed)
 
     def run(self) -> Trained:
         """Train to the last step.
@@ -234,7 +238,8 @@ class Trainer:
         return dict(scores)
 
     def _save(self) -> None:
-        values = {"seconds": self.seconds, "seen": self.seen}
+        self.ranks.first(lambda: check_held(self.directory))
+        values: dict[str, Any] = {"seconds": self.seconds, "seen": self.seen, "arithmetic": arithmetic(self.device)}
         state = self.engine.state()
         if self.best is not None:
             values |= self.best.values()

@@ -22,6 +22,7 @@ from sdfast.models.checkpoint import PretrainedMAE
 from sdfast.objectives.base import Normalise
 from sdfast.ranks import Ranks
 from sdfast.rng import derive_seed
+from sdfast.rundir import RESULT, check_model
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fingerprint import check_identity
@@ -129,8 +130,9 @@ def verify_bank(run: Pipeline, sample: int) -> tuple[Bank, SampleErrors | None]:
     out, rounds = run.out, run.config.distill.rounds
     bank = open_bank(out / "teacher")
     folder = out / ("pretrain" if rounds <= 1 else f"distill/round-{rounds - 1}") / "model"
-    if not (folder / "config.json").is_file():
+    if not folder.is_dir() and not (folder.parent / RESULT).exists():
         raise UserError(f"{folder} holds no teacher to compare with; run `sdfast train --stage pretrain` first.")
+    check_model(folder.parent)
     domain = domain_of(folder, run)
     loaded = domain.reload(folder)
     domain.check_bank(loaded.shape)

@@ -27,6 +27,7 @@ from sdfast.engine.optim import build_optimizer, set_learning_rate
 from sdfast.engine.precision import autocast, resolve_precision
 from sdfast.engine.single import add_parts, load_plain_optimizer, plain_state
 from sdfast.errors import UserError
+from sdfast.launch import name_local_rank
 from sdfast.objectives.base import Objective
 
 OLDEST_DEEPSPEED = "0.19.8"  # the first to wait for every parameter that it gathers (DeepSpeed#8539)
@@ -73,6 +74,7 @@ class ZeroEngine:
         named, rule = self.parameters.items(), objective.decay_rule
         optimizer = build_optimizer(named, config, rule, regularizer=objective.regularizer)
         # DeepSpeed autocasts by itself in fp16
+        self._named = name_local_rank(device)
         loss = _Loss(objective, partial(autocast, "fp32" if self._scales else engine.precision, device))
         try:
             self._deepspeed = deepspeed.initialize(model=loss, optimizer=optimizer, config=options)[0]
@@ -144,6 +146,8 @@ class ZeroEngine:
         """See `Engine.release`."""
         values = {name: self._whole(value).to(self.device, copy=True) for name, value in self._module_tensors()}
         self._deepspeed.destroy()
+        if self._named:
+            del os.environ["LOCAL_RANK"]
         trained = set(self.parameters)
         untrained = {id(parameter) for parameter in self._untrained}
         module = self.objective.module

@@ -2,80 +2,131 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdfast import durable
+from sdfast.data.labels import Unseen, known_classes
+from sdfast.data.pack_checks import first_names
 from sdfast.domains.base import Classifier, Domain
 from sdfast.domains.choose import domain_of
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import classification_metrics, evaluation_split, labelled_rows
+from sdfast.evaluation.classification import (
+    baseline_note,
+    classification_metrics,
+    evaluation_split,
+    labelled_rows,
+    reported_metrics,
+)
+from sdfast.evaluation.predictions import file_for
 from sdfast.log import log
+from sdfast.rundir import RESULT, check_model
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
 
-def evaluate_run(pipeline: Pipeline, data: str | None) -> dict[str, float]:
+def evaluate_run(pipeline: Pipeline, data: str | None, to: Path | None = None) -> dict[str, float]:
     """See `Pipeline.evaluate`.
 
     Raises:
-        UserError: there is no fine-tuned model, the source has no labels, or it has classes the model does not know.
+        UserError: there is no fine-tuned model or a damaged one, the source has no labels, or it has classes the model
+            does not know.
     """
+    if to is not None and not to.absolute().parent.is_dir():
+        raise UserError(f"--predictions {to}: there is no folder {to.parent}.")
+    with contextlib.ExitStack() as stack:
+        place = pipeline.out
+        if pipeline.read_only:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdfast-")))
+        return _evaluate(pipeline, data, to, place / "eval-pack")
+
+
+def _evaluate(pipeline: Pipeline, data: str | None, to: Path | None, place: Path) -> dict[str, float]:
+    """place: of the pack of another source."""
     folder = pipeline.out / "finetune" / "model"
-    durable.recover_directory(folder)
-    if not (folder / "config.json").is_file():
+    if not pipeline.read_only:
+        durable.recover_directory(folder)
+    if not folder.is_dir() and not (folder.parent / RESULT).exists():
         raise UserError(
             f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
         )
+    stored = check_model(folder.parent)
     # Neither the run's first model nor its source needs to be there any more.
     domain = pipeline.domain = domain_of(folder, pipeline)
     classifier = domain.read_classifier(folder)
     module, names = classifier.module.to(pipeline.device), classifier.names
-    pack = _pack(pipeline, domain, data, classifier)
+    if data is None:
+        pack = _own_pack(pipeline, domain, classifier, stored.inputs)
+    else:
+        pack = domain.evaluation_pack(data, place, classifier)
     split_name, split = ("train", pack.split("train")) if set(pack.splits) == {"train"} else evaluation_split(pack)
     source_names = pack.class_names
     if split.labels is None or source_names is None:
         raise UserError(f"{data or pipeline.data_spec} has no labels to compare predictions with.")
-    unknown = sorted(set(source_names) - set(names))
-    if unknown:
-        raise UserError(
-            f"{data or pipeline.data_spec} has classes that the model was not trained on: {', '.join(unknown)}."
-        )
-    rows = labelled_rows(split)
-    labels = torch.tensor([names.index(name) for name in source_names])[torch.from_numpy(split.labels)[rows]]
+    rows, labels = _known_rows(split, source_names, names, data or pipeline.data_spec, pipeline.config.data.unseen)
     logits = domain.predict(module, classifier.companions, split, rows)
     scores = classification_metrics(logits, labels)
-    metrics = {"accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"], "micro_f1": scores["micro_f1"]}
-    metrics["test_loss"] = scores["loss"]
-    path = pipeline.out / "predictions.csv"
-    durable.write_bytes(path, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names).encode())
-    log.info("evaluated %d %s (%s); predictions: %s", len(labels), domain.modality, split_name, path)
+    metrics = reported_metrics(scores, len(names))
+    where = split_name if data is None else data if len(pack.splits) == 1 else f"{split_name} of {data}"
+    log.info("evaluated %d %s (%s)", len(labels), domain.modality, where)
+    _keep(pipeline, data, to, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names))
+    log.info("%s", baseline_note(labels, names))
     return metrics
 
 
-def _pack(pipeline: Pipeline, domain: Domain, data: str | None, classifier: Classifier) -> Any:
-    """The run's own pack, or that of another source."""
-    if data is not None:
-        return domain.evaluation_pack(data, pipeline.out / "eval-pack", classifier)
+def _known_rows(
+    split: Any, source_names: list[str], names: Sequence[str], where: str, unseen: Unseen
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labelled rows of a split whose class the model knows, [n] int64, and its number of that class, [n] int64.
+
+    Raises:
+        UserError: there are classes that it does not know, and `unseen` is "error"; or there are no others.
+    """
+    rows = labelled_rows(split)
+    known = torch.tensor([-1 if number is None else number for number in known_classes(source_names, names)])
+    own = torch.from_numpy(split.labels)[rows]
+    labels = known[own]
+    unknown = [f"{source_names[label]}" for label in own[labels < 0].unique().tolist()]
+    if unknown:
+        what = f"{len(unknown)} ({first_names(unknown)}), of {int((labels < 0).sum()):,} rows"
+        if unseen == "error" or not (labels >= 0).any():
+            raise UserError(
+                f"{where} has classes that the model was not trained on: {what}; it knows {first_names(list(names))}. "
+                "Rename them, or leave their rows out by data.unseen=drop."
+            )
+        log.warning("Classes of %s that the model was not trained on: %s, which are left out.", where, what)
+    return rows[labels >= 0], labels[labels >= 0]
+
+
+def _own_pack(pipeline: Pipeline, domain: Domain, classifier: Classifier, inputs: Mapping[str, Any]) -> Any:
+    """The run's own pack, where it is of the data that the model was fine-tuned on from these inputs."""
     pack = domain.open_pack(pipeline.out / "pack")
-    stored = durable.read_json(pipeline.out / "finetune" / "result.json")
     _, split = evaluation_split(pack)
     tested = split.digests[labelled_rows(split).numpy()] if split.labels is not None else split.digests
-    inputs = stored.get("inputs") if isinstance(stored, dict) else None
-    if (
-        not isinstance(inputs, dict)
-        or inputs.get(f"test {domain.modality}") != durable.sha256_array(tested)
-        or not domain.fits(pack, classifier)
-    ):
+    if inputs.get(f"test {domain.modality}") != durable.sha256_array(tested) or not domain.fits(pack, classifier):
         raise UserError(
             f"{pipeline.out / 'pack'} holds other data than the model was fine-tuned on; run"
             " `sdfast train --stage finetune` with this --out again, or give --data."
         )
     return pack
+
+
+def _keep(pipeline: Pipeline, data: str | None, to: Path | None, text: str) -> None:
+    """Write the predictions where they belong, if that can be written."""
+    if to is None and pipeline.read_only:
+        log.warning("%s cannot be written, so the predictions are not kept; give --predictions FILE.", pipeline.out)
+        return
+    path = file_for(pipeline.out, data) if to is None else to
+    durable.write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files as the system has them
+    log.info("predictions: %s", path)
 
 
 def _predictions(files: list[str], labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:

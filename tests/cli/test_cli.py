@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import yaml
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 from sdfast.cli.main import run
@@ -54,6 +55,7 @@ def test_train_eval_and_a_second_train(
     [
         (["pretrain.stepz=3"], "pretrain.steps"),
         (["--stage", "fine"], "--stage fine"),
+        (["--stage", "pretrian"], "did you mean 'pretrain'"),
         (["--zero", "4"], "--zero 4"),
         (["--zero", "many"], "'--zero'"),
         (["--nonsense"], "--nonsense"),
@@ -131,6 +133,30 @@ def test_config_and_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["env"]) == 0
     assert "torch" in capsys.readouterr().out
     assert run(["--version"]) == 0
+
+
+def test_a_mistyped_word_is_answered_with_the_nearest(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in (
+        (["trian"], "train"),
+        (["cache", "verfy"], "verify"),
+        (["eval", "--dta", "x"], "--data"),
+        (["config", "shw"], "show"),
+        (["study", "comprae"], "compare"),
+        (["train", "--preset", "text-dmo"], "text-demo"),
+    ):
+        assert run(command) == 2
+        assert words in sentence(capsys).split("(see")[0]
+
+
+def test_config_show_says_what_is_of_the_bundled_data_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for name, more in (("bundled", []), ("own", ["--data", "photos"]), ("asked", ["data.limit=7"])):
+        for preset in ("demo", "text-demo"):
+            assert run(["config", "show", "--preset", preset, *more]) == 0
+            shown[name] = capsys.readouterr().out
+            limit = yaml.safe_load(shown[name])["data"]["limit"]
+            assert limit == {"bundled": 500, "own": None, "asked": 7}[name]
+            assert ("data.limit=500 is of the bundled data alone" in shown[name]) == (name == "bundled")
 
 
 def test_study_compare(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

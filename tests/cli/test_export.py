@@ -33,8 +33,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_finished_stage_is_copied(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "--out", str(out), "--stage", "pretrain", "--to", str(tmp_path / "made")]) == 0
     assert "pretrain after 6 steps" in capsys.readouterr().out
-    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
-    assert files == {path.name: path.read_bytes() for path in (out / "pretrain" / "model").iterdir()}
+    made, model = (
+        {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "made", out / "pretrain" / "model")
+    )
+    assert {"README.md", "model.safetensors", "encoder/model.safetensors"} < made.keys() == model.keys()
+    assert all(path.read_bytes() == model[name].read_bytes() for name, path in made.items())
 
 
 def test_a_checkpoint_becomes_a_model(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +57,10 @@ def test_a_checkpoint_becomes_a_model(out: Path, tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize(
     ("stage", "to", "words"),
-    [("finetun", "new", "neither a model nor a checkpoint"), ("pretrain", ".", "is there already")],
+    [
+        ("finetun", "new", "neither a model nor a checkpoint; did you mean 'finetune'"),
+        ("pretrain", ".", "is there already"),
+    ],
 )
 def test_what_cannot_be_exported(
     stage: str, to: str, words: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

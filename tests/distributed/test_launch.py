@@ -73,7 +73,9 @@ def test_a_process_takes_its_gpu(
     monkeypatch.setattr(launch.dist, "new_group", lambda **_: None)
     monkeypatch.setattr(launch.Ranks, "current", Ranks)
     launch.join(device, alone=True)
-    assert taken == [index, "cpu:gloo,cuda:nccl"] and os.environ["LOCAL_RANK"] == str(index)
+    assert taken == [index, "cpu:gloo,cuda:nccl"]
+    assert launch.name_local_rank(device) == ("LOCAL_RANK" not in launcher) and os.environ["LOCAL_RANK"] == str(index)
+    assert not launch.name_local_rank(device)
 
 
 def test_one_process_speaks() -> None:
@@ -98,7 +100,7 @@ def test_what_the_first_does_reaches_all() -> None:
 
     second = Ranks(1, 2, answers)
     assert second.first(lambda: pytest.fail("the others wait")) == "made by the first"
-    assert second.first_before_others(lambda: "found") == "found" and said == [[None, None], [None, None]]
+    assert second.first_before_others(lambda: "found") == "found" and said == [[None, None]] * 3
     failing = Ranks(1, 2, lambda value: [[["user", 0, "no such folder."], None], value])
     with pytest.raises(UserError, match="no such folder"):
         failing.first(lambda: None)

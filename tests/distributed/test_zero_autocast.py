@@ -102,6 +102,7 @@ def test_the_loss_is_computed_in_this_precision(
         asked.append(requested)
         return precision_autocast(requested, device)
 
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(zero, "autocast", autocast)
     monkeypatch.setattr(zero, "import_deepspeed", lambda device: SimpleNamespace(initialize=initialize))
     objective = Objective()

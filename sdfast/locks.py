@@ -1,0 +1,96 @@
+"""Directories that this process works in: held against others, and watched, as they may be taken away meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdfast.errors import RunError, UserError
+
+_FILE = ".lock"
+_NOT_OURS_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class NotWritable(UserError):
+    """A directory in which nothing may be written."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a held directory and its lock file are, whatever they are called by now."""
+
+    directory: tuple[int, int]
+    file: tuple[int, int]
+
+
+_held: dict[Path, _Held] = {}  # by absolute path
+
+
+@contextlib.contextmanager
+def locked(directory: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a directory, so that two processes never write the same one.
+
+    Args:
+        directory: a run's, or a stage's of a study.
+        wait: until whoever holds it is done.
+
+    Raises:
+        RunError: it lies in one that this process holds, and that was taken away.
+        UserError: another process holds it, or it cannot be used (`NotWritable` where that is for want of permission).
+    """
+    check_held(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # never waits, whatever bears the name
+        file = os.fdopen(os.open(directory / _FILE, flags, 0o666), "rb")
+    except OSError as error:
+        kind = NotWritable if error.errno in _NOT_OURS_TO_WRITE else UserError
+        raise kind(
+            f"--out {directory} cannot be used: {(error.strerror or str(error)).lower()}; choose another --out."
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"another sdfast process is working in {directory}; wait for it or choose another --out."
+        ) from None
+    path = Path(os.path.abspath(directory))
+    try:
+        with file:
+            _held[path] = _Held(_identity(os.stat(path)), _identity(os.fstat(file.fileno())))
+            yield
+    finally:
+        _held.pop(path, None)
+
+
+def check_held(path: Path) -> None:
+    """Whether the directories that this process holds, and in which a path lies, are still those that it took.
+
+    Raises:
+        RunError: one was removed, renamed or replaced, so that nothing more may be written there.
+    """
+    path = Path(os.path.abspath(path))
+    for directory, held in list(_held.items()):
+        if path.is_relative_to(directory) and not _still_there(directory, held):
+            raise RunError(
+                f"{directory} was removed, renamed or replaced while this run was working in it, so nothing more is"
+                " written there; if it was moved, give its new place as --out to go on from what was saved."
+            )
+
+
+def _still_there(directory: Path, held: _Held) -> bool:
+    """By the lock file; without one, which a person may have removed, by the directory."""
+    for path, identity in ((directory / _FILE, held.file), (directory, held.directory)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return _identity(os.stat(path)) == identity
+    return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,225 @@
+"""Whose run a directory holds, told by its configuration and by content, and what goes when another takes its place."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdfast.config import Config, resolve
+from sdfast.data.modality import IMAGES, TEXTS
+from sdfast.data.parallel import available_threads
+from sdfast.data.sources import open_source
+from sdfast.durable import read_json, write_json
+from sdfast.engine import checkpoint
+from sdfast.errors import UserError
+from sdfast.evaluation import predictions
+from sdfast.log import log
+from sdfast.rundir import RESULT, StageDirectory, files_in, read_result
+
+if TYPE_CHECKING:
+    from sdfast.pipeline import Pipeline
+
+_REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result
+_ORDER = ("head", "pretrain", "distill", "finetune")
+_PACK_FILE = re.compile(r"manifest\.json|(train|val|test)-[\w-]+\.(npy|json|bin)")
+_BANK_FILE = re.compile(r"(manifest|built|plan)\.json|(rows|checksums)\.bin|(features|scales|journal)-\d+\.bin")
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """What a run directory in which something was trained holds; None where that cannot be told.
+
+    Attributes:
+        config: its configuration.
+        kind: `images` or `texts`.
+        start: digest of the model as it was given.
+        content: digest of the source of its data.
+        stages: inputs of each stage that has ended or saved its state, by the name of its folder.
+    """
+
+    config: Config | None
+    kind: str | None
+    start: str | None
+    content: str | None
+    stages: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, out: Path) -> Occupant | None:
+        """That of a directory; None where nothing was trained."""
+        stages = _stages(out)
+        if not stages:
+            return None
+        try:
+            config = resolve(file=out / "config.yaml")
+        except UserError:
+            config = None
+        manifest = read_json(out / "pack" / "manifest.json")
+        source = manifest.get("source") if isinstance(manifest, dict) else None
+        content = source.get("content") if isinstance(source, dict) else None
+        kinds = [kind for kind in ("images", "texts") if any(f"train {kind}" in each for each in stages.values())]
+        return cls(config, kinds[0] if len(kinds) == 1 else None, _start(out, stages), content, stages)
+
+    @property
+    def model(self) -> str | None:
+        """The model as it was asked for."""
+        return None if self.config is None else self.config.model or "bundled"
+
+    @property
+    def data(self) -> str | None:
+        """The data as they were asked for."""
+        return None if self.config is None else self.config.data.source or "bundled"
+
+    def is_another_than(self, run: Pipeline) -> bool:
+        """Whether what a run asks for is not this. A changed folder is the same input as before, changed.
+
+        What was moved is the same wherever it lies, by content.
+        """
+        if self.kind not in (None, run.domain.modality):
+            return True
+        if not _same_place(self.model, run.model_spec) and self.start != run.initial.digest:
+            return True
+        return not _same_place(self.data, run.data_spec) and self.content != _content(run)
+
+    def __str__(self) -> str:
+        return _named(self.model, self.data, self.kind)
+
+
+def make_room(run: Pipeline) -> None:
+    """See to it that a run's directory holds nothing, or the same run.
+
+    Raises:
+        UserError: it holds another, and nobody asked for it to be replaced.
+    """
+    there = Occupant.of(run.out)
+    if there is None or not there.is_another_than(run):
+        return
+    asked = _named(run.model_spec, run.data_spec, run.domain.modality)
+    if not run.replace:
+        raise UserError(
+            f"{run.out} holds a run of {there}, and {asked} is asked for; choose another --out, or give `sdfast"
+            " train` --replace (in Python replace=True) to have this one in its place."
+        )
+    log.warning("%s: the run of %s is replaced by one of %s", run.out, there, asked)
+    write_json(run.out / _REPLACED, sorted(there.stages))
+
+
+def sweep_replaced(out: Path, kept: Path) -> None:
+    """Remove the stages of a run that another has replaced, its bank, its predictions, and what they were made of.
+
+    Args:
+        out: the run directory.
+        kept: folder of the stage that is about to end.
+    """
+    names = read_json(out / _REPLACED)
+    if names is None:
+        return
+    there = _stages(out)
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, str) and name in there and out / name != kept:
+            _remove_stage(out / name)
+    _remove_files(out / "teacher", _BANK_FILE)
+    _remove_files(out / "eval-pack", _PACK_FILE)
+    shutil.rmtree(out / ".partial-teacher", ignore_errors=True)
+    predictions.remove(out)
+    forget_replaced(out)
+
+
+def forget_replaced(out: Path) -> None:
+    """Nothing is replaced (any more): a stage that was there turned out to be what is asked for."""
+    (out / _REPLACED).unlink(missing_ok=True)
+
+
+def kept_model(run: Pipeline) -> Path | None:
+    """A model of the run that has the shape and companions of the one it was given, should that be gone."""
+    there = Occupant.of(run.out)
+    if there is None or there.start is None or not _same_place(there.model, run.model_spec):
+        return None
+    names = sorted(there.stages, key=lambda name: _ORDER.index(there.stages[name]["stage"]))
+    folders = [run.out / name / "model" for name in names if read_result(run.out / name) is not None]
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def as_given(run: Pipeline, loaded: Any) -> Any:
+    """What `kept_model` gave, with the identity of the model that is gone; its weights are others."""
+    there = Occupant.of(run.out)
+    assert there is not None
+    more = {"fresh_head": "head" in there.stages} if hasattr(loaded, "fresh_head") else {}
+    return replace(loaded, name=run.model_spec, digest=there.start, notes=[], **more)
+
+
+def kept_data(run: Pipeline) -> bool:
+    """Whether the run's pack is of the data that are asked for, should those be gone."""
+    there = Occupant.of(run.out)
+    if there is None or there.config is None or not _same_place(there.data, run.data_spec):
+        return False
+    free = {"source": None, "limit": None, "limit_seed": 0}  # they are not in the pack
+    mine, theirs = (config.data.model_copy(update=free) for config in (run.config, there.config))
+    return mine == theirs and (run.out / "pack" / "manifest.json").is_file()
+
+
+def _stages(out: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for folder in sorted([*out.glob("*"), *out.glob("distill/round-*")]):
+        stored = read_result(folder)
+        inputs = checkpoint.inputs_of(folder / "checkpoints") if stored is None else stored.inputs
+        if inputs is not None and inputs.get("stage") in _ORDER:
+            found[folder.relative_to(out).as_posix()] = inputs
+    return found
+
+
+def _start(out: Path, stages: dict[str, dict[str, Any]]) -> str | None:
+    """What the first stage started from: later ones may have started from a model that a stage made."""
+    made = {stored.weights for name in stages if (stored := read_result(out / name)) is not None}
+    for stage in _ORDER:
+        starts = {inputs.get("start") for inputs in stages.values() if inputs["stage"] == stage} - made - {None}
+        if starts:
+            return starts.pop() if len(starts) == 1 else None
+    return None
+
+
+def _same_place(spec: str | None, other: str) -> bool:
+    if spec is None or "\0" in f"{spec}{other}":  # no path has one, and whoever opens it says so
+        return spec == other
+    return spec == other or Path(spec).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def _content(run: Pipeline) -> str:
+    spec = str(run.domain.bundled_data[0]) if run.data_spec == "bundled" else run.data_spec
+    modality = {"images": IMAGES, "texts": TEXTS}[run.domain.modality]
+    return open_source(spec, run.config.data, modality).content_digest(available_threads())
+
+
+def _named(model: str | None, data: str | None, kind: str | None) -> str:
+    return f"{model or 'an unknown model'} on {data or 'unknown data'}" + (f" ({kind})" if kind else "")
+
+
+def _remove_stage(folder: Path) -> None:
+    """What a stage has written; what else lies there stays."""
+    stage = StageDirectory(folder, folder.name)
+    foreign = set(stage.foreign())
+    for name, path in files_in(stage.model).items():
+        if name not in foreign:
+            path.unlink()
+    for name in (RESULT, "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    checkpoint.clear(folder / "checkpoints")
+    _remove_empty(folder)
+
+
+def _remove_files(folder: Path, ours: re.Pattern[str]) -> None:
+    for name, path in files_in(folder).items():
+        if ours.fullmatch(name):
+            path.unlink()
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders from which everything was removed."""
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

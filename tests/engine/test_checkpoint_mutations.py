@@ -1,0 +1,133 @@
+"""Every change of `checkpoint.json` is noticed: the one before it is taken, or the stage starts anew: the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdfast.engine import checkpoint
+from sdfast.engine.loop import Trainer
+
+INPUTS: dict[str, Any] = {"identity": "f", "classes": ["a", "b"]}
+LIES: list[Any] = [None, True, -1, 3, 10**40, 0.5, 1e308, float("nan"), "", "x", "../state", [], {}, [1], {"a": 1}]
+
+
+def write(directory: Path, step: int) -> Path:
+    """A checkpoint; where its manifest lies."""
+    values = {"seconds": 1.5, "seen": 16 * step, "best": {"step": 1, "scores": {"dev_accuracy": 0.5}}}
+    checkpoint.save(directory, step, INPUTS, [("w", lambda: torch.full((3,), float(step)))], values, keep=9)
+    return directory / f"step-{step:08d}" / "checkpoint.json"
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from leaves(child, (*path, key))
+
+
+def changed(original: Any, path: tuple[Any, ...], *lie: Any) -> Any:
+    """With another value at a place, or without what is there."""
+    value = json.loads(json.dumps(original))
+    place = value
+    for key in path[:-1]:
+        place = place[key]
+    if lie:
+        place[path[-1]] = lie[0]
+    else:
+        del place[path[-1]]
+    return value
+
+
+def found_step(directory: Path) -> int:
+    path = checkpoint.newest(directory, INPUTS)
+    if path is None:
+        return 0
+    found = checkpoint.Checkpoint.open(path)
+    assert found.read("w").tolist() == [float(found.step)] * 3 and found.values["seen"] == 16 * found.step
+    return found.step
+
+
+def test_every_change_of_the_manifest_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, 1)
+    manifest = write(tmp_path, 2)
+    original = json.loads(manifest.read_text())
+    assert found_step(tmp_path) == 2 and not caplog.records
+    count = 0
+    for path in leaves(original):
+        for lie in LIES:
+            value = changed(original, path, lie)
+            if json.dumps(value) != json.dumps(original):
+                manifest.write_text(json.dumps(value))
+                assert found_step(tmp_path) == 1, (path, lie)
+                count += 1
+        if path != ("sha256",):  # without it, it is what an earlier version wrote
+            manifest.write_text(json.dumps(changed(original, path)))
+            assert found_step(tmp_path) == 1, path
+    assert count > 250 and all("skipping the damaged checkpoint" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'"\\ud800"'],
+    ids=range(10),
+)
+def test_a_manifest_that_is_none_is_skipped(tmp_path: Path, text: bytes) -> None:
+    write(tmp_path, 1)
+    write(tmp_path, 2).write_bytes(text)
+    assert found_step(tmp_path) == 1
+
+
+def test_what_is_no_file_is_skipped_and_never_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    manifest = write(tmp_path, 2)
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+        manifest.unlink() if not manifest.is_dir() else manifest.rmdir()
+        make(manifest)
+        assert found_step(tmp_path) == 1
+
+
+def test_one_of_an_earlier_version_is_resumed_and_its_step_still_believed_to_its_folder_alone(tmp_path: Path) -> None:
+    manifest = write(tmp_path, 2)
+    value = json.loads(manifest.read_text())
+    canonical = json.dumps({k: v for k, v in value.items() if k != "sha256"}, sort_keys=True, separators=(",", ":"))
+    assert value.pop("sha256") == hashlib.sha256(canonical.encode()).hexdigest()
+    manifest.write_text(json.dumps(value))
+    assert found_step(tmp_path) == 2
+    manifest.write_text(json.dumps({**value, "step": 3}))
+    assert found_step(tmp_path) == 0
+    manifest.write_text(json.dumps({**value, "inputs": {**INPUTS, "identity": "g"}}))
+    assert found_step(tmp_path) == 0
+
+
+def test_a_checkpoint_under_another_steps_name_is_not_taken(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    shutil.move(write(tmp_path, 2).parent, tmp_path / "step-00000007")
+    assert found_step(tmp_path) == 1
+
+
+def test_a_changed_step_gives_the_weights_of_an_undisturbed_run(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    whole = make_trainer("pretrain", directory=tmp_path / "whole")
+    whole.run()
+    make_trainer("pretrain", directory=tmp_path / "cut", checkpoint_steps=5).run()
+    manifest = tmp_path / "cut" / "checkpoints" / "step-00000010" / "checkpoint.json"
+    value = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**value, "step": 11}))
+    again = make_trainer("pretrain", directory=tmp_path / "cut")
+    assert again.step == 5
+    again.run()
+    for name, parameter in whole.objective.module.state_dict().items():
+        assert torch.equal(parameter, again.objective.module.state_dict()[name]), name

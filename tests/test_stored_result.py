@@ -1,0 +1,90 @@
+"""Every change of `result.json` is noticed before anything believes it; what an earlier version wrote is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdfast.durable import sha256_json
+from sdfast.rundir import Outcome, StageDirectory, StoredResult, read_result
+
+INPUTS = {"stage": "finetune", "seed": 0, "classes": ["a", "b"], "finetune.betas": [0.9, 0.999], "nothing": None}
+METRICS = {"accuracy": 0.5, "test_loss": 1.25}
+NUMBERS = {"steps": 7, "seconds": 2.5, "img_per_s": 11.0, "paper_metric": "accuracy", "best_step": 4, "best_by": "loss"}
+LIES: list[Any] = [None, True, -1, 3, 10**40, 0.75, "", "x", "../outside", [], {}, [1], {"a": "b"}]
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> dict[str, Any]:
+    """As a stage writes it, into <tmp>/finetune."""
+    outcome = Outcome("0" * 64, lambda folder: (folder / "config.json").write_text("{}"), dict(NUMBERS), METRICS)
+    result = StageDirectory(tmp_path / "finetune", "finetune").finish(INPUTS, outcome)
+    stored = read_result(tmp_path / "finetune")
+    assert stored is not None and stored.result(result.model) == result and stored.inputs == INPUTS
+    return json.loads((tmp_path / "finetune" / "result.json").read_text())
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from leaves(child, (*path, key))
+
+
+def changes(original: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Each value in turn replaced by each lie, or taken away."""
+    for path in leaves(original):
+        for lie in [*LIES, ...]:
+            value = json.loads(json.dumps(original))
+            place = value
+            for key in path[:-1]:
+                place = place[key]
+            if lie is ...:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = lie
+            if json.dumps(value) != json.dumps(original):
+                yield path, value
+
+
+def read(folder: Path, value: Any) -> StoredResult | None:
+    (folder / "finetune" / "result.json").write_text(json.dumps(value))
+    return read_result(folder / "finetune")
+
+
+def test_it_has_a_digest_of_itself_and_every_change_is_noticed(original: dict[str, Any], tmp_path: Path) -> None:
+    inner = {name: value for name, value in original.items() if name != "sha256"}
+    canonical = json.dumps(inner, sort_keys=True, separators=(",", ":")).encode()
+    assert original["sha256"] == hashlib.sha256(canonical).hexdigest()
+    count = 0
+    for path, value in changes(original):
+        assert (read(tmp_path, value) is None) == ("sha256" in value), (path, value)
+        count += 1
+    assert count > 250
+
+
+def test_what_is_wrong_in_one_of_an_earlier_version_has_at_least_the_right_kind(
+    original: dict[str, Any], tmp_path: Path
+) -> None:
+    earlier = {name: value for name, value in original.items() if name != "sha256"}
+    assert read(tmp_path, earlier) == read(tmp_path, original)
+    taken = [stored for _, value in changes(earlier) if (stored := read(tmp_path, value)) is not None]
+    assert taken
+    for stored in taken:
+        result = stored.result(tmp_path / "finetune" / "model")
+        f"{result.steps:d} {result.seconds:.0f} {result.rate:.0f} {result.weights[:9]}"
+        assert all(isinstance(value, float | int) for value in result.metrics.values())
+        assert len(result.weights) == len(result.fingerprint) == 64 and isinstance(stored.inputs, dict)
+
+
+def test_a_changed_score_is_no_result(original: dict[str, Any], tmp_path: Path) -> None:
+    directory = StageDirectory(tmp_path / "finetune", "finetune")
+    assert directory.finished(INPUTS) is not None and original["fingerprint"] == sha256_json(INPUTS)
+    read(tmp_path, {**original, "metrics": {**METRICS, "accuracy": 0.99}})
+    assert directory.finished(INPUTS) is None and directory.changed_input(INPUTS) == "result.json"
