@@ -2,7 +2,7 @@
 #   make demo    the three stages on the bundled model and images      make test    C++ and Python tests
 #   make bench   the benchmark suites                                  make lint    format, lint, types
 #   make test-oldest  the tests with the oldest versions that sdfast takes, in .venv-oldest
-#   make stress  the long tests, such as 200 killed builds of a bank
+#   make stress  attacks on the commands (docs/stress.md; STRESS=quick: 3 minutes), then the long tests
 #   make build   the packages and the compiled core alone              make clean   remove what was built (distclean: and .venv)
 # PYTHON names the interpreter that .venv is made with: make PYTHON=python3.12 test
 
@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 NATIVE := build/native
 PYTEST_ARGS ?=
+# quick, full or all, and what else tests/stress takes: make stress STRESS="all --only 'kill texts'"
+STRESS ?= full
 # Test processes; each then computes on one thread. A file's tests stay together, so that its fixtures are made once.
 TEST_JOBS ?= 2
 # SDFAST_NO_EXT=1 in the environment: no compiled core, no C++ tests.
@@ -61,7 +63,8 @@ test-oldest:
 	PYTHON=$(PYTHON) scripts/test_oldest.sh
 
 stress: $(VENV)/.built
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow $(PYTEST_ARGS)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m stress $(STRESS)
+	$(if $(filter quick --only,$(STRESS)),,OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m slow $(PYTEST_ARGS))
 
 bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)

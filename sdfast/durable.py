@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.errors import RunError, UserError
 from sdfast.locks import check_held
-from sdfast.regular import open_regular, read_regular
+from sdfast.regular import is_there, open_regular, read_regular
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,7 +212,7 @@ def check_appendable(path: Path) -> None:
     Raises:
         UserError: something else than a file bears the name; links to files are followed.
     """
-    if os.path.lexists(path) and not path.is_file():
+    if is_there(path) and not path.is_file():
         raise UserError(f"{path} is no file that could be added to; move it away or choose another --out.")
 
 

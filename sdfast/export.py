@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from sdfast.config import nearest
-from sdfast.durable import recover_directory, staged_directory
+from sdfast.durable import reason, recover_directory, staged_directory
 from sdfast.engine import checkpoint
-from sdfast.errors import UserError
+from sdfast.errors import RunError, UserError
 from sdfast.occupant import Occupant
 from sdfast.rundir import RESULT, check_model
 
@@ -36,6 +37,7 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
 
     Raises:
         UserError: the stage has neither a model nor a checkpoint, or one that is damaged, or `to` is there already.
+        RunError: a file of the model cannot be copied.
     """
     directory = run.out / name
     if to.exists():
@@ -44,7 +46,7 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
     ended = (directory / RESULT).exists()
     if ended and (directory / "model").is_dir():
         with staged_directory(to) as staging:
-            shutil.copytree(directory / "model", staging, dirs_exist_ok=True)
+            _copy(directory / "model", staging, to)
             return check_model(directory, staging).steps
     path = checkpoint.newest(directory / "checkpoints")
     if path is None and ended:
@@ -65,3 +67,24 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
         else:
             run.domain.write_classifier(run.domain.filled(state, len(classes)), staging, classes, found.step)
     return found.step
+
+
+def _copy(model: Path, staging: Path, to: Path) -> None:
+    """Not by `shutil.copytree`, whose error is a list of all that failed."""
+    path = model
+
+    def refuse(error: OSError) -> None:
+        nonlocal path
+        path = Path(error.filename)
+        raise error
+
+    try:
+        for root, _, names in os.walk(model, onerror=refuse, followlinks=True):
+            path = Path(root)
+            folder = staging / path.relative_to(model)
+            folder.mkdir(exist_ok=True)
+            for name in names:
+                path = Path(root, name)
+                shutil.copy2(path, folder / name)
+    except OSError as error:
+        raise RunError(f"cannot copy {path} to {to}: {reason(error)}.") from error

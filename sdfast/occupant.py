@@ -203,9 +203,9 @@ def _remove_stage(folder: Path) -> None:
     for name, path in files_in(stage.model).items():
         if name not in foreign:
             path.unlink()
-    for name in (RESULT, "metrics.jsonl"):
-        (folder / name).unlink(missing_ok=True)
     checkpoint.clear(folder / "checkpoints")
+    for name in ("metrics.jsonl", RESULT):  # by the result it is known, should this be cut
+        (folder / name).unlink(missing_ok=True)
     _remove_empty(folder)
 
 

@@ -513,14 +513,13 @@ class Pipeline:
             self._finished[directory.path] = done
             if not again:
                 log.info("%s: already done (%s)", directory.path.name, directory.model)
-                self.ranks.first(lambda: self._settle(directory, done))
+                self.ranks.first(self._settle)
         elif (changed := directory.changed_input(inputs)) is not None:
             log.info("%s: runs again, because %s changed", directory.path.name, changed)
         return done
 
-    def _settle(self, directory: StageDirectory, done: Result) -> None:
-        """Of a stage that was found done, forget what it could have gone on from."""
-        directory.sweep(done)
+    def _settle(self) -> None:
+        """A stage was found done: nothing here is replaced by another run."""
         if self._held:
             occupant.forget_replaced(self.out)
 

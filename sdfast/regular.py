@@ -53,6 +53,23 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         return file.read(size)
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether something has this name, be it a link to nothing.
+
+    Raises:
+        OSError: that cannot be told, as of a disk that fails: `os.path.lexists` then says no.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return False
+        raise
+    return True
+
+
 def _check(mode: int, path: str | Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -196,16 +196,16 @@ class StageDirectory:
         self.model = path / "model"
 
     def finished(self, inputs: dict[str, Any]) -> Result | None:
-        """The result, when the stage was finished from these very inputs and its model is intact."""
+        """The result, when the stage was finished from these very inputs and its model is intact.
+
+        Then its checkpoints go too, which a process that was killed as it ended has left.
+        """
         recover_directory(self.model)
         stored = read_result(self.path)
         if stored is None or stored.fingerprint != sha256_json(inputs) or _damaged(self.model, stored.files):
             return None
+        checkpoint.clear_finished(self.path / "checkpoints", stored.fingerprint)
         return stored.result(self.model)
-
-    def sweep(self, result: Result) -> None:
-        """Remove the checkpoints of a finished stage, which a process that was killed as it ended has left."""
-        checkpoint.clear_finished(self.path / "checkpoints", result.fingerprint)
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:
         """The first input that differs from those of the stored result; None when there is no result."""

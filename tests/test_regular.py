@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdfast.regular import open_regular, read_regular
+from sdfast.regular import is_there, open_regular, read_regular
 
 
 def test_a_file_and_a_link_to_it(tmp_path: Path) -> None:
@@ -63,3 +63,16 @@ def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
 
 def test_the_kernels_files_are_empty() -> None:
     assert read_regular("/proc/self/status", 10) == read_regular("/proc/self/mem", 10) == b""
+
+
+@pytest.mark.parametrize(("code", "there"), [(errno.ENOENT, False), (errno.ENAMETOOLONG, False), (errno.EIO, None)])
+def test_what_cannot_be_looked_at_is_not_absent(code: int, there: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lstat(path: object) -> None:
+        raise OSError(code, os.strerror(code), path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    if there is None:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            is_there("x")
+    else:
+        assert is_there("x") is there

@@ -449,6 +449,33 @@ def test_checkpoints_that_a_kill_left_of_a_finished_stage_are_swept(
     assert [path.name for path in (out / "pretrain" / "checkpoints").iterdir()] == ["step-00000004"]
 
 
+@pytest.mark.parametrize("kept", [("state-00000.safetensors",), ()])
+def test_a_checkpoint_half_removed_is_swept_by_the_next_command(
+    kept: tuple[str, ...], inputs: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill within the removal leaves it, or a disk that does not let go of a file; a person's files stay."""
+    out = tmp_path / "run"
+    folder = out / "pretrain" / "checkpoints"
+
+    def half(path: Path, ignore_errors: bool = False) -> None:
+        if not path.name.startswith((".old-step-", "step-")) or not path.is_dir():
+            remove(path, ignore_errors)
+        else:
+            for file in path.iterdir():
+                if file.name not in kept:
+                    file.unlink()
+
+    remove = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr("sdfast.engine.checkpoint.shutil.rmtree", half)
+        first = pipeline(inputs["images"], out, "engine.checkpoint_steps=2").pretrain()
+    assert len(list(folder.iterdir())) == 2
+    (folder / "step-notes").write_text("mine")
+    (folder / "step-7").write_text("mine")
+    assert pipeline(inputs["images"], out).pretrain() == first
+    assert sorted(path.name for path in folder.iterdir()) == ["step-7", "step-notes"]
+
+
 # What decides the last bits.
 
 

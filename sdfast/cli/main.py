@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -40,6 +41,7 @@ app.command(name="theory")(theory.theory)
 app.command(name="study")(study.study)
 
 _OUTPUT = "the standard output"
+_LONGEST_MESSAGE = 1000  # characters
 
 Overrides = Annotated[
     list[str] | None,
@@ -290,8 +292,15 @@ def _fail(message: str, code: int) -> int:
 
         if not launch.may_speak():
             return code
-    typer.echo(f"sdfast: {message}", err=True)
+    typer.echo(f"sdfast: {_one_sentence(message)}", err=True)
     return code
+
+
+def _one_sentence(message: str) -> str:
+    """In one line, with an end, and no longer than is read; what a library says may be otherwise."""
+    message = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+    message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} [...]"
+    return message if message.endswith((".", "?", "!")) else f"{message}."
 
 
 def _show_messages() -> logging.Handler:

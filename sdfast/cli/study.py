@@ -66,7 +66,7 @@ def study(
     show_markdown(report.text)
     if report.failures:
         count = len(report.failures)
-        raise RunError(f"{count} stages failed: {'; '.join(report.failures)}")
+        raise RunError(f"{count} stages failed: {'; '.join(each.removesuffix('.') for each in report.failures)}.")
 
 
 def _numbers(text: str | None) -> list[int]:

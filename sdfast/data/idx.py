@@ -48,17 +48,13 @@ def open_idx(path: Path, options: DataConfig) -> Source:
         found = _image_files(path)
     else:
         found = {"train": path}
-    images = {split: read_idx(found[split], 3) for split in SPLITS if split in found}
+    images: dict[str, NDArray[np.uint8]] = {}
     values: dict[str, list[Value]] = {}
-    for split, pixels in images.items():
+    for split in (split for split in SPLITS if split in found):
         labels = _labels_of(found[split])
-        if labels is None:
-            values[split] = [None] * len(pixels)
-            continue
-        numbers = read_idx(labels, 1)
-        if len(numbers) != len(pixels):
-            raise UserError(f"{labels} has {len(numbers)} labels for the {len(pixels)} images of {found[split].name}.")
-        values[split] = numbers.tolist()
+        numbers = None if labels is None else read_idx(labels, 1).tolist()
+        images[split] = read_idx(found[split], 3, None if numbers is None else (f"{labels}", len(numbers)))
+        values[split] = [None] * len(images[split]) if numbers is None else numbers
     names, numbers_of = encode_labels(values)
     source = Source(path.name, "IDX", names, {})
     for split, pixels in images.items():
@@ -73,18 +69,19 @@ def open_idx(path: Path, options: DataConfig) -> Source:
     return source
 
 
-def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+def read_idx(path: Path, dimensions: int, labels: tuple[str, int] | None = None) -> NDArray[np.uint8]:
     """The unsigned bytes of an IDX file.
 
     Args:
         path: the file; `.gz` is decompressed.
         dimensions: how many it must have.
+        labels: where those of its items are, and how many.
 
     Returns:
         uint8 with the sizes that the file names.
 
     Raises:
-        UserError: damaged, another element type, another number of dimensions, or not as long as it says.
+        UserError: damaged, another element type, another number of dimensions or of items, or not as long as it says.
     """
     header = 4 + 4 * dimensions
     try:
@@ -98,6 +95,8 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
                 size = math.prod(shape)
                 if size > (stored * _MOST_UNPACKED if path.suffix == ".gz" else stored):  # before so much is allocated
                     raise UserError(f"{path} is damaged: it says {size} bytes of data, and has {stored} in all.")
+                if labels is not None and labels[1] != shape[0]:
+                    raise UserError(f"{labels[0]} has {labels[1]} labels for the {shape[0]} images of {path.name}.")
                 data = np.empty(size, np.uint8)
                 found = _fill(file, data, start[header:]) + len(file.read(1))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -14,6 +14,7 @@ from sdfast.data.records import Notes, Record
 from sdfast.data.split_column import use_split_column
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
+from sdfast.regular import is_there
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # a drive, as C:\, has one letter
 _LOOKED_AT = 100  # rows by which names that are no files are told from files that are missing
@@ -76,9 +77,9 @@ def image_file(row: Record, table: Path, notes: Notes) -> str:
         if address[1].lower() == "file":
             raise UserError(f"{where}: write the path alone, without file://.")
         raise UserError(f"{where}, which is an address and no file: download the images, and name the files.")
-    if "\\" in name and not os.path.lexists(table.parent / name):
+    if "\\" in name and not is_there(table.parent / name):
         slashes = name.replace("\\", "/")
-        if os.path.lexists(table.parent / slashes):
+        if is_there(table.parent / slashes):
             notes.count(_SLASHES, name)
             return slashes
     return name
@@ -90,7 +91,7 @@ def _check_first_names(names: list[tuple[str, int]], table: Path) -> None:
     Raises:
         UserError: that is so.
     """
-    if any(os.path.lexists(table.parent / name) for name, _ in names):
+    if any(is_there(table.parent / name) for name, _ in names):
         return
     wanted = {_stem(name): (name, line) for name, line in reversed(names)}
     looked_at = 0

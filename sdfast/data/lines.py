@@ -50,6 +50,8 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
 
 def _decoded_lines(path: Path, file: BinaryIO, what: str, encoding: str) -> Iterator[tuple[int, str]]:
     start = file.read(SAMPLE)
+    if start is None:  # of the kernel's files, some are regular by name and wait for what is not there yet
+        raise UserError(f"{path} is no file that holds text: there is nothing to read in it now.")
     marked = marked_encoding(start)
     if marked is None and encoding == UTF8 and (wide := wide_encoding(start)) is not None:
         raise UserError(f"{path} is not a UTF-8 {what}: it looks like {wide}; set data.encoding={wide}.")

@@ -131,7 +131,7 @@ def save(
     for other, path in _by_step(directory):
         kept += other <= step
         if other > step or kept > keep or _identity(path) != fingerprint:  # left by a run that this one replaces
-            shutil.rmtree(path, ignore_errors=True)
+            _drop(path)
 
 
 def _write_tensors(directory: Path, state: Iterable[tuple[str, Callable[[], Tensor]]]) -> None:
@@ -185,6 +185,7 @@ def clear(directory: Path) -> None:
 
 def clear_finished(directory: Path, fingerprint: str) -> None:
     """Remove those of an identity that is finished, which a kill has left; those of another may be gone on with."""
+    _sweep(directory)
     _remove(directory, [path for _, path in _by_step(directory) if _identity(path) == fingerprint])
 
 
@@ -198,9 +199,18 @@ def inputs_of(directory: Path) -> dict[str, Any] | None:
 
 def _remove(directory: Path, paths: Iterable[Path]) -> None:
     for path in paths:
-        shutil.rmtree(path, ignore_errors=True)
+        _drop(path)
     with contextlib.suppress(OSError):  # not empty, or not there
         directory.rmdir()
+
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint under another name: what a kill or the disk leaves of it is then known to be swept."""
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(f".old-{path.name}")
+        with contextlib.suppress(OSError):  # it stays, whole, until the next time
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _identity(path: Path) -> str | None:
@@ -211,7 +221,7 @@ def _identity(path: Path) -> str | None:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what a writer that was killed left half done."""
+    """Remove what a process that was killed left half written or half removed."""
     for pattern in (".staging-step-*", ".old-step-*"):
         for path in directory.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)

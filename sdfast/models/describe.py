@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from sdfast.models.parameters import decoder_parameters, encoder_parameters
 from sdfast.models.processor import ImageProcessor, replaced_steps
 from sdfast.models.vit import TransformerShape, ViTShape
 from sdfast.models.weights import Weights, read_config
+from sdfast.regular import is_there
 
 # Defaults of ViTConfig, ViTMAEConfig and Dinov2Config, for configurations that leave them out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -119,7 +119,7 @@ def _describe_hugging_face(config: Mapping[str, Any], weights: Weights, path: Pa
         qkv_bias=_switch(values, "qkv_bias", path, True),
     )
     _check(shape, weights, path)
-    has_file = os.path.lexists(weights.folder / "preprocessor_config.json")
+    has_file = is_there(weights.folder / "preprocessor_config.json")
     preprocessing = read_config(weights.folder, "preprocessor_config.json") if has_file else {}
     processor = ImageProcessor.from_json(preprocessing, kind)
     source = _with_processor(kind, shape, processor, preprocessing, has_file)

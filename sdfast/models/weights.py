@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from sdfast.durable import save_tensors
 from sdfast.errors import UserError
-from sdfast.regular import open_regular, read_regular
+from sdfast.regular import is_there, open_regular, read_regular
 
 SAFETENSORS_FILE = "model.safetensors"
 _TORCH_FILE = "pytorch_model.bin"
@@ -64,7 +63,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     try:
         value = json.loads(read_regular(path, _LONGEST_JSON), parse_constant=_no_number)
     except OSError as error:
-        if os.path.lexists(path) or not isinstance(error, FileNotFoundError):
+        if is_there(path) or not isinstance(error, FileNotFoundError):
             raise unreadable(path, error) from error
         raise UserError(f"{folder} has no {name}, so it is not a model folder{_instead(folder)}.") from error
     except ValueError as error:
@@ -92,7 +91,7 @@ def read_weights(folder: Path) -> Weights:
         UserError: no weights, a missing shard, or a file that cannot be read, is cut, damaged or holds something else
             than tensors.
     """
-    chosen = next((folder / name for name in _CANDIDATES if os.path.lexists(folder / name)), None)
+    chosen = next((folder / name for name in _CANDIDATES if is_there(folder / name)), None)
     if chosen is None:
         expected = f"expected {SAFETENSORS_FILE} or {_TORCH_FILE}"
         raise UserError(f"{folder} has no weights: {expected}{_instead(folder)}.")
@@ -165,7 +164,7 @@ def _shards(index: Path) -> list[Path]:
         raise UserError(f"{index} has no weight_map: download or copy the model again.")
     paths = [index.parent / Path(name).name for name in sorted(set(weight_map.values()))]
     for path in paths:
-        if not os.path.lexists(path):
+        if not is_there(path):
             raise UserError(f"{path} is missing although {index.name} names it: download or copy the model again.")
     return paths
 

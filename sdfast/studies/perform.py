@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
+from sdfast.durable import reason
 from sdfast.errors import Interrupted, SdfastError
 from sdfast.log import log
 from sdfast.rundir import Result
@@ -46,6 +47,8 @@ def attempt(task: Task, shared: Shared) -> tuple[Result | None, str]:
         return None, str(error)
     except Exception as error:  # of one run; the others go on
         log.info("%s", task.stage, exc_info=True)
+        if isinstance(error, OSError):
+            return None, f"{error.filename or task.stage}: {reason(error)}."
         lines = str(error).strip().splitlines()
         return None, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 

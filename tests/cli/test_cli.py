@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
-from sdfast.cli.main import run
+from sdfast.cli.main import _fail, run
 from sdfast.durable import sha256_file
 from sdfast.models.checkpoint import load_mae
 
@@ -215,7 +215,7 @@ def counted(self):
         threading.Thread(target=kill, daemon=True).start()
     return one_step(self)
 Trainer._one_step = counted
-from sdfast.cli.main import run
+from sdfast.cli.main import _fail, run
 run(sys.argv[4:])
 time.sleep(10 * delay)
 """
@@ -278,3 +278,17 @@ def test_start_up_imports_nothing_heavy() -> None:
     code = f"import sys, sdfast, sdfast.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("a file: two\n   lines \n", "a file: two lines."),
+        ("a name  with blanks.", "a name  with blanks."),
+        ("x" * 5000, f"{'x' * 1000} [...]."),
+    ],
+)
+def test_what_is_refused_is_one_line_that_ends(said: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a library says of a file may be many lines, or without an end."""
+    assert _fail(said, 2) == 2
+    assert capsys.readouterr().err == f"sdfast: {shown}\n"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +44,26 @@ def test_a_finished_stage_is_copied(out: Path, tmp_path: Path, capsys: pytest.Ca
     )
     assert {"README.md", "model.safetensors", "encoder/model.safetensors"} < made.keys() == model.keys()
     assert all(path.read_bytes() == model[name].read_bytes() for name, path in made.items())
+
+
+@pytest.mark.parametrize("refused", ["encoder/config.json", "encoder"])
+def test_a_file_that_cannot_be_copied_is_one_sentence(
+    refused: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = out / "pretrain" / "model"
+
+    def attempt(act: Callable[..., Any], source: Any, *more: Any) -> Any:
+        if not isinstance(source, int) and os.fspath(source) == str(model / refused):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(source))
+        return act(source, *more)
+
+    copy, scan = shutil.copyfile, os.scandir
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target, **_: attempt(copy, source, target))
+    monkeypatch.setattr(os, "scandir", lambda path: attempt(scan, path))
+    code = run(["export", "--out", str(out), "--stage", "pretrain", "--to", str(tmp_path / "made")])
+    said = capsys.readouterr().err
+    assert code == 1 and list(tmp_path.iterdir()) == []
+    assert said == f"sdfast: cannot copy {model / refused} to {tmp_path / 'made'}: input/output error.\n"
 
 
 def test_a_checkpoint_becomes_a_model(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

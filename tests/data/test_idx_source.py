@@ -103,3 +103,12 @@ def test_damage_is_named(tmp_path: Path, open_spec: Open, name: str, data: bytes
     with pytest.raises(UserError, match=message) as caught:
         open_spec(tmp_path)
     assert name in str(caught.value)
+
+
+def test_counts_are_compared_before_the_images_are_read(tmp_path: Path, open_spec: Open) -> None:
+    """A file of images may hold gigabytes of nothing: here it ends after its header, and is not read that far."""
+    images, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    images.write_bytes(bytes((0, 0, 8, 3)) + b"".join(size.to_bytes(4, "big") for size in (9, 1, 1)) + bytes(12))
+    labels.write_bytes(idx_bytes(np.zeros(3, np.uint8)))
+    with pytest.raises(UserError, match="has 3 labels for the 9 images"):
+        open_spec(tmp_path)

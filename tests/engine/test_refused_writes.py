@@ -43,7 +43,10 @@ def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
-def test_a_name_that_is_no_text_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_no_text_is_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "propagate", False)  # else pytest keeps it, and pytest-xdist cannot send it
     handler = attach_file(tmp_path / "log.txt")
     log.info("data: %s", os.fsdecode(b"caf\xe9"))
     handler.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,9 +20,9 @@ from text_fixtures import write_text_model, write_texts
 
 from sdfast.cli.main import run
 from sdfast.config import Config
-from sdfast.rundir import locked
+from sdfast.rundir import Result, locked
 from sdfast.studies.declared import STUDIES
-from sdfast.studies.plan import Node, Target, plan
+from sdfast.studies.plan import Node, Target, Task, plan
 from sdfast.studies.schedule import _Crew, _Worker, train
 from sdfast.studies.store import Shared
 
@@ -171,6 +173,33 @@ def test_when_a_stage_fails_the_others_go_on(
     assert "2 stages failed" in printed.err and "lower distill.lr" in printed.err
     assert "distill, which it needs, failed" in printed.err and "Traceback" not in printed.err
     assert (tmp_path / "compare.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["data/image.png", None])
+def test_a_stage_that_the_disk_fails_is_one_sentence(
+    name: str | None,
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(task: Task, shared: Shared) -> Result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
+    monkeypatch.setattr("sdfast.studies.perform.perform", failing)
+    assert study(inputs, tmp_path, "compare", "--methods", "fine-tuning", "--seeds", "1") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"sdfast: 1 stages failed: finetune (fine-tuning, seed 0): {name or 'finetune'}: input/output error."
+
+
+def test_checkpoints_of_a_done_stage_are_swept(serial: Path, inputs: dict[str, str]) -> None:
+    """Also what is left of one that a kill left half removed."""
+    folders = [folder / "checkpoints" for folder in (serial / "stages").glob("pretrain-*")]
+    for folder in folders:
+        (folder / ".old-step-00000001").mkdir(parents=True)
+        (folder / ".old-step-00000001" / "state-00000.safetensors").touch()
+    assert study(inputs, serial, "table3", "--seeds", "1") == 0
+    assert len(folders) == 2 and not any(folder.exists() for folder in folders)
 
 
 def test_a_worker_that_dies_fails_its_stage_alone(
