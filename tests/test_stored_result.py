@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from changed_json import changes
 
 from sdfast.durable import sha256_json
 from sdfast.rundir import Outcome, StageDirectory, StoredResult, read_result
@@ -29,30 +29,6 @@ def original(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "finetune" / "result.json").read_text())
 
 
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if path:
-        yield path
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from leaves(child, (*path, key))
-
-
-def changes(original: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Each value in turn replaced by each lie, or taken away."""
-    for path in leaves(original):
-        for lie in [*LIES, ...]:
-            value = json.loads(json.dumps(original))
-            place = value
-            for key in path[:-1]:
-                place = place[key]
-            if lie is ...:
-                del place[path[-1]]
-            else:
-                place[path[-1]] = lie
-            if json.dumps(value) != json.dumps(original):
-                yield path, value
-
-
 def read(folder: Path, value: Any) -> StoredResult | None:
     (folder / "finetune" / "result.json").write_text(json.dumps(value))
     return read_result(folder / "finetune")
@@ -63,7 +39,7 @@ def test_it_has_a_digest_of_itself_and_every_change_is_noticed(original: dict[st
     canonical = json.dumps(inner, sort_keys=True, separators=(",", ":")).encode()
     assert original["sha256"] == hashlib.sha256(canonical).hexdigest()
     count = 0
-    for path, value in changes(original):
+    for path, value in changes(original, LIES):
         assert (read(tmp_path, value) is None) == ("sha256" in value), (path, value)
         count += 1
     assert count > 250
@@ -74,7 +50,7 @@ def test_what_is_wrong_in_one_of_an_earlier_version_has_at_least_the_right_kind(
 ) -> None:
     earlier = {name: value for name, value in original.items() if name != "sha256"}
     assert read(tmp_path, earlier) == read(tmp_path, original)
-    taken = [stored for _, value in changes(earlier) if (stored := read(tmp_path, value)) is not None]
+    taken = [stored for _, value in changes(earlier, LIES) if (stored := read(tmp_path, value)) is not None]
     assert taken
     for stored in taken:
         result = stored.result(tmp_path / "finetune" / "model")

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from changed_json import changed, leaves
 
 from sdfast.engine import checkpoint
 from sdfast.engine.loop import Trainer
@@ -25,27 +26,6 @@ def write(directory: Path, step: int) -> Path:
     values = {"seconds": 1.5, "seen": 16 * step, "best": {"step": 1, "scores": {"dev_accuracy": 0.5}}}
     checkpoint.save(directory, step, INPUTS, [("w", lambda: torch.full((3,), float(step)))], values, keep=9)
     return directory / f"step-{step:08d}" / "checkpoint.json"
-
-
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if path:
-        yield path
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from leaves(child, (*path, key))
-
-
-def changed(original: Any, path: tuple[Any, ...], *lie: Any) -> Any:
-    """With another value at a place, or without what is there."""
-    value = json.loads(json.dumps(original))
-    place = value
-    for key in path[:-1]:
-        place = place[key]
-    if lie:
-        place[path[-1]] = lie[0]
-    else:
-        del place[path[-1]]
-    return value
 
 
 def found_step(directory: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,6 @@ from transformers import Trainer, TrainingArguments
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 IMAGES, TEXTS = (runpy.run_path(str(EXAMPLES / f"loss_hf_trainer{name}.py")) for name in ("", "_texts"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def arguments(folder: Path, accumulate: int, steps: int) -> TrainingArguments:

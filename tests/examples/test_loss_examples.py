@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import inspect
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are tiny: waiting for a second thread would take longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def losses_of(name: str, steps: int) -> list[float]:
