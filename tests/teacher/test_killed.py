@@ -30,8 +30,8 @@ def the_recipe(seed: int = 3) -> Any:
     return make_recipe(encoder=make_module(seed).encoder, images=make_images(ROWS), tokens="all")
 
 
-def build(directory: str, die_at: int | None, half: bool, seed: int) -> None:
-    """Build and die at a system call, after half of its bytes where it writes."""
+def build(directory: str, die_at: int | None, half: bool, seed: int) -> int:
+    """Build and die at a system call, after half of its bytes where it writes; or give the number of calls."""
     import torch
 
     torch.set_num_threads(1)
@@ -52,7 +52,12 @@ def build(directory: str, die_at: int | None, half: bool, seed: int) -> None:
     if die_at is not None:
         for name, function in writes.items():
             setattr(os, name, counted(function))
-    prepare_bank(Path(directory), the_recipe(seed), commit_seconds=0.0, new_teacher=True)
+    try:
+        prepare_bank(Path(directory), the_recipe(seed), commit_seconds=0.0, new_teacher=True)
+    finally:
+        for name, function in writes.items():
+            setattr(os, name, function)
+    return next(calls) - 1
 
 
 def build_and_die(directory: Path, die_at: int, half: bool, seed: int = 3) -> bool:
@@ -82,11 +87,19 @@ def check_left_and_finish(directory: Path, whole: dict[str, bytes]) -> None:
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
 
 
-MOMENTS = (1, 4, 6, 9, 12, 13, 44, 63, 112, 124, 128, 131, 133, 134)
+MOMENTS = (1, 4, 6, 9, 12, 13, 44, 63, 112, -15, -14, -11, -10, -7, -6, -4, -3, -2, -1, 0)  # 0: the last call
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, int]:
+    """Of a build from nothing, and of one that then replaces it."""
+    directory = str(tmp_path_factory.mktemp("counted") / "teacher")
+    return build(directory, 0, False, 3), build(directory, 0, False, 4)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_a_system_call(tmp_path: Path, moment: int, whole: dict[str, bytes]) -> None:
+def test_killed_at_a_system_call(tmp_path: Path, moment: int, whole: dict[str, bytes], calls: tuple[int, int]) -> None:
+    moment += calls[0] if moment < 1 else 0
     assert build_and_die(tmp_path / "teacher", moment, half=moment % 2 == 0)
     check_left_and_finish(tmp_path / "teacher", whole)
 
@@ -101,11 +114,13 @@ def test_killed_again_and_again(tmp_path: Path, whole: dict[str, bytes]) -> None
     assert contents(tmp_path / "teacher") == whole
 
 
-def test_killed_while_it_replaces_another_teachers_bank(tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_killed_while_it_replaces_another_teachers_bank(
+    tmp_path: Path, whole: dict[str, bytes], calls: tuple[int, int]
+) -> None:
     original = tmp_path / "original"
     build(str(original), None, False, 4)
     old, states = contents(original), []
-    for moment in (60, *range(130, 141, 2)):
+    for moment in (60, *range(calls[1] - 12, calls[1] + 1, 2)):
         directory = tmp_path / str(moment) / "teacher"
         shutil.copytree(original, directory)
         assert build_and_die(directory, moment, half=False)
