@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdfast.errors import RunError, UserError
+from sdfast.errors import RunError, UserError, said
 from sdfast.locks import check_held
 from sdfast.regular import is_there, open_regular, read_regular
 
@@ -77,7 +77,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def reason(error: OSError) -> str:
     """The end of a sentence: what the system says, and what helps where that is known."""
-    return _REASONS.get(error.errno or 0) or (error.strerror or str(error)).lower()
+    return _REASONS.get(error.errno or 0) or said(error)
 
 
 def _belongs(name: Any, path: Path) -> bool:
@@ -282,6 +282,9 @@ def read_json(path: Path) -> Any | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}; move it away or make it readable."
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The sentence about a file of a run that is there and cannot be read."""
+    return UserError(f"{path} cannot be read: {said(error)}; move it away or make it readable.")

@@ -34,6 +34,11 @@ class Interrupted(SdfastError):
         self.exit_code = 128 + signal_number
 
 
+def said(error: OSError) -> str:
+    """What the system says is wrong, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 def shortened(value: object) -> str:
     """A value as a sentence shows it, whatever its length."""
     if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:

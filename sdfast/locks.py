@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdfast.errors import RunError, UserError
+from sdfast.errors import RunError, UserError, said
 
 _FILE = ".lock"
 _NOT_OURS_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -50,9 +50,7 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
         file = os.fdopen(os.open(directory / _FILE, flags, 0o666), "rb")
     except OSError as error:
         kind = NotWritable if error.errno in _NOT_OURS_TO_WRITE else UserError
-        raise kind(
-            f"--out {directory} cannot be used: {(error.strerror or str(error)).lower()}; choose another --out."
-        ) from error
+        raise kind(f"--out {directory} cannot be used: {said(error)}; choose another --out.") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

@@ -18,10 +18,11 @@ from sdfast.durable import (
     sha256_file,
     sha256_json,
     staged_directory,
+    unreadable,
     write_json,
 )
 from sdfast.engine import checkpoint
-from sdfast.errors import UserError
+from sdfast.errors import UserError, said
 from sdfast.locks import check_held, locked
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import SAFETENSORS_FILE
@@ -31,6 +32,7 @@ __all__ = ["Outcome", "Result", "StageDirectory", "StoredResult", "check_model",
 
 RESULT = "result.json"
 _MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "README.md", *TOKENIZER_FILES}
+_AGAIN = "run `sdfast train` with this --out again, which makes a damaged model anew"
 _Name = Annotated[str, StringConstraints(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]  # in the folder, and not above it
 _Seconds = Annotated[float, Field(ge=0)]
 
@@ -136,10 +138,7 @@ def read_result(folder: Path) -> StoredResult | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise UserError(
-            f"{folder / RESULT} cannot be read: {(error.strerror or str(error)).lower()}; move it away or make it"
-            " readable."
-        ) from error
+        raise unreadable(folder / RESULT, error) from error
 
 
 def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
@@ -155,15 +154,12 @@ def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
     try:
         stored = _load_result(folder)
     except (OSError, ValueError) as error:
-        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+        reason = said(error) if isinstance(error, OSError) else str(error)
         raise UserError(f"{folder / RESULT} cannot be used: {reason}; {_AGAIN}.") from error
     model = folder / "model" if copy is None else copy
     if (name := _damaged(model, stored.files)) is not None:
         raise UserError(f"{folder / 'model' / name} is not what {folder / RESULT} says was written; {_AGAIN}.")
     return stored
-
-
-_AGAIN = "run `sdfast train` with this --out again, which makes a damaged model anew"
 
 
 def _load_result(folder: Path) -> StoredResult:

@@ -15,7 +15,7 @@ import typer
 
 from sdfast import __version__, bundled
 from sdfast.cli import bench, cache, export, plan, study, theory
-from sdfast.errors import SdfastError, UserError
+from sdfast.errors import SdfastError, UserError, said
 
 if TYPE_CHECKING:
     from sdfast.config import Config
@@ -254,7 +254,7 @@ def _code_of(arguments: list[str] | None) -> int:
     except OSError as error:
         if (name := error.filename or _unnamed(error)) == _OUTPUT:
             _drop_output()
-        return _fail(f"{name}: {(error.strerror or str(error)).lower()}.", 1)
+        return _fail(f"{name}: {said(error)}.", 1)
 
 
 def _launched() -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Items, Raw, Source, split_name
 from sdfast.data.labels import Value, compare_classes, encode_labels
-from sdfast.errors import UserError
+from sdfast.errors import UserError, said
 from sdfast.regular import open_regular
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)[-.]?images[-.]idx3-ubyte(\.gz)?$", re.IGNORECASE)
@@ -102,7 +102,7 @@ def read_idx(path: Path, dimensions: int, labels: tuple[str, int] | None = None)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file: {error}.") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise UserError(f"{path} cannot be read: {said(error)}.") from error
     except MemoryError:
         raise UserError(f"{path} holds {size:,} bytes of data, more than there is memory for; cut it.") from None
     if found != size:

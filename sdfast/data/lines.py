@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from sdfast.data.encoding import SAMPLE, UTF8, marked_encoding, suggestion, wide_encoding
-from sdfast.errors import UserError
+from sdfast.errors import UserError, said
 from sdfast.regular import open_regular
 
 LONGEST_LINE = 64 << 20  # bytes
@@ -45,7 +45,7 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file: {error}.") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise UserError(f"{path} cannot be read: {said(error)}.") from error
 
 
 def _decoded_lines(path: Path, file: BinaryIO, what: str, encoding: str) -> Iterator[tuple[int, str]]:

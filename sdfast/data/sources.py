@@ -11,7 +11,7 @@ from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
 from sdfast.data.paper_sets import compare_with_paper
-from sdfast.errors import UserError, shortened
+from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
@@ -49,7 +49,7 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
             return _open_file(path.absolute(), options, modality)
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
-        raise UserError(f"{_printable(name)} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise UserError(f"{_printable(name)} cannot be read: {said(error)}.") from error
     if not _looks_like_hub_id(spec):
         raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
     from sdfast.data.hf_dataset import open_hub_dataset

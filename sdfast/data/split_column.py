@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+from sdfast.data.column_names import listed
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, ChosenItems, Source, split_name
 from sdfast.errors import UserError
@@ -48,8 +49,7 @@ def find_split_column(
     if wanted == NO_COLUMN:
         return None
     if wanted is not None:
-        listed = ", ".join(map(repr, names[:10])) or "none"
-        raise UserError(f"{where} has no column {wanted!r} (data.split_key); its columns are {listed}.")
+        raise UserError(f"{where} has no column {wanted!r} (data.split_key); its columns are {listed(names)}.")
     free = {name.strip().lower(): name for name in reversed(names) if name not in taken}
     return next((free[name] for name in _USUAL if name in free), None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sdfast.errors import UserError
+from sdfast.errors import UserError, said
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 TOKENIZER_FILES = (
@@ -47,7 +47,7 @@ def find_model_folder(spec: str) -> Path:
         if path.exists():
             raise _no_folder(path)
     except OSError as error:
-        raise UserError(f"the model {spec} cannot be opened: {(error.strerror or str(error)).lower()}.") from error
+        raise UserError(f"the model {spec} cannot be opened: {said(error)}.") from error
     except RuntimeError as error:  # ~ of nobody
         raise UserError(f"there is no model folder {spec}: there is no such home.") from error
     if not is_hub_id(spec):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.durable import save_tensors
-from sdfast.errors import UserError
+from sdfast.errors import UserError, said
 from sdfast.regular import is_there, open_regular, read_regular
 
 SAFETENSORS_FILE = "model.safetensors"
@@ -79,7 +79,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 def unreadable(path: Path, error: OSError) -> UserError:
     """One sentence on a file of a model that cannot be opened."""
-    reason = (error.strerror or str(error)).lower()
+    reason = said(error)
     fix = "; allow yourself to read it" if isinstance(error, PermissionError) else ""
     return UserError(f"{path} cannot be read: {reason}{fix}.")
 
