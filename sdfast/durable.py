@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdfast.errors import RunError, UserError, said
 from sdfast.locks import check_held
@@ -204,6 +204,20 @@ def sha256_array(array: NDArray[Any]) -> str:
     import numpy as np
 
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """The array of a .npy file, read or mapped.
+
+    Raises:
+        OSError: it cannot be read; with its name.
+        ValueError: it is no such file, or is cut.
+    """
+    import numpy as np
+
+    with naming(path):
+        array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode)
+    return array
 
 
 def check_appendable(path: Path) -> None:

@@ -16,6 +16,7 @@ from sdfast.regular import open_regular
 
 LONGEST_LINE = 64 << 20  # bytes
 _UNPACKED = 256 << 20  # characters that any gzipped file may hold
+_BLANK_LINES = 1 << 20  # that any file may hold; a longer one may hold nine for each that is not blank
 _RATIO = 250  # so many times its size a larger one may hold; text has 3 to 50
 
 
@@ -31,7 +32,8 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
 
     Raises:
         UserError: no regular file, a line that is not of the encoding (its number and the encoding that fits are
-            named) or longer than 64 MiB, or damaged compression, or such as is no text's.
+            named) or longer than 64 MiB, hardly anything but blank lines, or damaged compression, or such as is no
+            text's.
     """
     packed = path.name.lower().endswith(".gz")
     try:
@@ -39,9 +41,10 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
             if packed:
                 with gzip.open(plain) as file:
                     lines = _decoded_lines(path, cast(BinaryIO, file), what, encoding)
-                    yield from _bounded(path, lines, max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size))
+                    limit = max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size)
+                    yield from _few_blank(path, _bounded(path, lines, limit))
             else:
-                yield from _decoded_lines(path, plain, what, encoding)
+                yield from _few_blank(path, _decoded_lines(path, plain, what, encoding))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file: {error}.") from error
     except OSError as error:
@@ -123,6 +126,19 @@ def _bounded(path: Path, lines: Iterator[tuple[int, str]], limit: int) -> Iterat
                 f"{path} unpacks to more than {limit:,} characters, which is too much for a text of its size; unpack "
                 "it and look."
             )
+        yield number, line
+
+
+def _few_blank(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    blank = 0
+    for number, line in lines:
+        if line.isspace():
+            blank += 1
+            if blank > max(_BLANK_LINES, 0.9 * number):
+                raise UserError(
+                    f"{path} holds hardly anything but blank lines ({blank:,} of its first {number:,}); remove them, "
+                    "or look at what wrote it."
+                )
         yield number, line
 
 

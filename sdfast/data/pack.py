@@ -29,6 +29,7 @@ from sdfast.data.pack_files import (
 )
 from sdfast.data.parallel import available_threads
 from sdfast.data.transform import Transform
+from sdfast.durable import load_array
 
 __all__ = ["FORMAT", "MANIFEST", "Pack", "PackSplit", "build_options", "open_pack", "prepare_pack"]
 
@@ -50,7 +51,7 @@ class PackSplit(SplitFiles):
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         super().__init__(directory, files)
-        self.images: NDArray[np.uint8] = np.load(directory / files["images"]["file"], mmap_mode="r")
+        self.images: NDArray[np.uint8] = load_array(directory / files["images"]["file"], mmap_mode="r")
 
 
 class Pack(OpenPack[PackSplit]):

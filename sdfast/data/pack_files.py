@@ -21,7 +21,7 @@ from pydantic import Field, StringConstraints
 from sdfast.data.items import SPLITS, Source
 from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.data.rows import stratified_rows
-from sdfast.durable import read_json, recover_directory, sha256_file, staged_directory
+from sdfast.durable import load_array, read_json, recover_directory, sha256_file, staged_directory
 from sdfast.errors import UserError, shortened
 from sdfast.regular import read_regular
 from sdfast.stored import Digest, Stored, StoredFile, fitted
@@ -83,9 +83,9 @@ class SplitFiles:
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         self._names = directory / files["names"]["file"], files["names"]["bytes"]
-        self.digests: NDArray[np.uint8] = np.load(directory / files["digests"]["file"])
+        self.digests: NDArray[np.uint8] = load_array(directory / files["digests"]["file"])
         self.labels: NDArray[np.int64] | None = (
-            np.load(directory / files["labels"]["file"]) if "labels" in files else None
+            load_array(directory / files["labels"]["file"]) if "labels" in files else None
         )
 
     def __len__(self) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sdfast.durable import load_array
+
 _HEADER = 128  # bytes; a multiple of 64, as the format asks for
 
 
@@ -146,7 +148,7 @@ def duplicate_rows(digests: NDArray[np.uint8], others: NDArray[np.uint8]) -> lis
 
 def copy_rows(source: Path, rows: Sequence[int] | NDArray[np.int64], target: Path) -> None:
     """Write the given rows of one .npy file to another, one row in memory at a time."""
-    images = np.load(source, mmap_mode="r")
+    images = load_array(source, mmap_mode="r")
     with RowWriter(target, images.shape[1:]) as writer:
         for row in rows:
             writer.append(images[row])

@@ -33,6 +33,7 @@ from sdfast.data.pack_files import (
 )
 from sdfast.data.parallel import available_threads
 from sdfast.data.tokenization import Tokenization, Tokenizer
+from sdfast.durable import load_array
 
 FORMAT = "text 1"
 CONTENT_ENDINGS = {"ids": "ids.npy", "offsets": "offsets.npy", "text_digests": "text-digests.npy"}
@@ -53,9 +54,9 @@ class TextSplit(SplitFiles):
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         super().__init__(directory, files)
-        self.ids: NDArray[Any] = np.load(directory / files["ids"]["file"], mmap_mode="r")
-        self.offsets: NDArray[np.int64] = np.load(directory / files["offsets"]["file"])
-        self.text_digests: NDArray[np.uint8] = np.load(directory / files["text_digests"]["file"])
+        self.ids: NDArray[Any] = load_array(directory / files["ids"]["file"], mmap_mode="r")
+        self.offsets: NDArray[np.int64] = load_array(directory / files["offsets"]["file"])
+        self.text_digests: NDArray[np.uint8] = load_array(directory / files["text_digests"]["file"])
         self.lengths: NDArray[np.int64] = np.diff(self.offsets)
 
     @property

@@ -22,6 +22,7 @@ from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import RowWriter
 from sdfast.data.text_pack import CONTENT_ENDINGS, FORMAT, ids_digest, text_build_options
 from sdfast.data.tokenization import LONGEST, Tokenized, Tokenizer
+from sdfast.durable import load_array
 
 _BLOCK = 128  # documents tokenised at a time
 _HELD = 1 << 20  # characters in memory, from which on a block has fewer
@@ -149,7 +150,7 @@ class TextPackBuilder(PackBuilder[TextRows]):
 
     def take(self, rows: NDArray[np.int64], whole: TextRows, contents: Path, split: str) -> TextRows:
         """See `PackBuilder.take`."""
-        ids = np.load(contents, mmap_mode="r")
+        ids = load_array(contents, mmap_mode="r")
         offsets = _offsets(whole.lengths)
         with self._ids_writer(split) as writer:
             for row in rows:
