@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sdfast.data.config import DataConfig
-from sdfast.errors import UserError, shortened
+from sdfast.errors import UserError, said, shortened
 from sdfast.plain_yaml import load_yaml
 from sdfast.regular import read_regular
 
@@ -447,7 +447,21 @@ def resolve(
     base = {} if preset is None else _read_preset(preset)
     if preset in BUNDLED_PRESETS.values() and _section(given, "data").get("source") not in (None, "bundled"):
         base.pop("data")  # its limit is meant for the bundled data
-    return _validated(_merged(base, given))
+    try:
+        return _validated(_merged(base, given))
+    except UserError as error:
+        if file is not None and str(error) == _complaint(_merged(base, layers[0])):
+            raise UserError(f"{file}: {error}") from None
+        raise
+
+
+def _complaint(values: dict[str, Any]) -> str | None:
+    """What is wrong with a configuration."""
+    try:
+        _validated(values)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -457,7 +471,7 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
-        raise UserError(f"there is no preset '{name}'; {nearest(name, list(presets()))}.")
+        raise UserError(f"there is no preset '{name}'; {nearest(name, list(presets()))}")
     return yaml.safe_load(resources.files("sdfast.presets").joinpath(f"{name}.yaml").read_text()) or {}
 
 
@@ -465,11 +479,11 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         value = load_yaml(read_regular(path, _FILE_BYTES).decode("utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read --config {path}: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {said(error)}.") from error
     except ValueError as error:
-        raise UserError(f"--config {path} is not valid YAML: {error}.") from error
+        raise UserError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(value, dict):
-        raise UserError(f"--config {path} must hold keys and values, such as `seed: 1`.")
+        raise UserError(f"{path} must hold keys and values, such as `seed: 1`.")
     return value
 
 
@@ -509,9 +523,9 @@ def valid_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
 
 
 def nearest(word: str, choices: list[str], otherwise: str | None = None) -> str:
-    """The end of an error about a word that is none of the choices."""
+    """The end of an error about a word that is none of the choices; `otherwise` is what it says when none is near."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'" if close else otherwise or f"choose one of {', '.join(choices)}"
+    return f"did you mean '{close[0]}'?" if close else f"{otherwise or 'choose one of ' + ', '.join(choices)}."
 
 
 def _validated(values: dict[str, Any]) -> Config:
@@ -537,8 +551,8 @@ def _misfit(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
         last = [name for name in keys if name.rsplit(".", 1)[-1] == location[-1]]
-        fix = f"did you mean '{(close or last)[0]}'" if close or last else "`sdfast config show` lists all keys"
-        return f"there is no configuration key '{shortened(key)}'; {fix}."
+        fix = f"did you mean '{(close or last)[0]}'?" if close or last else "`sdfast config show` lists all keys."
+        return f"there is no configuration key '{shortened(key)}'; {fix}"
     value = first.get("input")
     shown = f"={shortened(value)}" if isinstance(value, (str, int, float, bool)) else ""
     reason = first["msg"].removeprefix("Value error, ")

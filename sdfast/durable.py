@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdfast.errors import RunError, UserError, said
 from sdfast.locks import check_held
-from sdfast.regular import is_there, open_regular, read_regular
+from sdfast.regular import is_there, naming, open_regular, read_regular
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,17 +62,6 @@ def explain_os_error(path: Path) -> Iterator[None]:
         if isinstance(error.filename, (str, bytes)) and not _belongs(error.filename, path):
             raise
         raise RunError(f"cannot write {path}: {reason(error)}.") from error
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that has no file's name, as that of a read, this one."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def reason(error: OSError) -> str:
@@ -123,11 +112,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         path.touch()
         mode = path.stat().st_mode
         try:
-            save_file(dict(tensors), path, metadata=metadata)
-        except SafetensorError as error:  # an OSError whose number is in its text alone
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+            with numbered_errors(path):
+                save_file(dict(tensors), path, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
         path.chmod(mode)
+
+
+@contextlib.contextmanager
+def numbered_errors(path: Path) -> Iterator[None]:
+    """Turn errors of safetensors and torch that have the system's number in their text alone into an OSError."""
+    from safetensors import SafetensorError
+
+    try:
+        with naming(path):
+            yield
+    except (SafetensorError, RuntimeError, MemoryError, OSError) as error:
+        found = re.search(r"\((?:os error )?(\d+)\)\W*$", str(error))
+        if getattr(error, "errno", None) is not None or found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -267,8 +272,7 @@ def load_json(path: Path) -> Any:
         ValueError: it is not JSON, or lists and objects stand in each other more than 64 deep.
     """
     try:
-        with naming(path):
-            value = json.loads(read_regular(path, _JSON_BYTES).decode("utf-8"))
+        value = json.loads(read_regular(path, _JSON_BYTES).decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 _LONGEST = 80  # characters of a value in a sentence
+_LONGEST_WORD = 400
 
 
 class SdfastError(Exception):
@@ -37,6 +40,20 @@ class Interrupted(SdfastError):
 def said(error: OSError) -> str:
     """What the system says is wrong, for the middle of a sentence."""
     return (error.strerror or str(error)).lower()
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error says what the system said of a file, which it may not say the next time."""
+    return isinstance(error.__cause__, OSError)
+
+
+def brief(sentence: str) -> str:
+    """A sentence without the middle of names that nobody reads to their end, as a path or label of a megabyte."""
+    return re.sub(r"\S+", lambda word: _ends(word[0]), sentence)
+
+
+def _ends(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else f"{word[: 3 * _LONGEST_WORD // 4]}...{word[-_LONGEST_WORD // 4 :]}"
 
 
 def shortened(value: object) -> str:

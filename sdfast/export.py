@@ -15,6 +15,7 @@ from sdfast.durable import reason, recover_directory, staged_directory
 from sdfast.engine import checkpoint
 from sdfast.errors import RunError, UserError
 from sdfast.occupant import Occupant
+from sdfast.regular import open_regular
 from sdfast.rundir import RESULT, check_model
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
         there = Occupant.of(run.out)
         names = [] if there is None else list(there.stages)
         help_ = nearest(name, names, "run `sdfast train` with this --out first")
-        raise UserError(f"{directory} holds neither a model nor a checkpoint; {help_}.")
+        raise UserError(f"{directory} holds neither a model nor a checkpoint; {help_}")
     found = checkpoint.Checkpoint.open(path)
     classes = (run.domain.open_pack(run.out / "pack").class_names or []) if name.startswith("finetune") else None
     run.initial = replace(run.initial, module=nn.Module())  # its weights make room for these
@@ -85,6 +86,7 @@ def _copy(model: Path, staging: Path, to: Path) -> None:
             folder.mkdir(exist_ok=True)
             for name in names:
                 path = Path(root, name)
+                open_regular(path).close()  # a device behind a link would be copied for ever
                 shutil.copy2(path, folder / name)
     except OSError as error:
         raise RunError(f"cannot copy {path} to {to}: {reason(error)}.") from error

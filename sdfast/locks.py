@@ -58,6 +58,9 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
         raise UserError(
             f"another sdfast process is working in {directory}; wait for it or choose another --out."
         ) from None
+    except OSError as error:  # as of a network's disk that knows no locks
+        file.close()
+        raise UserError(f"--out {directory} cannot be locked: {said(error)}; choose another --out.") from error
     path = Path(os.path.abspath(directory))
     try:
         with file:

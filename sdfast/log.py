@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from sdfast.durable import check_appendable, explain_os_error, reason
+from sdfast.errors import brief
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("sdfast")  # without a handler, Python prints its warnings to stderr
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    record.msg, record.args = brief(record.getMessage()), ()
+    return True
+
+
+log.addFilter(_brief)
 
 
 @functools.cache

@@ -259,7 +259,7 @@ class Pipeline:
     def run(self, stage: Stage = "all") -> Result:
         """Bring a stage up to date, with what it needs; `all` is `finetune`."""
         if stage not in _STAGES:
-            raise UserError(f"--stage {stage} is not known; {nearest(stage, list(_STAGES))}.")
+            raise UserError(f"--stage {stage} is not known; {nearest(stage, list(_STAGES))}")
         self.ranks.check_same(lambda: {"--stage": stage})
         return {"pretrain": self.pretrain, "distill": self.distill}.get(stage, self.finetune)()
 

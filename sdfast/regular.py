@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +16,17 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an error of the system that has no file's name, as that of a read, this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # others, as of gzip, would lose their text
+            error.filename = str(path)
+        raise
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -44,9 +57,9 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         limit: most bytes that it may have; a larger one is not read.
 
     Raises:
-        OSError: see `open_regular`; or the file is larger (`errno` EFBIG).
+        OSError: see `open_regular`; or it cannot be read or is larger (`errno` EFBIG). `filename` is the path.
     """
-    with open_regular(path) as file:
+    with naming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise OSError(errno.EFBIG, f"{size:,} bytes are more than the {limit:,} that are read", str(path))

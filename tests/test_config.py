@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import tracemalloc
 from pathlib import Path
@@ -239,3 +240,24 @@ def test_a_colour_is_no_comment_on_the_command_line() -> None:
     for wrong in ("whitish", "#c8102e80", "rgb(300,0,0)", "7", ""):
         with pytest.raises(UserError, match=r"data\.background"):
             resolve(overrides=[f"data.background={wrong}"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("distill: {weigh: 2}", r"there is no configuration key 'distill\.weigh'; did you mean 'distill\.weight'\?"),
+        ("pretrain: {steps: -1}", r"pretrain\.steps=-1 does not fit: .*\."),
+        ("data: {source: 'a\\0b'}", r"data\.source has a NUL character in it, .*\."),
+    ],
+)
+def test_what_does_not_fit_in_a_file_is_said_with_its_name(tmp_path: Path, content: str, message: str) -> None:
+    """Not where an override is what does not fit."""
+    path = tmp_path / "my.yaml"
+    path.write_text(content.replace("'", '"'))
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: {message}$"):
+        resolve(file=path)
+    path.write_text("seed: 1")
+    with pytest.raises(UserError, match=r"^distill\.weight=-1 does not fit"):
+        resolve(file=path, overrides=["distill.weight=-1"])
+    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))} cannot be read: is a directory\.$"):
+        resolve(file=tmp_path)

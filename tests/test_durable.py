@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from sdfast import durable
 from sdfast.errors import RunError, UserError
@@ -48,6 +50,36 @@ def test_json_is_read_back_and_torn_json_is_none(tmp_path: Path) -> None:
     path.write_text(json.dumps({"a": 1})[:-1])
     assert durable.read_json(path) is None
     assert durable.read_json(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (RuntimeError("unable to mmap 64 bytes from file <x>: Cannot allocate memory (12)"), errno.ENOMEM),
+        (RuntimeError("unable to open file <x> in read-only mode: Read-only file system (30)"), errno.EROFS),
+        (SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)")'), errno.ENOSPC),
+        (MemoryError("Cannot allocate memory (os error 12)"), errno.ENOMEM),
+        (OSError("Input/output error (os error 5)"), errno.EIO),
+        (OSError(errno.EIO, "Input/output error"), errno.EIO),
+        (OSError("no number"), None),
+    ],
+)
+def test_errors_with_the_number_in_their_text(tmp_path: Path, error: Exception, number: int | None) -> None:
+    """The texts are those that safetensors and torch gave."""
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(OSError) as caught, durable.numbered_errors(path):
+        raise error
+    assert caught.value.errno == number
+    assert caught.value.filename == (None if number is None else str(path))
+    assert number is not None or str(caught.value) == "no number"
+    with pytest.raises(RuntimeError, match="of 3 tensors"), durable.numbered_errors(path):
+        raise RuntimeError("of 3 tensors (2 files)")
+
+
+def test_a_file_that_safetensors_cannot_read_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error") as caught, durable.numbered_errors(tmp_path):
+        load_file("/proc/cpuinfo")  # a regular file that cannot be mapped
+    assert caught.value.errno == errno.EIO
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only")])

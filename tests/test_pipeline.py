@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -284,6 +286,15 @@ def test_two_processes_do_not_share_a_run_directory(inputs: dict[str, Path], tmp
     from sdfast.rundir import locked
 
     with locked(tmp_path / "run"), pytest.raises(UserError, match="another sdfast process"):
+        pipeline(inputs, tmp_path / "run").pretrain()
+
+
+def test_a_disk_without_locks_is_said(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"--out .*/run cannot be locked: no locks available; choose another --out\."):
         pipeline(inputs, tmp_path / "run").pretrain()
 
 

@@ -54,6 +54,19 @@ def test_what_is_none(tmp_path: Path, make: object, message: str) -> None:
         assert caught.value.strerror == message and caught.value.filename == str(path)
 
 
+def test_what_fails_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel says of a read names no file; of this one no byte can be read, though it is said to have some."""
+    path = tmp_path / "x"
+    path.symlink_to("/proc/self/mem")
+    real = os.fstat
+    monkeypatch.setattr(
+        os, "fstat", lambda descriptor: os.stat_result((*real(descriptor)[:6], 7, *real(descriptor)[7:]))
+    )
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        read_regular(path, 10)
+    assert caught.value.filename == str(path)
+
+
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 5000])
 def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
     with pytest.raises(OSError) as caught:

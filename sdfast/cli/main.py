@@ -15,7 +15,7 @@ import typer
 
 from sdfast import __version__, bundled
 from sdfast.cli import bench, cache, export, plan, study, theory
-from sdfast.errors import SdfastError, UserError, said
+from sdfast.errors import SdfastError, UserError, brief, said
 
 if TYPE_CHECKING:
     from sdfast.config import Config
@@ -298,7 +298,7 @@ def _fail(message: str, code: int) -> int:
 
 def _one_sentence(message: str) -> str:
     """In one line, with an end, and no longer than is read; what a library says may be otherwise."""
-    message = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+    message = brief(re.sub(r"\s*[\r\n]\s*", " ", message.strip()))
     message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} [...]"
     return message if message.endswith((".", "?", "!")) else f"{message}."
 

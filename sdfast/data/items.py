@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -16,10 +17,18 @@ from numpy.typing import NDArray
 
 from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.parallel import ordered_map
+from sdfast.errors import RunError, said
 from sdfast.regular import read_regular
 
 Raw = bytes | NDArray[np.uint8]
 LARGEST_FILE = 1 << 30  # bytes of one image's file
+# Errors that say something of the file: it is absent, may not be read, is none, or is too large. Others pass.
+_OF_THE_FILE = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM),
+        *(errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG, errno.EILSEQ, None),
+    }
+)
 
 SPLITS = ("train", "val", "test")
 _SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
@@ -213,10 +222,19 @@ def item_record(item: Item, raw: Raw | OSError) -> bytes:
 
 
 def read_item(item: Item) -> Raw | OSError:
-    """The item's content, or the error that stopped reading it (a missing file, no permission)."""
+    """The item's content, or what is wrong with its file (it is missing, may not be read, is none).
+
+    Raises:
+        RunError: the file may be whole, and the system could not read it now.
+    """
     try:
         return item.read()
     except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise RunError(
+                f"{error.filename or item.name} cannot be read: {said(error)}. Run the same command again, or remove "
+                "the file if that is said each time."
+            ) from error
         return error
 
 

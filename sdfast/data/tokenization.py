@@ -242,4 +242,7 @@ def load_tokenizer(model: str | Path, max_length: int = 512) -> Tokenizer:
         lines = str(error).splitlines()
         reason = lines[0].rstrip(".") if lines else type(error).__name__
         raise UserError(f"the tokenizer of {model} cannot be loaded: {reason}.") from error
-    return Tokenizer(tokenizer, max_length)
+    try:
+        return Tokenizer(tokenizer, max_length)
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from error

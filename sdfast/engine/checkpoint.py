@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdfast.durable import (
     load_json,
+    numbered_errors,
     save_tensors,
     sealed,
     sha256_file,
@@ -94,7 +95,8 @@ class Checkpoint:
         manifest = _read_manifest(path)
         places: dict[str, Any] = {}
         for name in manifest.files:
-            file: Any = safe_open(path / name, framework="pt")
+            with numbered_errors(path / name):
+                file: Any = safe_open(path / name, framework="pt")
             places |= dict.fromkeys(file.keys(), file)
         values = manifest.values.model_dump()
         return cls(manifest.step, values, set(places), lambda name: places[name].get_tensor(name))

@@ -121,13 +121,13 @@ def _check_names(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise UserError(
-                f"DeepSpeed has no option '{name}'; {nearest(name, sorted(known), 'see its documentation')}."
+                f"DeepSpeed has no option '{name}'; {nearest(name, sorted(known), 'see its documentation')}"
             )
     optimization = options.get("zero_optimization", {})
     for name in optimization if isinstance(optimization, Mapping) else ():
         if name not in inner:
             hint = nearest(name, sorted(inner), "see its documentation")
-            raise UserError(f"DeepSpeed has no option 'zero_optimization.{name}'; {hint}.")
+            raise UserError(f"DeepSpeed has no option 'zero_optimization.{name}'; {hint}")
 
 
 def _check_no_contradiction(theirs: Mapping[str, Any], ours: Mapping[str, Any], stage: str, file: str | None) -> None:

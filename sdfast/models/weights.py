@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sdfast.durable import save_tensors
+from sdfast.durable import numbered_errors, save_tensors
 from sdfast.errors import UserError, said
 from sdfast.regular import is_there, open_regular, read_regular
 
@@ -225,8 +225,11 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+        with numbered_errors(path):
+            return load_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is cut or damaged ({error}): download or copy it again.") from error
 
 

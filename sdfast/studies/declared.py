@@ -96,6 +96,6 @@ def study_named(name: str) -> Study:
     if name not in known:
         choose = f"choose {', '.join(known)}"
         kinds = {each.rstrip(digits) for each in known}  # of another number nobody can say which was meant
-        hint = choose if name.rstrip(digits) in kinds else nearest(name, [*known], choose)
-        raise UserError(f"there is no study '{name}'; {hint}.")
+        hint = f"{choose}." if name.rstrip(digits) in kinds else nearest(name, [*known], choose)
+        raise UserError(f"there is no study '{name}'; {hint}")
     return known[name]

@@ -13,7 +13,7 @@ from sdfast.config import Config
 from sdfast.data.paper_sets import PaperSet
 from sdfast.domains.base import labels_of
 from sdfast.durable import sha256_json
-from sdfast.errors import UserError
+from sdfast.errors import UserError, may_pass
 from sdfast.pipeline import Start, slug
 from sdfast.rundir import Outcome, Result, StageDirectory
 from sdfast.studies.declared import study_named
@@ -197,6 +197,8 @@ def plan(
             changed = configured(config, arm)
             found = [_cell(changed, arm, seed, out, protocol, shared, nodes) for seed in seeds]
         except UserError as error:
+            if may_pass(error):
+                raise
             target.unavailable[arm.title] = str(error)
             continue
         target.cells += found
@@ -251,7 +253,9 @@ def _add_earlier(
                 return
             if (title, seed) not in there:
                 cells.append(cell)
-    except UserError:  # an arm that these settings do not allow
+    except UserError as error:  # an arm that these settings do not allow
+        if may_pass(error):
+            raise
         return
     for cell in cells[len(target.cells) :]:
         for key in cell.stages:

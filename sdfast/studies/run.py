@@ -117,7 +117,7 @@ def _chosen(study: Study, methods: Sequence[str]) -> Study:
     for method in methods:
         name = slug(method.strip()).lower()
         if name not in titles:
-            raise UserError(f"study {study.name} has no method '{method}'; {nearest(name, list(titles))}.")
+            raise UserError(f"study {study.name} has no method '{method}'; {nearest(name, list(titles))}")
         wanted.append(titles[name])
     arms = tuple(arm for arm in study.arms if arm in wanted)
     if study.reference not in {arm.title for arm in arms}:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.durable import recover_directory
 from sdfast.errors import UserError
+from sdfast.regular import naming
 from sdfast.teacher.fingerprint import check_identity, digest_keys, fingerprint, rows_digest
 from sdfast.teacher.format import (
     BUILT,
@@ -117,7 +118,8 @@ class Bank:
         path = self.directory / shard_name(number, stream)
         shape = (self.layout.shard_rows(number), self.layout.streams[stream])
         os.close(open_regular(path, shape[0] * shape[1]))
-        return np.memmap(path, np.uint8, "r", shape=shape)
+        with naming(path):
+            return np.memmap(path, np.uint8, "r", shape=shape)
 
     def load(self) -> tuple[Tensor, Tensor | None]:
         """All features in memory, each block compared with its checksum.
@@ -178,7 +180,8 @@ class Bank:
             for name, size in self.layout.sizes().items():
                 if name not in (ROWS, CHECKSUMS):
                     descriptors[name] = open_regular(self.directory / name, size)
-            yield descriptors
+            with naming(self.directory):
+                yield descriptors
         except ValueError as error:
             raise damaged(self.directory, error) from error
         finally:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
+from sdfast.regular import naming
 
 FORMAT = 2  # 1 had BLAKE2b-256 checksums
 MANIFEST, ROWS, CHECKSUMS, BUILT = "manifest.json", "rows.bin", "checksums.bin", "built.json"
@@ -271,7 +272,7 @@ def read_whole(path: Path, size: int | None = None, limit: int | None = None) ->
     Raises:
         ValueError: see `open_regular`; or it is longer than `limit`.
     """
-    with os.fdopen(open_regular(path, size), "rb") as file:
+    with naming(path), os.fdopen(open_regular(path, size), "rb") as file:
         data = file.read(-1 if limit is None else limit + 1)
     if (limit is not None and len(data) > limit) or (size is not None and len(data) != size):
         raise ValueError(f"{path.name} has a wrong length")

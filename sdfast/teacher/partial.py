@@ -17,6 +17,7 @@ from torch import Tensor
 from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.durable import check_room, fsync_path, read_json, write_bytes, write_json
 from sdfast.errors import RunError
+from sdfast.regular import naming
 from sdfast.teacher.fingerprint import fingerprint
 from sdfast.teacher.format import (
     CHECKSUMS,
@@ -154,10 +155,9 @@ class Partial:
         return widen(*decode(streams, layout))
 
     def close(self) -> None:
-        """Close the files."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors = {}
+        """Close the files; each once, also when the system refuses it the first time, as a network's disk may."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def _begin(self) -> None:
         if self.directory.is_symlink() or self.directory.is_file():
@@ -188,7 +188,8 @@ class Partial:
         found: dict[bytes, None] = {}
         size = _NUMBER_BYTES + DIGEST_BYTES
         for path in sorted(self.directory.glob("journal-*.bin")):
-            data = path.read_bytes()
+            with naming(path):
+                data = path.read_bytes()
             whole = len(data) // size * size
             if len(data) > whole:
                 write_bytes(path, data[:whole])

@@ -25,7 +25,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     code = run([str(argument) for argument in arguments])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sdfast:")]
-    assert code == 2 and len(errors) == 1 and errors[0].endswith("."), errors
+    assert code == 2 and len(errors) == 1 and errors[0].endswith((".", "?")), errors
     return errors[0]
 
 

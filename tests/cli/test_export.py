@@ -46,6 +46,23 @@ def test_a_finished_stage_is_copied(out: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(path.read_bytes() == model[name].read_bytes() for name, path in made.items())
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors", "encoder/model.safetensors"])
+@pytest.mark.parametrize("other", ["/dev/zero", "pipe"])
+def test_a_device_behind_a_link_is_not_copied(
+    other: str, name: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(out / "pretrain", tmp_path / "out" / "pretrain")
+    shutil.copy(out / "config.yaml", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "out" / "pretrain" / "model" / name
+    path.unlink()
+    path.symlink_to(tmp_path / other)
+    assert run(["export", "--out", str(tmp_path / "out"), "--stage", "pretrain", "--to", str(tmp_path / "made")]) == 1
+    what = "a named pipe" if other == "pipe" else "a device"
+    assert f"cannot copy {path} to {tmp_path / 'made'}: {what}, not a regular file." in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("refused", ["encoder/config.json", "encoder"])
 def test_a_file_that_cannot_be_copied_is_one_sentence(
     refused: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

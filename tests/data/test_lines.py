@@ -99,6 +99,21 @@ def test_a_packed_file_that_is_mostly_one_letter(tmp_path: Path, monkeypatch: py
     assert [number for number, _ in read_lines(path)] == [1]
 
 
+def test_hardly_anything_but_blank_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine blank lines for each other one are read, however many; more are taken up to a number."""
+    monkeypatch.setattr(lines_module, "_BLANK_LINES", 100)
+    for name, end in (("x.txt", "\n"), ("x.txt.gz", "\r\n"), ("y.txt", "\r")):
+        path = written(tmp_path / name, end.encode() * 100 + b"text" + end.encode())
+        assert len(list(read_lines(path))) == 101
+        path = written(tmp_path / name, (b"text" + end.encode() * 10) * 1000)
+        assert len(list(read_lines(path))) == 10_000
+        path = written(tmp_path / name, b"text" + end.encode() * 200 + b"text")
+        with pytest.raises(
+            UserError, match=rf"{name} holds hardly anything but blank lines \(101 of its first 102\); remove"
+        ):
+            list(read_lines(path))
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.txt")
     with pytest.raises(UserError, match=r"x\.txt cannot be read: a named pipe, not a regular file\.$"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
 from sdfast.errors import RunError, UserError
 from sdfast.evaluation.classification import evaluation_split
+from sdfast.regular import read_regular
 
 Build = Callable[..., Pack]
 
@@ -508,3 +511,40 @@ def test_a_pack_that_the_disk_cannot_hold_is_one_sentence_before_anything_is_dec
     with pytest.raises(RunError, match=r"the pack of 20 images needs 0\.00 GB .* 0\.00 GB are free; free some space"):
         build(source)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_array_that_cannot_be_read_is_named(tmp_path: Path, build: Build) -> None:
+    """As of a failing disk, whose errors name no file; the kernel has a regular file of which no byte can be read."""
+    pack = build(split_folder(tmp_path / "pets"))
+    files = pack.manifest["splits"]["train"]["files"]
+    for kind in ("digests", "labels", "images"):
+        path = pack.directory / files[kind]["file"]
+        whole = path.read_bytes()
+        path.unlink()
+        path.symlink_to("/proc/self/mem")
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            type(pack.split("train"))(pack.directory, files)
+        assert caught.value.filename == str(path)
+        path.unlink()
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EINTR, errno.ESTALE, errno.ENOSPC])
+def test_an_error_that_may_pass_leaves_no_image_out(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The rows of a data set do not depend on how the disk or the memory was just then; the earlier pack stays."""
+    source = split_folder(tmp_path / "pets", train=3)
+    before = build(source).fingerprint
+    write_image(source / "train" / "a" / "new.png", 7)
+
+    def failing(path: Path, limit: int) -> bytes:
+        if path.name == "new.png":
+            raise OSError(number, os.strerror(number), str(path))
+        return read_regular(path, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sdfast.data.items.read_regular", failing)
+        with pytest.raises(RunError, match=rf"/new\.png cannot be read: {os.strerror(number).lower()}\. Run the same"):
+            build(source, max_broken=1.0)
+    assert open_pack(build(source).directory).fingerprint != before

@@ -115,3 +115,9 @@ def test_damaged_pickles(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="meta is missing; unpack the whole archive again"):
         read_plain_pickle(tmp_path / "meta")
+
+
+def test_a_disk_that_fails_is_not_called_damage(tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to("/proc/self/mem")  # a regular file, as the kernel says, and no byte can be read
+    with pytest.raises(UserError, match=r"train cannot be read: input/output error\.$"):
+        read_plain_pickle(tmp_path / "train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,9 @@ def test_tokenizers_that_do_not_do(tmp_path: Path) -> None:
     empty = PreTrainedTokenizerFast(tokenizer_object=Backend(models.BPE()))
     with pytest.raises(UserError, match="the tokenizer has no ids for 'a b'"):
         Tokenizer(empty)
+    empty.save_pretrained(tmp_path / "empty")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path / 'empty'))}: the tokenizer has no ids for 'a b'"):
+        load_tokenizer(tmp_path / "empty")
 
     class Slow:
         is_fast = False

@@ -90,18 +90,18 @@ def sentence(outcome: Outcome) -> str | None:
         return None
     said = complaints[0].removeprefix("sdfast: ")
     longest = _LONGEST + len(" ".join(outcome.argv))  # what was given may be said again
-    return said if said.endswith(".") and len(said) <= longest else None
+    return said if said.endswith((".", "?")) and len(said) <= longest else None
 
 
 def names(said: str, path: str) -> bool:
-    """Whether a sentence names a file by path or name, a folder that it lies in, or a file beside it."""
+    """Whether a sentence names a file by path or name, a folder that it lies in, or a file beside it or in it."""
     path = re.sub(r"(^|/)\.(staging|old|partial)-", r"\1", path)  # what is made beside is called by what it becomes
     said = re.sub(r"(^|[/\s])\.(staging|old|partial)-", r"\1", said)
     words = {word.strip("'\"():;,.").rstrip("/") for word in said.split()}
     above = {str(each) for each in (Path(path), *Path(path).parents)} - {"."}
-    beside = f"{Path(path).parent}/"
+    near = (f"{Path(path).parent}/", f"{path}/")
     return any(
-        word == each or word.endswith(f"/{each}") or word.startswith(beside)
+        word == each or word.endswith(f"/{each}") or word.startswith(near)
         for word in words
         for each in {*above, Path(path).name}
     )

@@ -64,7 +64,7 @@ def edited(data: bytes) -> Iterator[tuple[str, bytes]]:
             lie = LIES[lies % len(LIES)]
             lies += 1
             yield f"{where} is {lie!a}", json.dumps(_with(value, path, lie)).encode()
-        if path:
+        if path and path != ("sha256",):  # without the digest of itself it is what an earlier version wrote
             yield f"{where} is absent", json.dumps(_without(value, path)).encode()
         number = _at(value, path)
         if isinstance(number, int) and not isinstance(number, bool):

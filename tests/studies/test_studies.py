@@ -20,8 +20,11 @@ from text_fixtures import write_text_model, write_texts
 
 from sdfast.cli.main import run
 from sdfast.config import Config
+from sdfast.errors import UserError
+from sdfast.regular import read_regular
 from sdfast.rundir import Result, locked
 from sdfast.studies.declared import STUDIES
+from sdfast.studies.grid import Arm, configured
 from sdfast.studies.plan import Node, Target, Task, plan
 from sdfast.studies.schedule import _Crew, _Worker, train
 from sdfast.studies.store import Shared
@@ -273,6 +276,28 @@ def test_an_arm_that_is_refused_is_not_available_and_the_others_are(inputs: dict
     assert [*target.unavailable] == ["supervised contrastive"]
     assert "engine.accumulate=1" in target.unavailable["supervised contrastive"]
     assert len(target.cells) == 6 and all(node.wanted_by for node in nodes)
+
+
+def test_a_disk_that_fails_leaves_no_arm_out(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm is not available where the settings do not allow it, not where its files could not be read just then."""
+    later = False
+
+    def read(path: Path, limit: int) -> bytes:
+        if later and path.name == "config.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_regular(path, limit)
+
+    def configured_before(config: Config, arm: Arm) -> Config:
+        nonlocal later
+        later = arm.title == "self-distillation"
+        return configured(config, arm)
+
+    monkeypatch.setattr("sdfast.models.weights.read_regular", read)
+    monkeypatch.setattr("sdfast.studies.plan.configured", configured_before)
+    with pytest.raises(UserError, match=r"config\.json cannot be read: input/output error\.$"):
+        planned(inputs, tmp_path, "compare", seeds=[0])
 
 
 def test_a_new_language_model_head_is_trained_once(tmp_path: Path) -> None:

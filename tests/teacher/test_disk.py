@@ -68,3 +68,43 @@ def test_an_old_bank_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(RunError, match="the disk is full"):
             prepare_bank(directory, make_recipe(tokens="all"), rebuild=True)
     open_bank(directory, make_recipe().identity).check()
+
+
+def test_a_read_that_fails_names_the_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "teacher"
+    prepare_bank(directory, make_recipe())
+    bank = open_bank(directory)
+    monkeypatch.setattr(os, "preadv", failing(os.preadv, errno.EIO, 0))
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        bank.load()
+    assert caught.value.filename == str(directory)
+
+
+def test_a_file_whose_closing_fails_is_closed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a quota on a network's disk. Linux closes it all the same, and its number may be another file's by then."""
+    directory, closed = tmp_path / "teacher", list[int]()
+    close = os.close
+
+    def refuse_the_first(descriptor: int) -> None:
+        close(descriptor)
+        path = names.get(descriptor, "")
+        if path:
+            closed.append(descriptor)
+            if len(closed) == 1:
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    names = dict[int, str]()
+    opened = os.open
+
+    def noted(path: Any, flags: int, *more: Any, **others: Any) -> int:
+        descriptor = opened(path, flags, *more, **others)
+        names[descriptor] = str(path) if flags & os.O_RDWR and ".partial-" in str(path) else ""
+        return descriptor
+
+    monkeypatch.setattr(os, "open", noted)
+    monkeypatch.setattr(os, "close", refuse_the_first)
+    with pytest.raises(RunError, match=r"^cannot write .*teacher: the disk quota is used up"):
+        prepare_bank(directory, make_recipe())
+    assert len(closed) == len(set(closed)) > 2
+    prepare_bank(directory, make_recipe())
+    open_bank(directory).check()

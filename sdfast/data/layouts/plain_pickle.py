@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.errors import UserError
+from sdfast.errors import UserError, said
 
 
 class _Refused(Exception):
@@ -92,6 +92,8 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
             f"{path} is a pickle that asks for {error}, which plain data never does, so it is not the published file; "
             "nothing of it was run: download it again."
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {said(error)}.") from error
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
         why = " ".join(str(error).split())
         raise UserError(f"{path} is not a whole pickle of plain data ({why}); unpack the archive again.") from error
