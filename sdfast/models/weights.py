@@ -238,7 +238,8 @@ def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
     import pickle
 
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # arguments beside the weights: values alone
+        # A training script's arguments stand beside the weights: values alone.
+        with numbered_errors(path), torch.serialization.safe_globals([argparse.Namespace]):
             value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if (found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error))) is not None:
@@ -249,7 +250,9 @@ def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged or holds more than tensors, which sdfast does not load: convert it to safetensors."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (EOFError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is cut or damaged: download or copy it again.") from error
     for _ in _WRAPPERS:  # one may hold another
         key = next((key for key in _WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), dict)), None)

@@ -259,6 +259,16 @@ def test_damaged_torch_file(folder: Path, content: bytes) -> None:
     assert "pytorch_model.bin is" in sentence(folder) and "damaged" in sentence(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("model.safetensors", "/proc/cpuinfo"), ("pytorch_model.bin", "/proc/self/mem")]
+)
+def test_weights_that_a_disk_does_not_give_are_not_called_damaged(folder: Path, name: str, file: str) -> None:
+    """Of these files, regular as the kernel says, one cannot be mapped and the other not be read."""
+    (folder / "model.safetensors").unlink()
+    (folder / name).symlink_to(file)
+    assert sentence(folder) == f"{folder / name} cannot be read: input/output error."
+
+
 class Intruder:
     """Unpickling this would run a function of its choice."""
 
