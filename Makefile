@@ -2,7 +2,7 @@
 #   make demo    the three stages on the bundled model and images      make test    C++ and Python tests
 #   make bench   the benchmark suites                                  make lint    format, lint, types
 #   make test-oldest  the tests with the oldest versions that sdfast takes, in .venv-oldest
-#   make stress  attacks on the commands (docs/stress.md; STRESS=quick: 3 minutes), then the long tests
+#   make stress  attacks on the commands (docs/stress.md; STRESS=quick: 6 minutes), then the long tests
 #   make build   the packages and the compiled core alone              make clean   remove what was built (distclean: and .venv)
 # PYTHON names the interpreter that .venv is made with: make PYTHON=python3.12 test
 
