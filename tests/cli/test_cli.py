@@ -285,7 +285,8 @@ def test_start_up_imports_nothing_heavy() -> None:
     [
         ("a file: two\n   lines \n", "a file: two lines."),
         ("a name  with blanks.", "a name  with blanks."),
-        ("x" * 5000, f"{'x' * 1000} [...]."),
+        ("x " * 2500, f"{'x ' * 500} [...]."),
+        ("x" * 5000, f"{'x' * 300}...{'x' * 100}."),
     ],
 )
 def test_what_is_refused_is_one_line_that_ends(said: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
