@@ -16,6 +16,13 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+# What the system says of the file: it is absent, may not be read, is none, or is too large. Other errors may pass.
+_OF_THE_FILE = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM),
+        *(errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG, errno.EILSEQ, None),
+    }
+)
 
 
 @contextlib.contextmanager
@@ -64,6 +71,11 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         if size > limit:
             raise OSError(errno.EFBIG, f"{size:,} bytes are more than the {limit:,} that are read", str(path))
         return file.read(size)
+
+
+def of_the_file(error: OSError) -> bool:
+    """Whether an error will be the same the next time: not one of a disk, a network or a memory that fails just now."""
+    return error.errno in _OF_THE_FILE
 
 
 def is_there(path: str | Path) -> bool:

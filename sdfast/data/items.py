@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -18,17 +17,10 @@ from numpy.typing import NDArray
 from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.parallel import ordered_map
 from sdfast.errors import RunError, said
-from sdfast.regular import read_regular
+from sdfast.regular import of_the_file, read_regular
 
 Raw = bytes | NDArray[np.uint8]
 LARGEST_FILE = 1 << 30  # bytes of one image's file
-# Errors that say something of the file: it is absent, may not be read, is none, or is too large. Others pass.
-_OF_THE_FILE = frozenset(
-    {
-        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM),
-        *(errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG, errno.EILSEQ, None),
-    }
-)
 
 SPLITS = ("train", "val", "test")
 _SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
@@ -230,7 +222,7 @@ def read_item(item: Item) -> Raw | OSError:
     try:
         return item.read()
     except OSError as error:
-        if error.errno not in _OF_THE_FILE:
+        if not of_the_file(error):
             raise RunError(
                 f"{error.filename or item.name} cannot be read: {said(error)}. Run the same command again, or remove "
                 "the file if that is said each time."

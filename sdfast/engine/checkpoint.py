@@ -25,6 +25,7 @@ from sdfast.durable import (
     write_json,
 )
 from sdfast.log import log
+from sdfast.regular import of_the_file
 from sdfast.stored import Count, Digest, Stored, StoredFile, fitted
 
 _MANIFEST = "checkpoint.json"
@@ -172,9 +173,9 @@ def newest(directory: Path, inputs: dict[str, Any] | None = None) -> Path | None
                 raise ValueError("its bytes have changed")
             Checkpoint.open(path)
             return path
-        except PermissionError:  # whole as it may be, a new start would drop it
-            raise
         except (OSError, ValueError, SafetensorError) as error:
+            if isinstance(error, PermissionError) or (isinstance(error, OSError) and not of_the_file(error)):
+                raise  # whole as it may be, a new start would drop it
             log.warning("skipping the damaged checkpoint %s: %s", path, error)
     return None
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
-from sdfast.regular import naming
+from sdfast.regular import naming, of_the_file
 
 FORMAT = 2  # 1 had BLAKE2b-256 checksums
 MANIFEST, ROWS, CHECKSUMS, BUILT = "manifest.json", "rows.bin", "checksums.bin", "built.json"
@@ -253,10 +253,13 @@ def open_regular(path: Path, size: int | None = None) -> int:
 
     Raises:
         ValueError: it is missing, a link, a device, or of another size.
+        OSError: it cannot be opened just now.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if not of_the_file(error):
+            raise
         raise ValueError(f"{path.name} cannot be opened ({error.strerror})") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or (size is not None and status.st_size != size):

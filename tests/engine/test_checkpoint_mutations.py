@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -76,6 +77,29 @@ def test_what_is_no_file_is_skipped_and_never_waited_for(tmp_path: Path) -> None
         manifest.unlink() if not manifest.is_dir() else manifest.rmdir()
         make(manifest)
         assert found_step(tmp_path) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "state-00000.safetensors"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+def test_one_that_cannot_be_read_just_now_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    """What went on from the one before would drop it."""
+    write(tmp_path, 1)
+    newest = write(tmp_path, 2).parent
+    opened = os.open
+
+    def failing_to_open(path: Any, *arguments: Any, **more: Any) -> int:
+        if Path(path) == newest / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing_to_open)
+        with pytest.raises(OSError) as caught:
+            checkpoint.newest(tmp_path)
+    assert caught.value.errno == number and caught.value.filename == str(newest / name)
+    assert checkpoint.newest(tmp_path) == newest
 
 
 def test_one_of_an_earlier_version_is_resumed_and_its_step_still_believed_to_its_folder_alone(tmp_path: Path) -> None:

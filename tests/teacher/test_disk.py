@@ -108,3 +108,27 @@ def test_a_file_whose_closing_fails_is_closed_once(tmp_path: Path, monkeypatch: 
     assert len(closed) == len(set(closed)) > 2
     prepare_bank(directory, make_recipe())
     open_bank(directory).check()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOMEM])
+def test_a_finished_part_that_cannot_be_opened_just_now_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    directory, part = tmp_path / "teacher", tmp_path / ".partial-teacher"
+    prepare_bank(directory, make_recipe())
+    whole = contents(directory)
+    directory.rename(part)  # as a kill leaves it before the last rename
+    opened = os.open
+
+    def failing_to_open(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith("features-00000.bin"):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing_to_open)
+        with pytest.raises((OSError, RunError), match=os.strerror(number).lower()):
+            prepare_bank(directory, make_recipe())
+    assert contents(part) == whole
+    prepare_bank(directory, make_recipe())
+    assert contents(directory) == whole
