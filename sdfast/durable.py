@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdfast.errors import RunError, UserError, said
 from sdfast.locks import check_held
-from sdfast.regular import is_there, naming, open_regular, read_regular
+from sdfast.regular import is_there, naming, open_regular, read_regular, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +152,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
         staging.mkdir()
         try:
             yield staging
-            for root, _, names in os.walk(staging):
+            for root, _, names in os.walk(staging, onerror=refuse):
                 for name in names:
                     fsync_path(Path(root) / name)
                 fsync_path(Path(root))

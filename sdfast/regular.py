@@ -78,6 +78,11 @@ def of_the_file(error: OSError) -> bool:
     return error.errno in _OF_THE_FILE
 
 
+def refuse(error: OSError) -> None:
+    """For `os.walk`: what cannot be listed is no empty folder."""
+    raise error
+
+
 def is_there(path: str | Path) -> bool:
     """Whether something has this name, be it a link to nothing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from sdfast.errors import UserError, said
 from sdfast.locks import check_held, locked
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import SAFETENSORS_FILE
+from sdfast.regular import refuse
 from sdfast.stored import Count, Digest, Stored, fitted
 
 __all__ = ["Outcome", "Result", "StageDirectory", "StoredResult", "check_model", "locked", "read_result", "slug"]
@@ -179,9 +181,16 @@ def _damaged(model: Path, files: Mapping[str, str]) -> str | None:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """All files in a folder and those below it, by their names in it."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    return {path.relative_to(folder).as_posix(): path for path in paths}
+    """All files in a folder and those below it, by their names in it; links to folders too. None without the folder.
+
+    Raises:
+        OSError: a folder cannot be listed (`Path.rglob` would pass over it).
+    """
+    paths = []
+    for root, folders, names in os.walk(folder, onerror=refuse) if folder.is_dir() else ():
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        paths += [Path(root, name) for name in (*names, *links)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
 
 
 class StageDirectory:

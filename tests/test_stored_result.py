@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from changed_json import changes
 
-from sdfast.durable import sha256_json
-from sdfast.rundir import Outcome, StageDirectory, StoredResult, read_result
+from sdfast.durable import sha256_json, staged_directory
+from sdfast.errors import RunError
+from sdfast.rundir import Outcome, StageDirectory, StoredResult, files_in, read_result
 
 INPUTS = {"stage": "finetune", "seed": 0, "classes": ["a", "b"], "finetune.betas": [0.9, 0.999], "nothing": None}
 METRICS = {"accuracy": 0.5, "test_loss": 1.25}
@@ -64,3 +67,25 @@ def test_a_changed_score_is_no_result(original: dict[str, Any], tmp_path: Path) 
     assert directory.finished(INPUTS) is not None and original["fingerprint"] == sha256_json(INPUTS)
     read(tmp_path, {**original, "metrics": {**METRICS, "accuracy": 0.99}})
     assert directory.finished(INPUTS) is None and directory.changed_input(INPUTS) == "result.json"
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a result would lack its files, and the stage would refuse them as another's when it runs again."""
+    for name in ("config.json", "encoder/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "encoder")
+    assert list(files_in(tmp_path)) == ["config.json", "encoder/config.json", "link"]
+    assert files_in(tmp_path / "absent") == {}
+    scan = os.scandir
+
+    def refused(path: Any) -> Any:
+        if str(path).endswith("encoder"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError):
+        files_in(tmp_path)
+    with pytest.raises(RunError, match="permission is denied"), staged_directory(tmp_path / "made") as staging:
+        (staging / "encoder").mkdir()

@@ -16,6 +16,7 @@ from sdfast.data.records import Notes
 from sdfast.data.table import is_table, read_table, table_header, table_names
 from sdfast.data.text_files import document_reader, is_text_file
 from sdfast.errors import UserError
+from sdfast.regular import refuse
 
 _IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _METADATA = "metadata.csv"
@@ -160,11 +161,6 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
             found.empty.append(prefix + folder)
     found.items.sort()
     return found
-
-
-def refuse(error: OSError) -> None:
-    """For `os.walk`: what cannot be listed is no empty folder."""
-    raise error
 
 
 def _sort_in(found: _Found, name: str, label: str | None, modality: Modality) -> None:

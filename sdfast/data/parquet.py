@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.data.columns import Chosen, Column, cell_reader, choose_columns, held, label_notes, named_cells
 from sdfast.data.config import DataConfig
-from sdfast.data.folder import refuse
 from sdfast.data.items import Item, ItemList, Source
 from sdfast.data.labels import Value, compare_classes, number_labels
 from sdfast.data.modality import Modality
 from sdfast.data.split_column import use_split_column
 from sdfast.data.split_files import files_by_split
 from sdfast.errors import UserError
+from sdfast.regular import refuse
 
 if TYPE_CHECKING:
     import pyarrow as pa
