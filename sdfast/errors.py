@@ -42,8 +42,8 @@ def said(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether an error says what the system said of a file, which it may not say the next time."""
+def of_the_system(error: Exception) -> bool:
+    """Whether an error says what the system said of a file, not what is wrong with what was asked for."""
     return isinstance(error.__cause__, OSError)
 
 

@@ -13,7 +13,7 @@ from sdfast.config import Config
 from sdfast.data.paper_sets import PaperSet
 from sdfast.domains.base import labels_of
 from sdfast.durable import sha256_json
-from sdfast.errors import UserError, may_pass
+from sdfast.errors import UserError, of_the_system
 from sdfast.pipeline import Start, slug
 from sdfast.rundir import Outcome, Result, StageDirectory
 from sdfast.studies.declared import study_named
@@ -197,7 +197,7 @@ def plan(
             changed = configured(config, arm)
             found = [_cell(changed, arm, seed, out, protocol, shared, nodes) for seed in seeds]
         except UserError as error:
-            if may_pass(error):
+            if of_the_system(error):
                 raise
             target.unavailable[arm.title] = str(error)
             continue
@@ -254,7 +254,7 @@ def _add_earlier(
             if (title, seed) not in there:
                 cells.append(cell)
     except UserError as error:  # an arm that these settings do not allow
-        if may_pass(error):
+        if of_the_system(error):
             raise
         return
     for cell in cells[len(target.cells) :]:
