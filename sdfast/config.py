@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from sdfast.data.config import DataConfig
 from sdfast.errors import UserError, said, shortened
@@ -25,12 +27,23 @@ class _Section(BaseModel):
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Modality = Literal["images", "texts"]
+ModalityName = Literal["images", "texts"]
 _FILE_BYTES = 1 << 18
 _KEY_PARTS = 16
 _STEPS = 10**9  # more than are ever done; so that a slip is a sentence, and not a run without an end
 _ROWS = 1 << 24  # in a batch
 _BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-batches"
+
+
+# What a key decides is written at the key, as `json_schema_extra`; fingerprints and refusals are derived from it.
+#   of          the modality that it is for; given with a model of the other one it is refused
+#   when        it acts only where another key has this value (or one of several)
+#   decides     False: it acts through another key, or through which stages there are
+#   also        a further kind of stage whose result it decides
+#   left_out    at its default it is no part of a fingerprint, because it came later than the first runs; or the
+#               modality whose first runs did not have it
+_COUNTED: JsonDict = {"decides": False}
+_LATER: JsonDict = {"left_out": True}
 
 
 class OptimisationConfig(_Section):
@@ -42,6 +55,7 @@ class OptimisationConfig(_Section):
         ge=1,
         le=10**6,
         description="passes over the training rows, which decide the steps; `steps` does when not given",
+        json_schema_extra=_COUNTED,
     )
     batch_size: int = Field(64, ge=1, le=_ROWS, description=_BATCH_SIZE)
     lr: float = Field(1.5e-4, ge=0, description="peak learning rate, absolute (never scaled by the batch size)")
@@ -52,7 +66,7 @@ class OptimisationConfig(_Section):
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
 
 
-MASK_RATIOS: dict[Modality, float] = {"images": 0.75, "texts": 0.15}  # where none is given
+MASK_RATIOS: dict[ModalityName, float] = {"images": 0.75, "texts": 0.15}  # where none is given
 
 
 class PretrainConfig(OptimisationConfig):
@@ -64,15 +78,22 @@ class PretrainConfig(OptimisationConfig):
         lt=1,
         description="share of masked patches, or probability of a word to be masked; when not given a ViTMAE's own"
         " (mask_ratio of its config.json), else 0.75 for images, 0.15 for texts",
+        json_schema_extra={"also": "distill"},
     )
     mask: Literal["fixed", "bernoulli"] = Field(
-        "fixed", description="images: the same number in every one (MAE), or each patch independently (section 3.1)"
+        "fixed",
+        description="images: the same number in every one (MAE), or each patch independently (section 3.1)",
+        json_schema_extra={"of": "images", "also": "distill"},
     )
     mask_only: bool = Field(
-        False, description="texts: every masked word becomes the mask token, instead of 80 % (10 % random, 10 % kept)"
+        False,
+        description="texts: every masked word becomes the mask token, instead of 80 % (10 % random, 10 % kept)",
+        json_schema_extra={"of": "texts", "also": "distill"},
     )
     mean: Literal["token", "sequence"] = Field(
-        "token", description="texts: mean over a batch's masked words, or over each text's and then over texts (eq. 2)"
+        "token",
+        description="texts: mean over a batch's masked words, or over each text's and then over texts (eq. 2)",
+        json_schema_extra={"of": "texts", "also": "distill"},
     )
     head_steps: int | None = Field(
         None,
@@ -80,16 +101,19 @@ class PretrainConfig(OptimisationConfig):
         le=_STEPS,
         description="texts: steps that train a newly made language-model head alone, before pretrain; when not given"
         " 1,000, or pretrain.steps where that is less",
+        json_schema_extra={"of": "texts", **_COUNTED},
     )
     augment: Literal["none", "flip", "crop"] = Field(
         "none",
         description="training transform: none as in the paper, horizontal flips, or MAE's random resized crop and"
         " flips; for distill these need teacher.mode=live or teacher.views",
+        json_schema_extra={"of": "images", "also": "distill", **_LATER},
     )
     norm_pix: bool | None = Field(
         None,
         description="images: reconstruct pixels normalised per patch; when not given a ViTMAE's own (norm_pix_loss of"
         " its config.json), else true",
+        json_schema_extra={"of": "images", "also": "distill"},
     )
 
     @property
@@ -123,13 +147,22 @@ class DistillConfig(OptimisationConfig):
     """Self-distillation: starts again from the initial weights and matches the teacher on the clean input."""
 
     tokens: Literal["cls", "patch", "all"] = Field(
-        "cls", description="tokens that are matched: the released code's CLS, the patches (of images), or all"
+        "cls",
+        description="tokens that are matched: the released code's CLS, the patches (of images), or all",
+        json_schema_extra={"when": "distill.match=features"},
     )
     layer: Annotated[int, Field(ge=1, strict=True)] | Literal["last"] = Field(
         "last",
         description="where they are taken: after all blocks and the last LayerNorm, or right after so many blocks",
+        json_schema_extra={"when": "distill.match=features", "left_out": "images"},
     )
-    rounds: int = Field(1, ge=0, le=1000, description="rounds T'; each restarts from the initial weights (Algorithm 1)")
+    rounds: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="rounds T'; each restarts from the initial weights (Algorithm 1)",
+        json_schema_extra=_COUNTED,
+    )
     weight: float = Field(1.0, ge=0, description="weight of what is matched: the representation loss, see match")
     mae_weight: float = Field(1.0, ge=0, description="weight of the masked auto-encoding (texts: masked words) loss")
     match: Literal["features", "predictions", "weights-l2", "weights-mars"] = Field(
@@ -137,8 +170,13 @@ class DistillConfig(OptimisationConfig):
         description="what of the teacher is matched: its representation, or for the ablations of the paper's Table 3"
         " its predicted pixels or words, or its encoder's weights (squared l2, or each layer's largest l1 norm of a"
         " row)",
+        json_schema_extra=_LATER,
     )
-    predictions: PredictionsConfig = Field(PredictionsConfig(), description="settings of match=predictions")
+    predictions: PredictionsConfig = Field(
+        PredictionsConfig(),
+        description="settings of match=predictions",
+        json_schema_extra={"when": "distill.match=predictions"},
+    )
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> DistillConfig:
@@ -200,30 +238,56 @@ class FinetuneConfig(OptimisationConfig):
         lt=1,
         description="dropout after embeddings, attention projections and MLPs; for texts also of attention weights",
     )
-    flip: float = Field(0.5, ge=0, le=1, description="images: probability of a horizontal flip")
+    flip: float = Field(
+        0.5, ge=0, le=1, description="images: probability of a horizontal flip", json_schema_extra={"of": "images"}
+    )
     start: Literal["distill", "pretrain", "init"] = Field(
         "distill",
         description="weights to start from: self-distilled, further pre-trained, or the model as given",
+        json_schema_extra=_COUNTED,
     )
     regularizer: Literal["none", "recadam", "mars", "r3f", "r4f"] = Field(
-        "none", description="a baseline of the paper's Table 1; r4f is r3f with a spectral norm on the head"
+        "none",
+        description="a baseline of the paper's Table 1; r4f is r3f with a spectral norm on the head",
+        json_schema_extra=_LATER,
     )
-    recadam: RecAdamConfig = Field(RecAdamConfig(), description="settings of regularizer=recadam")
-    mars: MarsConfig = Field(MarsConfig(), description="settings of regularizer=mars")
-    r3f: R3FConfig = Field(R3FConfig(), description="settings of regularizer=r3f and r4f")
+    recadam: RecAdamConfig = Field(
+        RecAdamConfig(),
+        description="settings of regularizer=recadam",
+        json_schema_extra={"when": "finetune.regularizer=recadam"},
+    )
+    mars: MarsConfig = Field(
+        MarsConfig(),
+        description="settings of regularizer=mars",
+        json_schema_extra={"when": "finetune.regularizer=mars"},
+    )
+    r3f: R3FConfig = Field(
+        R3FConfig(),
+        description="settings of regularizer=r3f and r4f",
+        json_schema_extra={"when": "finetune.regularizer=r3f|r4f"},
+    )
     objective: Literal["cross_entropy", "supcon"] = Field(
         "cross_entropy",
         description="what trains the encoder: the classifier's loss, or the supervised contrastive loss of two views of"
         " each image (flipped) or text (dropout), beside which the classifier is trained on what the encoder gives",
+        json_schema_extra=_LATER,
     )
-    supcon: SupConConfig = Field(SupConConfig(), description="settings of objective=supcon")
+    supcon: SupConConfig = Field(
+        SupConConfig(),
+        description="settings of objective=supcon",
+        json_schema_extra={"when": "finetune.objective=supcon"},
+    )
     best_dev: bool = Field(
         False,
         description="keep the weights that did best on the val (dev) split, by the paper's metric for the data set, or"
         " else accuracy (images) or macro-F1 (texts); otherwise the last ones, as the paper",
+        json_schema_extra=_LATER,
     )
     evaluations: int = Field(
-        10, ge=1, description="with best_dev, how often that is looked at, evenly; the last time after the last step"
+        10,
+        ge=1,
+        description="with best_dev, how often that is looked at, evenly; the last time after the last step",
+        json_schema_extra={"when": "finetune.best_dev=true"},
     )
 
     @model_validator(mode="after")
@@ -253,6 +317,7 @@ class TeacherConfig(_Section):
         le=1000,
         description="with pretrain.augment: K views of each image, taken in turn by epoch, whose features the bank"
         " keeps; 0 draws anew in every epoch, for which only teacher.mode=live will do",
+        json_schema_extra={"of": "images"},
     )
 
 
@@ -354,7 +419,17 @@ class Config(_Section):
                 return value
         raise ValueError("it is nested too deeply")
 
-    def resolved(self, modality: Modality, rows: Mapping[str, int] | None = None) -> Config:
+    @property
+    def model_spec(self) -> str:
+        """The model as it was asked for."""
+        return self.model or "bundled"
+
+    @property
+    def data_spec(self) -> str:
+        """The data as they were asked for."""
+        return self.data.source or "bundled"
+
+    def resolved(self, modality: ModalityName, rows: Mapping[str, int] | None = None) -> Config:
         """With a value for each key that depends on what is trained on.
 
         Args:
@@ -393,6 +468,96 @@ class Config(_Section):
     def to_yaml(self) -> str:
         """The whole configuration as YAML, ready for `--config`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def deciding_keys(
+    config: Config, kind: str, modality: ModalityName, section: OptimisationConfig | None = None
+) -> dict[str, Any]:
+    """The settings that decide the result of a kind of stage, by dotted keys, as JSON values.
+
+    Args:
+        config: of the run.
+        kind: `head`, `pretrain`, `distill` or `finetune`.
+        modality: of the model.
+        section: how the stage is optimised, where that is not the section of its name.
+    """
+    own = "pretrain" if kind == "head" else kind
+    sections = {own: section or getattr(config, own)} | ({"pretrain": config.pretrain} if own != "pretrain" else {})
+    found = {}
+    for name, values in sections.items():
+        dumped = values.model_dump(mode="json")
+        for key, field in type(values).model_fields.items():
+            said = _said(field)
+            if (
+                (name == own or said.get("also") == kind)
+                and said.get("decides", True)
+                and said.get("of", modality) == modality
+                and _acts(config, said.get("when"))
+                and not (said.get("left_out") in (True, modality) and dumped[key] == field.default)
+            ):
+                found[f"{name}.{key}"] = dumped[key]
+    return found
+
+
+def _said(field: FieldInfo) -> dict[str, Any]:
+    """What is written at a key; see above `OptimisationConfig`."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _acts(config: Config, when: str | None) -> bool:
+    if when is None:
+        return True
+    key, _, values = when.partition("=")
+    section, name = key.split(".")
+    return str(getattr(getattr(config, section), name)).lower() in values.split("|")
+
+
+def refuse_other_modality(config: Config, modality: ModalityName) -> None:
+    """Stop at settings that say nothing for a kind of data.
+
+    Raises:
+        UserError: one of them is not at its default.
+    """
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        for key, field in type(section).model_fields.items() if isinstance(section, BaseModel) else ():
+            value = getattr(section, key)
+            if _said(field).get("of", modality) == modality or value == field.default:
+                continue
+            if key == "norm_pix" and value:  # as the config.yaml of an older run of texts has it
+                continue
+            raise UserError(
+                f"{name}.{key}={value} says nothing for {config.model_spec}, which is a model of {modality}; leave it"
+                " away."
+            )
+
+
+def with_own_settings(config: Config, own: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """The configuration with a model's own settings where no key says otherwise.
+
+    Args:
+        config: of the run.
+        own: see `Modality.own_settings`.
+
+    Returns:
+        The configuration, and a sentence for each setting that is not the usual one or not the model's.
+    """
+    usual = PretrainConfig().model_copy(update={"mask_ratio": MASK_RATIOS["images"], "norm_pix": True})
+    taken, notes = {}, []
+    for key, value in own.items():
+        given = getattr(config.pretrain, key)
+        if given is None:
+            taken[key] = value
+            if value != getattr(usual, key):
+                notes.append(f"pretrain.{key}={_yaml(value)}, as it was pre-trained; give the key for another value.")
+        elif given != value:
+            notes.append(f"it was pre-trained with {key}={_yaml(value)}; pretrain.{key}={_yaml(given)}, as given.")
+    pretrain = config.pretrain.model_copy(update=taken)
+    return config.model_copy(update={"pretrain": pretrain}), notes
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from torch import nn
+from typing import Any
 
 from sdfast.config import nearest
+from sdfast.context import Context
 from sdfast.durable import reason, recover_directory, staged_directory
 from sdfast.engine import checkpoint
 from sdfast.errors import RunError, UserError
@@ -18,18 +17,17 @@ from sdfast.occupant import Occupant
 from sdfast.regular import open_regular
 from sdfast.rundir import RESULT, check_model
 
-if TYPE_CHECKING:
-    from sdfast.pipeline import Pipeline
 
-
-def export_stage(run: Pipeline, name: str, to: Path) -> int:
+def export_stage(out: Path, context: Callable[[], Context], name: str, to: Path) -> int:
     """Write the model of a stage; the run may go on meanwhile.
 
     A checkpoint is the same whatever number of processes and ZeRO stage wrote it. Its tensors are
     mapped from the disk, so that no second copy is made in the memory.
 
     Args:
-        run: with the run directory; nothing is trained.
+        out: the run directory; nothing is trained.
+        context: opens the run's model (its weights are not needed) and its pack as it lies there; called for a stage
+            that has not ended.
         name: folder of the stage there, such as `pretrain`, `distill`, `distill/round-1`, `finetune`.
         to: folder to make.
 
@@ -40,7 +38,7 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
         UserError: the stage has neither a model nor a checkpoint, or one that is damaged, or `to` is there already.
         RunError: a file of the model cannot be copied.
     """
-    directory = run.out / name
+    directory = out / name
     if to.exists():
         raise UserError(f"--to {to} is there already; choose another folder.")
     recover_directory(directory / "model")
@@ -53,20 +51,21 @@ def export_stage(run: Pipeline, name: str, to: Path) -> int:
     if path is None and ended:
         return check_model(directory).steps
     if path is None:
-        there = Occupant.of(run.out)
+        there = Occupant.of(out)
         names = [] if there is None else list(there.stages)
         help_ = nearest(name, names, "run `sdfast train` with this --out first")
         raise UserError(f"{directory} holds neither a model nor a checkpoint; {help_}")
-    found = checkpoint.Checkpoint.open(path)
-    classes = (run.domain.open_pack(run.out / "pack").class_names or []) if name.startswith("finetune") else None
-    run.initial = replace(run.initial, module=nn.Module())  # its weights make room for these
+    found, run = checkpoint.Checkpoint.open(path), context()
+    classes: list[str] | None = (run.pack.class_names or []) if name.startswith("finetune") else None
     prefix = "module/"
     state = {key.removeprefix(prefix): found.read(key) for key in found.names if key.startswith(prefix)}
+    module = run.modality.filled(state, run.config, run.model.shape, None if classes is None else len(classes))
     with staged_directory(to) as staging:
         if classes is None:
-            run.domain.write(run.domain.filled(state, None), staging, name.partition("/")[0], found.step)
+            kind: Any = name.partition("/")[0]
+            run.modality.write(run, module, staging, kind, found.step)
         else:
-            run.domain.write_classifier(run.domain.filled(state, len(classes)), staging, classes, found.step)
+            run.modality.write_classifier(run, module, staging, classes, found.step)
     return found.step
 
 

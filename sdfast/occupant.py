@@ -6,9 +6,10 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdfast.config import Config, resolve
+from sdfast.context import Modality
 from sdfast.data.modality import IMAGES, TEXTS
 from sdfast.data.parallel import available_threads
 from sdfast.data.sources import open_source
@@ -18,9 +19,6 @@ from sdfast.errors import UserError
 from sdfast.evaluation import predictions
 from sdfast.log import log
 from sdfast.rundir import RESULT, StageDirectory, files_in, read_result
-
-if TYPE_CHECKING:
-    from sdfast.pipeline import Pipeline
 
 _REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result
 _ORDER = ("head", "pretrain", "distill", "finetune")
@@ -72,38 +70,45 @@ class Occupant:
         """The data as they were asked for."""
         return None if self.config is None else self.config.data.source or "bundled"
 
-    def is_another_than(self, run: Pipeline) -> bool:
+    def is_another_than(self, config: Config, modality: Modality, digest: str) -> bool:
         """Whether what a run asks for is not this. A changed folder is the same input as before, changed.
 
         What was moved is the same wherever it lies, by content.
         """
-        if self.kind not in (None, run.domain.modality):
+        if self.kind not in (None, modality.name):
             return True
-        if not _same_place(self.model, run.model_spec) and self.start != run.initial.digest:
+        if not _same_place(self.model, config.model_spec) and self.start != digest:
             return True
-        return not _same_place(self.data, run.data_spec) and self.content != _content(run)
+        return not _same_place(self.data, config.data_spec) and self.content != _content(config, modality)
 
     def __str__(self) -> str:
         return _named(self.model, self.data, self.kind)
 
 
-def make_room(run: Pipeline) -> None:
+def make_room(out: Path, config: Config, modality: Modality, digest: str, replace_it: bool) -> None:
     """See to it that a run's directory holds nothing, or the same run.
+
+    Args:
+        out: the run directory.
+        config: of the run.
+        modality: of its model.
+        digest: of that model as it was given.
+        replace_it: whether another run there may go.
 
     Raises:
         UserError: it holds another, and nobody asked for it to be replaced.
     """
-    there = Occupant.of(run.out)
-    if there is None or not there.is_another_than(run):
+    there = Occupant.of(out)
+    if there is None or not there.is_another_than(config, modality, digest):
         return
-    asked = _named(run.model_spec, run.data_spec, run.domain.modality)
-    if not run.replace:
+    asked = _named(config.model_spec, config.data_spec, modality.name)
+    if not replace_it:
         raise UserError(
-            f"{run.out} holds a run of {there}, and {asked} is asked for; choose another --out, or give `sdfast"
+            f"{out} holds a run of {there}, and {asked} is asked for; choose another --out, or give `sdfast"
             " train` --replace (in Python replace=True) to have this one in its place."
         )
-    log.warning("%s: the run of %s is replaced by one of %s", run.out, there, asked)
-    write_json(run.out / _REPLACED, sorted(there.stages))
+    log.warning("%s: the run of %s is replaced by one of %s", out, there, asked)
+    write_json(out / _REPLACED, sorted(there.stages))
 
 
 def sweep_replaced(out: Path, kept: Path) -> None:
@@ -132,32 +137,32 @@ def forget_replaced(out: Path) -> None:
     (out / _REPLACED).unlink(missing_ok=True)
 
 
-def kept_model(run: Pipeline) -> Path | None:
+def kept_model(out: Path, config: Config) -> Path | None:
     """A model of the run that has the shape and companions of the one it was given, should that be gone."""
-    there = Occupant.of(run.out)
-    if there is None or there.start is None or not _same_place(there.model, run.model_spec):
+    there = Occupant.of(out)
+    if there is None or there.start is None or not _same_place(there.model, config.model_spec):
         return None
     names = sorted(there.stages, key=lambda name: _ORDER.index(there.stages[name]["stage"]))
-    folders = [run.out / name / "model" for name in names if read_result(run.out / name) is not None]
+    folders = [out / name / "model" for name in names if read_result(out / name) is not None]
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
-def as_given(run: Pipeline, loaded: Any) -> Any:
+def as_given(out: Path, config: Config, loaded: Any) -> Any:
     """What `kept_model` gave, with the identity of the model that is gone; its weights are others."""
-    there = Occupant.of(run.out)
+    there = Occupant.of(out)
     assert there is not None
     more = {"fresh_head": "head" in there.stages} if hasattr(loaded, "fresh_head") else {}
-    return replace(loaded, name=run.model_spec, digest=there.start, notes=[], **more)
+    return replace(loaded, name=config.model_spec, digest=there.start, notes=[], **more)
 
 
-def kept_data(run: Pipeline) -> bool:
+def kept_data(out: Path, config: Config) -> bool:
     """Whether the run's pack is of the data that are asked for, should those be gone."""
-    there = Occupant.of(run.out)
-    if there is None or there.config is None or not _same_place(there.data, run.data_spec):
+    there = Occupant.of(out)
+    if there is None or there.config is None or not _same_place(there.data, config.data_spec):
         return False
     free = {"source": None, "limit": None, "limit_seed": 0}  # they are not in the pack
-    mine, theirs = (config.data.model_copy(update=free) for config in (run.config, there.config))
-    return mine == theirs and (run.out / "pack" / "manifest.json").is_file()
+    mine, theirs = (each.data.model_copy(update=free) for each in (config, there.config))
+    return mine == theirs and (out / "pack" / "manifest.json").is_file()
 
 
 def _stages(out: Path) -> dict[str, dict[str, Any]]:
@@ -186,10 +191,9 @@ def _same_place(spec: str | None, other: str) -> bool:
     return spec == other or Path(spec).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
-def _content(run: Pipeline) -> str:
-    spec = str(run.domain.bundled_data[0]) if run.data_spec == "bundled" else run.data_spec
-    modality = {"images": IMAGES, "texts": TEXTS}[run.domain.modality]
-    return open_source(spec, run.config.data, modality).content_digest(available_threads())
+def _content(config: Config, modality: Modality) -> str:
+    words = {"images": IMAGES, "texts": TEXTS}[modality.name]
+    return open_source(modality.source(config), config.data, words).content_digest(available_threads())
 
 
 def _named(model: str | None, data: str | None, kind: str | None) -> str:

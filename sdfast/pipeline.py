@@ -1,53 +1,39 @@
-"""The order of the stages, what each needs, and what is already done."""
+"""A run: model and data in one directory, and its stages as methods."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from sdfast import bundled, durable, occupant
-from sdfast.config import Config, OptimisationConfig, nearest, resolve
-from sdfast.data.column_names import NO_LABELS
-from sdfast.data.paper_sets import PaperSet, paper_set
-from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of, with_own_settings
-from sdfast.domains.choose import domain_of
+from sdfast import durable, occupant
+from sdfast.config import Config, nearest, resolve
+from sdfast.context import Context, Modality
 from sdfast.engine.deepspeed_options import options_in
-from sdfast.engine.precision import cpu_settings, resolve_precision
-from sdfast.engine.teacher_bank import build_or_open
-from sdfast.engine.zero import import_deepspeed
+from sdfast.engine.precision import cpu_settings
 from sdfast.errors import UserError
-from sdfast.evaluation import predictions
-from sdfast.evaluation.classification import evaluation_split, labelled_rows
-from sdfast.evaluation.dev import dev_inputs, dev_split
-from sdfast.launch import code, join, place
-from sdfast.locks import NotWritable, check_held
-from sdfast.log import attach_file, log
+from sdfast.evaluation.run import evaluate_run
+from sdfast.export import export_stage
+from sdfast.launch import code
+from sdfast.log import log
+from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder
-from sdfast.objectives.choose import check_whole_batch, without_effect
+from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
-from sdfast.regularizers.choose import check_unspread
-from sdfast.rundir import Outcome, Result, StageDirectory, locked, slug
-from sdfast.stages import train_classifier, train_masked
+from sdfast.rundir import Result, slug
+from sdfast.stages.bring import Maker
+from sdfast.stages.graph import Start, distillation, finetuning, pretraining
+from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.recipe import BankRecipe
 
-Stage = Literal["pretrain", "distill", "finetune", "all"]
-Start = Literal["distill", "pretrain", "init"]
 _STAGES = ("pretrain", "distill", "finetune", "all")
-
-_HOW_TO_LABEL = {
-    "images": "put each class's images in a folder of its own",
-    "texts": "give each a field or column `label`, or put each class's in a folder of its own",
-}
 
 
 class Pipeline:
@@ -55,6 +41,10 @@ class Pipeline:
 
     Stages are targets, as in make: a stage runs those it needs first, is not run again when it is done and nothing
     that decides its result has changed (by content), and resumes when it was interrupted.
+
+    Attributes:
+        config: what was asked for; once model and data are open with the values that depend on them.
+        out: the run directory.
     """
 
     def __init__(
@@ -104,49 +94,28 @@ class Pipeline:
             sections = {**sections, "zero": {"stage": zero}}
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
         self.resume, self.replace = resume == "auto", replace
-        self.model_spec = self.config.model or "bundled"
-        self.data_spec = self.config.data.source or "bundled"
-        default = "-".join(dict.fromkeys((slug(self.model_spec), slug(self.data_spec))))
+        default = "-".join(dict.fromkeys((slug(self.config.model_spec), slug(self.config.data_spec))))
         self.out = Path(self.config.out) if self.config.out else Path("runs") / default
-        self.read_only = False  # whether the run directory cannot be written, and is only looked at
-        self._held = self._opened = False
-        self._gone: UserError | None = None  # why a model or data that finished stages had are not there any more
-        self._kept_model: Path | None = None
-        self._pending: set[str] = set()  # folders of stages that those being brought up to date are for
-        self._finished: dict[Path, Result] = {}
-        self._readers: dict[int, tuple[Any, Reader]] = {}  # on a GPU each may hold its images there
+        self.place = RunDirectory(self.out)
+        self._opened = False
+        self._kept_model: Path | None = None  # of a stage, where the model that was given is gone
 
     @property
     def results(self) -> list[Result]:
         """What this object has trained or found done, in that order."""
-        return list(self._finished.values())
+        return list(self._maker.results.values()) if "_maker" in self.__dict__ else []
 
     # What the stages work on, made when first needed.
 
     @cached_property
     def device(self) -> torch.device:
         """Where to run."""
-        wanted = self.config.device
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
-        if wanted == "cpu" or not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", place().local_rank) if place().world > 1 else torch.device("cuda")
+        return device_of(self.config)
 
     @cached_property
     def ranks(self) -> Ranks:
-        """The processes that work on this run.
-
-        Raises:
-            UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed; or they were told
-                different things.
-        """
-        alone = place().world == 1
-        if not alone or self.config.zero.stage:
-            import_deepspeed(self.device)
-        ranks = join(self.device, alone=bool(self.config.zero.stage))
-        ranks.check_same(self._told)
-        return ranks
+        """The processes that work on this run; see `ranks_of`."""
+        return ranks_of(self.config, self.device, self._told)
 
     def _told(self) -> dict[str, Any]:
         """What this process was told to do, and what does it: the same in all of a job."""
@@ -157,106 +126,77 @@ class Pipeline:
         return told
 
     @cached_property
-    def domain(self) -> Domain:
+    def modality(self) -> Modality:
         """Whether the model is of images or of texts, and what that decides."""
-        return domain_of(self.ranks.first_before_others(self._find_model), self)
+        return modality_of(self.ranks.first_before_others(self._find_model))
 
     def _find_model(self) -> Path:
         try:
-            return find_model_folder(self.model_path)
+            return find_model_folder(self._model_path)
         except UserError as error:
-            self._kept_model = occupant.kept_model(self)
+            self._kept_model = occupant.kept_model(self.out, self.config)
             if self._kept_model is None:
                 raise
-            self._gone = self._gone or error
-            log.warning("%s What is finished can be shown, and nothing be trained.", error)
+            self._is_gone(error)
             return self._kept_model
 
+    def _is_gone(self, error: UserError) -> None:
+        self.place.gone = self.place.gone or error
+        log.warning("%s What is finished can be shown, and nothing be trained.", error)
+
     @property
-    def model_path(self) -> str:
-        """Where the model is: a folder, or a hub id; of one that is gone, what a stage kept of it."""
-        if self._kept_model is not None:
-            return str(self._kept_model)
-        return str(bundled.model_folder(self.model_spec)) if self.model_spec in bundled.MODELS else self.model_spec
+    def _model_path(self) -> str:
+        return model_path(self.config) if self._kept_model is None else str(self._kept_model)
 
     @cached_property
     def initial(self) -> Any:
         """The model as given: theta_init and phi_init, a `PretrainedMAE` or `PretrainedMLM`."""
-        domain = self.domain
-        domain.check()
-        loaded = self._load(domain)
-        if self._kept_model is not None:
-            loaded = occupant.as_given(self, loaded)
-        self.ranks.check_same(lambda: {f"the digest of --model {self.model_spec}": loaded.digest})
-        log.info("model: %s, %s", self.model_spec, domain.describe(loaded))
-        for note in loaded.notes:
-            log.warning("model: %s", note.removeprefix("warning: "))
-        self.config, notes = with_own_settings(self.config, domain.own_settings(loaded))
-        for note in notes:
-            log.warning("model: %s", note)
+        modality = self.modality
+
+        def load(config: Config) -> Any:
+            # the others then find on the disk what the first downloaded
+            loaded = self.ranks.first_before_others(lambda: modality.load(self._model_path, config))
+            return loaded if self._kept_model is None else occupant.as_given(self.out, config, loaded)
+
+        loaded, self.config = opened_model(self.config, modality, self.ranks, load)
         return loaded
 
     @cached_property
     def pack(self) -> Any:
         """The data, decoded or tokenised: a `Pack` or `TextPack`; the configuration is resolved for it."""
-        domain = self.domain
-        _ = self.initial  # what the pack is made for, loaded in all processes
-        pack = self._prepare(domain)
-        counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
-        classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
-        log.info("data: %s: %s%s", self.data_spec, counts, classes)
-        stages = ["pretrain", "distill"] + ["finetune"] * (pack.split("train").labels is not None)
-        rows = {stage: len(self._rows(pack.split("train"), stage)) for stage in stages}
-        self.config = self.config.resolved(domain.modality, rows)
+        initial = self.initial  # what the pack is made for, loaded in all processes
+        pack, self.config = opened_data(self.config, self.modality, lambda config: self._prepared(config, initial))
         return pack
 
-    def _load(self, domain: Domain) -> Any:
-        # the others then find on the disk what the first downloaded
-        return self.ranks.first_before_others(lambda: domain.load(self.model_path))
-
-    def _prepare(self, domain: Domain) -> Any:
-        spec = str(domain.bundled_data[0]) if self.data_spec == "bundled" else self.data_spec
-        directory = self.pack_directory
+    def _prepared(self, config: Config, initial: Any) -> Any:
+        modality, directory, spec = self.modality, self.out / "pack", self.modality.source(config)
 
         def prepare() -> Any:
             if not self.ranks.is_first:
-                return domain.open_pack(directory)
+                return modality.open_pack(directory)
             try:
-                return domain.prepare_pack(spec, directory)
+                return modality.prepare_pack(spec, directory, config, initial, self._model_path)
             except UserError as error:
-                if os.path.exists(os.path.expanduser(spec)) or not occupant.kept_data(self):
+                if os.path.exists(os.path.expanduser(spec)) or not occupant.kept_data(self.out, config):
                     raise
-                self._gone = self._gone or error
-                log.warning("%s What is finished can be shown, and nothing be trained.", error)
-                return domain.open_pack(directory)
+                self._is_gone(error)
+                return modality.open_pack(directory)
 
         return self.ranks.first_before_others(prepare)
 
-    # Where things lie, which a study decides for itself.
+    @cached_property
+    def context(self) -> Context:
+        """What the stages work with."""
+        pack = self.pack
+        return Context(self.config, self.modality, self.device, self.ranks, self.initial, pack)
 
-    @property
-    def pack_directory(self) -> Path:
-        """Of the decoded or tokenised data."""
-        return self.out / "pack"
-
-    def stage_directory(self, stage: str, name: str, inputs: dict[str, Any]) -> StageDirectory:
-        """Of a stage.
-
-        Args:
-            stage: which.
-            name: of its folder in a run directory.
-            inputs: everything that decides its result.
-        """
-        return StageDirectory(self.out / name, stage)
-
-    def bank(self, recipe: BankRecipe, rebuild: bool, new_teacher: bool) -> Bank:
-        """The bank that a recipe makes; see `build_or_open`."""
-        self.ranks.first(lambda: check_held(self.out))
-        return build_or_open(self.out / "teacher", recipe, rebuild, new_teacher)
+    @cached_property
+    def _maker(self) -> Maker:
+        return Maker(self.context, self.place, self.resume)
 
     # The stages.
 
-    def run(self, stage: Stage = "all") -> Result:
+    def run(self, stage: Literal["pretrain", "distill", "finetune", "all"] = "all") -> Result:
         """Bring a stage up to date, with what it needs; `all` is `finetune`."""
         if stage not in _STAGES:
             raise UserError(f"--stage {stage} is not known; {nearest(stage, list(_STAGES))}")
@@ -266,37 +206,12 @@ class Pipeline:
     def pretrain(self) -> Result:
         """Further pre-training: theta_init -> theta_0, the teacher."""
         with self.session():
-            inputs = self._inputs("pretrain", start=self._start_digest())
-            return self._masked_stage("pretrain", "pretrain", inputs, None)
+            return self._maker.make(pretraining(self.context))
 
     def distill(self) -> Result:
         """Self-distillation: each round starts again from theta_init and matches the previous model."""
         with self.session():
-            rounds = self.config.distill.rounds
-            if rounds:
-                self.domain.check_distill()
-            teacher = self._distill_rounds(rounds)
-            if rounds == 0:
-                teacher = self._adopt_as_distilled(teacher)
-            return teacher
-
-    def build_bank(self, rebuild: bool = False) -> Bank:
-        """The bank of the last round's teacher, built when it is not there; what it needs is trained first.
-
-        Args:
-            rebuild: replace the bank that is there.
-
-        Raises:
-            UserError: the bank there is of something else or damaged, and `rebuild` is off.
-        """
-        with self.session():
-            self.domain.check_distill()
-            self.domain.check_bank(self.initial.shape)
-            teacher = self._distill_rounds(max(self.config.distill.rounds - 1, 0))
-            recipe = self.domain.recipe(self.domain.reload(teacher.model), self.pack)
-            bank = self.bank(recipe, rebuild, new_teacher=self.config.distill.rounds > 1)
-            bank.check()
-            return bank
+            return self._maker.make(distillation(self.context))
 
     def finetune(self, start: Start | None = None, seed: int | None = None, name: str = "finetune") -> Result:
         """Train the classifier and evaluate it.
@@ -308,26 +223,27 @@ class Pipeline:
             name: folder in the run directory.
         """
         with self.session():
-            self.check_labels()
-            check_unspread(self.config.finetune, self.config.zero.stage)
-            check_whole_batch(self.config, self.ranks.world)
-            dev = dev_split(self) if self.config.finetune.best_dev else None
-            start = start or self.config.finetune.start
-            seed = self.config.seed if seed is None else seed
-            self._pending.add(name)
-            source = {"init": None, "pretrain": self.pretrain, "distill": self.distill}[start]
-            from_stage = None if source is None else source()
-            digest = self.initial.digest if from_stage is None else from_stage.weights
-            inputs = self._inputs("finetune", start=digest, seed=seed, classes=self.pack.class_names)
-            train, test = self.pack.split("train"), self.test_split
-            inputs["train labels"] = durable.sha256_array(labels_of(train)[self.train_rows("finetune").numpy()])
-            inputs[f"test {self.domain.modality}"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
-            inputs["test labels"] = durable.sha256_array(labels_of(test)[labelled_rows(test).numpy()])
-            inputs |= {} if dev is None else dev_inputs(self, dev)
-            directory = self.stage_directory("finetune", name, inputs)
-            return self._brought_up_to_date(
-                directory, inputs, lambda: train_classifier(self, directory.path, inputs, from_stage, seed)
-            )
+            return self._maker.make(finetuning(self.context, start, seed, name))
+
+    def build_bank(self, rebuild: bool = False) -> Bank:
+        """The bank of the last round's teacher, built when it is not there; what it needs is trained first.
+
+        Args:
+            rebuild: replace the bank that is there.
+
+        Raises:
+            UserError: the bank there is of something else or damaged, and `rebuild` is off.
+        """
+        with self.session():
+            context, rounds = self.context, self.config.distill.rounds
+            self.modality.check_distill(context.config, context.model.shape)
+            self.modality.check_bank(context.config, context.model.shape)
+            teacher = self._maker.make(distillation(context, max(rounds - 1, 0)))
+            model = self.modality.reload(teacher.model)
+            recipe = self.modality.recipe(context.config, context.device, model, context.pack)
+            bank = self.place.bank(recipe, rebuild, new_teacher=rounds > 1)
+            bank.check()
+            return bank
 
     def evaluate(self, data: str | Path | None = None, to: str | Path | None = None) -> dict[str, float]:
         """Classify with the fine-tuned model; predictions go to `predictions.csv` in the run directory.
@@ -341,209 +257,33 @@ class Pipeline:
             `accuracy`, `majority_class_accuracy`, `macro_f1`, `micro_f1`, `test_loss`, and where macro-F1 is over fewer
             classes than the model has `macro_f1_classes`.
         """
-        from sdfast.evaluation.run import evaluate_run
-
         if self.ranks.world > 1:
             raise UserError("sdfast eval works in one process; run it without the launcher.")
+        source, target = (None if given is None else str(given) for given in (data, to))
         with self.session(training=False):
-            return evaluate_run(self, None if data is None else str(data), None if to is None else Path(to))
+            path = None if target is None else Path(target)
+            return evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
 
-    # How a stage is trained.
+    def export(self, stage: str, to: str | Path) -> int:
+        """Write a stage's model into a folder of its own: finished, or as far as it has come.
 
-    def _masked_stage(self, stage: MaskedStage, name: str, inputs: dict[str, Any], teacher: Result | None) -> Result:
-        directory = self.stage_directory(stage, name, inputs)
+        Args:
+            stage: folder of the stage, such as `pretrain`, `distill`, `distill/round-1`, `finetune`.
+            to: folder to make.
 
-        def train() -> Outcome:
-            start = self.initial if stage == "head" else self._start()
-            return train_masked(self, directory.path, stage, inputs, start, teacher)
-
-        return self._brought_up_to_date(directory, inputs, train)
-
-    def _start(self) -> Any:
-        """What pretrain and distill start from: the model as given, a newly made head trained first."""
-        if (head := self._head()) is None:
-            return self.initial
-        return replace(self.initial, module=self.domain.reload(head.model).module, digest=head.weights)
-
-    def _start_digest(self) -> str:
-        """Of its weights."""
-        head = self._head()
-        return self.initial.digest if head is None else head.weights
-
-    def _head(self) -> Result | None:
-        """The training of a newly made head; None where there is none."""
-        if not self.domain.head_steps():
-            return None
-        return self._masked_stage("head", "head", self._inputs("head", start=self.initial.digest), None)
-
-    def _distill_rounds(self, count: int) -> Result:
-        """The model after so many rounds; the further pre-trained one after none."""
-        last = self.config.distill.rounds
-        names = ["distill" if number == last else f"distill/round-{number}" for number in range(1, count + 1)]
-        self._pending.update(names)
-        teacher, start = self.pretrain(), self._start_digest()
-        for number, name in enumerate(names, 1):
-            inputs = self._inputs("distill", start=start, teacher=teacher.weights, round=number)
-            teacher = self._masked_stage("distill", name, inputs, teacher)
-        return teacher
-
-    # What a stage needs.
-
-    def section(self, stage: str) -> OptimisationConfig:
-        """How a stage is optimised; a new head as `pretrain`, in steps of its own."""
-        if stage == "head":
-            return self.config.pretrain.model_copy(update={"steps": self.domain.head_steps()})
-        return getattr(self.config, stage)
-
-    def read(self, split: Any) -> Reader:
-        """The function that brings rows of a split to the device."""
-        known = self._readers.get(id(split))
-        if known is None or known[0] is not split:
-            known = self._readers[id(split)] = (split, self.domain.reader(split))
-        return known[1]
-
-    def train_rows(self, stage: str) -> Tensor:
-        """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
-        return self._rows(self.pack.split("train"), stage)
-
-    def _rows(self, train: Any, stage: str) -> Tensor:
-        rows = torch.from_numpy(train.limited(self.config.data.limit, self.config.data.limit_seed))
-        return labelled_rows(train, rows) if stage == "finetune" else rows
-
-    @property
-    def test_split(self) -> Any:
-        """What fine-tuning is evaluated on."""
-        return evaluation_split(self.pack)[1]
-
-    @property
-    def paper(self) -> PaperSet | None:
-        """The paper's data set that this one has the name of, or None."""
-        source = self.pack.manifest["source"]
-        return paper_set(source["name"], source["kind"], self.domain.modality)
-
-    @property
-    def paper_metric(self) -> str | None:
-        """The metric that the paper reports for the data set; None for one that it does not have."""
-        return None if self.paper is None else self.paper.metric
-
-    def check_labels(self) -> None:
-        """Whether finetune has what it needs.
+        Returns:
+            The optimiser steps that the model has seen.
 
         Raises:
-            UserError: there are no labels, or too few.
+            UserError, RunError: see `export_stage`.
         """
-        names, unlabelled = self.pack.class_names, [n for n, s in self.pack.splits.items() if s.labels is None]
-        if names is None or "train" in unlabelled:
-            columns = next((said for said in self.pack.warnings if NO_LABELS in said), None)
-            how = f" ({columns.removesuffix('.')})" if columns else ""
-            raise UserError(
-                f"{self.data_spec} has no labels{how}, and finetune needs them; {_HOW_TO_LABEL[self.domain.modality]}, "
-                "or run --stage distill."
-            )
-        if len(names) < 2:
-            raise UserError(f"{self.data_spec} has one class only ('{names[0]}'); finetune needs two.")
-        if self.test_split.labels is None:
-            raise UserError(
-                f"the test {self.domain.modality} of {self.data_spec} have no labels, and finetune evaluates on them."
-            )
 
-    def _inputs(self, stage: str, **content: Any) -> dict[str, Any]:
-        """Everything that decides a stage's result: content digests and configuration values, by name."""
-        domain = self.domain
-        inputs: dict[str, Any] = {"stage": stage, "seed": self.config.seed, **content}
-        inputs[f"train {domain.modality}"] = durable.sha256_array(
-            self.pack.split("train").digests[self.train_rows(stage).numpy()]
-        )
-        inputs["train rows"] = durable.sha256_array(self.train_rows(stage).numpy())  # they key masks, order and flips
-        inputs |= domain.inputs(stage)
-        inputs["precision"] = resolve_precision(self.config.engine.precision, self.device)
-        if stage == "distill":  # in float32, live and bank give the same result
-            autocast = dict.fromkeys(("bf16", "bf16-weights"), "bf16 autocast") | {"fp16": "fp16 autocast"}
-            products = {**autocast, "tf32": "tf32"}  # of a live teacher; a bank's is in full float32
-            live = self.config.teacher.mode == "live"
-            dtype = products.get(inputs["precision"], "float32") if live else self.config.teacher.dtype
-            if dtype != "float32":
-                inputs["teacher.dtype"] = dtype
-        own = "pretrain" if stage == "head" else stage
-        for key, value in self.section(stage).model_dump(mode="json").items():
-            inputs[f"{own}.{key}"] = value
-        if stage == "distill":
-            inputs |= {f"pretrain.{key}": getattr(self.config.pretrain, key) for key in sorted(domain.masking)}
-        decided_elsewhere = {"distill.rounds", "finetune.start", "pretrain.head_steps", f"{own}.epochs"}
-        for name in decided_elsewhere | domain.not_ours:
-            inputs.pop(name, None)
-        for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
-            inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
-        for name in without_effect(self.config):
-            inputs.pop(name, None)
-        for name, default in domain.later.items():
-            if inputs.get(name) == default:
-                del inputs[name]
-        return inputs
+        def context() -> Context:
+            shape_only = replace(self.initial, module=nn.Module())  # its weights make room for those of the stage
+            pack = self.modality.open_pack(self.out / "pack")
+            return Context(self.config, self.modality, self.device, self.ranks, shape_only, pack)
 
-    def _brought_up_to_date(
-        self, directory: StageDirectory, inputs: dict[str, Any], train: Callable[[], Outcome]
-    ) -> Result:
-        self.ranks.check_same(lambda: {"the stage": directory.path.name, **inputs})
-        done = self._already(directory, inputs)
-        if done is None:
-            self.ranks.first(lambda: self._check_trainable(directory))
-            done = self._finish(directory, inputs, train())
-        return done
-
-    def _check_trainable(self, directory: StageDirectory) -> None:
-        """Before hours are spent: what a stage needs is there, and nothing of a person's is in its way.
-
-        Nor in that of the stages which will run again because this one does.
-        """
-        if self._gone is not None:
-            raise self._gone
-        directory.check_replaceable()
-        for name in sorted(self._pending):
-            StageDirectory(self.out / name, name).check_replaceable()
-
-    def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:
-        """The stage's result, when there is nothing to do; says which input changed when there is."""
-        known = self._finished.get(directory.path)
-        again = known is not None and known.fingerprint == durable.sha256_json(inputs)
-        if not self.resume and not again:
-            return None
-        done = self.ranks.first(lambda: directory.finished(inputs))
-        if done is not None:
-            self._finished[directory.path] = done
-            if not again:
-                log.info("%s: already done (%s)", directory.path.name, directory.model)
-                self.ranks.first(self._settle)
-        elif (changed := directory.changed_input(inputs)) is not None:
-            log.info("%s: runs again, because %s changed", directory.path.name, changed)
-        return done
-
-    def _settle(self) -> None:
-        """A stage was found done: nothing here is replaced by another run."""
-        if self._held:
-            occupant.forget_replaced(self.out)
-
-    def _finish(self, directory: StageDirectory, inputs: dict[str, Any], outcome: Outcome) -> Result:
-        def replaced() -> None:
-            if self._held:
-                occupant.sweep_replaced(self.out, directory.path)
-            if directory.path == self.out / "finetune":
-                predictions.remove(self.out)
-
-        self._finished[directory.path] = self.ranks.first(lambda: directory.finish(inputs, outcome, replaced))
-        return self._finished[directory.path]
-
-    def _adopt_as_distilled(self, teacher: Result) -> Result:
-        """distill.rounds=0: no self-distillation, the further pre-trained model is handed on."""
-        inputs = {"stage": "distill", "round": 0, "teacher": teacher.weights}
-        directory = self.stage_directory("distill", "distill", inputs)
-        outcome = Outcome(
-            teacher.weights,
-            lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
-            {"steps": 0, "seconds": 0.0, f"{self.domain.unit}_per_s": 0.0},
-            teacher.metrics,
-        )
-        return self._brought_up_to_date(directory, inputs, lambda: outcome)
+        return export_stage(self.out, context, stage, Path(to))
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
@@ -555,12 +295,12 @@ class Pipeline:
         Raises:
             UserError: another process holds the directory, or it is another run's.
         """
-        if self._held:
+        if self.place.held:
             yield
             return
         with contextlib.ExitStack() as stack:
             self.ranks.first(lambda: self._hold(stack, training))
-            self._held = True
+            self.place.held = True
             try:
                 stack.enter_context(cpu_settings(self.config.engine))
                 if training and not self._opened:
@@ -568,38 +308,23 @@ class Pipeline:
                     self._opened = True
                 yield
             finally:
-                self._held = False
-                self._pending.clear()
+                self.place.held = False
 
     def _hold(self, stack: contextlib.ExitStack, training: bool) -> None:
-        """Lock the run directory and open its log, until the stack is left.
-
-        One that may not be written, as that of another person, can be looked at as it is.
-        """
         self._check_directory()
-        self.read_only = False
-        try:
-            stack.enter_context(locked(self.out))
-        except NotWritable:
-            if training:
-                raise
-            self.read_only = True
-            return
-        handler = attach_file(self.out / "log.txt")
-        stack.callback(handler.close)
-        stack.callback(log.removeHandler, handler)
+        stack.enter_context(self.place.hold(training))
 
     def _open_inputs(self) -> None:
         log.info("run directory: %s", self.out)
         if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")
-        if self.data_spec == "bundled":
-            log.info("no data given: using the bundled %s", self.domain.bundled_data[1])
-        _ = self.initial  # loaded in all processes
-        self.ranks.first(lambda: occupant.make_room(self))
-        count, limit = len(self.pack.split("train")), self.config.data.limit
+        if self.config.data_spec == "bundled":
+            log.info("no data given: using the bundled %s", self.modality.bundled_data[1])
+        digest = self.initial.digest  # loaded in all processes
+        self.ranks.first(lambda: occupant.make_room(self.out, self.config, self.modality, digest, self.replace))
+        count, limit = len(self.context.train), self.config.data.limit
         if limit is not None and limit < count:
-            log.info("data: training on %d of %d %s (data.limit)", limit, count, self.domain.modality)
+            log.info("data: training on %d of %d %s (data.limit)", limit, count, self.modality.name)
         if self.ranks.is_first:
             durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
 
@@ -609,6 +334,6 @@ class Pipeline:
         if self.config.out is not None or not path.is_file():
             return
         other = resolve(file=path)
-        theirs = (other.model or "bundled", other.data.source or "bundled")
-        if theirs != (self.model_spec, self.data_spec) and not self.replace:
+        theirs = (other.model_spec, other.data_spec)
+        if theirs != (self.config.model_spec, self.config.data_spec) and not self.replace:
             raise UserError(f"{self.out} holds a run of {theirs[0]} on {theirs[1]}; give this one its own --out.")

@@ -15,9 +15,11 @@ from transformers import AutoTokenizer
 import sdfast
 from sdfast.cli.main import run
 from sdfast.config import PretrainConfig
-from sdfast.domains.choose import modality_of
 from sdfast.errors import UserError
+from sdfast.modalities.choose import modality_name
 from sdfast.models.checkpoint import load_mae, save_mae
+from sdfast.stages.graph import pretraining
+from sdfast.stages.inputs import inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_unresolved_is_normalised(given: bool | None, expected: bool) -> None:
 )
 def test_what_a_model_is_of(config: dict[str, object], kind: str) -> None:
     """One that sdfast does not take is answered with the models that it takes of the same kind."""
-    assert modality_of(config) == kind
+    assert modality_name(config) == kind
 
 
 def test_a_text_model_of_an_unknown_kind(tmp_path: Path, data: Path) -> None:
@@ -173,6 +175,6 @@ def test_a_text_run_takes_the_configuration_of_an_older_one(norm_pix: bool | Non
     """Which wrote the images' norm_pix: true, as that was the default."""
     model, texts = write_text_model(tmp_path / "model"), write_texts(tmp_path / "texts")
     pipe = sdfast.Pipeline(model, texts, tmp_path / "out", pretrain={"norm_pix": norm_pix})
-    assert "pretrain.norm_pix" not in pipe._inputs("pretrain") if pipe.pack else False
+    assert "pretrain.norm_pix" not in inputs_of(pipe.context, pretraining(pipe.context), {})
     with pytest.raises(UserError, match="norm_pix=False says nothing"):
         _ = sdfast.Pipeline(model, texts, tmp_path / "out", pretrain={"norm_pix": False}).initial

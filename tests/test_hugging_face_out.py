@@ -16,7 +16,6 @@ from text_fixtures import WORDS, write_text_model, write_texts
 import sdfast
 from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError
-from sdfast.export import export_stage
 from sdfast.models import layout
 from sdfast.models.checkpoint import load_mae
 from sdfast.models.text_checkpoint import load_mlm
@@ -155,14 +154,14 @@ def test_result_and_export_have_all_files(run: tuple[Path, Path], tmp_path: Path
     out, _ = run
     files = json.loads((out / "distill" / "result.json").read_text())["files"]
     assert {"README.md", "model.safetensors", "encoder/config.json", "encoder/model.safetensors"} < set(files)
-    export_stage(sdfast.Pipeline(config=out / "config.yaml"), "distill", tmp_path / "copy")
+    sdfast.Pipeline(config=out / "config.yaml").export("distill", tmp_path / "copy")
     for name in files:
         assert (tmp_path / "copy" / name).read_bytes() == (out / "distill/model" / name).read_bytes()
     damaged = out / "distill/model/encoder/model.safetensors"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UserError, match=r"encoder/model\.safetensors"):
-        export_stage(sdfast.Pipeline(config=out / "config.yaml"), "distill", tmp_path / "damaged")
+        sdfast.Pipeline(config=out / "config.yaml").export("distill", tmp_path / "damaged")
     damaged.write_bytes(whole)
 
 

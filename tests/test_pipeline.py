@@ -15,9 +15,9 @@ import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
-from sdfast.domains import images
 from sdfast.durable import read_json
 from sdfast.errors import UserError
+from sdfast.modalities import images
 from sdfast.models.checkpoint import load_classifier, load_mae
 from sdfast.models.vit import Attention
 
@@ -377,4 +377,4 @@ def test_a_limit_keeps_rows_that_have_a_label(inputs: dict[str, Path], tmp_path:
     for seed in range(6):
         pipe = pipeline({**inputs, "data": table}, tmp_path / "run", "data.limit=1", f"data.limit_seed={seed}")
         with pipe.session():
-            assert len(pipe.train_rows("finetune")) == len(pipe.train_rows("pretrain")) == 1
+            assert len(pipe.context.train_rows("finetune")) == len(pipe.context.train_rows("pretrain")) == 1

@@ -243,8 +243,6 @@ def test_export_of_an_unfinished_stage(
 ) -> None:
     from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from sdfast.export import export_stage
-
     original = Trainer._one_step
     for stage, kind in (("pretrain", AutoModelForMaskedLM), ("finetune", AutoModelForSequenceClassification)):
 
@@ -257,7 +255,7 @@ def test_export_of_an_unfinished_stage(
         out = tmp_path / f"run-{stage}"
         with pytest.raises(Interrupted):
             pipeline(inputs, out, "finetune.start=init").run(stage)  # type: ignore[arg-type]
-        assert export_stage(sdfast.Pipeline(out=out, config=out / "config.yaml"), stage, tmp_path / stage) == 4
+        assert sdfast.Pipeline(out=out, config=out / "config.yaml").export(stage, tmp_path / stage) == 4
         assert kind.from_pretrained(tmp_path / stage).config.vocab_size == 45
         assert AutoTokenizer.from_pretrained(tmp_path / stage)("word1").input_ids == [0, 6, 2]
 

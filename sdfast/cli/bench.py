@@ -33,8 +33,8 @@ def bench(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}.")
     pipeline = Pipeline(model=model, config=config, preset=preset, device=device, overrides=overrides or ())
-    if pipeline.domain.modality != "images":
-        raise UserError(f"sdfast bench times models of images, and {pipeline.model_spec} is one of texts.")
+    if pipeline.modality.name != "images":
+        raise UserError(f"sdfast bench times models of images, and {pipeline.config.model_spec} is one of texts.")
     from sdfast.engine.bench import bench as measure
 
     with _status() as say:

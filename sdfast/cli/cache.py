@@ -45,13 +45,13 @@ def verify(
     device: Device = None,
 ) -> None:
     """Check every byte and the identity, and run the teacher again on a random sample."""
-    from sdfast.engine.teacher_bank import verify_bank
+    from sdfast.stages.verify_bank import verify_bank
 
     config = out / "config.yaml"
     if not config.is_file():
         raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
     pipeline = _pipeline(out=out, config=config, device=device)
-    bank, errors = verify_bank(pipeline, sample)
+    bank, errors = verify_bank(pipeline.out, pipeline.config, pipeline.device, sample)
     typer.echo(f"{bank.directory}: {len(bank)} rows, every block as it was written, of this run's teacher and data")
     if errors is not None:
         typer.echo(

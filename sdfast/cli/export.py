@@ -18,11 +18,10 @@ def export(
     ] = "finetune",
 ) -> None:
     """Write a stage's model in Hugging Face format; of an unfinished one, its newest checkpoint. No GPU is needed."""
-    from sdfast.export import export_stage
     from sdfast.pipeline import Pipeline
 
     config = out / "config.yaml"
     if not config.is_file():
         raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
-    steps = export_stage(Pipeline(out=out, config=config, device="cpu"), stage, to)
+    steps = Pipeline(out=out, config=config, device="cpu").export(stage, to)
     typer.echo(f"{to}: {stage} after {steps} steps")

@@ -160,14 +160,14 @@ def _for_model(config: Config) -> Config:
     folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         return config
-    from sdfast.domains.base import with_own_settings
-    from sdfast.domains.choose import modality_of
+    from sdfast.config import with_own_settings
+    from sdfast.modalities.choose import modality_name
     from sdfast.models.describe import trained_with
     from sdfast.models.weights import read_config
 
     described = read_config(folder)
     own = trained_with(described, folder / "config.json")
-    return with_own_settings(config, own)[0].resolved(modality_of(described))
+    return with_own_settings(config, own)[0].resolved(modality_name(described))
 
 
 @config_app.command(name="schema")

@@ -98,7 +98,7 @@ def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any]
 
     pipeline = Pipeline(model=model, overrides=overrides)
     named = NAMED.get(model or "")
-    if named is None and pipeline.domain.modality != "images":
+    if named is None and pipeline.modality.name != "images":
         raise UserError(
             f"sdfast plan knows the texts' models roberta-base and roberta-large by name, and no folder or hub id of"
             f" one such as {model}."

@@ -45,7 +45,8 @@ def study(
 ) -> None:
     """Run a table or figure of the paper, or compare all methods on your own data."""
     from sdfast.cli.markdown import show_markdown
-    from sdfast.pipeline import Pipeline, slug
+    from sdfast.pipeline import Pipeline
+    from sdfast.rundir import slug
     from sdfast.studies.declared import study_named
     from sdfast.studies.run import Options, run_study
 
@@ -62,7 +63,7 @@ def study(
         _numbers(points),
         [method for method in (methods or "").split(",") if method.strip()],
     )
-    report = run_study(name, runs, options)
+    report = run_study(name, [run.config for run in runs], runs[0].out, options)
     show_markdown(report.text)
     if report.failures:
         count = len(report.failures)

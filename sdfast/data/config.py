@@ -26,12 +26,14 @@ class DataConfig(BaseModel):
         "text also .jsonl, .tsv, .txt and folders of these; bundled when not given",
     )
     image_size: int | tuple[int, int] | None = Field(
-        default=None, description="height and width in pixels, one number for a square; the model's when not given"
+        default=None,
+        description="height and width in pixels, one number for a square; the model's when not given",
+        json_schema_extra={"of": "images"},
     )
     channels: int | None = Field(
         default=None,
         description="3 (RGB) or 1 (grey); the model's when not given",
-        json_schema_extra={"enum": [1, 3, None]},
+        json_schema_extra={"enum": [1, 3, None], "of": "images"},
     )
     limit: int | None = Field(
         default=None,
@@ -59,8 +61,16 @@ class DataConfig(BaseModel):
         description="rows of train whose decoded pixels (texts: tokens) are also in test or val: stop, drop them from "
         "train, or keep",
     )
-    image_key: str | None = Field(default=None, description="column of the images in a table; found when not given")
-    text_key: str | None = Field(default=None, description="column of the texts in a table; found when not given")
+    image_key: str | None = Field(
+        default=None,
+        description="column of the images in a table; found when not given",
+        json_schema_extra={"of": "images"},
+    )
+    text_key: str | None = Field(
+        default=None,
+        description="column of the texts in a table; found when not given",
+        json_schema_extra={"of": "texts"},
+    )
     label_key: str | None = Field(
         default=None, description="column of the labels in a table; found when not given; `none` goes without labels"
     )
@@ -87,11 +97,13 @@ class DataConfig(BaseModel):
         default="white",
         description="what lies under transparent pixels: a colour (white, '#rrggbb', 'rgb(r, g, b)'), or `keep`: the "
         "colours that the file stores there",
+        json_schema_extra={"of": "images"},
     )
     range: Literal["auto"] | tuple[float, float] = Field(
         default="auto",
         description="samples of more than 8 bits that become black and white, [LOW, HIGH]; `auto` is from 0 to the "
         "least 2^k - 1 that holds every sample of the source",
+        json_schema_extra={"of": "images"},
     )
     max_pixels: int = Field(
         default=178_956_970, ge=1, description="an image of more pixels counts as broken and is never decoded"
@@ -102,12 +114,14 @@ class DataConfig(BaseModel):
         ge=4,
         le=1 << 20,
         description="tokens of a document that are kept, special tokens included; longer ones are cut and counted",
+        json_schema_extra={"of": "texts"},
     )
     token_budget: int | None = Field(
         default=None,
         ge=1,
         description="text: a micro-batch holds at most so many tokens, padding included (a longer document is alone); "
         "it splits a batch, and never changes which documents are in it",
+        json_schema_extra={"of": "texts"},
     )
 
     @field_validator("image_size")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,23 +15,17 @@ from sdfast.data.augment import Augmentation, content_keys
 from sdfast.data.pack import Pack
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.signals import stop_on_signal
-from sdfast.errors import Interrupted, UserError
+from sdfast.errors import Interrupted
 from sdfast.log import log, progress_lines
 from sdfast.models.checkpoint import PretrainedMAE
 from sdfast.objectives.base import Normalise
 from sdfast.ranks import Ranks
 from sdfast.rng import derive_seed
-from sdfast.rundir import RESULT, check_model
-from sdfast.teacher.bank import Bank, open_bank
+from sdfast.teacher.bank import Bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.fingerprint import check_identity
 from sdfast.teacher.recipe import BankRecipe, Recipe
 from sdfast.teacher.residency import Residency, choose_residency, describe_place, place_bank
 from sdfast.teacher.targets import Teacher
-from sdfast.teacher.verify import SampleErrors, sample_errors
-
-if TYPE_CHECKING:
-    from sdfast.pipeline import Pipeline
 
 
 def build_or_open(directory: Path, recipe: BankRecipe, rebuild: bool = False, new_teacher: bool = False) -> Bank:
@@ -112,31 +105,3 @@ def augmentation(config: Config, digests: NDArray[np.uint8], seed: int | None = 
     if seed is not None:
         return Augmentation(kind, seed)
     return Augmentation(kind, derive_seed(config.seed, "views"), views, content_keys(digests))
-
-
-def verify_bank(run: Pipeline, sample: int) -> tuple[Bank, SampleErrors | None]:
-    """Check a run's bank: every block, its identity, and the features of a few rows. Nothing is written.
-
-    Args:
-        run: with the run directory; neither its first model nor its source is needed.
-        sample: rows that go through the teacher again; none for 0.
-
-    Raises:
-        UserError: no bank, no teacher, or a bank that is damaged or of something else.
-        RunError: features that the teacher does not give.
-    """
-    from sdfast.domains.choose import domain_of
-
-    out, rounds = run.out, run.config.distill.rounds
-    bank = open_bank(out / "teacher")
-    folder = out / ("pretrain" if rounds <= 1 else f"distill/round-{rounds - 1}") / "model"
-    if not folder.is_dir() and not (folder.parent / RESULT).exists():
-        raise UserError(f"{folder} holds no teacher to compare with; run `sdfast train --stage pretrain` first.")
-    check_model(folder.parent)
-    domain = domain_of(folder, run)
-    loaded = domain.reload(folder)
-    domain.check_bank(loaded.shape)
-    recipe = domain.recipe(loaded, domain.open_pack(out / "pack"))
-    check_identity(bank.identity, recipe.identity, bank.directory)
-    bank.check()
-    return bank, sample_errors(bank, recipe, sample, time.time_ns() >> 1) if sample else None

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.data.order import all_batches
@@ -16,6 +18,12 @@ from sdfast.data.pack_files import OpenPack, SplitFiles
 from sdfast.errors import UserError
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise
+
+
+def labels_of(split: Any) -> NDArray[np.int64]:
+    """[n] int64, of a split that has labels."""
+    assert split.labels is not None
+    return split.labels
 
 
 def labelled_rows(split: SplitFiles, rows: Tensor | None = None) -> Tensor:

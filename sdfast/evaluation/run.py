@@ -8,15 +8,15 @@ import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sdfast import durable
+from sdfast.config import Config
+from sdfast.context import Classifier, Modality
 from sdfast.data.labels import Unseen, known_classes
 from sdfast.data.pack_checks import first_names
-from sdfast.domains.base import Classifier, Domain
-from sdfast.domains.choose import domain_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import (
     baseline_note,
@@ -27,14 +27,27 @@ from sdfast.evaluation.classification import (
 )
 from sdfast.evaluation.predictions import file_for
 from sdfast.log import log
+from sdfast.modalities.choose import modality_of
 from sdfast.rundir import RESULT, check_model
 
-if TYPE_CHECKING:
-    from sdfast.pipeline import Pipeline
 
+def evaluate_run(
+    out: Path, config: Config, device: torch.device, data: str | None, to: Path | None = None, read_only: bool = False
+) -> dict[str, float]:
+    """Classify with the fine-tuned model of a run and write what it predicted.
 
-def evaluate_run(pipeline: Pipeline, data: str | None, to: Path | None = None) -> dict[str, float]:
-    """See `Pipeline.evaluate`.
+    Neither the run's first model nor its source needs to be there any more.
+
+    Args:
+        out: the run directory.
+        config: of the run; its `data` section is for the other source.
+        device: where to compute.
+        data: another labelled source; the run's own test split when None.
+        to: file for the predictions; where `file_for` says when None.
+        read_only: the run directory cannot be written.
+
+    Returns:
+        The metrics that are reported; see `reported_metrics`.
 
     Raises:
         UserError: there is no fine-tuned model or a damaged one, the source has no labels, or it has classes the model
@@ -43,43 +56,50 @@ def evaluate_run(pipeline: Pipeline, data: str | None, to: Path | None = None) -
     if to is not None and not to.absolute().parent.is_dir():
         raise UserError(f"--predictions {to}: there is no folder {to.parent}.")
     with contextlib.ExitStack() as stack:
-        place = pipeline.out
-        if pipeline.read_only:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdfast-")))
-        return _evaluate(pipeline, data, to, place / "eval-pack")
+        if read_only:
+            packs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdfast-")))
+        else:
+            packs = out
+            durable.recover_directory(out / "finetune" / "model")
+        metrics, text = _evaluated(out, config, device, data, packs / "eval-pack")
+    if to is None and read_only:
+        log.warning("%s cannot be written, so the predictions are not kept; give --predictions FILE.", out)
+    else:
+        path = file_for(out, data) if to is None else to
+        durable.write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files as the system has them
+        log.info("predictions: %s", path)
+    return metrics
 
 
-def _evaluate(pipeline: Pipeline, data: str | None, to: Path | None, place: Path) -> dict[str, float]:
-    """place: of the pack of another source."""
-    folder = pipeline.out / "finetune" / "model"
-    if not pipeline.read_only:
-        durable.recover_directory(folder)
+def _evaluated(
+    out: Path, config: Config, device: torch.device, data: str | None, packed: Path
+) -> tuple[dict[str, float], str]:
+    """The metrics, and the predictions as CSV; the pack of another source is made at `packed`."""
+    folder = out / "finetune" / "model"
     if not folder.is_dir() and not (folder.parent / RESULT).exists():
         raise UserError(
             f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
         )
     stored = check_model(folder.parent)
-    # Neither the run's first model nor its source needs to be there any more.
-    domain = pipeline.domain = domain_of(folder, pipeline)
-    classifier = domain.read_classifier(folder)
-    module, names = classifier.module.to(pipeline.device), classifier.names
+    modality = modality_of(folder)
+    classifier = modality.read_classifier(folder)
+    module, names = classifier.module.to(device), classifier.names
     if data is None:
-        pack = _own_pack(pipeline, domain, classifier, stored.inputs)
+        pack = _own_pack(out, config, modality, classifier, stored.inputs)
     else:
-        pack = domain.evaluation_pack(data, place, classifier)
+        pack = modality.evaluation_pack(data, packed, config, classifier)
     split_name, split = ("train", pack.split("train")) if set(pack.splits) == {"train"} else evaluation_split(pack)
     source_names = pack.class_names
     if split.labels is None or source_names is None:
-        raise UserError(f"{data or pipeline.data_spec} has no labels to compare predictions with.")
-    rows, labels = _known_rows(split, source_names, names, data or pipeline.data_spec, pipeline.config.data.unseen)
-    logits = domain.predict(module, classifier.companions, split, rows)
+        raise UserError(f"{data or config.data_spec} has no labels to compare predictions with.")
+    rows, labels = _known_rows(split, source_names, names, data or config.data_spec, config.data.unseen)
+    logits = modality.predict(module, classifier.companions, split, rows, modality.reader(split, device))
     scores = classification_metrics(logits, labels)
     metrics = reported_metrics(scores, len(names))
     where = split_name if data is None else data if len(pack.splits) == 1 else f"{split_name} of {data}"
-    log.info("evaluated %d %s (%s)", len(labels), domain.modality, where)
-    _keep(pipeline, data, to, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names))
+    log.info("evaluated %d %s (%s)", len(labels), modality.name, where)
     log.info("%s", baseline_note(labels, names))
-    return metrics
+    return metrics, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names)
 
 
 def _known_rows(
@@ -106,27 +126,18 @@ def _known_rows(
     return rows[labels >= 0], labels[labels >= 0]
 
 
-def _own_pack(pipeline: Pipeline, domain: Domain, classifier: Classifier, inputs: Mapping[str, Any]) -> Any:
+def _own_pack(out: Path, config: Config, modality: Modality, classifier: Classifier, inputs: Mapping[str, Any]) -> Any:
     """The run's own pack, where it is of the data that the model was fine-tuned on from these inputs."""
-    pack = domain.open_pack(pipeline.out / "pack")
+    pack = modality.open_pack(out / "pack")
     _, split = evaluation_split(pack)
     tested = split.digests[labelled_rows(split).numpy()] if split.labels is not None else split.digests
-    if inputs.get(f"test {domain.modality}") != durable.sha256_array(tested) or not domain.fits(pack, classifier):
+    same = inputs.get(f"test {modality.name}") == durable.sha256_array(tested)
+    if not same or not modality.fits(pack, config, classifier):
         raise UserError(
-            f"{pipeline.out / 'pack'} holds other data than the model was fine-tuned on; run"
+            f"{out / 'pack'} holds other data than the model was fine-tuned on; run"
             " `sdfast train --stage finetune` with this --out again, or give --data."
         )
     return pack
-
-
-def _keep(pipeline: Pipeline, data: str | None, to: Path | None, text: str) -> None:
-    """Write the predictions where they belong, if that can be written."""
-    if to is None and pipeline.read_only:
-        log.warning("%s cannot be written, so the predictions are not kept; give --predictions FILE.", pipeline.out)
-        return
-    path = file_for(pipeline.out, data) if to is None else to
-    durable.write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files as the system has them
-    log.info("predictions: %s", path)
 
 
 def _predictions(files: list[str], labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:

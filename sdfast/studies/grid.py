@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sdfast.config import Config, Modality
+from sdfast.config import Config, ModalityName
 from sdfast.errors import UserError
-from sdfast.pipeline import Start
+from sdfast.stages.graph import Start
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Study:
     columns: tuple[str, ...] = ("score",)
     tested: tuple[str, ...] = ("score",)
     figure: Literal["dots", "lines", "gaps"] = "dots"
-    modality: Modality | None = None
+    modality: ModalityName | None = None
     axis: Axis | None = None
     seeds: int = 5
 

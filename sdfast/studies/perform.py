@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import sys
 
+import torch
+
 from sdfast.durable import reason
 from sdfast.errors import Interrupted, SdfastError
 from sdfast.log import log
 from sdfast.rundir import Result
+from sdfast.stages.bring import Maker
+from sdfast.stages.graph import distillation, finetuning, head, pretraining
 from sdfast.studies.plan import Task
-from sdfast.studies.store import Shared, StudyRun
+from sdfast.studies.store import Shared, Store
 
 
 def perform(task: Task, shared: Shared) -> Result:
@@ -20,17 +24,18 @@ def perform(task: Task, shared: Shared) -> Result:
         SdfastError: it cannot be trained.
         Interrupted: a signal came; its state is saved.
     """
-    run = StudyRun(task.config, task.out, shared)
+    store = Store(task.out, shared)
     try:
-        if task.stage == "finetune":
-            return run.finetune(task.start, task.seed)
-        if task.stage == "head":
-            head = run.head()
-            assert head is not None
-            return head
-        return run.pretrain() if task.stage == "pretrain" else run.distill()
+        with store.opened(task.config) as context:
+            if task.stage == "finetune":
+                stage = finetuning(context, task.start, task.seed)
+            else:
+                found = {"head": head, "pretrain": pretraining, "distill": distillation}[task.stage](context)
+                assert found is not None
+                stage = found
+            return Maker(context, store).make(stage)
     finally:
-        _forget(run)
+        _forget()
 
 
 def attempt(task: Task, shared: Shared) -> tuple[Result | None, str]:
@@ -53,14 +58,10 @@ def attempt(task: Task, shared: Shared) -> tuple[Result | None, str]:
         return None, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _forget(run: StudyRun) -> None:
-    """Give back what a stage held on its device; compiled code is made anew, as in a process of its own."""
-    device = run.__dict__.get("device")
-    if device is None or device.type != "cuda":
+def _forget() -> None:
+    """Give back what a stage held on a GPU; compiled code is made anew, as in a process of its own."""
+    if not torch.cuda.is_initialized():
         return
-    import torch
-
-    run._readers.clear()
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
     gc.collect()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from sdfast.config import Config
+from sdfast.context import Context
 from sdfast.data.paper_sets import PaperSet
-from sdfast.domains.base import labels_of
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, of_the_system
-from sdfast.pipeline import Start, slug
-from sdfast.rundir import Outcome, Result, StageDirectory
+from sdfast.evaluation.classification import labels_of
+from sdfast.evaluation.dev import dev_metric
+from sdfast.rundir import Result, slug
+from sdfast.stages.checks import check_labels, check_stage
+from sdfast.stages.graph import Stage, Start, finetuning
+from sdfast.stages.inputs import inputs_of
 from sdfast.studies.declared import study_named
 from sdfast.studies.earlier import Earlier
 from sdfast.studies.grid import Arm, Study, configured, expand
-from sdfast.studies.store import Shared, StudyRun
+from sdfast.studies.store import Shared, Store
 
 Protocol = Literal["paper", "full"]
 
@@ -111,35 +115,6 @@ class Target:
     notes: list[str] = field(default_factory=list)
 
 
-class _Planner(StudyRun):
-    """Goes through the stages of a cell without training any."""
-
-    def __init__(self, config: Config, out: Path, shared: Shared, nodes: dict[str, Node], start: Start) -> None:
-        super().__init__(config, out, shared)
-        self.nodes, self.start = nodes, start
-        self.chain: list[str] = []
-
-    def _brought_up_to_date(
-        self, directory: StageDirectory, inputs: dict[str, Any], train: Callable[[], Outcome]
-    ) -> Result:
-        key = sha256_json(inputs)
-        if key not in self.nodes:
-            result = directory.finished(inputs)
-            self.nodes[key] = Node(key, self._task(inputs), list(self.chain), result=result)
-        if key not in self.chain:
-            self.chain.append(key)
-        known = self.nodes[key].result
-        return known or Result(directory.stage, directory.model, 0, 0.0, key, f"the weights of {key}")
-
-    def _task(self, inputs: dict[str, Any]) -> Task:
-        config, stage = self.config, inputs["stage"]
-        if stage == "distill":
-            config = config.changed([f"distill.rounds={inputs['round']}"])
-        if stage == "finetune":
-            return Task(config, self.out, stage, self.start, inputs["seed"])
-        return Task(config, self.out, stage)
-
-
 def plan(
     study: Study,
     config: Config,
@@ -170,20 +145,21 @@ def plan(
     Raises:
         UserError: data or model that the study is not for, or that no arm can be trained with.
     """
-    run = StudyRun(config, out, shared)
-    with run.session():
-        modality = run.domain.modality
+    store = Store(out, shared)
+    with store.opened(config) as context:
+        modality, config = context.modality.name, context.config
         if study.modality not in (None, modality):
             raise UserError(
-                f"study {study.name} is of {study.modality}, and {run.model_spec} is a model of {modality}."
+                f"study {study.name} is of {study.modality}, and {config.model_spec} is a model of {modality}."
             )
-        run.check_labels()
-        paper, config, rows = run.paper, run.config, len(run.pack.split("train"))
-        metric = paper.metric if paper else {"images": "accuracy", "texts": "macro_f1"}[modality]
-        title = paper.title if paper else slug(run.data_spec)
-        used, classes = len(run.train_rows("pretrain")), len(run.pack.class_names)
-        tested = len(run.test_split)
-        if steps := run.domain.head_steps():  # the same new head for all arms, however long they are pre-trained
+        check_labels(context)
+        paper, rows = context.paper, len(context.train)
+        metric = dev_metric(context)
+        title = paper.title if paper else slug(config.data_spec)
+        used, classes = len(context.train_rows("pretrain")), len(context.pack.class_names)
+        tested = len(context.test)
+        # the same new head for all arms, however long they are pre-trained
+        if steps := context.modality.head_steps(config, context.model):
             config = config.changed([f"pretrain.head_steps={steps}"])
     arms, notes = expand(study, config, rows, points)
     if paper is not None and (used, tested, classes) != (paper.rows["train"], paper.rows["test"], paper.classes):
@@ -191,11 +167,11 @@ def plan(
         there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
         notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
         paper = None
-    target = Target(title, out, run.data_spec, modality, metric, paper, arms, rows, notes=notes)
+    target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
     for arm in arms:
         try:
             changed = configured(config, arm)
-            found = [_cell(changed, arm, seed, out, protocol, shared, nodes) for seed in seeds]
+            found = [_cell(changed, arm, seed, store, protocol, nodes) for seed in seeds]
         except UserError as error:
             if of_the_system(error):
                 raise
@@ -208,15 +184,15 @@ def plan(
     if not target.cells:
         raise UserError(next(iter(target.unavailable.values())))
     for table in earlier:
-        if table.protocol == protocol and run.data_spec in table.runs:
-            _add_earlier(target, study_named(study.name), config, table, protocol, shared, nodes)
-    target.notes += _unseen_classes(run, target, study)
+        if table.protocol == protocol and config.data_spec in table.runs:
+            _add_earlier(target, study_named(study.name), config, table, protocol, store, nodes)
+    target.notes += _unseen_classes(context, target, study)
     return target
 
 
-def _unseen_classes(run: StudyRun, target: Target, study: Study) -> list[str]:
+def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]:
     """Sentences about classes that no arm, or none of a size, can learn."""
-    train, data, names = run.pack.split("train"), run.config.data, run.pack.class_names
+    train, data, names = context.train, context.config.data, context.pack.class_names
     of_sizes = study.axis is not None and study.axis.kind == "limit"
     limits = sorted({int(arm.x) for arm in target.arms if arm.x is not None}) if of_sizes else [data.limit]
     said = []
@@ -234,7 +210,7 @@ def _add_earlier(
     config: Config,
     table: Earlier,
     protocol: Protocol,
-    shared: Shared,
+    store: Store,
     nodes: dict[str, Node],
 ) -> None:
     """See `plan`; the study is the whole one, of which a command may have chosen some arms."""
@@ -247,7 +223,7 @@ def _add_earlier(
         for title, seed, fingerprint in sorted(table.runs[target.spec]):
             if (arm := arms.get(title)) is None:
                 return
-            cell = _cell(configured(config, arm), arm, seed, target.out, protocol, shared, nodes)
+            cell = _cell(configured(config, arm), arm, seed, store, protocol, nodes)
             result = nodes[cell.stages[-1]].result
             if result is None or result.fingerprint != fingerprint:
                 return
@@ -266,11 +242,31 @@ def _add_earlier(
     target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.seed))
 
 
-def _cell(
-    config: Config, arm: Arm, seed: int, out: Path, protocol: Protocol, shared: Shared, nodes: dict[str, Node]
-) -> Cell:
+def _cell(config: Config, arm: Arm, seed: int, store: Store, protocol: Protocol, nodes: dict[str, Node]) -> Cell:
+    """Goes through the stages of a cell without training any."""
     if protocol == "full":
         config = config.changed([f"seed={seed}"])
-    run = _Planner(config, out, shared, nodes, arm.start)
-    run.finetune(arm.start, seed)
-    return Cell(arm, seed, run.config, tuple(run.chain))
+    with store.opened(config) as context:
+        chain = finetuning(context, arm.start, seed).chain()
+        for stage in reversed(chain):
+            check_stage(context, stage)
+        weights: dict[Stage, str] = {}
+        keys: list[str] = []
+        for stage in chain:
+            inputs = inputs_of(context, stage, weights)
+            key = sha256_json(inputs)
+            if key not in nodes:
+                result = store.directory(stage, inputs).finished(inputs)
+                nodes[key] = Node(key, _task(context.config, store.out, stage, arm.start), list(keys), result=result)
+            known = nodes[key].result
+            weights[stage] = f"the weights of {key}" if known is None else known.weights
+            keys.append(key)
+    return Cell(arm, seed, context.config, tuple(keys))
+
+
+def _task(config: Config, out: Path, stage: Stage, start: Start) -> Task:
+    if stage.kind == "distill":
+        config = config.changed([f"distill.rounds={stage.round}"])
+    if stage.seed is not None:
+        return Task(config, out, stage.kind, start, stage.seed)
+    return Task(config, out, stage.kind)

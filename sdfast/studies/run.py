@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from sdfast.config import nearest
+from sdfast.config import Config, nearest
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.launch import place as launched
 from sdfast.log import attach_file, log
-from sdfast.pipeline import Pipeline, slug
-from sdfast.rundir import locked
+from sdfast.opening import device_of
+from sdfast.rundir import locked, slug
 from sdfast.studies.declared import COST, study_named
 from sdfast.studies.earlier import earlier_tables
 from sdfast.studies.grid import Study
@@ -59,12 +59,13 @@ class Report:
     failures: list[str]
 
 
-def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options()) -> Report:
+def run_study(name: str, configs: Sequence[Config], out: Path, options: Options = Options()) -> Report:
     """Run a study by name on one or more data sets.
 
     Args:
         name: of the study.
-        runs: one for each data set; all have the same `out`.
+        configs: one for each data set.
+        out: the study's directory.
         options: see there.
 
     Raises:
@@ -76,20 +77,20 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
         raise UserError(f"--protocol {options.protocol} is not known; use paper or full.")
     if launched().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
-    out, device, timed = runs[0].out, runs[0].device.type, study is COST
+    device, timed = device_of(configs[0]).type, study is COST
     if timed and (options.jobs or 1) > 1:
         raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
     jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
-    first = runs[0].config.seed
+    first = configs[0].seed
     seeds = list(range(first, first + (options.seeds or study.seeds)))
     nodes: dict[str, Node] = {}
     shared = Shared()
     with _session(out):
         targets, earlier = [], earlier_tables(out, study.name)
-        for run in runs:
-            place = out / "cost" / _digest(run) if timed else out  # times are not taken from other studies
+        for config in configs:
+            place = out / "cost" / _digest(config) if timed else out  # times are not taken from other studies
             points = list(options.points) or None
-            targets.append(plan(study, run.config, place, seeds, options.protocol, points, shared, nodes, earlier))
+            targets.append(plan(study, config, place, seeds, options.protocol, points, shared, nodes, earlier))
         _tell_apart(targets)
         nodes = {key: node for key, node in nodes.items() if node.wanted_by}
         _announce(study, targets, nodes, out)
@@ -97,13 +98,13 @@ def run_study(name: str, runs: Sequence[Pipeline], options: Options = Options())
             train(nodes, out, jobs, device, shared)
         finally:
             found = [gather(study, target, nodes) for target in targets]
-            text = write(study, found, out, About(options.protocol, jobs, runs))
+            text = write(study, found, out, About(options.protocol, jobs, device, configs))
     return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
 
 
-def _digest(run: Pipeline) -> str:
+def _digest(config: Config) -> str:
     """Of all that was asked for."""
-    return f"{slug(run.data_spec)}-{sha256_json(run.config.model_dump(mode='json', exclude={'out'}))[:12]}"
+    return f"{slug(config.data_spec)}-{sha256_json(config.model_dump(mode='json', exclude={'out'}))[:12]}"
 
 
 def _chosen(study: Study, methods: Sequence[str]) -> Study:

@@ -1,20 +1,23 @@
-"""A run whose stages lie in folders named by content, so that all cells of a study share those that coincide."""
+"""Where the stages of a study lie: in folders named by content, so that all cells share those that coincide."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdfast.config import Config
-from sdfast.domains.base import Domain
+from sdfast.context import Context
 from sdfast.durable import sha256_json
 from sdfast.engine.precision import cpu_settings
 from sdfast.engine.teacher_bank import build_or_open
-from sdfast.pipeline import Pipeline, slug
-from sdfast.rundir import Outcome, Result, StageDirectory, locked
+from sdfast.modalities.choose import modality_of
+from sdfast.models.hub import find_model_folder
+from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
+from sdfast.rundir import StageDirectory, locked, slug
+from sdfast.stages.graph import Stage
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe
 
@@ -22,7 +25,7 @@ _DIGITS = 12  # of a fingerprint, in a folder's name
 
 
 class Shared:
-    """Models and packs that were opened, for the next run that wants the same."""
+    """Models and packs that were opened, for the next cell that wants the same."""
 
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
@@ -42,60 +45,64 @@ class Shared:
         return self._packs[directory]
 
 
-class StudyRun(Pipeline):
-    """One cell of a study: `stages/<stage>-<fingerprint>/`, `banks/<identity>/` and `packs/<model>-<data>-<digest>/`.
+class Store:
+    """`stages/<stage>-<fingerprint>/`, `banks/<identity>/` and `packs/<model>-<data>-<digest>/` of a study.
 
-    The study holds the run directory; here only what is being written is locked, and who wants the same waits.
+    The study holds its directory; here only what is being written is locked, and who wants the same waits.
     """
 
-    def __init__(self, config: Config, out: Path, shared: Shared) -> None:
-        """See `Pipeline`; `config.out` does not matter."""
-        values = config.model_dump(mode="json", exclude={"out"})
-        super().__init__(
-            out=out, overrides=[f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-        )
-        self.shared = shared
+    def __init__(self, out: Path, shared: Shared) -> None:
+        self.out, self.shared = out, shared
 
-    @property
-    def pack_directory(self) -> Path:
-        """See `Pipeline`: by what decides it, as it was asked for."""
-        options = self.config.data.model_dump(mode="json", exclude={"limit", "limit_seed"})
-        digest = sha256_json([self.model_spec, options])[:_DIGITS]
-        names = dict.fromkeys((slug(self.model_spec), slug(self.data_spec)))
+    @contextlib.contextmanager
+    def opened(self, config: Config) -> Iterator[Context]:
+        """What the stages of a cell work with; torch is set as the cell asks for."""
+        with cpu_settings(config.engine):
+            yield self._open(config)
+
+    def _open(self, config: Config) -> Context:
+        device, path = device_of(config), model_path(config)
+        ranks = ranks_of(config, device, config.flat)
+        modality, data = modality_of(find_model_folder(path)), config.data
+        key = [config.model_spec, data.image_size, data.channels, config.seed]
+        model, config = opened_model(
+            config, modality, ranks, lambda given: self.shared.model(key, lambda: modality.load(path, given))
+        )
+        directory, spec = self._pack_directory(config), modality.source(config)
+
+        def prepare(given: Config) -> Any:
+            return self.shared.pack(directory, lambda: modality.prepare_pack(spec, directory, given, model, path))
+
+        pack, config = opened_data(config, modality, prepare)
+        return Context(config, modality, device, ranks, model, pack)
+
+    def _pack_directory(self, config: Config) -> Path:
+        """Named by what decides the pack, as it was asked for."""
+        options = config.data.model_dump(mode="json", exclude={"limit", "limit_seed"})
+        digest = sha256_json([config.model_spec, options])[:_DIGITS]
+        names = dict.fromkeys((slug(config.model_spec), slug(config.data_spec)))
         return self.out / "packs" / f"{'-'.join(names)}-{digest}"
 
-    def stage_directory(self, stage: str, name: str, inputs: dict[str, Any]) -> StageDirectory:
-        """See `Pipeline`."""
-        return StageDirectory(self.out / "stages" / f"{stage}-{sha256_json(inputs)[:_DIGITS]}", stage)
+    def directory(self, stage: Stage, inputs: dict[str, Any]) -> StageDirectory:
+        """Named by the stage's fingerprint."""
+        return StageDirectory(self.out / "stages" / f"{stage.kind}-{sha256_json(inputs)[:_DIGITS]}", stage.kind)
+
+    def holding(self, directory: StageDirectory) -> contextlib.AbstractContextManager[object]:
+        """Who wants the same stage waits."""
+        return locked(directory.path, wait=True)
 
     def bank(self, recipe: BankRecipe, rebuild: bool, new_teacher: bool) -> Bank:
-        """See `Pipeline`."""
+        """Named by the bank's identity."""
         directory = self.out / "banks" / sha256_json(recipe.identity)[:_DIGITS]
         with locked(directory.with_suffix(".lock"), wait=True):
             return build_or_open(directory, recipe, rebuild, new_teacher)
 
-    def head(self) -> Result | None:
-        """A newly made head, trained; None where there is none."""
-        with self.session():
-            return self._head()
+    def check_trainable(self, directory: StageDirectory, later: Sequence[Stage]) -> None:
+        """Nothing that no stage wrote lies where the model will; later stages have folders of their own."""
+        directory.check_replaceable()
 
-    @contextlib.contextmanager
-    def session(self, training: bool = True) -> Iterator[None]:
-        """See `Pipeline`; the study holds the directory."""
-        with cpu_settings(self.config.engine):
-            _ = self.pack
-            yield
+    def found_done(self) -> None:
+        """Nothing in a store takes the place of something else."""
 
-    def _load(self, domain: Domain) -> Any:
-        data = self.config.data
-        key = [self.model_spec, data.image_size, data.channels, self.config.seed]
-        return self.shared.model(key, lambda: super(StudyRun, self)._load(domain))
-
-    def _prepare(self, domain: Domain) -> Any:
-        return self.shared.pack(self.pack_directory, lambda: super(StudyRun, self)._prepare(domain))
-
-    def _brought_up_to_date(
-        self, directory: StageDirectory, inputs: dict[str, Any], train: Callable[[], Outcome]
-    ) -> Result:
-        with locked(directory.path, wait=True):
-            return super()._brought_up_to_date(directory, inputs, train)
+    def replaced(self, directory: StageDirectory) -> None:
+        """Nothing else was made of the model before."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sdfast import __version__, durable
-from sdfast.pipeline import Pipeline
+from sdfast.config import Config
 from sdfast.studies.cost import cost_markdown, cost_rows
 from sdfast.studies.declared import COST
 from sdfast.studies.earlier import make_room, sweep
@@ -33,23 +33,25 @@ class About:
     Attributes:
         protocol: see `Options`.
         jobs: stages at a time.
-        runs: one for each data set.
+        device: where: `cpu` or `cuda`.
+        configs: one for each data set.
     """
 
     protocol: Protocol
     jobs: int
-    runs: Sequence[Pipeline]
+    device: str
+    configs: Sequence[Config]
 
     def to_json(self) -> dict[str, Any]:
         """What a person needs who wants to run it again."""
-        cuda = self.runs[0].device.type == "cuda"
+        cuda = self.device == "cuda"
         return {
             "protocol": self.protocol,
             "jobs": self.jobs,
             "command": shlex.join(["sdfast", *sys.argv[1:]]),
             "versions": {"sdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU",
-            "config": [run.config.model_dump(mode="json") for run in self.runs],
+            "config": [config.model_dump(mode="json") for config in self.configs],
         }
 
 

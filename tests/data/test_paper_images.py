@@ -13,10 +13,12 @@ import datasets
 import numpy as np
 import paper_image_samples as samples
 import pytest
+import torch
 from data_samples import pixels, write_classes, write_image
 from PIL import Image
 from scipy.io import savemat
 
+from sdfast.config import Config
 from sdfast.data import paper_sets
 from sdfast.data.items import Source
 from sdfast.data.layouts.find import LAYOUTS
@@ -504,14 +506,14 @@ def test_an_ordinary_folder_stays_one(tmp_path: Path, open_spec: Open) -> None:
 
 def test_a_run_names_accuracy_as_the_papers_metric(capsys: pytest.CaptureFixture[str]) -> None:
     from sdfast.cli.show import show_metrics
-    from sdfast.pipeline import Pipeline
+    from sdfast.context import Context
+    from sdfast.modalities.images import IMAGES
+    from sdfast.ranks import Ranks
 
-    run = Pipeline()
-    run.__dict__["domain"] = SimpleNamespace(modality="images")
     metrics = []
     for source in ({"name": "birds", "kind": "CUB-200-2011"}, {"name": "chemprot", "kind": "image folder"}):
-        run.__dict__["pack"] = SimpleNamespace(manifest={"source": source})
-        metrics.append(run.paper_metric)
+        pack = SimpleNamespace(manifest={"source": source})
+        metrics.append(Context(Config(), IMAGES, torch.device("cpu"), Ranks(), None, pack).paper_metric)
     assert metrics == ["accuracy", None]
     show_metrics({"accuracy": 0.5, "macro_f1": 0.25}, metrics[0])
     assert capsys.readouterr().out.splitlines() == [

@@ -68,11 +68,11 @@ def test_the_best_on_val_is_kept_and_said(
     assert (stored["best_step"], stored["best_by"], result.best_step) == (best, by, best)
     assert f"kept the weights of step {best} of 12" in caplog.text and f"dev_{by}" in caplog.text
     # what was kept is what is in the folder: its scores on val, and on the test rows
-    found = run.domain.read_classifier(out / "finetune" / "model")
+    found = run.modality.read_classifier(out / "finetune" / "model")
     for split_name, prefix in (("val", "dev_"), ("test", "")):
         split = run.pack.split(split_name)
         rows = torch.arange(len(split))
-        logits = run.domain.predict(found.module, found.companions, split, rows)
+        logits = run.modality.predict(found.module, found.companions, split, rows, run.context.read(split))
         metrics = classification_metrics(logits, torch.from_numpy(split.labels))
         for name in ("accuracy", "macro_f1", "micro_f1"):
             assert stored["metrics"][prefix + name] == pytest.approx(metrics[name])

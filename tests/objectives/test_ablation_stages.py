@@ -72,8 +72,8 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sdfast.pipeline.import_deepspeed", lambda device: None)
-    monkeypatch.setattr("sdfast.pipeline.join", lambda *_, **__: sdfast.ranks.Ranks())
+    monkeypatch.setattr("sdfast.opening.import_deepspeed", lambda device: None)
+    monkeypatch.setattr("sdfast.opening.join", lambda *_, **__: sdfast.ranks.Ranks())
 
     def work() -> object:
         pipe = pipeline(inputs, tmp_path / "run", *(each for each in overrides if each != "build"), **more)

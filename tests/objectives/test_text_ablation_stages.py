@@ -15,7 +15,6 @@ from text_fixtures import FEW_STEPS, write_text_model, write_texts
 import sdfast
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, UserError
-from sdfast.export import export_stage
 from sdfast.models.text_checkpoint import load_text_classifier
 
 
@@ -70,8 +69,8 @@ def test_what_cannot_be_with_texts_is_refused_before_anything_is_trained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sdfast.pipeline.import_deepspeed", lambda device: None)
-    monkeypatch.setattr("sdfast.pipeline.join", lambda *_, **__: sdfast.ranks.Ranks())
+    monkeypatch.setattr("sdfast.opening.import_deepspeed", lambda device: None)
+    monkeypatch.setattr("sdfast.opening.join", lambda *_, **__: sdfast.ranks.Ranks())
 
     def work() -> object:
         pipe = pipeline(inputs, tmp_path / "run", *(each for each in overrides if each != "build"), **more)
@@ -102,5 +101,5 @@ def test_contrastive_fine_tuning_of_texts_saves_a_plain_classifier(
     with pytest.raises(Interrupted):
         pipeline(inputs, out, *chosen, "finetune.dropout=0").finetune()
     assert "views of a text are the same" in caplog.text
-    assert export_stage(sdfast.Pipeline(out=out, config=out / "config.yaml"), "finetune", tmp_path / "exported") == 4
+    assert sdfast.Pipeline(out=out, config=out / "config.yaml").export("finetune", tmp_path / "exported") == 4
     assert set(load_text_classifier(tmp_path / "exported")[0].state_dict()) == set(one)

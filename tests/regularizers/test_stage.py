@@ -161,8 +161,8 @@ def test_zero_is_refused_before_anything_is_trained(
     name: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = pipeline(inputs, tmp_path / "run", f"finetune.regularizer={name}", "finetune.start=distill", zero=1)
-    monkeypatch.setattr("sdfast.pipeline.import_deepspeed", lambda device: None)
-    monkeypatch.setattr("sdfast.pipeline.join", lambda *_, **__: sdfast.ranks.Ranks())
+    monkeypatch.setattr("sdfast.opening.import_deepspeed", lambda device: None)
+    monkeypatch.setattr("sdfast.opening.join", lambda *_, **__: sdfast.ranks.Ranks())
     with pytest.raises(UserError, match=rf"finetune\.regularizer={name} needs every weight whole"):
         pipe.finetune()
     assert not (tmp_path / "run" / "pretrain").exists()

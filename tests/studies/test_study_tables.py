@@ -204,7 +204,7 @@ def test_two_runs_are_two_points_and_the_axis_is_theirs(name: str) -> None:
     low, high = figure.axes[0].get_xlim() if name == "compare" else figure.axes[0].get_ylim()
     room = 0.1 * (max(values) - min(values))
     assert min(values) - room <= low and high <= max(values) + room
-    assert "95 %" not in _caption([found], About("paper", 1, ()))
+    assert "95 %" not in _caption([found], About("paper", 1, "cpu", ()))
 
 
 @pytest.mark.parametrize("name", ["compare", "figure3", "figure4"])
@@ -228,7 +228,7 @@ def test_a_mean_without_neighbours_has_a_bar_and_one_without_interval_no_band() 
     bars = [line.get_ydata() for line in lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
     spans = [span_of(list(found.by_seed(f"t = {at}", "score").values()), percent=True) for at in (0, 2, 4)]
     assert [tuple(bar) for bar in bars] == [(span.low, span.high) for span in spans if span is not None]
-    assert "(of 3 runs or more)" in _caption([found], About("paper", 1, ()))
+    assert "(of 3 runs or more)" in _caption([found], About("paper", 1, "cpu", ()))
 
 
 def test_the_papers_numbers() -> None:

@@ -28,7 +28,7 @@ from sdfast.teacher.verify import sample_errors
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> TextRecipe:
     root = tmp_path_factory.mktemp("texts")
     pipe = sdfast.Pipeline(write_text_model(root / "model"), write_texts(root / "data", train=150), root / "run")
-    made = pipe.domain.recipe(load_mlm(str(root / "model")), pipe.pack)
+    made = pipe.modality.recipe(pipe.config, pipe.device, load_mlm(str(root / "model")), pipe.pack)
     assert isinstance(made, TextRecipe)
     return made
 

@@ -56,7 +56,7 @@ def bank(config: Config, width: int, tokens: int) -> ResidentBank:
 
 
 def image_objective(stage: Stage, config: Config) -> Objective:
-    """As `sdfast.domains.images` makes it, of modules without numbers."""
+    """As `sdfast.modalities.images` makes it, of modules without numbers."""
     with CUDA:
         normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         if stage == "finetune":
@@ -87,7 +87,7 @@ def read(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def text_objective(stage: Stage | Literal["head"], config: Config) -> Objective:
-    """As `sdfast.domains.text` makes it, of modules without numbers."""
+    """As `sdfast.modalities.texts` makes it, of modules without numbers."""
     dropouts = Dropouts(0.1, 0.0 if config.engine.attention == "varlen" else 0.1)  # which it does not have
     with CUDA:
         if stage == "finetune":

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdfast.bundled import MODELS
+from sdfast.config import Config, ModalityName
 from sdfast.durable import write_bytes
 from sdfast.models.hub import is_hub_id
 from sdfast.rundir import slug
-
-if TYPE_CHECKING:
-    from sdfast.pipeline import Pipeline
 
 _MADE = {
     "head": "its language-model head newly made and trained, the encoder frozen",
@@ -83,16 +80,17 @@ _HOW = {
 }
 
 
-def write_card(run: Pipeline, folder: Path, stage: str, steps: int) -> None:
+def write_card(config: Config, modality: ModalityName, folder: Path, stage: str, steps: int) -> None:
     """Write `README.md` into the folder of a stage's model; it names no path of this machine.
 
     Args:
-        run: whose model it is.
+        config: of the run.
+        modality: of its model.
         folder: of the model.
         stage: that made it.
         steps: of the optimiser in that stage.
     """
-    spec, kind = run.model_spec, (run.domain.modality, stage == "finetune")
+    spec, kind = config.model_spec, (modality, stage == "finetune")
     ours = MODELS.get(spec)
     published = ours is None and is_hub_id(spec) and not Path(spec).exists()
     base = f"`{spec if published else slug(spec)}`" if ours is None else f"the small {ours} that comes with sdfast"
@@ -103,7 +101,7 @@ def write_card(run: Pipeline, folder: Path, stage: str, steps: int) -> None:
             *("---", *header, "---", ""),
             f"# {slug(spec)}, {_MADE[stage]}",
             "",
-            f"Made by sdfast from {base} on the {run.domain.modality} of `{slug(run.data_spec)}`: {_MADE[stage]},"
+            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`: {_MADE[stage]},"
             f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
             _HOW[kind],

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdfast.config import Modality
-from sdfast.domains.base import Domain
+from sdfast.config import ModalityName
+from sdfast.context import Modality
 from sdfast.models.describe import NAMINGS
 from sdfast.models.weights import read_config
-
-if TYPE_CHECKING:
-    from sdfast.pipeline import Pipeline
 
 _TEXT_MODELS = ("bert", "roberta")
 
 
-def modality_of(config: Mapping[str, Any]) -> Modality:
+def modality_name(config: Mapping[str, Any]) -> ModalityName:
     """What a model with this `config.json` is of; one that sdfast does not take is refused as it is loaded."""
     kind = config.get("model_type")
     if kind in _TEXT_MODELS:
@@ -26,16 +23,21 @@ def modality_of(config: Mapping[str, Any]) -> Modality:
     return "texts" if words else "images"
 
 
-def domain_of(folder: Path, run: Pipeline) -> Domain:
-    """The domain of the model in a folder.
+def modality_named(name: ModalityName) -> Modality:
+    """The modality of a name; what it needs is imported then."""
+    if name == "texts":
+        from sdfast.modalities.texts import TEXTS
+
+        return TEXTS
+    from sdfast.modalities.images import IMAGES
+
+    return IMAGES
+
+
+def modality_of(folder: Path) -> Modality:
+    """The modality of the model in a folder.
 
     Raises:
         UserError: there is no configuration.
     """
-    if modality_of(read_config(folder)) == "texts":
-        from sdfast.domains.text import TextDomain
-
-        return TextDomain(run)
-    from sdfast.domains.images import ImageDomain
-
-    return ImageDomain(run)
+    return modality_named(modality_name(read_config(folder)))

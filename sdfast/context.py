@@ -1,0 +1,287 @@
+"""What a stage is trained with: a frozen context, and the seam between it and a kind of data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sdfast.config import Config, ModalityName, OptimisationConfig
+from sdfast.data.order import BatchOrder
+from sdfast.data.paper_sets import PaperSet, paper_set
+from sdfast.evaluation.classification import evaluation_split, labelled_rows
+from sdfast.objectives.base import Objective
+from sdfast.ranks import Ranks
+from sdfast.teacher.recipe import BankRecipe
+from sdfast.teacher.targets import Teacher
+
+Kind = Literal["head", "pretrain", "distill", "finetune"]  # of a stage
+MaskedKind = Literal["head", "pretrain", "distill"]
+Reader = Callable[[Tensor], Any]  # rows [B] int64 on the CPU -> what a model takes, on the device
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the stages of a run work with; nobody changes it.
+
+    Pre-trained models (`PretrainedMAE`, `PretrainedMLM`), packs and splits are those of the modality.
+
+    Attributes:
+        config: of the run, with a value for each key that depends on model and data.
+        modality: images or texts, and what that decides.
+        device: where to run.
+        ranks: the processes that work on the run.
+        model: as given: theta_init and phi_init.
+        pack: the data, decoded or tokenised.
+    """
+
+    config: Config
+    modality: Modality
+    device: torch.device
+    ranks: Ranks
+    model: Any
+    pack: Any
+    _readers: dict[int, tuple[Any, Reader]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def train(self) -> Any:
+        """The split that is trained on."""
+        return self.pack.split("train")
+
+    @property
+    def test(self) -> Any:
+        """What fine-tuning is evaluated on."""
+        return evaluation_split(self.pack)[1]
+
+    def section(self, kind: Kind) -> OptimisationConfig:
+        """How a kind of stage is optimised; a new head as `pretrain`, in steps of its own."""
+        if kind == "head":
+            steps = self.modality.head_steps(self.config, self.model)
+            return self.config.pretrain.model_copy(update={"steps": steps})
+        return getattr(self.config, kind)
+
+    def train_rows(self, kind: Kind) -> Tensor:
+        """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
+        return rows_of(self.train, self.config, kind)
+
+    def read(self, split: Any) -> Reader:
+        """The function that brings rows of a split to the device; made once, as on a GPU it may hold its images."""
+        known = self._readers.get(id(split))
+        if known is None or known[0] is not split:
+            known = self._readers[id(split)] = (split, self.modality.reader(split, self.device))
+        return known[1]
+
+    @property
+    def paper(self) -> PaperSet | None:
+        """The paper's data set that the data have the name of, or None."""
+        source = self.pack.manifest["source"]
+        return paper_set(source["name"], source["kind"], self.modality.name)
+
+    @property
+    def paper_metric(self) -> str | None:
+        """The metric that the paper reports for the data set; None for one that it does not have."""
+        return None if self.paper is None else self.paper.metric
+
+
+def rows_of(train: Any, config: Config, kind: Kind) -> Tensor:
+    """[n] int64, on the CPU: the rows of a split that a kind of stage trains on."""
+    rows = torch.from_numpy(train.limited(config.data.limit, config.data.limit_seed))
+    return labelled_rows(train, rows) if kind == "finetune" else rows
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A fine-tuned model from its folder.
+
+    Attributes:
+        module: float32, on the CPU.
+        names: of its classes, by output.
+        companions: what else the folder holds: an `ImageProcessor`, or `Companions`.
+        folder: where it lies.
+    """
+
+    module: Any
+    names: list[str]
+    companions: Any
+    folder: Path
+
+
+class Modality(ABC):
+    """One kind of data: images or texts. It has no state; what its methods need they are given.
+
+    Attributes:
+        name: the kind, and what its rows are called in sentences and inputs.
+        unit: what a row is called beside a rate, and in `result.json`: `img_per_s`, `seq_per_s`.
+        dev_metric: which metric is looked at first where the paper says nothing.
+        how_to_label: what a person does with data that have no labels.
+    """
+
+    name: ClassVar[ModalityName]
+    unit: ClassVar[Literal["img", "seq"]]
+    dev_metric: ClassVar[Literal["accuracy", "macro_f1"]]
+    how_to_label: ClassVar[str]
+
+    # Model and data.
+
+    @property
+    @abstractmethod
+    def bundled_data(self) -> tuple[Path, str]:
+        """Folder of the data that are used when none are given, and what they are called."""
+
+    def source(self, config: Config) -> str:
+        """What the data are read from."""
+        return str(self.bundled_data[0]) if config.data_spec == "bundled" else config.data_spec
+
+    @abstractmethod
+    def load(self, spec: str, config: Config) -> Any:
+        """The model as given, adapted to the settings.
+
+        Raises:
+            UserError: it is none that can be taken, or does not fit the settings.
+        """
+
+    @abstractmethod
+    def reload(self, folder: Path) -> Any:
+        """The model that a stage left."""
+
+    @abstractmethod
+    def describe(self, model: Any) -> str:
+        """Its size, for the log."""
+
+    @abstractmethod
+    def own_settings(self, model: Any) -> Mapping[str, Any]:
+        """Keys of `pretrain` and the values that the model as given was trained with: they hold where none is given."""
+
+    @abstractmethod
+    def head_steps(self, config: Config, model: Any) -> int:
+        """Steps in which a newly made head is trained alone; 0 where there is none."""
+
+    @abstractmethod
+    def prepare_pack(self, spec: str, directory: Path, config: Config, model: Any, folder: str) -> Any:
+        """The pack of a source for a model, built when need be.
+
+        Args:
+            spec: of the source.
+            directory: of the pack.
+            config: of the run.
+            model: as given.
+            folder: where that is: a folder, or a hub id.
+        """
+
+    @abstractmethod
+    def open_pack(self, directory: Path) -> Any:
+        """A pack that is there."""
+
+    @abstractmethod
+    def reader(self, split: Any, device: torch.device) -> Reader:
+        """The function that brings rows of a split to the device."""
+
+    @abstractmethod
+    def order(self, context: Context, kind: Kind, seed: int) -> BatchOrder:
+        """The batches of a stage's rows."""
+
+    @abstractmethod
+    def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
+        """What decides a stage's result beside content, settings and start, by name."""
+
+    # What is minimised.
+
+    @abstractmethod
+    def masked(self, context: Context, module: Any, kind: MaskedKind, seed: int, teacher: Any) -> Objective:
+        """The objective of a stage that masks.
+
+        Args:
+            context: of the run.
+            module: what is trained, on the device.
+            kind: of the stage.
+            seed: of masks and augmentation.
+            teacher: of distill; None where it has no weight.
+
+        Raises:
+            UserError: masks that leave nothing to do.
+        """
+
+    @abstractmethod
+    def classification(self, context: Context, module: Any, labels: Tensor, seed: int) -> Objective:
+        """The objective of finetune; labels [n] int64 on the device, by row of the split."""
+
+    @abstractmethod
+    def flops(self, context: Context, kind: Kind) -> float:
+        """Of the training step, for one row, in the mean."""
+
+    @abstractmethod
+    def worth_of_zero(self, context: Context, kind: Kind) -> str | None:
+        """What the run's ZeRO stage saves, in one sentence; None where nobody knows."""
+
+    # The teacher.
+
+    @abstractmethod
+    def check_distill(self, config: Config, shape: Any) -> None:
+        """What would stop distill, before its teacher is trained.
+
+        Raises:
+            UserError: a setting that distill cannot do.
+        """
+
+    @abstractmethod
+    def check_bank(self, config: Config, shape: Any) -> None:
+        """The same for a bank of the features of a teacher of some shape."""
+
+    @abstractmethod
+    def live_teacher(self, config: Config, device: torch.device, model: Any) -> Teacher:
+        """A model as the teacher that runs beside the student."""
+
+    @abstractmethod
+    def recipe(self, config: Config, device: torch.device, model: Any, pack: Any) -> BankRecipe:
+        """What a model's bank is made from."""
+
+    @abstractmethod
+    def check_deterministic(self, context: Context, recipe: Any) -> None:
+        """Read some rows of a bank twice, as training will.
+
+        Raises:
+            UserError: they differ, so that features of them cannot be kept.
+        """
+
+    # What is written and read again.
+
+    @abstractmethod
+    def write(self, context: Context, module: Any, folder: Path, kind: Kind, steps: int) -> None:
+        """Write a trained model in Hugging Face format, and a card that says which stage made it in how many steps."""
+
+    @abstractmethod
+    def classifier(self, config: Config, start: Any, classes: int, seed: int) -> Any:
+        """A classifier on the encoder of a module."""
+
+    @abstractmethod
+    def predict(self, module: Any, companions: Any, split: Any, rows: Tensor, read: Reader) -> Tensor:
+        """[n, classes] float32 on the CPU: logits of some rows, in evaluation mode."""
+
+    @abstractmethod
+    def companions(self, model: Any) -> Any:
+        """Of a pre-trained model: see `Classifier`."""
+
+    @abstractmethod
+    def write_classifier(self, context: Context, module: Any, folder: Path, names: list[str], steps: int) -> None:
+        """Write a fine-tuned model in Hugging Face format, and its card."""
+
+    @abstractmethod
+    def read_classifier(self, folder: Path) -> Classifier:
+        """Read one."""
+
+    @abstractmethod
+    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> Any:
+        """The pack of another source, all of it for evaluation, made for a classifier."""
+
+    @abstractmethod
+    def fits(self, pack: Any, config: Config, classifier: Classifier) -> bool:
+        """Whether a pack was made for it."""
+
+    @abstractmethod
+    def filled(self, state: dict[str, Tensor], config: Config, shape: Any, classes: int | None) -> nn.Module:
+        """A module of these tensors: a classifier, or the masked model when `classes` is None."""

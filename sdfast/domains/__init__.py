@@ -1,1 +1,0 @@
-"""What differs between images and texts: everything else is the same for both."""

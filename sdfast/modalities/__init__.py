@@ -1,0 +1,1 @@
+"""What a run is trained on: images or texts, and what that decides."""

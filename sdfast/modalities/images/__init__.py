@@ -1,0 +1,258 @@
+"""Images: a ViT with a masked auto-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from sdfast import bundled
+from sdfast.config import Config
+from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.data.masking import visible_count
+from sdfast.data.order import BatchOrder
+from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
+from sdfast.data.pictures import kept_options, options_of_model
+from sdfast.data.transform import Transform
+from sdfast.engine.accounting import step_spec
+from sdfast.engine.pixels import image_reader
+from sdfast.engine.plan import worth_of_zero
+from sdfast.engine.teacher_bank import augmentation, recipe_of
+from sdfast.errors import UserError
+from sdfast.evaluation.classification import predict
+from sdfast.log import log, progress_lines
+from sdfast.modalities.card import write_card
+from sdfast.models import checkpoint as models
+from sdfast.models.flops import step_flops
+from sdfast.models.processor import ImageProcessor
+from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.choose import (
+    check_banked,
+    check_match,
+    classifier_objective,
+    masked_objective,
+    matches_features,
+)
+from sdfast.objectives.contrastive import without_projection
+from sdfast.regularizers.choose import advice, on_optimizer
+from sdfast.regularizers.r4f import add_spectral_norm, folded_state
+from sdfast.rng import derive_seed
+from sdfast.teacher.features import check_layer
+from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.preflight import check_augment, check_deterministic
+from sdfast.teacher.recipe import Recipe
+from sdfast.teacher.targets import Teacher
+
+
+class Images(Modality):
+    """A ViT with a masked auto-encoder, and images in a pack of decoded pixels."""
+
+    name = "images"
+    unit = "img"
+    dev_metric = "accuracy"
+    how_to_label = "put each class's images in a folder of its own"
+
+    @property
+    @override
+    def bundled_data(self) -> tuple[Path, str]:
+        return bundled.data_folder(), "Fashion-MNIST images"
+
+    @override
+    def load(self, spec: str, config: Config) -> models.PretrainedMAE:
+        data, seed = config.data, derive_seed(config.seed, "decoder")
+        return models.load_mae(spec, image_size=data.image_size, channels=data.channels, seed=seed)
+
+    @override
+    def reload(self, folder: Path) -> models.PretrainedMAE:
+        return models.load_mae(str(folder))
+
+    @override
+    def describe(self, model: models.PretrainedMAE) -> str:
+        size = sum(parameter.numel() for parameter in model.module.encoder.parameters())
+        height, width = model.shape.image_size
+        return f"{size / 1e6:.1f} M encoder parameters, {height}x{width} px, patches of {model.shape.patch_size}"
+
+    @override
+    def own_settings(self, model: models.PretrainedMAE) -> Mapping[str, Any]:
+        return model.trained_with
+
+    @override
+    def head_steps(self, config: Config, model: models.PretrainedMAE) -> int:
+        return 0  # pre-training a new decoder alone is not needed
+
+    @override
+    def prepare_pack(
+        self, spec: str, directory: Path, config: Config, model: models.PretrainedMAE, folder: str
+    ) -> Pack:
+        transform = _transform(model.processor, model.shape.channels)
+        return prepare_pack(spec, directory, transform, config.data, log.warning, progress_lines("data", "images"))
+
+    @override
+    def open_pack(self, directory: Path) -> Pack:
+        return open_pack(directory)
+
+    @override
+    def reader(self, split: PackSplit, device: torch.device) -> Reader:
+        return image_reader(split, device)
+
+    @override
+    def order(self, context: Context, kind: Kind, seed: int) -> BatchOrder:
+        return BatchOrder(context.train_rows(kind), context.section(kind).batch_size, seed)
+
+    @override
+    def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
+        processor = context.model.processor
+        return {"mean and std": [list(processor.mean), list(processor.std)]}
+
+    @override
+    def masked(
+        self,
+        context: Context,
+        module: MaskedAutoencoder,
+        kind: MaskedKind,
+        seed: int,
+        teacher: Teacher | MaskedAutoencoder | None,
+    ) -> Objective:
+        assert kind != "head"
+        config, patches = context.config, context.model.shape.patches
+        if config.pretrain.mask == "fixed" and not visible_count(patches, config.pretrain.patch_ratio):
+            raise UserError(
+                f"pretrain.mask_ratio={config.pretrain.patch_ratio} leaves none of the {patches}"
+                " patches of an image visible; lower it."
+            )
+        fresh = kind != "distill" or not config.teacher.views
+        augment = augmentation(config, context.train.digests, seed if fresh else None)
+        return masked_objective(module, _normalise(context), config, kind, seed, teacher, augment=augment)
+
+    @override
+    def classification(self, context: Context, module: ViTClassifier, labels: Tensor, seed: int) -> Objective:
+        config = context.config.finetune
+        regularizer = on_optimizer(config, module)
+        if config.regularizer == "r4f":
+            add_spectral_norm(module.classifier, seed)
+        for sentence in advice(config):
+            log.warning("finetune: %s", sentence)
+        return classifier_objective(module, _normalise(context), labels, context.config, seed, regularizer)
+
+    @override
+    def flops(self, context: Context, kind: Kind) -> float:
+        assert kind != "head"
+        classes = len(context.pack.class_names or ())
+        return step_flops(step_spec(kind, context.config, context.model.shape, classes)).total
+
+    @override
+    def worth_of_zero(self, context: Context, kind: Any) -> str | None:
+        return worth_of_zero(context.model.shape, kind, context.config, context.device, context.ranks.world)
+
+    @override
+    def check_distill(self, config: Config, shape: ViTShape) -> None:
+        check_match(config)
+        if config.distill.weight:
+            check_layer(config.distill.layer, shape.encoder.depth)
+            check_augment(config, banked=config.teacher.mode == "bank" and matches_features(config))
+
+    @override
+    def check_bank(self, config: Config, shape: ViTShape) -> None:
+        check_banked(config)
+        check_layer(config.distill.layer, shape.encoder.depth)
+        check_augment(config, banked=True)
+
+    @override
+    def live_teacher(self, config: Config, device: torch.device, model: models.PretrainedMAE) -> Teacher:
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
+
+    @override
+    def recipe(self, config: Config, device: torch.device, model: models.PretrainedMAE, pack: Pack) -> Recipe:
+        return recipe_of(model, pack, config, device)
+
+    @override
+    def check_deterministic(self, context: Context, recipe: Recipe) -> None:
+        images, normalise = context.read(context.train), _normalise(context)
+
+        def read(rows: Tensor) -> Tensor:
+            pixels = normalise(images(rows))
+            return pixels if recipe.augment is None else recipe.augment(pixels, rows, 0)
+
+        check_deterministic(read, torch.from_numpy(recipe.rows))
+
+    @override
+    def write(self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind, steps: int) -> None:
+        masking, processor = context.config.pretrain, _written_processor(context)
+        models.save_mae(
+            module,
+            folder,
+            processor,
+            mask_ratio=masking.patch_ratio,
+            norm_pix_loss=masking.normalised_pixels,
+        )
+        models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
+        write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def classifier(self, config: Config, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:
+        return models.classifier_from_mae(start, classes, config.finetune.dropout, seed)
+
+    @override
+    def predict(
+        self, module: ViTClassifier, companions: ImageProcessor, split: PackSplit, rows: Tensor, read: Reader
+    ) -> Tensor:
+        device = next(module.parameters()).device
+        return predict(module, Normalise(companions.mean, companions.std).to(device), read, rows)
+
+    @override
+    def companions(self, model: models.PretrainedMAE) -> ImageProcessor:
+        return model.processor
+
+    @override
+    def write_classifier(
+        self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
+    ) -> None:
+        models.save_classifier(module, folder, _written_processor(context), names, context.config.finetune.dropout)
+        write_card(context.config, self.name, folder, "finetune", steps)
+
+    @override
+    def read_classifier(self, folder: Path) -> Classifier:
+        module, processor, names = models.load_classifier(folder)
+        return Classifier(module, names, processor, folder)
+
+    @override
+    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> Pack:
+        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        options = options_of_model(options, classifier.companions.pictures)
+        transform = _transform(classifier.companions, classifier.module.shape.channels)
+        return prepare_pack(spec, directory, transform, options, log.warning)
+
+    @override
+    def fits(self, pack: Pack, config: Config, classifier: Classifier) -> bool:
+        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels)
+
+    @override
+    def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
+        if classes is None:
+            return models.filled(MaskedAutoencoder, state, shape)
+        state = without_projection(folded_state(state, "classifier"))
+        return models.filled(ViTClassifier, state, replace(shape, decoder=None), classes, config.finetune.dropout)
+
+
+def _normalise(context: Context) -> Normalise:
+    """From uint8 images to the model's input."""
+    processor = context.model.processor
+    return Normalise(processor.mean, processor.std).to(context.device)
+
+
+def _written_processor(context: Context) -> ImageProcessor:
+    """What goes beside a trained model: the initial model's, and how this run made its pictures."""
+    return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
+
+
+def _transform(processor: ImageProcessor, channels: int) -> Transform:
+    return Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+
+
+IMAGES = Images()

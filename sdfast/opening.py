@@ -1,0 +1,96 @@
+"""From a configuration to what a run works with: device, processes, model and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from sdfast import bundled
+from sdfast.config import Config, refuse_other_modality, with_own_settings
+from sdfast.context import Kind, Modality, rows_of
+from sdfast.engine.zero import import_deepspeed
+from sdfast.errors import UserError
+from sdfast.launch import join, place
+from sdfast.log import log
+from sdfast.ranks import Ranks
+
+
+def device_of(config: Config) -> torch.device:
+    """Where to run.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", place().local_rank) if place().world > 1 else torch.device("cuda")
+
+
+def ranks_of(config: Config, device: torch.device, told: Callable[[], Mapping[str, Any]]) -> Ranks:
+    """The processes that work on a run.
+
+    Args:
+        config: of the run.
+        device: of this process.
+        told: what this process was told to do, by name; the same in all.
+
+    Raises:
+        UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed; or they were told different
+            things.
+    """
+    if place().world > 1 or config.zero.stage:
+        import_deepspeed(device)
+    ranks = join(device, alone=bool(config.zero.stage))
+    ranks.check_same(told)
+    return ranks
+
+
+def model_path(config: Config) -> str:
+    """Where the model is: a folder, or a hub id."""
+    name = config.model_spec
+    return str(bundled.model_folder(name)) if name in bundled.MODELS else name
+
+
+def opened_model(config: Config, modality: Modality, ranks: Ranks, load: Callable[[Config], Any]) -> tuple[Any, Config]:
+    """The model as given, and the configuration with its own settings.
+
+    Args:
+        config: of the run.
+        modality: of the model.
+        ranks: the processes of the run.
+        load: reads the model with the settings.
+
+    Raises:
+        UserError: a setting is of the other modality, or the model cannot be taken.
+    """
+    refuse_other_modality(config, modality.name)
+    model = load(config)
+    ranks.check_same(lambda: {f"the digest of --model {config.model_spec}": model.digest})
+    log.info("model: %s, %s", config.model_spec, modality.describe(model))
+    for note in model.notes:
+        log.warning("model: %s", note.removeprefix("warning: "))
+    config, notes = with_own_settings(config, modality.own_settings(model))
+    for note in notes:
+        log.warning("model: %s", note)
+    return model, config
+
+
+def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], Any]) -> tuple[Any, Config]:
+    """The pack, and the configuration with a value for each key that depends on it.
+
+    Args:
+        config: with the model's own settings.
+        modality: of the model.
+        prepare: opens or builds the pack.
+    """
+    pack = prepare(config)
+    train = pack.split("train")
+    counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
+    classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
+    log.info("data: %s: %s%s", config.data_spec, counts, classes)
+    kinds: list[Kind] = ["pretrain", "distill", *(("finetune",) if train.labels is not None else ())]
+    return pack, config.resolved(modality.name, {kind: len(rows_of(train, config, kind)) for kind in kinds})

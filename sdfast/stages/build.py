@@ -1,0 +1,81 @@
+"""One stage's training, put together: the same for runs, for `sdfast bench` and for benchmarks."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdfast.context import Context, Reader
+from sdfast.engine.base import Sharing
+from sdfast.engine.loop import Trainer
+from sdfast.engine.prepare import prepare, running_teacher
+from sdfast.engine.selection import Selection
+from sdfast.evaluation.classification import labels_of
+from sdfast.rng import derive_seed
+from sdfast.stages.graph import Stage
+
+
+def build_stage(
+    context: Context,
+    stage: Stage,
+    start: Any,
+    directory: Path,
+    *,
+    teacher: Any = None,
+    inputs: dict[str, Any] | None = None,
+    resume: bool = False,
+    selection: Selection | None = None,
+    read: Reader | None = None,
+) -> Trainer:
+    """A stage's trainer, ready for its first step; what it trains is `trainer.objective.module`.
+
+    Args:
+        context: of the run; of finetune the train split has labels.
+        stage: which.
+        start: module whose weights it starts from, which is left as it is.
+        directory: of the stage: checkpoints and records go there.
+        teacher: of distill, where features come from, or the teacher itself where something else is matched; None where
+            it has no weight.
+        inputs: everything that decides the result, by name; only checkpoints of the same are resumed.
+        resume: whether to look for a checkpoint.
+        selection: of the weights that the module has in the end; the last ones when None.
+        read: brings rows of the train split to the device, where that is not `context.read`.
+
+    Raises:
+        UserError: masks that leave nothing to do, or an engine that cannot do the stage.
+    """
+    kind, config, engine = stage.kind, context.section(stage.kind), context.config.engine
+    modality, train, seed = context.modality, context.train, seed_of(context, stage)
+    if kind == "finetune":
+        names = context.pack.class_names
+        module = modality.classifier(context.config, start, len(names), seed).to(context.device)
+        labels = torch.from_numpy(labels_of(train)).to(context.device)
+        objective = modality.classification(context, module, labels, seed)
+    else:
+        objective = modality.masked(context, copy.deepcopy(start).to(context.device), kind, seed, teacher)
+    prepare(objective.module, engine, context.device, config.steps, context.config.zero, running_teacher(objective))
+    return Trainer(
+        kind,
+        objective,
+        config,
+        engine,
+        modality.order(context, kind, seed),
+        read or context.read(train),
+        directory,
+        inputs or {},
+        resume,
+        modality.flops(context, kind),
+        Sharing(context.ranks, context.config.zero, context.config.deepspeed),
+        modality.unit,
+        selection,
+    )
+
+
+def seed_of(context: Context, stage: Stage) -> int:
+    """Of all that is random in a stage."""
+    if stage.kind == "finetune":
+        return derive_seed(context.config.seed if stage.seed is None else stage.seed, "finetune")
+    return derive_seed(context.config.seed, stage.kind, stage.round or 0)

@@ -1,0 +1,176 @@
+"""How one stage is trained, and what is kept of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdfast.context import Context
+from sdfast.engine.selection import Selection
+from sdfast.engine.teacher_bank import bank_targets
+from sdfast.evaluation.classification import (
+    baseline_note,
+    classification_metrics,
+    labelled_rows,
+    labels_of,
+    reported_metrics,
+)
+from sdfast.evaluation.dev import dev_metric, dev_split
+from sdfast.evaluation.distance import encoder_distance
+from sdfast.log import log
+from sdfast.models.compiled import use_compiled
+from sdfast.models.vit import use_attention
+from sdfast.models.weights import weights_digest
+from sdfast.objectives.choose import why_no_bank
+from sdfast.objectives.contrastive import drop_projection
+from sdfast.regularizers.r4f import fold_spectral_norm
+from sdfast.rundir import Outcome, Result
+from sdfast.stages.build import build_stage
+from sdfast.stages.graph import Stage
+from sdfast.teacher.bank import Bank
+from sdfast.teacher.preflight import check_teacher_differs
+from sdfast.teacher.recipe import BankRecipe
+from sdfast.teacher.targets import Teacher
+
+OpenBank = Callable[[BankRecipe], Bank]
+
+
+def train_stage(
+    context: Context,
+    stage: Stage,
+    directory: Path,
+    inputs: dict[str, Any],
+    needs: dict[Stage, Result],
+    bank: OpenBank,
+    resume: bool = True,
+) -> Outcome:
+    """Train a stage to its end.
+
+    Args:
+        context: of the run.
+        stage: which.
+        directory: of the stage.
+        inputs: everything that decides the result, by name.
+        needs: results of the stages that it needs.
+        bank: opens or builds the bank of a recipe.
+        resume: whether to continue from a checkpoint.
+
+    Raises:
+        UserError: masks that leave nothing to do, or a teacher that is unfit.
+    """
+    modality, config = context.modality, context.config
+    if stage.round == 0:
+        return _handed_on(context, next(iter(needs.values())))
+    start = context.model.module if stage.start is None else modality.reload(needs[stage.start].model).module
+    teacher = None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
+    best = _selection(context) if stage.kind == "finetune" and config.finetune.best_dev else None
+    _announce(context, stage)
+    trainer = build_stage(
+        context, stage, start, directory, teacher=teacher, inputs=inputs, resume=resume, selection=best
+    )
+    trained = trainer.run()
+    module: Any = trainer.objective.module
+    numbers: dict[str, Any] = {
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        f"{modality.unit}_per_s": trained.rows_per_second,
+    }
+    if stage.kind != "finetune":
+        write = partial(modality.write, context, module, kind=stage.kind, steps=trained.steps)
+        distance = encoder_distance(context.model.module.encoder, module.encoder)
+        return Outcome(weights_digest(module), lambda folder: write(folder=folder), numbers, {"distance": distance})
+    metrics = _evaluated(context, module)
+    if (paper := context.paper_metric) is not None:
+        numbers["paper_metric"] = paper
+    if trained.best is not None:
+        metrics |= trained.best.scores
+        numbers |= {"best_step": trained.best.step, "best_by": dev_metric(context)}
+    names = context.pack.class_names
+    return Outcome(
+        weights_digest(module),
+        lambda folder: modality.write_classifier(context, module, folder, names, trained.steps),
+        numbers,
+        metrics,
+    )
+
+
+def _handed_on(context: Context, teacher: Result) -> Outcome:
+    """distill.rounds=0: no self-distillation; the further pre-trained model is the result."""
+    return Outcome(
+        teacher.weights,
+        lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
+        {"steps": 0, "seconds": 0.0, f"{context.modality.unit}_per_s": 0.0},
+        teacher.metrics,
+    )
+
+
+def _teacher(context: Context, source: Result, bank: OpenBank) -> Teacher | nn.Module | None:
+    """Where distill's targets come from, or what is matched; None when that has no weight."""
+    config, modality = context.config, context.modality
+    if config.distill.weight == 0:
+        return None
+    loaded = modality.reload(source.model)
+    check_teacher_differs(loaded.module.encoder, context.model.module.encoder)
+    if (reason := why_no_bank(config)) is not None:
+        log.info("%s", reason)
+        return loaded.module.to(context.device)
+    if config.teacher.mode == "live":
+        return modality.live_teacher(config, context.device, loaded)
+    recipe = modality.recipe(config, context.device, loaded, context.pack)
+    modality.check_deterministic(context, recipe)
+    return bank_targets(bank(recipe), recipe, config.teacher.residency)
+
+
+def _announce(context: Context, stage: Stage) -> None:
+    kind, config, ranks = stage.kind, context.section(stage.kind), context.ranks
+    where = f"{context.device}" if ranks.world == 1 else f"{ranks.world} processes, {context.device.type}"
+    log.info("%s: %d steps of %d %s on %s", kind, config.steps, config.batch_size, context.modality.name, where)
+    if config.batch_size < ranks.world:
+        idle = ranks.world - config.batch_size
+        log.warning("%s.batch_size=%d leaves %d processes idle in every step", kind, config.batch_size, idle)
+    if context.config.zero.stage and (worth := context.modality.worth_of_zero(context, kind)) is not None:
+        log.info(worth)
+
+
+def _evaluated(context: Context, module: Any) -> dict[str, float]:
+    """Metrics of a classifier, which is made fit to be kept, on the training and test rows."""
+    config, names, train, test = context.config.finetune, context.pack.class_names, context.train, context.test
+    if config.regularizer == "r4f":
+        fold_spectral_norm(module.classifier)
+    if config.objective == "supcon":
+        drop_projection(module)
+    use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
+    use_compiled(module, on=False)  # nor is it worth compiling for that
+    on_train = _scores(context, module, train, context.train_rows("finetune"))
+    on_test = _scores(context, module, test, labelled_rows(test))
+    metrics = reported_metrics(on_test, len(names)) | {"train_loss": on_train["loss"]}
+    log.info("%s", baseline_note(torch.from_numpy(labels_of(test))[labelled_rows(test)], names))
+    metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
+    metrics["distance"] = encoder_distance(context.model.module.encoder, module.encoder)
+    return metrics
+
+
+def _selection(context: Context) -> Selection:
+    """Of the weights that do best on the val split; their scores there are called `dev_...`."""
+    dev, config, classes = dev_split(context), context.config, len(context.pack.class_names)
+
+    def score(state: dict[str, Tensor]) -> dict[str, float]:
+        module = context.modality.filled(state, config, context.model.shape, classes).to(context.device)
+        scores = _scores(context, module, dev, labelled_rows(dev))
+        return {f"dev_{name}": scores[name] for name in ("accuracy", "macro_f1", "micro_f1", "loss")}
+
+    return Selection(score, f"dev_{dev_metric(context)}", config.finetune.evaluations)
+
+
+def _scores(context: Context, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:
+    """See `classification_metrics`; of rows that the processes share, the same in each."""
+    ranks, modality = context.ranks, context.modality
+    companions, share = modality.companions(context.model), rows[context.ranks.part(len(rows))]
+    logits = modality.predict(module, companions, split, share, context.read(split))
+    return classification_metrics(torch.cat(ranks.exchange(logits)), torch.from_numpy(labels_of(split))[rows])
