@@ -67,14 +67,16 @@ def test_optimizers(benchmark: Any, tmp_path: Path, kind: str) -> None:
 
 def trainer_with(kind: str, name: str, folder: Path) -> Trainer:
     if kind == "texts":
-        return text_setup.finetuning(TEXTS, CLASSES, name, folder / name)
+        return text_setup.trainer_of(TEXTS, folder / name, regularizer=name)
     return trainer_of(POINT, Ours(finetune={"regularizer": name}), folder / name)
 
 
 def flops(kind: str, passes: int) -> int:
     if kind == "texts":
         lengths = TEXTS.batch().lengths.tolist()
-        return text_step_flops(TextStepSpec(TEXTS.shape, "finetune", classes=CLASSES, passes=passes), lengths, []).total
+        return text_step_flops(
+            TextStepSpec(TEXTS.shape, "finetune", classes=text_setup.CLASSES, passes=passes), lengths, []
+        ).total
     spec = StepSpec(shape_of(POINT.model), "finetune", classes=CLASSES, **asdict(shortcuts(EngineConfig())))
     return step_flops(replace(spec, passes=passes)).total
 

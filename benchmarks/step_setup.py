@@ -11,7 +11,7 @@ import copy
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,24 +23,23 @@ import torch
 from torch import Tensor
 from transformers import ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
-from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
+from sdfast.config import Config, EngineConfig, PretrainConfig, ZeroConfig
+from sdfast.context import Context
 from sdfast.data.masking import visible_count
-from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, shortcuts
-from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
+from sdfast.modalities.drawn import DrawnImages, DrawnPack
+from sdfast.modalities.images import IMAGES
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
-from sdfast.models.compiled import use_compiled
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import ViTEncoder, ViTShape, use_attention
+from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.objectives.base import Normalise
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.products import float32_products
-from sdfast.regularizers.choose import on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.ranks import Ranks
+from sdfast.stages.build import build_stage
+from sdfast.stages.graph import Stage
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank, Teacher
 
@@ -272,44 +271,37 @@ def trainer_of(
     directory: Path,
     dtype: torch.dtype = torch.float32,
     teacher: Teacher | None = None,
-    sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
+    ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    zero: ZeroConfig = ZeroConfig(),  # noqa: B008 (frozen)
 ) -> Trainer:
-    """sdfast's own loop over the point's images, ready for its first step; `teacher` replaces what `ours` names."""
-    engine = EngineConfig(**ours.engine)
-    module = copy.deepcopy(_ours_once(point.model).module).to(point.device, dtype)
-    normalise = Normalise(MEAN, STD).to(point.device, dtype)
-    config: PretrainConfig | FinetuneConfig = PretrainConfig(batch_size=point.batch)
-    switched = shortcuts(engine)
-    objective: Any
-    if point.stage == "finetune":
-        config = FinetuneConfig.model_validate({"batch_size": point.batch, **ours.finetune})
-        classifier = classifier_from_mae(module.cpu(), CLASSES, DROPOUT, seed=0).to(point.device, dtype)
-        regularizer = on_optimizer(config, classifier)
-        if config.regularizer == "r4f":
-            add_spectral_norm(classifier.classifier, 0)
-        labels = labels_of(point.rows, point.device)
-        objective = Classification(classifier, normalise, labels, 0.5, 0, switched, on_loss(config), regularizer)
-    else:
-        if point.stage == "distill" and teacher is None and ours.teacher == "live":
+    """A run's own trainer over the point's images, ready for its first step; `teacher` replaces what `ours` names."""
+    device = torch.device(point.device)
+    sections: dict[str, Any] = {stage: {"batch_size": point.batch} for stage in STAGES}
+    sections["finetune"] |= ours.finetune
+    config = Config.model_validate({**sections, "engine": ours.engine, "teacher": {"mode": ours.teacher}, "zero": zero})
+    once = _ours_once(point.model)
+    model = replace(once, module=copy.deepcopy(once.module).to(dtype))
+    images = images_of(MODELS[point.model].image, point.rows, point.device)
+    pack = DrawnPack(DrawnImages(point.rows, CLASSES, images.cpu().numpy()))
+    context = Context(config.resolved("images"), IMAGES, device, ranks, model, pack)
+    if point.stage == "distill" and teacher is None:
+        if ours.teacher == "live":
             teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
-        elif point.stage == "distill" and teacher is None:
+        else:
             targets = targets_of(point.model, point.rows, point.device).to(dtype)
             teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
-        objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher, shortcuts=switched)
-    use_attention(objective.module, engine.attention)
-    if engine.compile is True or (engine.compile == "auto" and point.device == "cuda"):  # as sdfast.engine.prepare does
-        use_compiled(objective.module)
-        if isinstance(teacher, LiveTeacher):
-            use_compiled(teacher)
-    images = images_of(MODELS[point.model].image, point.rows, point.device)
     first = images[: point.batch]
-
-    def gather(rows: Tensor) -> Tensor:
-        return first if ours.fixed_pixels else images[rows.to(point.device, non_blocking=True)]
-
-    order = BatchOrder(torch.arange(point.rows), point.batch, seed=0)
-    objective.module.train()
-    return Trainer(point.stage, objective, config, engine, order, gather, directory, {}, resume=False, sharing=sharing)
+    stage: Any = point.stage
+    trainer = build_stage(
+        context,
+        Stage(stage, stage, seed=0 if stage == "finetune" else None),
+        model.module,
+        directory,
+        teacher=teacher,
+        read=(lambda rows: first) if ours.fixed_pixels else None,
+    )
+    trainer.objective.module.train()
+    return trainer
 
 
 def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:

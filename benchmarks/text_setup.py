@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from naive import pretraining_optimizer
 from naive_text import NaiveTextDistillation, NaiveTextPretraining
-from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
-from sdfast.data.order import Batch, BatchOrder
+from sdfast.config import Config
+from sdfast.context import Context
+from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
+from sdfast.data.tokenization import Tokenization
 from sdfast.engine.loop import Trainer
-from sdfast.engine.optim import build_optimizer
+from sdfast.modalities.drawn import DrawnPack, DrawnTexts
+from sdfast.modalities.texts import TEXTS
 from sdfast.models.text import Dropouts, TextShape
-from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
+from sdfast.models.text_checkpoint import Companions, PretrainedMLM, fresh_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.models.vit import TransformerShape
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
-from sdfast.regularizers.choose import on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.ranks import Ranks
+from sdfast.stages.build import build_stage
+from sdfast.stages.graph import Stage
 from sdfast.teacher.targets import ResidentBank
 
 # Tokens of the texts in 20 Newsgroups' training split (11,293) under MiniLM's tokenizer, cut at 512: every twentieth.
@@ -36,6 +37,7 @@ SHAPES = {
     "RoBERTa-base": TextShape("roberta", 50265, 514, 1, 1, TransformerShape(768, 12, 12, 3072), 1e-5),
 }
 STAGES = ("pretrain", "distill")
+CLASSES = 20
 Step = Callable[[], Any]
 
 
@@ -78,10 +80,6 @@ class Point:
         return TokenBatch(torch.randint(5, self.shape.vocabulary, (int(lengths.sum()),), generator=rng), lengths)
 
 
-def masking_of(point: Point) -> TokenMasking:
-    return TokenMasking(4, point.shape.vocabulary, (0, 1, 2, 4))
-
-
 def their_model(point: Point) -> Any:
     shape, rate = point.shape, point.dropout
     kinds = {"bert": (BertConfig, BertForMaskedLM), "roberta": (RobertaConfig, RobertaForMaskedLM)}
@@ -102,52 +100,60 @@ def their_model(point: Point) -> Any:
     )
 
 
-def objective_of(point: Point, **changes: Any) -> MaskedLanguageModelling:
-    batch = point.batch()
-    module = fresh_mlm(point.shape, 0, Dropouts(point.dropout, point.dropout)).train()
+def trainer_of(
+    point: Point,
+    folder: Path,
+    device: str = "cpu",
+    engine: dict[str, Any] | None = None,
+    regularizer: str = "none",
+) -> Trainer:
+    """A run's own trainer over one batch of texts, ready for its first step; masks are drawn in every step.
+
+    Targets are drawn numbers in a bank in memory.
+    """
+    shape, dropouts, rows = point.shape, Dropouts(point.dropout, point.dropout), torch.arange(point.texts)
+    sections: dict[str, Any] = {stage: {"batch_size": point.texts} for stage in (*STAGES, "finetune")}
+    sections["finetune"] |= {"regularizer": regularizer, "dropout": point.dropout}
+    config = Config.model_validate({**sections, "engine": engine or {}}).resolved("texts")
+    model = PretrainedMLM(fresh_mlm(shape, 0, dropouts), shape, dropouts, Companions(), "drawn", "")
+    texts = point.batch()
+    how = Tokenization("", shape.vocabulary, 512, (1,), (2,), (0, 1, 2, 4), 4, 0)
+    pack = DrawnPack(DrawnTexts(point.texts, CLASSES, texts.ids, texts.lengths.numpy()), how)
+    context = Context(config, TEXTS, torch.device(device), Ranks(), model, pack)
     teacher = None
     if point.stage == "distill":
-        features = torch.randn(point.texts, point.shape.encoder.width)
-        teacher = ResidentBank(features, None, torch.arange(point.texts)[None])
-    return MaskedLanguageModelling(
-        module, lambda rows: (batch.ids, batch.lengths), masking_of(point), 0, teacher, **changes
-    )
+        features = torch.randn(point.texts, shape.encoder.width, generator=torch.Generator().manual_seed(2))
+        teacher = ResidentBank(features.to(device), None, rows[None])
+    stage, on_device = Stage(point.stage, point.stage), texts.to(torch.device(device))  # type: ignore[arg-type]
+    trainer = build_stage(context, stage, model.module, folder, teacher=teacher, read=lambda _: on_device)
+    trainer.objective.module.train()
+    return trainer
+
+
+def masks_of(point: Point) -> Any:
+    """What a step of the point draws."""
+    with TemporaryDirectory() as folder:
+        trainer = trainer_of(replace(point, stage="pretrain"), Path(folder))
+    return trainer.objective.draw(Batch(0, torch.arange(point.texts)))
 
 
 def sdfast_step(point: Point) -> Step:
-    """One optimiser step; the masks are drawn in it, as they are in training."""
-    objective, texts = objective_of(point), point.batch()
-    batch = Batch(0, torch.arange(point.texts))
-    optimizer = build_optimizer(objective.trained_parameters(), PretrainConfig(), objective.decay_rule)
+    """One step of a run; the masks are drawn in it, as they are in training."""
+    with TemporaryDirectory() as folder:
+        trainer = trainer_of(point, Path(folder))
 
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = objective.loss(texts, batch, objective.draw(batch), slice(0, point.texts))["loss"]
-        loss.backward()
-        optimizer.step()
-        return loss
+    def step() -> Any:
+        parts = trainer._one_step()
+        trainer.step += 1
+        return parts
 
     return step
-
-
-def finetuning(point: Point, classes: int, regularizer: str, directory: Path) -> Trainer:
-    """sdfast's own loop over the point's texts, every step the same ones, ready for its first step."""
-    texts, rows = point.batch(), torch.arange(point.texts)
-    config = FinetuneConfig.model_validate({"batch_size": point.texts, "regularizer": regularizer})
-    dropouts = Dropouts(point.dropout, point.dropout)
-    module = text_classifier_from_mlm(fresh_mlm(point.shape, 0, dropouts), classes, dropouts, 0).train()
-    acting = on_optimizer(config, module)
-    if regularizer == "r4f":
-        add_spectral_norm(module.classifier, 0)
-    objective = TextClassification(module, rows % classes, r3f=on_loss(config), regularizer=acting)
-    order, engine = BatchOrder(rows, point.texts, seed=0), EngineConfig()
-    return Trainer("finetune", objective, config, engine, order, lambda rows: texts, directory, {}, resume=False)
 
 
 def naive_step(point: Point) -> Step:
     """The same on modules of transformers; masks, labels and padding are made beforehand."""
     texts = point.batch()
-    drawn = objective_of(replace(point, stage="pretrain")).draw(Batch(0, torch.arange(point.texts)))
+    drawn = masks_of(point)
     labels = torch.full_like(texts.ids, -100).index_copy(0, drawn.chosen, drawn.labels)
     if point.stage == "pretrain":
         pretraining = NaiveTextPretraining(their_model(point))
@@ -160,6 +166,6 @@ def naive_step(point: Point) -> Step:
 
 def flops_of(point: Point) -> int:
     """FLOPs of sdfast's step."""
-    drawn = objective_of(replace(point, stage="pretrain")).draw(Batch(0, torch.arange(point.texts)))
+    drawn = masks_of(point)
     spec = TextStepSpec(point.shape, point.stage)  # type: ignore[arg-type]
     return text_step_flops(spec, drawn.batch.lengths.tolist(), drawn.counts.tolist()).total

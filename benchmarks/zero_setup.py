@@ -18,7 +18,6 @@ from step_setup import Ours, Point, shape_of, trainer_of
 from zero_held import count_before_steps
 
 from sdfast.config import ZeroConfig
-from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.engine.precision import matmul_precision, resolve_precision
 from sdfast.engine.resident import PeakGrowth
@@ -84,8 +83,8 @@ def prepared(name: str, point: Point, ranks: Ranks, directory: Path) -> tuple[Tr
     features = torch.randn(point.rows, shape_of(point.model).encoder.width, generator=torch.Generator().manual_seed(1))
     bank = ResidentBank(features.to(point.device), None, torch.arange(point.rows)[None])
     ours = Ours({"compile": False, **way.engine})
-    sharing = Sharing(ranks, ZeroConfig(stage=way.zero, offload=way.offload))
-    trainer = trainer_of(point, ours, directory, teacher=bank, sharing=sharing)
+    zero = ZeroConfig(stage=way.zero, offload=way.offload)
+    trainer = trainer_of(point, ours, directory, teacher=bank, ranks=ranks, zero=zero)
 
     losses: list[Any] = []
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import text_setup
 import torch
 from step_clock import matmul_precision, synchronise
 from step_setup import Ours, Point, trainer_of
@@ -26,7 +27,7 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
     with listening() as heard:
         if stage.startswith("text "):
             point = text.tiny(stage.removeprefix("text "))
-            trainer = text.trainer_of(point, context.device, settings, context.folder)
+            trainer = text_setup.trainer_of(point, context.folder, context.device, settings)
         else:
             trainer = trainer_of(Point(stage, "tiny", 4, context.device, 32), Ours(settings), context.folder)
         row = {"losses": losses(trainer, context.device)}

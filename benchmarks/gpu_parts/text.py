@@ -5,33 +5,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from naive import pretraining_optimizer
 from naive_text import inputs_of, padded
 from step_clock import calls_for, matmul_precision, seconds_of, synchronise
-from text_setup import Point, masking_of, objective_of, their_model
+from text_setup import Point, masks_of, their_model, trainer_of
 
 from gpu_parts.context import Context
 from gpu_parts.evidence import Memory, compilation, compiled_modules, listening
-from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
-from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import Trainer
-from sdfast.engine.prepare import prepare
-from sdfast.models.text import Dropouts, TextShape
-from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
+from sdfast.models.text import TextShape
 from sdfast.models.vit import TransformerShape
-from sdfast.objectives.base import Objective
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
-from sdfast.teacher.targets import ResidentBank
 
 MAIN = ("RoBERTa-base", "distill", "mix", 64)
-CLASSES = 20
-STEPS = 10_000  # of a stage, so that `auto` compiles where it would
 ROUNDS = 7
 
 
@@ -48,43 +37,10 @@ def tiny(stage: str) -> Tiny:
     return Tiny("tiny", stage, "mix", 4, 0.0)
 
 
-def trainer_of(point: Point, device: str, settings: dict[str, Any], folder: Path) -> Trainer:
-    """sdfast's own loop over one batch of texts, ready for its first step; masks are drawn in every step."""
-    where, engine = torch.device(device), EngineConfig.model_validate(settings)
-    texts, rows = point.batch(), torch.arange(point.texts)
-    config: PretrainConfig | FinetuneConfig = PretrainConfig(batch_size=point.texts)
-    if point.stage == "finetune":
-        config = FinetuneConfig(batch_size=point.texts)
-    objective = objective_on(point, where)
-    prepare(objective.module, engine, where, STEPS)
-    objective.module.train()
-    on_device = texts.to(where)
-    order = BatchOrder(rows, point.texts, seed=0)
-    return Trainer(
-        point.stage, objective, config, engine, order, lambda _: on_device, folder, {}, resume=False, unit="seq"
-    )
-
-
-def objective_on(point: Point, device: torch.device) -> Objective:
-    """What the stage minimises, on a device; targets are drawn numbers in a bank in its memory."""
-    texts, rows = point.batch(), torch.arange(point.texts)
-    dropouts = Dropouts(point.dropout, point.dropout)
-    module = fresh_mlm(point.shape, 0, dropouts)
-    if point.stage == "finetune":
-        classifier = text_classifier_from_mlm(module, CLASSES, dropouts, 0)
-        return TextClassification(classifier.to(device), (rows % CLASSES).to(device))
-    teacher = None
-    if point.stage == "distill":
-        features = torch.randn(point.texts, point.shape.encoder.width, generator=torch.Generator().manual_seed(2))
-        teacher = ResidentBank(features.to(device), None, rows[None])
-    read = lambda _: (texts.ids, texts.lengths)  # noqa: E731
-    return MaskedLanguageModelling(module.to(device), read, masking_of(point), 0, teacher)
-
-
 def honest_step(point: Point, device: str) -> Callable[[], Any]:
     """The same mathematics on transformers' modules; masks, labels and padding are made beforehand."""
     texts = point.batch()
-    drawn = objective_of(replace(point, stage="pretrain")).draw(Batch(0, torch.arange(point.texts)))
+    drawn = masks_of(point)
     model = their_model(point).train()
     optimizer = pretraining_optimizer(model.to(device), 1e-4, fused=True)
     labels = torch.full_like(texts.ids, -100).index_copy(0, drawn.chosen, drawn.labels)
@@ -117,7 +73,7 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
     facts: dict[str, Any] = {}
     with listening() as heard, matmul_precision(context.device == "cuda"):
         if arm == "sdfast":
-            trainer = trainer_of(point, context.device, {}, context.folder)
+            trainer = trainer_of(point, context.folder, context.device)
             step, facts = looped(trainer), {"graphed": getattr(trainer.engine, "graphed", None)}
             facts["compiled_modules"] = compiled_modules(trainer.objective.module)
         else:

@@ -242,8 +242,8 @@ class Images(Modality):
 
 def _normalise(context: Context) -> Normalise:
     """From uint8 images to the model's input."""
-    processor = context.model.processor
-    return Normalise(processor.mean, processor.std).to(context.device)
+    processor, like = context.model.processor, next(context.model.module.parameters())
+    return Normalise(processor.mean, processor.std).to(context.device, like.dtype)
 
 
 def _written_processor(context: Context) -> ImageProcessor:
