@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 _LONGEST = 80  # characters of a value in a sentence
@@ -62,3 +63,9 @@ def shortened(value: object) -> str:
         return f"a number of {value.bit_length()} bits"
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def nearest(word: str, choices: list[str], otherwise: str | None = None) -> str:
+    """The end of an error about a word that is none of the choices; `otherwise` is what it says when none is near."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"{otherwise or 'choose one of ' + ', '.join(choices)}."

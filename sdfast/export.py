@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdfast.config import nearest
 from sdfast.context import Context
 from sdfast.durable import reason, recover_directory, staged_directory
 from sdfast.engine import checkpoint
-from sdfast.errors import RunError, UserError
+from sdfast.errors import RunError, UserError, nearest
 from sdfast.occupant import Occupant
 from sdfast.regular import open_regular
 from sdfast.rundir import RESULT, check_model

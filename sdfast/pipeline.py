@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from sdfast import durable, occupant
-from sdfast.config import Config, nearest, resolve
+from sdfast.config import Config, resolve
 from sdfast.context import Context, Modality
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.precision import cpu_settings
-from sdfast.errors import UserError
+from sdfast.errors import UserError, nearest
 from sdfast.evaluation.run import evaluate_run
 from sdfast.export import export_stage
 from sdfast.launch import code

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdfast.config import OptimisationConfig, ZeroConfig, leaves, nearest
+from sdfast.config import OptimisationConfig, ZeroConfig, leaves
 from sdfast.durable import load_json
 from sdfast.engine.zero_memory import zero_sizes
-from sdfast.errors import UserError
+from sdfast.errors import UserError, nearest
 
 # Our keys by the DeepSpeed option that follows from them.
 _OURS = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from string import digits
 
-from sdfast.config import nearest
-from sdfast.errors import UserError
+from sdfast.errors import UserError, nearest
 from sdfast.studies.grid import Arm, Axis, Study
 
 FINE_TUNING = Arm("fine-tuning", "init")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from sdfast.config import Config, nearest
+from sdfast.config import Config
 from sdfast.durable import sha256_json
-from sdfast.errors import UserError
+from sdfast.errors import UserError, nearest
 from sdfast.launch import place as launched
 from sdfast.log import attach_file, log
 from sdfast.opening import device_of
