@@ -81,8 +81,7 @@ def flops(kind: str, passes: int) -> int:
 
 def step_of(trainer: Trainer) -> Any:
     def step() -> None:
-        trainer._one_step()
-        trainer.step += 1
+        trainer.step()
 
     return step
 

@@ -28,7 +28,7 @@ from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.base import Sharing
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
 from sdfast.models.compiled import use_compiled
 from sdfast.models.flops import StepSpec, step_flops
@@ -309,7 +309,8 @@ def trainer_of(
 
     order = BatchOrder(torch.arange(point.rows), point.batch, seed=0)
     objective.module.train()
-    return Trainer(point.stage, objective, config, engine, order, gather, directory, {}, resume=False, sharing=sharing)
+    data, folder = TrainingData(order, gather), StageFolder(directory, {}, resume=False)
+    return Trainer(point.stage, objective, config, engine, data, folder, sharing)
 
 
 def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:
@@ -321,8 +322,7 @@ def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:
 
         def step() -> Any:
             with float32_products(engine.fp32_products):
-                parts = trainer._one_step()
-            trainer.step += 1
+                parts = trainer.step()
             return parts
 
         return step

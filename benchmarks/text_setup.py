@@ -17,7 +17,7 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.optim import build_optimizer
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
@@ -141,7 +141,8 @@ def finetuning(point: Point, classes: int, regularizer: str, directory: Path) ->
         add_spectral_norm(module.classifier, 0)
     objective = TextClassification(module, rows % classes, r3f=on_loss(config), regularizer=acting)
     order, engine = BatchOrder(rows, point.texts, seed=0), EngineConfig()
-    return Trainer("finetune", objective, config, engine, order, lambda rows: texts, directory, {}, resume=False)
+    data, folder = TrainingData(order, lambda rows: texts), StageFolder(directory, {}, resume=False)
+    return Trainer("finetune", objective, config, engine, data, folder)
 
 
 def naive_step(point: Point) -> Step:

@@ -91,8 +91,7 @@ def prepared(name: str, point: Point, ranks: Ranks, directory: Path) -> tuple[Tr
 
     def step() -> None:
         with matmul_precision(trainer.settings.precision, trainer.device):
-            parts = trainer._one_step()
-        trainer.step += 1
+            parts = trainer.step()
         losses.append(parts["loss"].clone())  # a CUDA graph writes the next into the same place
 
     return trainer, step, losses

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sdfast.domains.base import MaskedStage, labels_of
 from sdfast.engine.base import Sharing
-from sdfast.engine.loop import Trained, Trainer
+from sdfast.engine.loop import StageFolder, Trained, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
@@ -180,14 +180,11 @@ def _fit(
         objective,
         config,
         engine,
-        domain.order(train, rows, config, seed),
-        run.read(train),
-        directory,
-        inputs,
-        run.resume,
-        domain.flops(stage, rows),
+        TrainingData(
+            domain.order(train, rows, config, seed), run.read(train), domain.unit, lambda: domain.flops(stage, rows)
+        ),
+        StageFolder(directory, inputs, run.resume),
         Sharing(run.ranks, run.config.zero, run.config.deepspeed),
-        domain.unit,
         selection,
     ).run()
 

@@ -19,7 +19,7 @@ from gpu_parts.context import Context
 from gpu_parts.evidence import Memory, compilation, compiled_modules, listening
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
@@ -59,10 +59,8 @@ def trainer_of(point: Point, device: str, settings: dict[str, Any], folder: Path
     prepare(objective.module, engine, where, STEPS)
     objective.module.train()
     on_device = texts.to(where)
-    order = BatchOrder(rows, point.texts, seed=0)
-    return Trainer(
-        point.stage, objective, config, engine, order, lambda _: on_device, folder, {}, resume=False, unit="seq"
-    )
+    data = TrainingData(BatchOrder(rows, point.texts, seed=0), lambda _: on_device, "seq")
+    return Trainer(point.stage, objective, config, engine, data, StageFolder(folder, {}, resume=False))
 
 
 def objective_on(point: Point, device: torch.device) -> Objective:
@@ -131,8 +129,7 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
 
 def looped(trainer: Trainer) -> Callable[[], Any]:
     def step() -> Any:
-        parts = trainer._one_step()
-        trainer.step += 1
+        parts = trainer.step()
         return parts
 
     return step

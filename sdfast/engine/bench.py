@@ -21,7 +21,7 @@ from sdfast.config import Config
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
 from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.peak import matmul_peak, peak_name
 from sdfast.engine.precision import cpu_settings, matmul_precision, products_dtype
 from sdfast.engine.prepare import prepare, running_teacher
@@ -232,7 +232,7 @@ def _measure(
     try:
         with tempfile.TemporaryDirectory() as folder, pages:
             trainer = _trainer(variant, model, device, batch, Path(folder))
-            times = _timed(trainer._one_step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
+            times = _timed(trainer.step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
             memory = growth.bytes()
     except torch.OutOfMemoryError as error:
         raise RunError(
@@ -305,9 +305,9 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     def gather(rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(pixels[rows.numpy()]).to(device, non_blocking=True)
 
-    trainer = Trainer(variant.stage, objective, section, config.engine, order, gather, folder, {}, resume=False)
     objective.module.train()
-    return trainer
+    data, kept = TrainingData(order, gather), StageFolder(folder, {}, resume=False)
+    return Trainer(variant.stage, objective, section, config.engine, data, kept)
 
 
 def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher | MaskedAutoencoder:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 
+from sdfast.engine.clock import Lap
 from sdfast.engine.peak import matmul_peak
 
 
 class Rate:
-    """Turns images and seconds into the numbers of a record."""
+    """Turns laps into the numbers of a record."""
 
     def __init__(
         self,
-        flops_per_image: float | None,
+        flops_per_row: Callable[[], float] | None,
         device: torch.device,
         matmul_dtype: torch.dtype | None,
         devices: int = 1,
@@ -20,32 +24,28 @@ class Rate:
         """Measure the device's peak, when it will be needed (see `matmul_peak`).
 
         Args:
-            flops_per_image: of one image's step; None where nobody knows.
+            flops_per_row: counts those of a row's step, and is called once, at the first lap; None where nobody can.
             device: where the step runs.
             matmul_dtype: of its matrix products; None where they are of several, which no one peak is the bound of.
             devices: that share the work, each like this one.
         """
-        self.flops_per_image = flops_per_image
+        self.flops_per_row = flops_per_row and functools.cache(flops_per_row)
         self.peak: float | None = None
-        if flops_per_image is not None and matmul_dtype is not None:
+        if flops_per_row is not None and matmul_dtype is not None:
             self.peak = devices * matmul_peak(device, matmul_dtype, anew=True)
 
-    def of(self, images: int, seconds: float, waited: float) -> dict[str, float]:
-        """The numbers of some steps, by the host's clock.
-
-        Args:
-            images: seen.
-            seconds: that took.
-            waited: of those, spent waiting for data.
+    def of(self, lap: Lap) -> dict[str, float]:
+        """The numbers of a lap.
 
         Returns:
-            `rate` (images a second), `wait_share` (0 to 1), `tflops` (TFLOP/s) and `peak_share` (0 to 1, of the
-            measured peak), the last two where they are known.
+            `rate` (rows a second), `wait_share` (0 to 1), `tflops` (TFLOP/s) and `peak_share` (0 to 1, of the measured
+            peak), the last two where they are known.
         """
-        rate = images / seconds
-        values = {"rate": rate, "wait_share": min(waited / seconds, 1.0)}
-        if self.flops_per_image is not None:
-            values["tflops"] = rate * self.flops_per_image / 1e12
+        rate = lap.rows / lap.seconds
+        values = {"rate": rate, "wait_share": min(lap.waited / lap.seconds, 1.0)}
+        if self.flops_per_row is not None:
+            flops = rate * self.flops_per_row()
+            values["tflops"] = flops / 1e12
             if self.peak is not None:
-                values["peak_share"] = rate * self.flops_per_image / self.peak
+                values["peak_share"] = flops / self.peak
         return values

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from sdfast.launch import may_speak
@@ -43,9 +45,14 @@ class Watchdog:
         """The loop goes on."""
         self._last = time.monotonic()
 
-    def pause(self) -> None:
-        """What comes may take as long as it takes, until the loop says `alive` again."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The block may take as long as it takes."""
         self._last = math.inf
+        try:
+            yield
+        finally:
+            self.alive()
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.seconds / 4)):
