@@ -26,7 +26,7 @@ _met = False  # whether this has been one of several processes
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchInfo:
     """Which process of how many this is, and which on its machine."""
 
     rank: int = 0
@@ -34,7 +34,7 @@ class Place:
     local_rank: int = 0
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place:
+def launch_info(environment: Mapping[str, str] = os.environ) -> LaunchInfo:
     """What the launcher put into the environment; one process alone where there was none.
 
     Read are the variables of torchrun and of the deepspeed launcher (RANK, WORLD_SIZE, LOCAL_RANK) and those that srun
@@ -46,12 +46,12 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     try:
         if "RANK" in environment and "WORLD_SIZE" in environment:
             rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-            found = Place(rank, world, int(environment.get("LOCAL_RANK", rank)))
+            found = LaunchInfo(rank, world, int(environment.get("LOCAL_RANK", rank)))
         elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
             local = int(environment.get("SLURM_LOCALID", 0))
-            found = Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]), local)
+            found = LaunchInfo(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]), local)
         else:
-            return Place()
+            return LaunchInfo()
     except ValueError as error:
         raise UserError(
             f"the launcher's variables RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})."
@@ -72,7 +72,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         UserError: the launcher did not say where they meet.
         RunError: another process did not come.
     """
-    here = place()
+    here = launch_info()
     if here.world == 1 and not alone:
         return Ranks()
     if not dist.is_initialized():
@@ -89,7 +89,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
     return Ranks.current()
 
 
-def _index(device: torch.device, here: Place) -> int | None:
+def _index(device: torch.device, here: LaunchInfo) -> int | None:
     """Which GPU a device is, `cuda` alone being this process's; None of a CPU."""
     if device.type != "cuda":
         return None
@@ -107,7 +107,7 @@ def name_local_rank(device: torch.device) -> bool:
     """
     if "LOCAL_RANK" in os.environ:
         return False
-    here = place()
+    here = launch_info()
     index = _index(device, here)
     os.environ["LOCAL_RANK"] = str(here.local_rank if index is None else index)
     return True
@@ -151,7 +151,7 @@ def end(code: int) -> NoReturn:
 
 def may_speak() -> bool:
     """Whether this process is the one that says how the job ended: the first to ask."""
-    if place().world == 1:
+    if launch_info().world == 1:
         return True
     try:
         return dist.distributed_c10d._get_default_store().add("sdfast/speaker", 1) == 1

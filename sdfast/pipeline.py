@@ -21,14 +21,14 @@ from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of, with_own_settings
 from sdfast.domains.choose import domain_of
 from sdfast.engine.deepspeed_options import options_in
-from sdfast.engine.precision import cpu_settings, resolve_precision
+from sdfast.engine.machine import cpu_settings, resolve_precision
 from sdfast.engine.teacher_bank import build_or_open
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.dev import dev_inputs, dev_split
-from sdfast.launch import code, join, place
+from sdfast.launch import code, join, launch_info
 from sdfast.locks import NotWritable, check_held
 from sdfast.log import attach_file, log
 from sdfast.models.hub import find_model_folder
@@ -131,7 +131,7 @@ class Pipeline:
             raise UserError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
         if wanted == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", place().local_rank) if place().world > 1 else torch.device("cuda")
+        return torch.device("cuda", launch_info().local_rank) if launch_info().world > 1 else torch.device("cuda")
 
     @cached_property
     def ranks(self) -> Ranks:
@@ -141,7 +141,7 @@ class Pipeline:
             UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed; or they were told
                 different things.
         """
-        alone = place().world == 1
+        alone = launch_info().world == 1
         if not alone or self.config.zero.stage:
             import_deepspeed(self.device)
         ranks = join(self.device, alone=bool(self.config.zero.stage))
@@ -159,7 +159,7 @@ class Pipeline:
     @cached_property
     def domain(self) -> Domain:
         """Whether the model is of images or of texts, and what that decides."""
-        return domain_of(self.ranks.first_before_others(self._find_model), self)
+        return domain_of(self.ranks.rank0_then_others(self._find_model), self)
 
     def _find_model(self) -> Path:
         try:
@@ -212,7 +212,7 @@ class Pipeline:
 
     def _load(self, domain: Domain) -> Any:
         # the others then find on the disk what the first downloaded
-        return self.ranks.first_before_others(lambda: domain.load(self.model_path))
+        return self.ranks.rank0_then_others(lambda: domain.load(self.model_path))
 
     def _prepare(self, domain: Domain) -> Any:
         spec = str(domain.bundled_data[0]) if self.data_spec == "bundled" else self.data_spec
@@ -230,7 +230,7 @@ class Pipeline:
                 log.warning("%s What is finished can be shown, and nothing be trained.", error)
                 return domain.open_pack(directory)
 
-        return self.ranks.first_before_others(prepare)
+        return self.ranks.rank0_then_others(prepare)
 
     # Where things lie, which a study decides for itself.
 

@@ -20,10 +20,9 @@ from sdfast import __version__
 from sdfast.config import Config
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
-from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
+from sdfast.engine.machine import cpu_settings, fp32_matmul, freed_pages_kept, matmul_dtype
 from sdfast.engine.peak import matmul_peak, peak_name
-from sdfast.engine.precision import cpu_settings, matmul_precision, products_dtype
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
@@ -141,7 +140,7 @@ def bench(
     Raises:
         RunError: memory ran out.
     """
-    with cpu_settings(config.engine), matmul_precision(config.engine.precision, device):
+    with cpu_settings(config.engine), fp32_matmul(config.engine.precision, device):
         return _report(config, model, device, batches, say)
 
 
@@ -153,7 +152,7 @@ def _report(
     say: Callable[[str], object],
 ) -> Report:
     """See `bench`; torch is set as the run sets it."""
-    dtype = products_dtype(config.engine.precision, device)
+    dtype = matmul_dtype(config.engine.precision, device)
     say("the peak of a matrix product")
     peak = matmul_peak(device, dtype)
     report = Report(_machine(device, dtype), peak / 1e12)
@@ -337,7 +336,7 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
     return step_memory(
         spec,
         batch,
-        bf16=products_dtype(config.engine.precision, device) != torch.float32,
+        bf16=matmul_dtype(config.engine.precision, device) != torch.float32,
         dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
         bank=kept,
         accumulate=min(config.engine.accumulate, batch),

@@ -17,18 +17,20 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.waiting import waiting
 from sdfast.engine import checkpoint
-from sdfast.engine.agreement import Agreement
-from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.arithmetic import arithmetic, changed_arithmetic
 from sdfast.engine.base import Sharing, make_engine
-from sdfast.engine.clock import Clock, Lap
+from sdfast.engine.clock import Clock, Lap, Rate
+from sdfast.engine.machine import (
+    arithmetic,
+    changed_arithmetic,
+    fp32_matmul,
+    freed_pages_kept,
+    full_fp32_matmul,
+    only_matmul_dtype,
+)
 from sdfast.engine.optim import learning_rate
-from sdfast.engine.precision import full_float32, matmul_dtype, matmul_precision
-from sdfast.engine.rate import Rate
 from sdfast.engine.selection import Best, Selection
-from sdfast.engine.signals import StopRequest, stop_on_signal
+from sdfast.engine.stopping import Agreement, StopRequest, Watchdog, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
-from sdfast.engine.watchdog import Watchdog
 from sdfast.errors import Interrupted, RunError
 from sdfast.locks import check_held
 from sdfast.log import log
@@ -163,7 +165,7 @@ class Trainer:
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
             if self.device.type == "cpu":
                 stack.enter_context(freed_pages_kept())
-            stack.enter_context(matmul_precision(self.settings.precision, self.device))
+            stack.enter_context(fp32_matmul(self.settings.precision, self.device))
             stack.enter_context(explain_lost_process(self.ranks))
             watchdog = stack.enter_context(Watchdog(self.ranks, self.settings.timeout_seconds, self.stage))
             self._loop(telemetry, stop, watchdog)
@@ -175,7 +177,7 @@ class Trainer:
 
     def _loop(self, telemetry: Telemetry | None, stop: StopRequest, watchdog: Watchdog) -> None:
         """Batch, step, clock, log, compare, save, stop."""
-        dtype = matmul_dtype(self.settings.precision, self.device, self.objective.module)
+        dtype = only_matmul_dtype(self.settings.precision, self.device, self.objective.module)
         rate = Rate(self.flops_per_row, self.device, dtype, self.ranks.world)
         agreement = Agreement(self.ranks)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -271,7 +273,7 @@ class Trainer:
         prefix, by = "module/", self.selection.by
         named = ((name, read) for name, read in self.engine.state() if name.startswith(prefix))
         state = {name.removeprefix(prefix): read().detach().to("cpu", copy=True) for name, read in named}
-        with full_float32():
+        with full_fp32_matmul():
             scores = self.ranks.exchange(self.selection.score(state))[0]  # as process 0 sees it, whatever the machines
         best = self.best
         if best is None or scores[by] > best.scores[by]:

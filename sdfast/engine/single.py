@@ -12,8 +12,8 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import Batch
 from sdfast.engine.base import ReadTensor, trained_parameters
 from sdfast.engine.graph import Compute, GraphedStep
+from sdfast.engine.machine import autocast, resolve_precision
 from sdfast.engine.optim import build_optimizer, set_learning_rate
-from sdfast.engine.precision import autocast, resolve_precision
 from sdfast.errors import UserError
 from sdfast.objectives.base import Objective, micro_slices
 
@@ -50,18 +50,18 @@ class SingleEngine:
         """Whether full batches are replayed from a CUDA graph: None where that is not asked for, False until it is."""
         return self._computed.captured if isinstance(self._computed, GraphedStep) else None
 
-    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+    def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """See `Engine.step`."""
         set_learning_rate(self.optimizer, rate)
-        return self._computed(images, batch, drawn)
+        return self._computed(inputs, batch, drawn)
 
-    def _compute(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+    def _compute(self, inputs: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
         """Gradients of a batch, and the optimiser's step; the learning rate is set."""
         total: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)  # first: a capture that failed half-way leaves gradients
         for part in batch.parts or micro_slices(len(batch.rows), self.engine.accumulate):
             with autocast(self.engine.precision, self.device):
-                parts = self.objective.loss(images[part], batch, drawn, part)
+                parts = self.objective.loss(inputs[part], batch, drawn, part)
             self.scaler.scale(parts["loss"]).backward()
             add_parts(total, parts)
         if self.config.clip:

@@ -23,8 +23,8 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import Batch
 from sdfast.engine.base import ReadTensor, Sharing, trained_parameters
 from sdfast.engine.deepspeed_options import deepspeed_options
+from sdfast.engine.machine import autocast, resolve_precision
 from sdfast.engine.optim import build_optimizer, set_learning_rate
-from sdfast.engine.precision import autocast, resolve_precision
 from sdfast.engine.single import add_parts, load_plain_optimizer, plain_state
 from sdfast.errors import UserError
 from sdfast.launch import name_local_rank
@@ -84,14 +84,14 @@ class ZeroEngine:
             # by itself it would link all parameters when the first group's state alone is made
             self._make_optimizer_state()
 
-    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+    def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """See `Engine.step`."""
         set_learning_rate(self._deepspeed.optimizer, rate)
         total: dict[str, Tensor] = {}
         parts = self._micro_batches(batch)
         for number, (part, counts) in enumerate(parts, 1):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(parts))
-            losses = self._deepspeed(images[part], batch, drawn, part)
+            losses = self._deepspeed(inputs[part], batch, drawn, part)
             if not counts:
                 losses = {name: 0 * value for name, value in losses.items()}
             self._deepspeed.backward(losses["loss"] * self.ranks.world, scale_wrt_gas=False)
@@ -238,9 +238,9 @@ class _Loss(nn.Module):
         self.module = objective.module
         self._loss, self._autocast = objective.loss, autocast
 
-    def forward(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
+    def forward(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
         with self._autocast():
-            return self._loss(images, batch, drawn, part)
+            return self._loss(inputs, batch, drawn, part)
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -12,7 +12,7 @@ import torch
 from sdfast.config import nearest
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
-from sdfast.launch import place as launched
+from sdfast.launch import launch_info as launched
 from sdfast.log import attach_file, log
 from sdfast.pipeline import Pipeline, slug
 from sdfast.rundir import locked

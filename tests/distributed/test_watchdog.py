@@ -10,7 +10,7 @@ from launching import child_environment
 
 PROGRAM = """
 import time
-from sdfast.engine.watchdog import Watchdog
+from sdfast.engine.stopping import Watchdog
 from sdfast.ranks import Ranks
 with Watchdog(Ranks(0, {world}, lambda value: [value] * {world}), 2.0, "distill") as watchdog:
     for _ in range(6):

@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from sdfast.data.waiting import seconds_waited, waiting
-from sdfast.engine import clock, rate
-from sdfast.engine.clock import Lap
+from sdfast.engine import clock
+from sdfast.engine.clock import Lap, Rate
 from sdfast.engine.loop import Trainer
-from sdfast.engine.precision import matmul_dtype
-from sdfast.engine.rate import Rate
+from sdfast.engine.machine import only_matmul_dtype
 from sdfast.engine.telemetry import Telemetry
 
 VALUES = {"loss": 3.612, "loss_mae": 0.5123, "loss_distill": 3.1, "lr": 1e-4, "step_seconds": 0.25, "epoch": 3}
@@ -86,7 +85,7 @@ def test_the_bar_fits_into_eighty_columns(waited: float, tmp_path: Path, monkeyp
 
 
 def test_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: {torch.float32: 4e9}[dtype])
+    monkeypatch.setattr(clock, "matmul_peak", lambda device, dtype, anew=False: {torch.float32: 4e9}[dtype])
     cpu = torch.device("cpu")
     known = Rate(lambda: 2e6, cpu, torch.float32).of(Lap(seconds=2.0, steps=1, rows=300, waited=0.5))
     assert known == {"rate": 150.0, "wait_share": 0.25, "tflops": 3e-4, "peak_share": pytest.approx(0.075)}
@@ -97,7 +96,7 @@ def test_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_flops_of_a_row_are_counted_once_and_are_no_training_time(
     make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: 1e9)
+    monkeypatch.setattr(clock, "matmul_peak", lambda device, dtype, anew=False: 1e9)
     counted: list[float] = []
 
     def count() -> float:
@@ -151,7 +150,7 @@ def test_waiting_is_counted_also_when_it_ends_in_an_error() -> None:
 def test_the_records_of_a_stage_that_waits(
     make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: 1e9)
+    monkeypatch.setattr(clock, "matmul_peak", lambda device, dtype, anew=False: 1e9)
     trainer = make_trainer("pretrain", flops_per_row=lambda: 1e6)
     read = trainer.read
 
@@ -170,7 +169,7 @@ def test_the_records_of_a_stage_that_waits(
 def test_products_of_several_dtypes_have_no_peak(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     module = make_trainer("pretrain").objective.module
     cpu = torch.device("cpu")
-    assert matmul_dtype("auto", cpu, module) == torch.float32
-    assert matmul_dtype("bf16", cpu, module) == torch.bfloat16
+    assert only_matmul_dtype("auto", cpu, module) == torch.float32
+    assert only_matmul_dtype("bf16", cpu, module) == torch.bfloat16
     module.decoder.double()  # type: ignore[union-attr,operator]
-    assert matmul_dtype("auto", cpu, module) is None
+    assert only_matmul_dtype("auto", cpu, module) is None
