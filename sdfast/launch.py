@@ -72,6 +72,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         UserError: the launcher did not say where they meet.
         RunError: another process did not come.
     """
+    global _met, _control
     here = launch_info()
     if here.world == 1 and not alone:
         return Ranks()
@@ -80,12 +81,12 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
         if here.world > 1:
             _name_meeting_point(os.environ)
-            _set_met()
+            _met = True
         backend = "gloo" if index is None else "cpu:gloo,cuda:nccl"
         if index is not None:
             torch.cuda.set_device(index)
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
-        _set_control_group(dist.new_group(backend="gloo", timeout=_PATIENCE))
+        _control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     return Ranks.current()
 
 
@@ -128,11 +129,12 @@ def code() -> dict[str, str]:
 
 def leave() -> None:
     """End the groups that `join` made, when every process is here."""
+    global _control
     if _control is not None and dist.is_initialized():
         with contextlib.suppress(RuntimeError):  # one that failed is not waited for
             dist.barrier(group=_control)
         dist.destroy_process_group()
-        _set_control_group(None)
+        _control = None
 
 
 def end(code: int) -> NoReturn:
@@ -157,16 +159,6 @@ def may_speak() -> bool:
         return dist.distributed_c10d._get_default_store().add("sdfast/speaker", 1) == 1
     except (RuntimeError, ValueError):  # the processes never met, or their meeting point is gone
         return True
-
-
-def _set_met() -> None:
-    global _met
-    _met = True
-
-
-def _set_control_group(group: Any) -> None:
-    global _control
-    _control = group
 
 
 def _name_meeting_point(environment: Any) -> None:

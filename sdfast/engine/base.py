@@ -75,15 +75,7 @@ def make_engine(
     device: torch.device,
     sharing: Sharing,
 ) -> Engine:
-    """The engine that a run's settings ask for.
-
-    Args:
-        objective: what is minimised; its module is on the device.
-        stage: its name, in messages.
-        config: steps, batch size, optimisation.
-        engine: how to run.
-        device: where.
-        sharing: over which processes, and what they spread.
+    """The engine that a run's settings ask for; the objective's module is on the device.
 
     Raises:
         UserError: DeepSpeed is needed and not installed, its settings contradict ours, or something acts on the

@@ -153,14 +153,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             telemetry = None
             if self.ranks.is_first:
-                telemetry = Telemetry(
-                    self.stage,
-                    self.directory,
-                    self.config.steps,
-                    self.steps_done,
-                    tensorboard=self.settings.tensorboard,
-                    unit=self.unit,
-                )
+                steps, events = self.config.steps, self.settings.tensorboard
+                telemetry = Telemetry(self.stage, self.directory, steps, self.steps_done, events, self.unit)
                 stack.callback(telemetry.close)
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
             if self.device.type == "cpu":

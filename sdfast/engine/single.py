@@ -19,7 +19,7 @@ from sdfast.objectives.base import Objective, micro_slices
 
 
 class SingleEngine:
-    """See `sdfast.engine.base.Engine`."""
+    """Autograd and an optimiser in this process, which holds all of the state."""
 
     def __init__(
         self, objective: Objective, config: OptimisationConfig, engine: EngineConfig, device: torch.device
@@ -51,7 +51,7 @@ class SingleEngine:
         return self._computed.captured if isinstance(self._computed, GraphedStep) else None
 
     def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
-        """See `Engine.step`."""
+        """One optimiser step; on a GPU full batches are replayed as a CUDA graph."""
         set_learning_rate(self.optimizer, rate)
         return self._computed(inputs, batch, drawn)
 
@@ -72,13 +72,13 @@ class SingleEngine:
         return total
 
     def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """See `Engine.state`."""
+        """The state's names, and what reads each."""
         yield from plain_state(self.objective.module, self.parameters, self.optimizer)
         if self.scaler.is_enabled():
             yield "scaler/scale", lambda: torch.tensor(self.scaler.get_scale())
 
     def load(self, read: ReadTensor, names: set[str]) -> None:
-        """See `Engine.load`."""
+        """Take over the optimiser's state and the scale of fp16's loss."""
         load_plain_optimizer(self.parameters, self.optimizer, read, names)
         if self.scaler.is_enabled() and "scaler/scale" in names:
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(read("scaler/scale"))})
@@ -96,7 +96,7 @@ def add_parts(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
 def plain_state(
     module: nn.Module, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The state of a module and an optimiser that every process holds whole; see `Engine.state`."""
+    """The state of a module and an optimiser that every process holds whole, as an engine's `state` gives it."""
     for name, value in module.state_dict().items():
         yield f"module/{name}", value.detach
     for name, parameter in parameters.items():

@@ -23,15 +23,9 @@ class Telemetry:
     """Progress and metrics of one stage."""
 
     def __init__(
-        self,
-        stage: str,
-        directory: Path,
-        steps: int,
-        start: int,
-        tensorboard: bool = False,
-        unit: str = "img",
+        self, stage: str, directory: Path, steps: int, start: int, tensorboard: bool = False, unit: str = "img"
     ) -> None:
-        """unit: what a row is called beside a rate."""
+        """Go on after `start` of so many steps; `unit` is what a row is called beside a rate."""
         self.stage, self.steps, self.unit = stage, steps, unit
         self.path = directory / "metrics.jsonl"
         with durable.explain_os_error(self.path):
