@@ -56,7 +56,7 @@ class Telemetry:
             self.bar.update(self.task, completed=step, losses=shown, rate=_speed(values, self.unit, brief=True))
         elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
             self.said = time.monotonic()
-            left = _clock((self.steps - step) * values["step_seconds"])
+            left = _duration((self.steps - step) * values["step_seconds"])
             log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values, self.unit), left)
 
     def flush(self) -> None:
@@ -154,7 +154,7 @@ def _short(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -34,6 +34,14 @@ def test_a_hang_ends_the_process_with_one_sentence() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_pause_takes_as_long_as_it_takes_and_ends() -> None:
+    pause = "    with watchdog.paused():\n        time.sleep(4)\n    {then}\nprint"
+    paused = PROGRAM.format(world=2, sign="watchdog.alive()", hang=0).replace("print", pause)
+    done = run(paused.replace("{then}", "pass"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert run(paused.replace("{then}", "time.sleep(60)")).returncode == 1
+
+
 def run(program: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=50)
