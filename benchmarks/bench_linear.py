@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from step_clock import turns
 from torch import Tensor
 
-from sdfast.engine.allocator import freed_pages_kept
+from sdfast.engine.machine import freed_pages_kept
 from sdfast.models.linear import linear
 from sdfast.products import float32_products, has_amx
 

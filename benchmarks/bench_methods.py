@@ -24,8 +24,8 @@ from step_setup import CLASSES, Ours, Point, shape_of, trainer_of
 
 from sdfast.config import EngineConfig
 from sdfast.engine.accounting import shortcuts
-from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
+from sdfast.engine.machine import freed_pages_kept
 from sdfast.engine.single import SingleEngine
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
@@ -83,8 +83,7 @@ def flops(kind: str, passes: int) -> int:
 
 def step_of(trainer: Trainer) -> Any:
     def step() -> None:
-        trainer._one_step()
-        trainer.step += 1
+        trainer.step()
 
     return step
 

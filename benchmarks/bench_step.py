@@ -6,7 +6,7 @@ A point is one stage of one model. Its arms are built first; each runs once unti
 reported, not counted), then all take turns, and a plain matrix product takes its turn among them, so that whatever else
 the machine does disturbs all alike; the product's fastest round is the machine's peak. Every point comes up once in
 each of several sweeps, whose rounds are taken together: a disturbance that lasts minutes cannot fill a point's rounds.
-float32; every arm runs with freed pages kept (sdfast.engine.allocator), as sdfast's own loop does: without, the Hugging
+float32; every arm runs with freed pages kept (sdfast.engine.machine), as sdfast's own loop does: without, the Hugging
 Face arms would be the slower for a setting, not for their arithmetic. The naive step is also timed before them with the
 allocator as installed, which is how its authors ran it. Name points to run fewer: `-k "distill and ViT-S"`.
 """
@@ -33,7 +33,7 @@ from step_setup import (
     shortcuts_off,
 )
 
-from sdfast.engine.allocator import freed_pages_kept
+from sdfast.engine.machine import freed_pages_kept
 from sdfast.products import bf16x6_is_on
 
 BATCHES = {"ViT-Ti/16": 16, "ViT-S/16": 8, "ViT-B/16": 4}

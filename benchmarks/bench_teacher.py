@@ -23,7 +23,7 @@ from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.models.initialise import fresh_mae
 from sdfast.models.vit import TransformerShape, ViTShape
@@ -114,9 +114,14 @@ def test_step(benchmark: Any, tmp_path: Path, tokens: Any) -> None:
         objective = FurtherPretraining(module, recipe.normalise, PretrainConfig(), 0, teacher, tokens)
         order = BatchOrder(torch.arange(batch), batch, seed=0)
         trainer = Trainer(
-            "bench", objective, PretrainConfig(), EngineConfig(), order, lambda rows: images[rows], tmp_path, {}
+            "bench",
+            objective,
+            PretrainConfig(),
+            EngineConfig(),
+            TrainingData(order, lambda rows: images[rows]),
+            StageFolder(tmp_path, {}),
         )
-        return synchronised(trainer._one_step)
+        return synchronised(trainer.step)
 
     benchmark.group = f"step, ViT-S/16, batch {batch}, {tokens}, float32"
     compare(benchmark, step(banked), step(live), "live", rounds=7)
@@ -204,12 +209,16 @@ def test_wait(benchmark: Any, tmp_path: Path) -> None:
     )
     order = BatchOrder(torch.arange(len(images)), batch, seed=0)
     trainer = Trainer(
-        "bench", objective, PretrainConfig(), EngineConfig(), order, lambda rows: images[rows], tmp_path, {}
+        "bench",
+        objective,
+        PretrainConfig(),
+        EngineConfig(),
+        TrainingData(order, lambda rows: images[rows]),
+        StageFolder(tmp_path, {}),
     )
 
     def step() -> None:
-        trainer._one_step()
-        trainer.step += 1
+        trainer.step()
 
     benchmark.group = f"wait of a step, ViT-S/16, batch {batch}, all tokens streamed, float32"
     benchmark.pedantic(synchronised(step), setup=lambda: forget(bank), rounds=8, warmup_rounds=1)

@@ -313,8 +313,7 @@ def sdfast_arm(point: Point, directory: Path, ours: Ours) -> Arm:
 
         def step() -> Any:
             with float32_products(engine.fp32_products):
-                parts = trainer._one_step()
-            trainer.step += 1
+                parts = trainer.step()
             return parts
 
         return step

@@ -140,14 +140,7 @@ def masks_of(point: Point) -> Any:
 def sdfast_step(point: Point) -> Step:
     """One step of a run; the masks are drawn in it, as they are in training."""
     with TemporaryDirectory() as folder:
-        trainer = trainer_of(point, Path(folder))
-
-    def step() -> Any:
-        parts = trainer._one_step()
-        trainer.step += 1
-        return parts
-
-    return step
+        return trainer_of(point, Path(folder)).step
 
 
 def naive_step(point: Point) -> Step:

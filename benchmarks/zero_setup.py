@@ -19,7 +19,7 @@ from zero_held import count_before_steps
 
 from sdfast.config import ZeroConfig
 from sdfast.engine.loop import Trainer
-from sdfast.engine.precision import matmul_precision, resolve_precision
+from sdfast.engine.machine import fp32_matmul, resolve_precision
 from sdfast.engine.resident import PeakGrowth
 from sdfast.ranks import Ranks
 from sdfast.teacher.targets import ResidentBank
@@ -89,9 +89,8 @@ def prepared(name: str, point: Point, ranks: Ranks, directory: Path) -> tuple[Tr
     losses: list[Any] = []
 
     def step() -> None:
-        with matmul_precision(trainer.settings.precision, trainer.device):
-            parts = trainer._one_step()
-        trainer.step += 1
+        with fp32_matmul(trainer.settings.precision, trainer.device):
+            parts = trainer.step()
         losses.append(parts["loss"].clone())  # a CUDA graph writes the next into the same place
 
     return trainer, step, losses

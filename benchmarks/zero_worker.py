@@ -22,7 +22,7 @@ from step_setup import Point, shape_of
 from zero_setup import Task, measure
 
 from sdfast import launch
-from sdfast.engine.allocator import freed_pages_kept
+from sdfast.engine.machine import freed_pages_kept
 from sdfast.engine.zero import import_deepspeed
 from sdfast.ranks import Ranks
 
@@ -56,7 +56,7 @@ def run_forked(task: Task, folder: Path) -> int:
         shape_of(model)  # makes and loads it
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     for number in range(len(task.sets)):
-        if launch.place().rank == 0:
+        if launch.launch_info().rank == 0:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 store.set(f"port {number}", str(free.getsockname()[1]))
@@ -77,7 +77,7 @@ def main(folder: Path) -> int:
     if task.point.device == "cpu":
         return run_forked(task, folder)
     torch.set_num_threads(task.threads)
-    ranks = launch.join(torch.device("cuda", launch.place().local_rank), alone=True)
+    ranks = launch.join(torch.device("cuda", launch.launch_info().local_rank), alone=True)
     for number in range(len(task.sets)):
         run_set(number, task, ranks, folder)
     launch.leave()

@@ -26,7 +26,7 @@ _met = False  # whether this has been one of several processes
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchInfo:
     """Which process of how many this is, and which on its machine."""
 
     rank: int = 0
@@ -34,7 +34,7 @@ class Place:
     local_rank: int = 0
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place:
+def launch_info(environment: Mapping[str, str] = os.environ) -> LaunchInfo:
     """What the launcher put into the environment; one process alone where there was none.
 
     Read are the variables of torchrun and of the deepspeed launcher (RANK, WORLD_SIZE, LOCAL_RANK) and those that srun
@@ -46,12 +46,12 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     try:
         if "RANK" in environment and "WORLD_SIZE" in environment:
             rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-            found = Place(rank, world, int(environment.get("LOCAL_RANK", rank)))
+            found = LaunchInfo(rank, world, int(environment.get("LOCAL_RANK", rank)))
         elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
             local = int(environment.get("SLURM_LOCALID", 0))
-            found = Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]), local)
+            found = LaunchInfo(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]), local)
         else:
-            return Place()
+            return LaunchInfo()
     except ValueError as error:
         raise UserError(
             f"the launcher's variables RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})."
@@ -72,7 +72,8 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         UserError: the launcher did not say where they meet.
         RunError: another process did not come.
     """
-    here = place()
+    global _met, _control
+    here = launch_info()
     if here.world == 1 and not alone:
         return Ranks()
     if not dist.is_initialized():
@@ -80,16 +81,16 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
         if here.world > 1:
             _name_meeting_point(os.environ)
-            _set_met()
+            _met = True
         backend = "gloo" if index is None else "cpu:gloo,cuda:nccl"
         if index is not None:
             torch.cuda.set_device(index)
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
-        _set_control_group(dist.new_group(backend="gloo", timeout=_PATIENCE))
+        _control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     return Ranks.current()
 
 
-def _index(device: torch.device, here: Place) -> int | None:
+def _index(device: torch.device, here: LaunchInfo) -> int | None:
     """Which GPU a device is, `cuda` alone being this process's; None of a CPU."""
     if device.type != "cuda":
         return None
@@ -107,7 +108,7 @@ def name_local_rank(device: torch.device) -> bool:
     """
     if "LOCAL_RANK" in os.environ:
         return False
-    here = place()
+    here = launch_info()
     index = _index(device, here)
     os.environ["LOCAL_RANK"] = str(here.local_rank if index is None else index)
     return True
@@ -128,11 +129,12 @@ def code() -> dict[str, str]:
 
 def leave() -> None:
     """End the groups that `join` made, when every process is here."""
+    global _control
     if _control is not None and dist.is_initialized():
         with contextlib.suppress(RuntimeError):  # one that failed is not waited for
             dist.barrier(group=_control)
         dist.destroy_process_group()
-        _set_control_group(None)
+        _control = None
 
 
 def end(code: int) -> NoReturn:
@@ -151,22 +153,12 @@ def end(code: int) -> NoReturn:
 
 def may_speak() -> bool:
     """Whether this process is the one that says how the job ended: the first to ask."""
-    if place().world == 1:
+    if launch_info().world == 1:
         return True
     try:
         return dist.distributed_c10d._get_default_store().add("sdfast/speaker", 1) == 1
     except (RuntimeError, ValueError):  # the processes never met, or their meeting point is gone
         return True
-
-
-def _set_met() -> None:
-    global _met
-    _met = True
-
-
-def _set_control_group(group: Any) -> None:
-    global _control
-    _control = group
 
 
 def _name_meeting_point(environment: Any) -> None:

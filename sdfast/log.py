@@ -87,7 +87,7 @@ def attach_file(path: Path) -> logging.Handler:
     return handler
 
 
-def progress_lines(what: str, many: str = "images") -> Callable[[int, int], None]:
+def progress_lines(what: str, plural: str = "images") -> Callable[[int, int], None]:
     """Says every few seconds how far a long reading is."""
     said = time.monotonic()
 
@@ -95,6 +95,6 @@ def progress_lines(what: str, many: str = "images") -> Callable[[int, int], None
         nonlocal said
         if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            log.info("%s: %d of %d %s", what, done, total, many)
+            log.info("%s: %d of %d %s", what, done, total, plural)
 
     return report

@@ -12,7 +12,7 @@ from sdfast.config import Config, refuse_other_modality, with_own_settings
 from sdfast.context import Kind, Modality, rows_of
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
-from sdfast.launch import join, place
+from sdfast.launch import join, launch_info
 from sdfast.log import log
 from sdfast.ranks import Ranks
 
@@ -27,7 +27,7 @@ def device_of(config: Config) -> torch.device:
         raise UserError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
     if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", place().local_rank) if place().world > 1 else torch.device("cuda")
+    return torch.device("cuda", launch_info().local_rank) if launch_info().world > 1 else torch.device("cuda")
 
 
 def ranks_of(config: Config, device: torch.device, told: Callable[[], Mapping[str, Any]]) -> Ranks:
@@ -42,7 +42,7 @@ def ranks_of(config: Config, device: torch.device, told: Callable[[], Mapping[st
         UserError: there are several, or ZeRO is asked for, and DeepSpeed is not installed; or they were told different
             things.
     """
-    if place().world > 1 or config.zero.stage:
+    if launch_info().world > 1 or config.zero.stage:
         import_deepspeed(device)
     ranks = join(device, alone=bool(config.zero.stage))
     ranks.check_same(told)

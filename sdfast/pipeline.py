@@ -17,7 +17,7 @@ from sdfast import durable, occupant
 from sdfast.config import Config, resolve
 from sdfast.context import Context, Modality
 from sdfast.engine.deepspeed_options import options_in
-from sdfast.engine.precision import cpu_settings
+from sdfast.engine.machine import cpu_settings
 from sdfast.errors import UserError, nearest
 from sdfast.evaluation.run import evaluate_run
 from sdfast.export import export_stage
@@ -128,7 +128,7 @@ class Pipeline:
     @cached_property
     def modality(self) -> Modality:
         """Whether the model is of images or of texts, and what that decides."""
-        return modality_of(self.ranks.first_before_others(self._find_model))
+        return modality_of(self.ranks.rank0_then_others(self._find_model))
 
     def _find_model(self) -> Path:
         try:
@@ -155,7 +155,7 @@ class Pipeline:
 
         def load(config: Config) -> Any:
             # the others then find on the disk what the first downloaded
-            loaded = self.ranks.first_before_others(lambda: modality.load(self._model_path, config))
+            loaded = self.ranks.rank0_then_others(lambda: modality.load(self._model_path, config))
             return loaded if self._kept_model is None else occupant.as_given(self.out, config, loaded)
 
         loaded, self.config = opened_model(self.config, modality, self.ranks, load)
@@ -182,7 +182,7 @@ class Pipeline:
                 self._is_gone(error)
                 return modality.open_pack(directory)
 
-        return self.ranks.first_before_others(prepare)
+        return self.ranks.rank0_then_others(prepare)
 
     @cached_property
     def context(self) -> Context:

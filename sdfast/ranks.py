@@ -80,7 +80,7 @@ class Ranks:
         """
         return self.agree(lambda: work() if self.is_first else None)[0]  # type: ignore[return-value]
 
-    def first_before_others(self, work: Callable[[], _Out]) -> _Out:
+    def rank0_then_others(self, work: Callable[[], _Out]) -> _Out:
         """Do some work in every process, but in process 0 before the others: they find what it left on the disk.
 
         Raises:

@@ -79,13 +79,13 @@ def teacher_encoder() -> ViTEncoder:
 def losses_of(trainer: Trainer) -> list[dict[str, float]]:
     """Train to the end; the parts of the loss at every step."""
     records = []
-    step = trainer._one_step
+    step = trainer.step
 
     def recording() -> dict[str, Tensor]:
         parts = step()
         records.append({name: float(value) for name, value in parts.items()})
         return parts
 
-    trainer._one_step = recording  # type: ignore[method-assign]
+    trainer.step = recording  # type: ignore[method-assign]
     trainer.run()
     return records

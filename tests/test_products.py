@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sdfast import _native, products
 from sdfast.config import EngineConfig
+from sdfast.engine.machine import cpu_settings
 from sdfast.engine.peak import matmul_peak
-from sdfast.engine.precision import cpu_settings
 from sdfast.errors import UserError
 
 needs_core = pytest.mark.skipif(not _native.available(), reason=f"no compiled core: {_native.why_not()}")
@@ -189,7 +189,7 @@ def test_of_several_processes_none_may_ask_for_bf16x6(monkeypatch: pytest.Monkey
 
 def test_without_the_compiled_core_bf16x6_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_why_not_loaded", lambda: "it was not built")
-    monkeypatch.setattr("sdfast.engine.precision.why_not_bf16x6", lambda: "it was not built")
+    monkeypatch.setattr("sdfast.engine.machine.why_not_bf16x6", lambda: "it was not built")
     with (
         pytest.raises(UserError, match=r"engine\.fp32_products=bf16x6 cannot be used here: it was not built; use auto"),
         cpu_settings(EngineConfig(fp32_products="bf16x6")),

@@ -76,14 +76,14 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, then: Callable[[], object] | None = None) -> None:
     """Something happens before a step of a stage: a signal to stop, when nothing else is given."""
-    one_step = Trainer._one_step
+    one_step = Trainer.step
 
     def stopping(trainer: Trainer) -> Any:
-        if (trainer.stage, trainer.step) == (stage, step):
+        if (trainer.stage, trainer.steps_done) == (stage, step):
             (then or (lambda: os.kill(os.getpid(), signal.SIGTERM)))()
         return one_step(trainer)
 
-    monkeypatch.setattr(Trainer, "_one_step", stopping)
+    monkeypatch.setattr(Trainer, "step", stopping)
 
 
 # Another run in the same directory.
@@ -407,8 +407,8 @@ def test_a_persons_files_among_a_models_stop_what_would_replace_it(
     mine.write_text("mine")
     pipeline(inputs[kind], out).run()  # nothing is replaced
     steps: list[str] = []
-    original = Trainer._one_step
-    monkeypatch.setattr(Trainer, "_one_step", lambda trainer: (steps.append(trainer.stage), original(trainer))[1])
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda trainer: (steps.append(trainer.stage), original(trainer))[1])
     with pytest.raises(UserError, match=r"finetune/model holds 'notes/mine.txt'.*move it away"):
         pipeline(inputs[kind], out, "pretrain.lr=0.01").run()
     assert steps == []  # before anything is trained

@@ -201,18 +201,18 @@ def test_a_new_head_is_trained_first_and_alone(
 def test_a_signal_saves_and_the_run_ends_with_the_same_bits(
     stage: str, inputs: dict[str, Path], runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Trainer._one_step
+    original = Trainer.step
 
     def stopping(trainer: Trainer) -> Any:
-        if trainer.stage == stage and trainer.step == 3:
+        if trainer.stage == stage and trainer.steps_done == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(trainer)
 
     out = tmp_path / "run"
-    monkeypatch.setattr(Trainer, "_one_step", stopping)
+    monkeypatch.setattr(Trainer, "step", stopping)
     with pytest.raises(Interrupted):
         pipeline(inputs, out).run()
-    monkeypatch.setattr(Trainer, "_one_step", original)
+    monkeypatch.setattr(Trainer, "step", original)
     torch.manual_seed(99)
     pipeline(inputs, out).run()
     assert f"{stage}: resuming at step 4 of 6" in (out / "log.txt").read_text()
@@ -243,15 +243,15 @@ def test_export_of_an_unfinished_stage(
 ) -> None:
     from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    original = Trainer._one_step
+    original = Trainer.step
     for stage, kind in (("pretrain", AutoModelForMaskedLM), ("finetune", AutoModelForSequenceClassification)):
 
         def stopping(trainer: Trainer, stage: str = stage) -> Any:
-            if trainer.stage == stage and trainer.step == 3:
+            if trainer.stage == stage and trainer.steps_done == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(trainer)
 
-        monkeypatch.setattr(Trainer, "_one_step", stopping)
+        monkeypatch.setattr(Trainer, "step", stopping)
         out = tmp_path / f"run-{stage}"
         with pytest.raises(Interrupted):
             pipeline(inputs, out, "finetune.start=init").run(stage)  # type: ignore[arg-type]

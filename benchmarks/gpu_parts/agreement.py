@@ -53,8 +53,7 @@ def banks_alike(context: Context) -> Iterator[dict[str, Any]]:
         trainer = trainer_of(point, settings, context.folder, teacher=bank_targets(bank, recipe, place))
         with matmul_precision(tf32=False):
             for _ in range(steps):
-                trainer._one_step()
-                trainer.step += 1
+                trainer.step()
         weights = weights_of(trainer)
         first = weights if first is None else first
         apart = float((weights - first).abs().max())

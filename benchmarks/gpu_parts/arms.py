@@ -78,8 +78,7 @@ def build(name: str, point: Point, folder: Path) -> Built:
 
     def step() -> Any:
         with float32_products(products):
-            parts = trainer._one_step()
-        trainer.step += 1
+            parts = trainer.step()
         return parts
 
     def facts() -> dict[str, Any]:

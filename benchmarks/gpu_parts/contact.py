@@ -46,8 +46,7 @@ def losses(trainer: Trainer, device: str) -> list[float]:
     with matmul_precision(device == "cuda"):
         for number in range(STEPS):
             with no_waiting(device) if number >= FREE else contextlib.nullcontext():
-                loss = trainer._one_step()["loss"].detach().clone()
-            trainer.step += 1
+                loss = trainer.step()["loss"].detach().clone()
             found.append(loss)
     numbers = [float(loss) for loss in found]
     if not all(abs(number) < float("inf") for number in numbers):

@@ -87,8 +87,7 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
 
 def looped(trainer: Trainer) -> Callable[[], Any]:
     def step() -> Any:
-        parts = trainer._one_step()
-        trainer.step += 1
+        parts = trainer.step()
         return parts
 
     return step

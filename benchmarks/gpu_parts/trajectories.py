@@ -28,8 +28,7 @@ def run_steps(
     tf32 = context.device == "cuda" and engine.get("precision") != "fp32"
     with matmul_precision(tf32), float32_products(EngineConfig(**engine).fp32_products):
         for _ in range(steps):
-            losses.append(trainer._one_step()["loss"].detach().clone())
-            trainer.step += 1
+            losses.append(trainer.step()["loss"].detach().clone())
     return torch.stack(losses).double().cpu(), weights_of(trainer), start
 
 

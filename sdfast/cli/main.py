@@ -227,7 +227,7 @@ def run(arguments: list[str] | None = None) -> int:
     if "sdfast.launch" in sys.modules:
         from sdfast import launch
 
-        if code and launch.place().world > 1:
+        if code and launch.launch_info().world > 1:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -283,7 +283,7 @@ def _rank() -> int:
         return 0
     from sdfast import launch
 
-    return launch.place().rank
+    return launch.launch_info().rank
 
 
 def _fail(message: str, code: int) -> int:

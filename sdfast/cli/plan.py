@@ -109,7 +109,7 @@ def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any]
 
 def _precision(configured: str, cuda: bool, device: Any) -> str:
     """`auto` of a GPU that is not here is bf16."""
-    from sdfast.engine.precision import resolve_precision
+    from sdfast.engine.machine import resolve_precision
 
     if cuda and device.type != "cuda":
         return "bf16" if configured == "auto" else configured
@@ -119,11 +119,11 @@ def _precision(configured: str, cuda: bool, device: Any) -> str:
 def _measured(precision: str, device: Any) -> float:
     import torch
 
+    from sdfast.engine.machine import fp32_matmul
     from sdfast.engine.peak import matmul_peak
-    from sdfast.engine.precision import matmul_precision
 
     half = precision.startswith("bf16")
-    with matmul_precision("bf16" if half else precision, device):
+    with fp32_matmul("bf16" if half else precision, device):
         return matmul_peak(device, torch.bfloat16 if half else torch.float32)
 
 

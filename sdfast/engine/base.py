@@ -21,11 +21,11 @@ ReadTensor = Callable[[str], Tensor]
 class Engine(Protocol):
     """Gradients and the optimiser's step of an objective; the state is that of one process, however it is spread."""
 
-    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+    def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """One optimiser step at a learning rate.
 
         Args:
-            images: [B, H, W, C] uint8 or a `TokenBatch`, this process's rows.
+            inputs: [B, H, W, C] uint8 or a `TokenBatch`, this process's rows.
             batch: their address.
             drawn: what the objective drew for them.
             rate: of this step.
@@ -75,15 +75,7 @@ def make_engine(
     device: torch.device,
     sharing: Sharing,
 ) -> Engine:
-    """The engine that a run's settings ask for.
-
-    Args:
-        objective: what is minimised; its module is on the device.
-        stage: its name, in messages.
-        config: steps, batch size, optimisation.
-        engine: how to run.
-        device: where.
-        sharing: over which processes, and what they spread.
+    """The engine that a run's settings ask for; the objective's module is on the device.
 
     Raises:
         UserError: DeepSpeed is needed and not installed, its settings contradict ours, or something acts on the

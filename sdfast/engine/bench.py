@@ -20,10 +20,9 @@ from sdfast import __version__
 from sdfast.config import Config
 from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
-from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
+from sdfast.engine.machine import cpu_settings, fp32_matmul, freed_pages_kept, matmul_dtype
 from sdfast.engine.peak import matmul_peak, peak_name
-from sdfast.engine.precision import cpu_settings, matmul_precision, products_dtype
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
@@ -141,7 +140,7 @@ def bench(
     Raises:
         RunError: memory ran out.
     """
-    with cpu_settings(config.engine), matmul_precision(config.engine.precision, device):
+    with cpu_settings(config.engine), fp32_matmul(config.engine.precision, device):
         return _report(config, model, device, batches, say)
 
 
@@ -153,7 +152,7 @@ def _report(
     say: Callable[[str], object],
 ) -> Report:
     """See `bench`; torch is set as the run sets it."""
-    dtype = products_dtype(config.engine.precision, device)
+    dtype = matmul_dtype(config.engine.precision, device)
     say("the peak of a matrix product")
     peak = matmul_peak(device, dtype)
     report = Report(_machine(device, dtype), peak / 1e12)
@@ -232,7 +231,7 @@ def _measure(
     try:
         with tempfile.TemporaryDirectory() as folder, pages:
             trainer = _trainer(variant, model, device, batch, Path(folder))
-            times = _timed(trainer._one_step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
+            times = _timed(trainer.step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
             memory = growth.bytes()
     except torch.OutOfMemoryError as error:
         raise RunError(
@@ -305,9 +304,9 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     def gather(rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(pixels[rows.numpy()]).to(device, non_blocking=True)
 
-    trainer = Trainer(variant.stage, objective, section, config.engine, order, gather, folder, {}, resume=False)
     objective.module.train()
-    return trainer
+    data, kept = TrainingData(order, gather), StageFolder(folder, {}, resume=False)
+    return Trainer(variant.stage, objective, section, config.engine, data, kept)
 
 
 def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher | MaskedAutoencoder:
@@ -337,7 +336,7 @@ def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.devi
     return step_memory(
         spec,
         batch,
-        bf16=products_dtype(config.engine.precision, device) != torch.float32,
+        bf16=matmul_dtype(config.engine.precision, device) != torch.float32,
         dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
         bank=kept,
         accumulate=min(config.engine.accumulate, batch),

@@ -18,7 +18,7 @@ from sdfast.capture import capture_cuda_graph, is_out_of_memory
 from sdfast.data.order import Batch
 from sdfast.log import log
 
-Compute = Callable[[Tensor, Batch, Any], dict[str, Tensor]]
+Compute = Callable[[Any, Batch, Any], dict[str, Tensor]]
 Capture = Callable[[Callable[[], dict[str, Tensor]]], tuple[Callable[[], None], dict[str, Tensor]]]
 
 _WARM_UP = 3  # full steps before the capture: they choose kernels and make the optimiser's state
@@ -41,7 +41,7 @@ class GraphedStep:
         """Prepare.
 
         Args:
-            compute: (images, batch, drawn), all on the device -> 0-D tensors; a whole step, without host
+            compute: (inputs, batch, drawn), all on the device -> 0-D tensors; a whole step, without host
                 synchronisation, whose addresses stay the same.
             device: where.
             batch_size: of the batches that are captured.
@@ -51,7 +51,7 @@ class GraphedStep:
         self.compute, self.device, self.batch_size = compute, device, batch_size
         self._capture, self._forget = capture or capture_cuda_graph, forget or (lambda: None)
         self._seen = 0
-        self._static: tuple[Tensor, Batch, Any] | None = None
+        self._static: tuple[Any, Batch, Any] | None = None
         self._replay: Callable[[], None] | None = None
         self._outputs: dict[str, Tensor] = {}
         self._given_up = False
@@ -61,27 +61,27 @@ class GraphedStep:
         """Whether full batches are replayed from a graph: not before the first steps, and not where that failed."""
         return self._replay is not None
 
-    def __call__(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+    def __call__(self, inputs: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
         """One step; what is returned is overwritten by the next call."""
         batch, drawn = Batch(batch.epoch, on_device(batch.rows, self.device)), on_device(drawn, self.device)
-        inputs = (images, batch, drawn)
-        if len(images) != self.batch_size or self._given_up:
-            return self.compute(*inputs)
+        given = (inputs, batch, drawn)
+        if len(inputs) != self.batch_size or self._given_up:
+            return self.compute(*given)
         if self._seen == _WARM_UP:
-            self._try_capture(inputs)
+            self._try_capture(given)
         self._seen += 1
         if self._replay is None or self._static is None:
-            return self.compute(*inputs)
-        for static, new in zip(_tensors(self._static), _tensors(inputs), strict=True):
+            return self.compute(*given)
+        for static, new in zip(_tensors(self._static), _tensors(given), strict=True):
             static.copy_(new, non_blocking=True)
         self._replay()
         return self._outputs
 
-    def _try_capture(self, inputs: tuple[Tensor, Batch, Any]) -> None:
+    def _try_capture(self, given: tuple[Any, Batch, Any]) -> None:
         self._forget()  # what the last step left would stay allocated beside the graph's own memory
-        images, batch, drawn = inputs
+        inputs, batch, drawn = given
         try:
-            static = (images.clone(), Batch(batch.epoch, batch.rows.clone()), _mapped(drawn, torch.clone))
+            static = (inputs.clone(), Batch(batch.epoch, batch.rows.clone()), _mapped(drawn, torch.clone))
             self._replay, self._outputs = self._capture(lambda: self.compute(*static))
             self._static = static
         except RuntimeError as error:  # one of the step itself comes again when the step is computed next

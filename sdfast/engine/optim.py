@@ -40,63 +40,40 @@ def build_optimizer(
     Args:
         named_parameters: what is trained.
         config: rates and the like.
-        rule: see `is_decayed`.
+        rule: which of the parameters weight decay acts on.
         rate_on: keep the learning rate in a tensor on this device, from where a captured step reads it.
         regularizer: RecAdam's pull takes AdamW's place; MARS projects after every step.
     """
-    named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
-    if isinstance(regularizer, Pull):
-        return _recadam(named, config, rule, rate_on, regularizer)
-    optimizer = _adamw(named, config, rule, rate_on)
-    if regularizer is not None:
+    pull = regularizer if isinstance(regularizer, Pull) else None
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+
+    def group(pulled: bool, decayed: bool) -> dict[str, Any]:
+        new: dict[str, Any] = {"params": [], "weight_decay": config.weight_decay if decayed else 0.0}
+        if pull is not None:
+            new["anchors"] = [] if pulled else None
+        return groups.setdefault((pulled, decayed), new)
+
+    for decayed in (True, False) if pull is None else ():
+        group(False, decayed)
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        anchor = None if pull is None else pull.anchors.get(name)
+        held = group(anchor is not None, is_decayed(name, parameter, rule))
+        held["params"].append(parameter)
+        if anchor is not None:
+            held["anchors"].append(anchor)
+    lr = config.lr if rate_on is None else torch.tensor(config.lr, device=rate_on)
+    if pull is not None:
+        return RecAdam(list(groups.values()), lr, config.betas, config.eps, pull.gamma, pull.annealing)
+    given: dict[str, Any] = {"lr": lr, "betas": config.betas, "eps": config.eps, "fused": True}
+    # torch refuses to capture an optimiser that does not say `capturable`, and warns of one that warms up.
+    optimizer = torch.optim.AdamW(list(groups.values()), capturable=rate_on is not None, **given)
+    if rate_on is not None:
+        optimizer._warned_capturable_if_run_uncaptured = True
+    if isinstance(regularizer, Mars):
         optimizer.register_step_post_hook(lambda *_: regularizer.project())
     return optimizer
-
-
-def _adamw(
-    named: list[tuple[str, nn.Parameter]], config: OptimisationConfig, rule: DecayRule, rate_on: torch.device | None
-) -> torch.optim.AdamW:
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in named:
-        (decayed if is_decayed(name, parameter, rule) else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    if rate_on is None:
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-    lr = torch.tensor(config.lr, device=rate_on)
-    # torch refuses to capture an optimiser that does not say `capturable`, and warns of one that warms up.
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True, capturable=True)
-    optimizer._warned_capturable_if_run_uncaptured = True
-    return optimizer
-
-
-def _recadam(
-    named: list[tuple[str, nn.Parameter]],
-    config: OptimisationConfig,
-    rule: DecayRule,
-    rate_on: torch.device | None,
-    pull: Pull,
-) -> RecAdam:
-    """Four groups: pulled or not, decayed or not."""
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for name, parameter in named:
-        pulled, decayed = name in pull.anchors, is_decayed(name, parameter, rule)
-        group = groups.setdefault(
-            (pulled, decayed),
-            {
-                "params": [],
-                "weight_decay": config.weight_decay if decayed else 0.0,
-                "anchors": [] if pulled else None,
-            },
-        )
-        group["params"].append(parameter)
-        if pulled:
-            group["anchors"].append(pull.anchors[name])
-    lr = config.lr if rate_on is None else torch.tensor(config.lr, device=rate_on)
-    return RecAdam(list(groups.values()), lr, config.betas, config.eps, pull.gamma, pull.annealing)
 
 
 def learning_rate(config: OptimisationConfig, step: int) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from sdfast.config import Config
 from sdfast.engine.accounting import Stage, step_spec
-from sdfast.engine.precision import resolve_precision
+from sdfast.engine.machine import resolve_precision
 from sdfast.engine.zero_memory import DeviceMemory, Setup, device_memory
 from sdfast.errors import UserError
 from sdfast.models.named import NAMED, TextShape

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sdfast.config import EngineConfig, ZeroConfig
-from sdfast.engine.precision import products_dtype
+from sdfast.engine.machine import matmul_dtype
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
 from sdfast.models.checkpointing import use_checkpointing
@@ -37,7 +37,7 @@ def prepare(
     Raises:
         UserError: the named attention cannot be computed here.
     """
-    name, dtype = engine.attention, products_dtype(engine.precision, device)
+    name, dtype = engine.attention, matmul_dtype(engine.precision, device)
     for layer in module.modules():
         if not isinstance(layer, Attention):
             continue

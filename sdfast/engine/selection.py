@@ -62,6 +62,6 @@ class Best:
         return {"best": {"step": self.step, "scores": dict(self.scores)}}
 
     def tensors(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """What a checkpoint's state holds of it; see `Engine.state`."""
+        """What a checkpoint's state holds of it: names, and what reads each."""
         for name, value in self.state.items():
             yield f"{_PREFIX}{name}", value.detach

@@ -12,14 +12,14 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import Batch
 from sdfast.engine.base import ReadTensor, trained_parameters
 from sdfast.engine.graph import Compute, GraphedStep
+from sdfast.engine.machine import autocast, resolve_precision
 from sdfast.engine.optim import build_optimizer, set_learning_rate
-from sdfast.engine.precision import autocast, resolve_precision
 from sdfast.errors import UserError
 from sdfast.objectives.base import Objective, micro_slices
 
 
 class SingleEngine:
-    """See `sdfast.engine.base.Engine`."""
+    """Autograd and an optimiser in this process, which holds all of the state."""
 
     def __init__(
         self, objective: Objective, config: OptimisationConfig, engine: EngineConfig, device: torch.device
@@ -50,18 +50,18 @@ class SingleEngine:
         """Whether full batches are replayed from a CUDA graph: None where that is not asked for, False until it is."""
         return self._computed.captured if isinstance(self._computed, GraphedStep) else None
 
-    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
-        """See `Engine.step`."""
+    def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+        """One optimiser step; on a GPU full batches are replayed as a CUDA graph."""
         set_learning_rate(self.optimizer, rate)
-        return self._computed(images, batch, drawn)
+        return self._computed(inputs, batch, drawn)
 
-    def _compute(self, images: Tensor, batch: Batch, drawn: Any) -> dict[str, Tensor]:
+    def _compute(self, inputs: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
         """Gradients of a batch, and the optimiser's step; the learning rate is set."""
         total: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)  # first: a capture that failed half-way leaves gradients
         for part in batch.parts or micro_slices(len(batch.rows), self.engine.accumulate):
             with autocast(self.engine.precision, self.device):
-                parts = self.objective.loss(images[part], batch, drawn, part)
+                parts = self.objective.loss(inputs[part], batch, drawn, part)
             self.scaler.scale(parts["loss"]).backward()
             add_parts(total, parts)
         if self.config.clip:
@@ -72,13 +72,13 @@ class SingleEngine:
         return total
 
     def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """See `Engine.state`."""
+        """The state's names, and what reads each."""
         yield from plain_state(self.objective.module, self.parameters, self.optimizer)
         if self.scaler.is_enabled():
             yield "scaler/scale", lambda: torch.tensor(self.scaler.get_scale())
 
     def load(self, read: ReadTensor, names: set[str]) -> None:
-        """See `Engine.load`."""
+        """Take over the optimiser's state and the scale of fp16's loss."""
         load_plain_optimizer(self.parameters, self.optimizer, read, names)
         if self.scaler.is_enabled() and "scaler/scale" in names:
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(read("scaler/scale"))})
@@ -96,7 +96,7 @@ def add_parts(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
 def plain_state(
     module: nn.Module, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The state of a module and an optimiser that every process holds whole; see `Engine.state`."""
+    """The state of a module and an optimiser that every process holds whole, as an engine's `state` gives it."""
     for name, value in module.state_dict().items():
         yield f"module/{name}", value.detach
     for name, parameter in parameters.items():

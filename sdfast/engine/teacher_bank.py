@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sdfast.config import Config
 from sdfast.data.augment import Augmentation, content_keys
 from sdfast.data.pack import Pack
-from sdfast.engine.allocator import freed_pages_kept
-from sdfast.engine.signals import stop_on_signal
+from sdfast.engine.machine import freed_pages_kept
+from sdfast.engine.stopping import stop_on_signal
 from sdfast.errors import Interrupted
 from sdfast.log import log, progress_lines
 from sdfast.models.checkpoint import PretrainedMAE

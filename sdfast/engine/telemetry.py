@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdfast import durable
-from sdfast.engine.events import Events
+from sdfast.errors import UserError
 from sdfast.log import console, log
 
 _PLAIN_SECONDS = 10.0
@@ -20,15 +23,9 @@ class Telemetry:
     """Progress and metrics of one stage."""
 
     def __init__(
-        self,
-        stage: str,
-        directory: Path,
-        steps: int,
-        start: int,
-        tensorboard: bool = False,
-        unit: str = "img",
+        self, stage: str, directory: Path, steps: int, start: int, tensorboard: bool = False, unit: str = "img"
     ) -> None:
-        """unit: what a row is called beside a rate."""
+        """Go on after `start` of so many steps; `unit` is what a row is called beside a rate."""
         self.stage, self.steps, self.unit = stage, steps, unit
         self.path = directory / "metrics.jsonl"
         with durable.explain_os_error(self.path):
@@ -59,7 +56,7 @@ class Telemetry:
             self.bar.update(self.task, completed=step, losses=shown, rate=_speed(values, self.unit, brief=True))
         elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
             self.said = time.monotonic()
-            left = _clock((self.steps - step) * values["step_seconds"])
+            left = _duration((self.steps - step) * values["step_seconds"])
             log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values, self.unit), left)
 
     def flush(self) -> None:
@@ -86,6 +83,54 @@ class Telemetry:
             self.file.close()
 
 
+class Events:
+    """The events of one stage. Where the disk refuses them the run goes on without, and says so once."""
+
+    def __init__(self, directory: Path, start: int) -> None:
+        """Begin at a step; events after it are hidden.
+
+        Raises:
+            UserError: the package is not installed.
+        """
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "engine.tensorboard=true needs the package tensorboard: pip install tensorboard."
+            ) from error
+        self.directory = directory
+        self.writer: Any = None
+        self._hook, threading.excepthook = threading.excepthook, self._unless_of_the_writer
+        with self._unless_refused():
+            self.writer = SummaryWriter(str(directory), purge_step=start)
+
+    def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """The values of a step."""
+        with self._unless_refused():
+            for name, value in values.items() if self.writer is not None else ():
+                self.writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        with self._unless_refused():
+            if self.writer is not None:
+                self.writer.close()
+        threading.excepthook = self._hook
+
+    @contextlib.contextmanager
+    def _unless_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            log.warning("cannot write %s, and the run goes on without it: %s", self.directory, durable.reason(error))
+
+    def _unless_of_the_writer(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread raises what it also hands over at the next record, where it becomes a sentence."""
+        if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+            self._hook(failed)
+
+
 def _speed(values: dict[str, float], unit: str, brief: bool = False) -> str:
     """Rows a second and what they mean: the share of the device's peak, or of the time that data was waited for."""
     rows = values["rate"]
@@ -109,7 +154,7 @@ def _short(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -23,8 +23,8 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import Batch
 from sdfast.engine.base import ReadTensor, Sharing, trained_parameters
 from sdfast.engine.deepspeed_options import deepspeed_options
+from sdfast.engine.machine import autocast, resolve_precision
 from sdfast.engine.optim import build_optimizer, set_learning_rate
-from sdfast.engine.precision import autocast, resolve_precision
 from sdfast.engine.single import add_parts, load_plain_optimizer, plain_state
 from sdfast.errors import UserError
 from sdfast.launch import name_local_rank
@@ -35,7 +35,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroEngine:
-    """See `sdfast.engine.base.Engine`."""
+    """DeepSpeed's engine around an objective's loss; its state is read and written as that of one process."""
 
     def __init__(
         self,
@@ -57,9 +57,12 @@ class ZeroEngine:
         if sharing.zero.offload == "nvme":
             _check_disk_access()
         self.parameters = trained_parameters(objective)
-        self._untrained = [p for p in objective.module.parameters() if p.requires_grad and not self._trains(p)]
-        for parameter in self._untrained:  # no reduction waits for a gradient that never comes
-            parameter.requires_grad_(False)
+        named = dict(objective.module.named_parameters())
+        self._requiring = {name for name, parameter in named.items() if parameter.requires_grad}
+        trained = {id(parameter) for parameter in self.parameters.values()}
+        for parameter in named.values():  # no reduction waits for a gradient that never comes
+            parameter.requires_grad_(id(parameter) in trained)
+        precision = resolve_precision(engine.precision, device)
         options = deepspeed_options(
             stage,
             config,
@@ -68,14 +71,14 @@ class ZeroEngine:
             world=self.ranks.world,
             accumulate=engine.accumulate,
             trained=sum(parameter.numel() for parameter in self.parameters.values()),
-            module=sum(parameter.numel() for parameter in objective.module.parameters()),
-            precision=resolve_precision(engine.precision, device),
+            module=sum(parameter.numel() for parameter in named.values()),
+            precision=precision,
         )
-        named, rule = self.parameters.items(), objective.decay_rule
-        optimizer = build_optimizer(named, config, rule, regularizer=objective.regularizer)
-        # DeepSpeed autocasts by itself in fp16
+        rule, regularizer = objective.decay_rule, objective.regularizer
+        optimizer = build_optimizer(self.parameters.items(), config, rule, regularizer=regularizer)
         self._named = name_local_rank(device)
-        loss = _Loss(objective, partial(autocast, "fp32" if self._scales else engine.precision, device))
+        # DeepSpeed autocasts by itself in fp16
+        loss = _Loss(objective, partial(autocast, "fp32" if precision == "fp16" else engine.precision, device))
         try:
             self._deepspeed = deepspeed.initialize(model=loss, optimizer=optimizer, config=options)[0]
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
@@ -84,14 +87,14 @@ class ZeroEngine:
             # by itself it would link all parameters when the first group's state alone is made
             self._make_optimizer_state()
 
-    def step(self, images: Tensor, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
-        """See `Engine.step`."""
+    def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+        """One optimiser step; DeepSpeed averages the gradients of all processes."""
         set_learning_rate(self._deepspeed.optimizer, rate)
         total: dict[str, Tensor] = {}
         parts = self._micro_batches(batch)
         for number, (part, counts) in enumerate(parts, 1):
             self._deepspeed.set_gradient_accumulation_boundary(number == len(parts))
-            losses = self._deepspeed(images[part], batch, drawn, part)
+            losses = self._deepspeed(inputs[part], batch, drawn, part)
             if not counts:
                 losses = {name: 0 * value for name, value in losses.items()}
             self._deepspeed.backward(losses["loss"] * self.ranks.world, scale_wrt_gas=False)
@@ -110,7 +113,7 @@ class ZeroEngine:
         return [(part, not batch.idle) if part.stop > part.start else (slice(0, 1), False) for part in parts]
 
     def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """See `Engine.state`."""
+        """The state's names, and what reads each; a tensor that ZeRO spreads is put together from all processes."""
         if not self.zero:
             yield from plain_state(self.objective.module, self.parameters, self._deepspeed.optimizer)
             return
@@ -127,7 +130,7 @@ class ZeroEngine:
                 yield f"optimizer/{name}/{key}", partial(safe_get_full_optimizer_state, parameter, key)
 
     def load(self, read: ReadTensor, names: set[str]) -> None:
-        """See `Engine.load`."""
+        """Take over the optimiser's state: of each tensor what this process keeps."""
         first = next(iter(self.parameters), "")
         if f"optimizer/{first}/step" not in names:
             return
@@ -143,35 +146,21 @@ class ZeroEngine:
                 self._set_moment(parameter, key, read(f"optimizer/{name}/{key}").float())
 
     def release(self) -> None:
-        """See `Engine.release`."""
+        """Take the module back from DeepSpeed: whole, in float32, and without its hooks."""
         values = {name: self._whole(value).to(self.device, copy=True) for name, value in self._module_tensors()}
         self._deepspeed.destroy()
         if self._named:
             del os.environ["LOCAL_RANK"]
-        trained = set(self.parameters)
-        untrained = {id(parameter) for parameter in self._untrained}
-        module = self.objective.module
-        for prefix, owner in module.named_modules():
+        for prefix, owner in self.objective.module.named_modules():
             _forget_hooks(owner)
             named = dict(owner._parameters.items())
-            owner._parameters = {}
-            for name, old in named.items():
+            owner._parameters = dict.fromkeys(named)
+            for name in (name for name, old in named.items() if old is not None):
                 full = f"{prefix}.{name}" if prefix else name
-                if old is None:
-                    owner._parameters[name] = None
-                else:
-                    needs = full in trained or id(old) in untrained
-                    owner._parameters[name] = nn.Parameter(values[full], requires_grad=needs)
+                owner._parameters[name] = nn.Parameter(values[full], requires_grad=full in self._requiring)
         del self._deepspeed
 
     # Where DeepSpeed keeps things.
-
-    @property
-    def _scales(self) -> bool:
-        return resolve_precision(self.engine.precision, self.device) == "fp16"
-
-    def _trains(self, parameter: nn.Parameter) -> bool:
-        return any(parameter is each for each in self.parameters.values())
 
     def _module_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The module's parameters and persistent buffers, as they are here (ZeRO-3 keeps a part)."""
@@ -238,9 +227,9 @@ class _Loss(nn.Module):
         self.module = objective.module
         self._loss, self._autocast = objective.loss, autocast
 
-    def forward(self, images: Tensor, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
+    def forward(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
         with self._autocast():
-            return self._loss(images, batch, drawn, part)
+            return self._loss(inputs, batch, drawn, part)
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from sdfast.context import Context, Reader
 from sdfast.engine.base import Sharing
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
 from sdfast.evaluation.classification import labels_of
@@ -57,21 +57,15 @@ def build_stage(
     else:
         objective = modality.masked(context, copy.deepcopy(start).to(context.device), kind, seed, teacher)
     prepare(objective.module, engine, context.device, config.steps, context.config.zero, running_teacher(objective))
-    return Trainer(
-        kind,
-        objective,
-        config,
-        engine,
+    data = TrainingData(
         modality.order(context, kind, seed),
         read or context.read(train),
-        directory,
-        inputs or {},
-        resume,
-        modality.flops(context, kind),
-        Sharing(context.ranks, context.config.zero, context.config.deepspeed),
         modality.unit,
-        selection,
+        lambda: modality.flops(context, kind),
     )
+    folder = StageFolder(directory, inputs or {}, resume)
+    sharing = Sharing(context.ranks, context.config.zero, context.config.deepspeed)
+    return Trainer(kind, objective, config, engine, data, folder, sharing, selection)
 
 
 def seed_of(context: Context, stage: Stage) -> int:

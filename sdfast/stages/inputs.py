@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sdfast.config import deciding_keys
 from sdfast.context import Context
 from sdfast.durable import sha256_array
-from sdfast.engine.precision import resolve_precision
+from sdfast.engine.machine import resolve_precision
 from sdfast.evaluation.classification import labelled_rows, labels_of
 from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.stages.graph import Stage

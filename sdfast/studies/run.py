@@ -12,7 +12,7 @@ import torch
 from sdfast.config import Config
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, nearest
-from sdfast.launch import place as launched
+from sdfast.launch import launch_info
 from sdfast.log import attach_file, log
 from sdfast.opening import device_of
 from sdfast.rundir import locked, slug
@@ -75,7 +75,7 @@ def run_study(name: str, configs: Sequence[Config], out: Path, options: Options 
     study = _chosen(study_named(name), options.methods)
     if options.protocol not in ("paper", "full"):
         raise UserError(f"--protocol {options.protocol} is not known; use paper or full.")
-    if launched().world > 1:
+    if launch_info().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
     device, timed = device_of(configs[0]).type, study is COST
     if timed and (options.jobs or 1) > 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdfast.engine.signals import stop_on_signal
+from sdfast.engine.stopping import stop_on_signal
 from sdfast.errors import Interrupted
 from sdfast.locks import check_held
 from sdfast.rundir import Result

@@ -11,7 +11,7 @@ from typing import Any
 from sdfast.config import Config
 from sdfast.context import Context
 from sdfast.durable import sha256_json
-from sdfast.engine.precision import cpu_settings
+from sdfast.engine.machine import cpu_settings
 from sdfast.engine.teacher_bank import build_or_open
 from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder

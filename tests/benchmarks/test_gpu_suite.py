@@ -187,7 +187,7 @@ def test_a_built_arm_says_if_it_is_captured_and_compiled(tmp_path: Path) -> None
 
 def test_first_contact_wants_finite_losses() -> None:
     parts = iter([1.0, 2.0, float("nan")] + [1.0] * contact.STEPS)
-    trainer: Any = SimpleNamespace(step=0, _one_step=lambda: {"loss": torch.tensor(next(parts))})
+    trainer: Any = SimpleNamespace(step=lambda: {"loss": torch.tensor(next(parts))})
     with pytest.raises(RuntimeError, match="not finite"):
         contact.losses(trainer, "cpu")
 

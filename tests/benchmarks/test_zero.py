@@ -29,7 +29,7 @@ def test_memory_of_the_plain_loop_is_counted(tmp_path: Path) -> None:
     assert 2 * trained < found["moments"] < 2.01 * trained  # and the counts of steps
     assert found["parameters"] == sum(4 * p.numel() for p in trainer.objective.module.parameters())
     assert found["copies"] == found["buckets"] == 0
-    assert trainer.step == len(losses) == 2
+    assert trainer.steps_done == len(losses) == 2
 
 
 def test_shared_memory_is_counted_once() -> None:

@@ -206,15 +206,15 @@ KILLED_AT = """
 import os, signal, sys, threading, time
 from sdfast.engine.loop import Trainer
 stage, step, delay = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-one_step = Trainer._one_step
+one_step = Trainer.step
 def kill():
     time.sleep(delay)
     os.kill(os.getpid(), signal.SIGKILL)
 def counted(self):
-    if self.stage == stage and self.step == step:
+    if self.stage == stage and self.steps_done == step:
         threading.Thread(target=kill, daemon=True).start()
     return one_step(self)
-Trainer._one_step = counted
+Trainer.step = counted
 from sdfast.cli.main import _fail, run
 run(sys.argv[4:])
 time.sleep(10 * delay)

@@ -10,24 +10,24 @@ import torch
 
 from sdfast import launch
 from sdfast.errors import RunError, UserError
-from sdfast.launch import Place, _name_meeting_point, first_machine, may_speak, place
+from sdfast.launch import LaunchInfo, _name_meeting_point, first_machine, launch_info, may_speak
 from sdfast.ranks import Ranks, explain_lost_process
 
 SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"}
 
 
 def test_launchers_are_recognised() -> None:
-    assert place({}) == Place()
-    assert place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Place(3, 4, 1)
-    assert place(SLURM) == Place(5, 8, 1)
+    assert launch_info({}) == LaunchInfo()
+    assert launch_info({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == LaunchInfo(3, 4, 1)
+    assert launch_info(SLURM) == LaunchInfo(5, 8, 1)
     batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu[07-08]"}
-    assert place(batch_script) == Place()
+    assert launch_info(batch_script) == LaunchInfo()
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
 def test_a_broken_launch_is_one_sentence(environment: dict[str, str]) -> None:
     with pytest.raises(UserError, match="RANK"):
-        place(environment)
+        launch_info(environment)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_the_first_does_reaches_all() -> None:
 
     second = Ranks(1, 2, answers)
     assert second.first(lambda: pytest.fail("the others wait")) == "made by the first"
-    assert second.first_before_others(lambda: "found") == "found" and said == [[None, None]] * 3
+    assert second.rank0_then_others(lambda: "found") == "found" and said == [[None, None]] * 3
     failing = Ranks(1, 2, lambda value: [[["user", 0, "no such folder."], None], value])
     with pytest.raises(UserError, match="no such folder"):
         failing.first(lambda: None)

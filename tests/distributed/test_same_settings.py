@@ -82,7 +82,7 @@ def test_what_one_process_cannot_read_ends_all() -> None:
         return [[None, None], [None, None]] if len(said) == 1 else [value, failed]
 
     with pytest.raises(SdfastError, match="the pack is not here"):
-        Ranks(0, 2, answers).first_before_others(lambda: "made")
+        Ranks(0, 2, answers).rank0_then_others(lambda: "made")
 
 
 @pytest.mark.parametrize("differs", ["a setting", "the model"])

@@ -14,7 +14,7 @@ from sdfast.config import EngineConfig, PretrainConfig, ZeroConfig
 from sdfast.data.order import Batch
 from sdfast.engine import zero
 from sdfast.engine.base import Sharing
-from sdfast.engine.precision import autocast as precision_autocast
+from sdfast.engine.machine import autocast as precision_autocast
 
 CUDA = torch.device("cuda")
 

@@ -23,7 +23,7 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConf
 from sdfast.data.order import BatchOrder
 from sdfast.data.text_order import TextBatchOrder
 from sdfast.engine.base import Sharing
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare
 from sdfast.engine.selection import Selection
 from sdfast.errors import SdfastError
@@ -68,11 +68,11 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
 
     def images(rows: Tensor) -> Any:
         last = ranks.rank == ranks.world - 1
-        if last and trainer.step == case.get("stop"):
+        if last and trainer.steps_done == case.get("stop"):
             os.kill(os.getpid(), signal.SIGTERM)
-        if last and trainer.step == case.get("kill"):
+        if last and trainer.steps_done == case.get("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if last and trainer.step == case.get("poison"):
+        if last and trainer.steps_done == case.get("poison"):
             return torch.full_like(IMAGES[rows], 255).float() * float("nan")
         return texts(rows) if case.get("text") else IMAGES[rows]
 
@@ -85,12 +85,10 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
         objective,
         kind(steps=STEPS, batch_size=batch, lr=1e-3),
         engine,
-        text_order if case.get("text") else BatchOrder(rows, batch, seed=9),
-        images,
-        folder,
-        {"case": "one"},
-        sharing=Sharing(ranks, zero, case.get("deepspeed", {})),
-        selection=Selection(score, "dev", len(case["select"])) if "select" in case else None,
+        TrainingData(text_order if case.get("text") else BatchOrder(rows, batch, seed=9), images),
+        StageFolder(folder, {"case": "one"}),
+        Sharing(ranks, zero, case.get("deepspeed", {})),
+        Selection(score, "dev", len(case["select"])) if "select" in case else None,
     )
     trainer.run()
     return {name: value.clone() for name, value in objective.module.state_dict().items()}

@@ -11,7 +11,7 @@ from small_stage import CPU, IMAGES, objective_of
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         directory: Path = tmp_path,
         fingerprint: str = "f",
         device: torch.device = CPU,
-        flops_per_image: float | None = None,
+        flops_per_row: Callable[[], float] | None = None,
         **engine: object,
     ) -> Trainer:
         torch.manual_seed(0)
@@ -33,11 +33,12 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             objective_of(stage, device=device),
             kind(steps=12, batch_size=16, lr=1e-3),
             EngineConfig(log_every=4, **engine),  # type: ignore[arg-type]
-            BatchOrder(torch.arange(50), 16, seed=9),
-            lambda rows: images[rows.to(device, non_blocking=True)],
-            directory,
-            {"identity": fingerprint},
-            flops_per_image=flops_per_image,
+            TrainingData(
+                BatchOrder(torch.arange(50), 16, seed=9),
+                lambda rows: images[rows.to(device, non_blocking=True)],
+                flops_per_row=flops_per_row,
+            ),
+            StageFolder(directory, {"identity": fingerprint}),
         )
 
     return make

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdfast.engine.allocator import freed_pages_kept
+from sdfast.engine.machine import freed_pages_kept
 
 
 def resident_megabytes() -> float:

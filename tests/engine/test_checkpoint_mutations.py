@@ -131,7 +131,7 @@ def test_a_changed_step_gives_the_weights_of_an_undisturbed_run(
     value = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**value, "step": 11}))
     again = make_trainer("pretrain", directory=tmp_path / "cut")
-    assert again.step == 5
+    assert again.steps_done == 5
     again.run()
     for name, parameter in whole.objective.module.state_dict().items():
         assert torch.equal(parameter, again.objective.module.state_dict()[name]), name

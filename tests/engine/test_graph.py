@@ -143,8 +143,7 @@ def test_an_engine_says_whether_its_step_is_a_graph(make_trainer: Callable[..., 
     engine._computed = GraphedStep(engine._compute, CPU, 16, stand_in([]))
     graphed = []
     for _ in range(5):
-        trainer._one_step()
-        trainer.step += 1
+        trainer.step()
         graphed.append(engine.graphed)
     assert graphed == [False, False, False, False, True]  # three warm up, and the fourth batch is partial
 

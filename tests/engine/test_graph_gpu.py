@@ -39,13 +39,11 @@ def test_captured_and_plain_train_alike(stage: str, make_trainer: Callable[..., 
 def test_a_step_waits_for_nothing(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("distill", device=torch.device("cuda"))
     for _ in range(5):
-        trainer._one_step()
-        trainer.step += 1
+        trainer.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            trainer._one_step()
-            trainer.step += 1
+            trainer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

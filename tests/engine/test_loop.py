@@ -25,14 +25,14 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def stop_after(trainer: Trainer, step: int, signal_number: int) -> None:
     """Send the process a signal while it works on `step`."""
-    images = trainer.images
+    read = trainer.read
 
     def interrupting(rows: torch.Tensor) -> torch.Tensor:
-        if trainer.step == step:
+        if trainer.steps_done == step:
             os.kill(os.getpid(), signal_number)
-        return images(rows)
+        return read(rows)
 
-    trainer.images = interrupting
+    trainer.read = interrupting
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -47,10 +47,10 @@ def test_a_signal_saves_within_one_step_and_the_run_resumes_bit_for_bit(
     with pytest.raises(Interrupted) as stopped:
         cut.run()
     assert stopped.value.exit_code == 128 + signal_number
-    assert cut.step == 7
+    assert cut.steps_done == 7
     torch.manual_seed(12345)  # the state must come from the checkpoint
     resumed = make_trainer(stage, directory=tmp_path / "cut")
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name]), name
@@ -91,7 +91,7 @@ def test_micro_batches_of_bernoulli_masks_weigh_by_masked_patches(make_trainer: 
     objective = trainer.objective
     objective.masking = objective.masking.model_copy(update={"mask": "bernoulli"})  # type: ignore[attr-defined]
     batch = trainer.order.batch(0)
-    images, drawn = trainer.images(batch.rows), objective.draw(batch)
+    images, drawn = trainer.read(batch.rows), objective.draw(batch)
     whole = objective.loss(images, batch, drawn, slice(0, 16))["loss"]
     counts = drawn.mask.sum(1)
     assert counts.unique().numel() > 1
@@ -101,8 +101,8 @@ def test_micro_batches_of_bernoulli_masks_weigh_by_masked_patches(make_trainer: 
 
 def test_a_checkpoint_of_another_identity_is_not_resumed(make_trainer: Callable[..., Trainer]) -> None:
     make_trainer("pretrain", checkpoint_steps=5).run()
-    assert make_trainer("pretrain").step == 10
-    assert make_trainer("pretrain", fingerprint="other").step == 0
+    assert make_trainer("pretrain").steps_done == 10
+    assert make_trainer("pretrain", fingerprint="other").steps_done == 0
 
 
 def test_damaged_checkpoints_are_skipped_with_a_warning(
@@ -113,10 +113,10 @@ def test_damaged_checkpoints_are_skipped_with_a_warning(
     data = bytearray(newest.read_bytes())
     data[-5] ^= 1
     newest.write_bytes(data)
-    assert make_trainer("pretrain").step == 5
+    assert make_trainer("pretrain").steps_done == 5
     assert "step-00000010" in caplog.text
     (tmp_path / "checkpoints" / "step-00000005" / "state-00000.safetensors").write_bytes(b"")
-    assert make_trainer("pretrain").step == 0
+    assert make_trainer("pretrain").steps_done == 0
 
 
 def test_a_large_state_is_written_in_several_files(
@@ -129,12 +129,12 @@ def test_a_large_state_is_written_in_several_files(
     files = sorted((tmp_path / "checkpoints" / "step-00000010").glob("state-*.safetensors"))
     assert len(files) > 3
     resumed = make_trainer("pretrain")
-    assert resumed.step == 10
+    assert resumed.steps_done == 10
     resumed.run()
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name]), name
     files[2].unlink()
-    assert make_trainer("pretrain").step == 5
+    assert make_trainer("pretrain").steps_done == 5
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(
@@ -153,7 +153,7 @@ def test_a_killed_writer_leaves_no_visible_checkpoint(make_trainer: Callable[...
     torn = tmp_path / "checkpoints" / ".staging-step-00000011"
     torn.mkdir()
     (torn / "state-00000.safetensors").write_bytes(b"half")
-    assert make_trainer("pretrain").step == 10
+    assert make_trainer("pretrain").steps_done == 10
 
 
 def test_tensorboard_events_when_asked(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_signal_while_a_record_is_written_saves_too(make_trainer: Callable[...
         with pytest.raises(Interrupted):
             trainer.run()
     resumed = make_trainer("pretrain")
-    assert resumed.step == trainer.step == 5  # the step after the one whose record was being written
+    assert resumed.steps_done == trainer.steps_done == 5  # the step after the one whose record was being written
 
 
 def test_a_signal_in_the_last_step_stops_there(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_signal_in_the_last_step_stops_there(make_trainer: Callable[..., Train
     with pytest.raises(Interrupted):
         trainer.run()
     resumed = make_trainer("pretrain")
-    assert resumed.step == 12
+    assert resumed.steps_done == 12
     resumed.run()
     assert resumed.seen == trainer.seen
 
@@ -211,12 +211,12 @@ def test_another_identitys_checkpoints_never_push_out_the_runs_own(
 ) -> None:
     make_trainer("pretrain", checkpoint_steps=10).run()
     other = make_trainer("pretrain", fingerprint="other", checkpoint_steps=2, keep_checkpoints=1)
-    assert other.step == 0 and "identity changed" in caplog.text
+    assert other.steps_done == 0 and "identity changed" in caplog.text
     stop_after(other, 4, signal.SIGINT)
     with pytest.raises(Interrupted):
         other.run()
-    assert make_trainer("pretrain", fingerprint="other").step == 5
-    assert make_trainer("pretrain").step == 0
+    assert make_trainer("pretrain", fingerprint="other").steps_done == 5
+    assert make_trainer("pretrain").steps_done == 0
 
 
 def test_what_killed_writers_left_is_swept(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:

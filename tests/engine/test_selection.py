@@ -77,18 +77,18 @@ def test_a_stopped_stage_keeps_the_same_weights(
     cut = make_trainer("finetune")
     before: list[dict[str, Tensor]] = []
     cut.selection = scripted(scores, before)
-    images = cut.images
+    read = cut.read
 
     def interrupting(rows: Tensor) -> Any:
-        if cut.step == stop - 1:
+        if cut.steps_done == stop - 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return images(rows)
+        return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     resumed = make_trainer("finetune")
-    assert resumed.step == stop and (resumed.best is None) == (stop < 3)
+    assert resumed.steps_done == stop and (resumed.best is None) == (stop < 3)
     after: list[dict[str, Tensor]] = []
     resumed.selection = scripted(scores, after, len(before))
     best = resumed.run().best

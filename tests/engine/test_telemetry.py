@@ -9,15 +9,16 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sdfast.data.waiting import seconds_waited, waiting
-from sdfast.engine import rate
+from sdfast.engine import clock
+from sdfast.engine.clock import Lap, Rate
 from sdfast.engine.loop import Trainer
-from sdfast.engine.precision import matmul_dtype
-from sdfast.engine.rate import Rate
+from sdfast.engine.machine import only_matmul_dtype
 from sdfast.engine.telemetry import Telemetry
 
 VALUES = {"loss": 3.612, "loss_mae": 0.5123, "loss_distill": 3.1, "lr": 1e-4, "step_seconds": 0.25, "epoch": 3}
@@ -84,12 +85,53 @@ def test_the_bar_fits_into_eighty_columns(waited: float, tmp_path: Path, monkeyp
 
 
 def test_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: {torch.float32: 4e9}[dtype])
+    monkeypatch.setattr(clock, "matmul_peak", lambda device, dtype, anew=False: {torch.float32: 4e9}[dtype])
     cpu = torch.device("cpu")
-    known = Rate(2e6, cpu, torch.float32).of(images=300, seconds=2.0, waited=0.5)
+    known = Rate(lambda: 2e6, cpu, torch.float32).of(Lap(seconds=2.0, steps=1, rows=300, waited=0.5))
     assert known == {"rate": 150.0, "wait_share": 0.25, "tflops": 3e-4, "peak_share": pytest.approx(0.075)}
-    assert Rate(2e6, cpu, None).of(300, 2.0, 3.0) == {"rate": 150.0, "wait_share": 1.0, "tflops": 3e-4}
-    assert Rate(None, cpu, torch.float32).of(300, 2.0, 0.0) == {"rate": 150.0, "wait_share": 0.0}
+    assert Rate(lambda: 2e6, cpu, None).of(Lap(2.0, 1, 300, 3.0)) == {"rate": 150.0, "wait_share": 1.0, "tflops": 3e-4}
+    assert Rate(None, cpu, torch.float32).of(Lap(2.0, 1, 300, 0.0)) == {"rate": 150.0, "wait_share": 0.0}
+
+
+def test_the_flops_of_a_row_are_counted_once_and_are_no_training_time(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "matmul_peak", lambda device, dtype, anew=False: 1e9)
+    counted: list[float] = []
+
+    def count() -> float:
+        time.sleep(2.0)
+        counted.append(1e6)
+        return 1e6
+
+    trainer = make_trainer("pretrain", flops_per_row=count, checkpoint_steps=6)
+    assert counted == []
+    trained = trainer.run()
+    assert counted == [1e6] and trained.seconds < 2
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert max(record["step_seconds"] for record in records) < 1  # in the laps of 2 steps that follow it too
+
+
+def test_the_laps_of_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = [100.0], [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(clock, "seconds_waited", lambda: waited[0])
+
+    def pass_by(seconds: float, of_it_waiting: float) -> None:
+        now[0] += seconds
+        waited[0] += of_it_waiting
+
+    laps = clock.Clock(seconds=7.0)
+    pass_by(50, 20)  # before the start
+    laps.start(10, 160)
+    pass_by(4, 1)
+    assert laps.lap(14, 220) == Lap(seconds=4, steps=4, rows=60, waited=1)
+    pass_by(1, 0.5)
+    with laps.stopped():
+        pass_by(30, 10)
+    pass_by(1, 0.5)
+    assert laps.lap(15, 236) == Lap(seconds=2, steps=1, rows=16, waited=1)
+    assert laps.seconds == 7 + 4 + 2
 
 
 def test_waiting_is_counted_also_when_it_ends_in_an_error() -> None:
@@ -108,15 +150,15 @@ def test_waiting_is_counted_also_when_it_ends_in_an_error() -> None:
 def test_the_records_of_a_stage_that_waits(
     make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate, "matmul_peak", lambda device, dtype, anew=False: 1e9)
-    trainer = make_trainer("pretrain", flops_per_image=1e6)
-    images = trainer.images
+    monkeypatch.setattr(clock, "matmul_peak", lambda device, dtype, anew=False: 1e9)
+    trainer = make_trainer("pretrain", flops_per_row=lambda: 1e6)
+    read = trainer.read
 
     def slow(rows: torch.Tensor) -> torch.Tensor:
         time.sleep(0.02)
-        return images(rows)
+        return read(rows)
 
-    trainer.images = slow
+    trainer.read = slow
     trainer.run()
     for record in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
         assert record["tflops"] == pytest.approx(record["rate"] * 1e-6)
@@ -127,7 +169,7 @@ def test_the_records_of_a_stage_that_waits(
 def test_products_of_several_dtypes_have_no_peak(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     module = make_trainer("pretrain").objective.module
     cpu = torch.device("cpu")
-    assert matmul_dtype("auto", cpu, module) == torch.float32
-    assert matmul_dtype("bf16", cpu, module) == torch.bfloat16
+    assert only_matmul_dtype("auto", cpu, module) == torch.float32
+    assert only_matmul_dtype("bf16", cpu, module) == torch.bfloat16
     module.decoder.double()  # type: ignore[union-attr,operator]
-    assert matmul_dtype("auto", cpu, module) is None
+    assert only_matmul_dtype("auto", cpu, module) is None

@@ -88,17 +88,17 @@ def test_a_stopped_choice_ends_with_the_same_bits(
 ) -> None:
     more = (*CHOOSING, "finetune.regularizer=r4f")  # whose head is another one while it is trained
     whole = pipeline(inputs[kind], tmp_path / "whole", *more).finetune()
-    original = Trainer._one_step
+    original = Trainer.step
 
     def stopping(trainer: Trainer) -> Any:
-        if trainer.step == 7:
+        if trainer.steps_done == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(trainer)
 
-    monkeypatch.setattr(Trainer, "_one_step", stopping)
+    monkeypatch.setattr(Trainer, "step", stopping)
     with pytest.raises(Interrupted):
         pipeline(inputs[kind], tmp_path / "cut", *more).finetune()
-    monkeypatch.setattr(Trainer, "_one_step", original)
+    monkeypatch.setattr(Trainer, "step", original)
     cut = pipeline(inputs[kind], tmp_path / "cut", *more).finetune()
     assert (cut.weights, cut.best_step, cut.metrics) == (whole.weights, whole.best_step, whole.metrics)
 

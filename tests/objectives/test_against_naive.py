@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.models.checkpoint import load_mae, save_classifier, save_mae
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTClassifier
@@ -35,10 +35,8 @@ def train_ours(
         objective,
         config,
         EngineConfig(log_every=1),
-        BatchOrder(torch.arange(40), BATCH, SEED),
-        lambda rows: IMAGES[rows],
-        directory,
-        {},
+        TrainingData(BatchOrder(torch.arange(40), BATCH, SEED), lambda rows: IMAGES[rows]),
+        StageFolder(directory, {}),
     )
     return losses_of(trainer)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdfast.config import EngineConfig, FinetuneConfig
 from sdfast.data.order import Batch, BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Shortcuts
@@ -135,24 +135,25 @@ def test_the_projection_is_decided_by_its_seed_and_leaves_nothing_behind() -> No
 def trainer_of(directory: Path, accumulate: int = 1) -> Trainer:
     config, order = FinetuneConfig(steps=12, batch_size=16, lr=1e-3), BatchOrder(torch.arange(50), 16, seed=9)
     engine, made = EngineConfig(log_every=4, accumulate=accumulate), objective(0.1, torch.float32)
-    return Trainer("finetune", made, config, engine, order, lambda rows: IMAGES[rows], directory, {"a": "b"})
+    data, folder = TrainingData(order, lambda rows: IMAGES[rows]), StageFolder(directory, {"a": "b"})
+    return Trainer("finetune", made, config, engine, data, folder)
 
 
 def test_a_stopped_stage_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole, cut = trainer_of(tmp_path / "whole"), trainer_of(tmp_path / "cut")
     whole.run()
-    images = cut.images
+    read = cut.read
 
     def interrupting(rows: Tensor) -> Tensor:
-        if cut.step == 6:
+        if cut.steps_done == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return images(rows)
+        return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     resumed = trainer_of(tmp_path / "cut")
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     one, two = whole.objective.module.state_dict(), resumed.objective.module.state_dict()
     assert any(name.startswith("projection") for name in one)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted
 from sdfast.models.vit import MaskedAutoencoder, ViTEncoder
 from sdfast.objectives.base import Shortcuts
@@ -195,7 +195,8 @@ def trainer_of(match: str, directory: Path, **changes: Any) -> Trainer:
     objective = made(match, torch.float32, **changes) if match else objective_of("pretrain")
     config, order = PretrainConfig(steps=12, batch_size=16, lr=1e-3), BatchOrder(torch.arange(50), 16, seed=9)
     engine = EngineConfig(log_every=4)
-    return Trainer("distill", objective, config, engine, order, lambda rows: IMAGES[rows], directory, {"a": "b"})
+    data, folder = TrainingData(order, lambda rows: IMAGES[rows]), StageFolder(directory, {"a": "b"})
+    return Trainer("distill", objective, config, engine, data, folder)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -207,18 +208,18 @@ def test_a_stopped_stage_resumes_bit_for_bit(match: str, tmp_path: Path) -> None
     whole = trainer_of(match, tmp_path / "whole", weight=0.1)
     whole.run()
     cut = trainer_of(match, tmp_path / "cut", weight=0.1)
-    images = cut.images
+    read = cut.read
 
     def interrupting(rows: Tensor) -> Tensor:
-        if cut.step == 6:
+        if cut.steps_done == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return images(rows)
+        return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     resumed = trainer_of(match, tmp_path / "cut", weight=0.1)
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
 

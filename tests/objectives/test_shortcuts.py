@@ -20,7 +20,7 @@ from torch import Tensor
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.masking import patch_mask
 from sdfast.data.order import BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.models.attention import why_not
 from sdfast.models.compiled import use_compiled
 from sdfast.models.vit import Block, MaskedAutoencoder, View, ViTEncoder, patches_of, use_attention
@@ -94,7 +94,8 @@ def trajectory(
     engine = EngineConfig(accumulate=scenario.accumulate, log_every=steps)
     order = BatchOrder(torch.arange(len(IMAGES)), BATCH, seed=9)
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer("test", objective, config, engine, order, lambda rows: IMAGES[rows], Path(directory), {})
+        data, folder = TrainingData(order, lambda rows: IMAGES[rows]), StageFolder(Path(directory), {})
+        trainer = Trainer("test", objective, config, engine, data, folder)
         with float32_products(products):
             losses = losses_of(trainer)
     return losses, {name: value.clone() for name, value in objective.module.state_dict().items()}

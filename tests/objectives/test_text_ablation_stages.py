@@ -90,14 +90,14 @@ def test_contrastive_fine_tuning_of_texts_saves_a_plain_classifier(
     assert result.weights != plain.weights and set(result.metrics) == set(plain.metrics)
     one, two = (load_text_classifier(out / name / "model")[0].state_dict() for name in ("plain", "supcon"))
     assert set(one) == set(two) and "views of a text are the same" not in caplog.text
-    original = Trainer._one_step
+    original = Trainer.step
 
     def stopping(trainer: Trainer) -> Any:
-        if trainer.step == 3:
+        if trainer.steps_done == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(trainer)
 
-    monkeypatch.setattr(Trainer, "_one_step", stopping)
+    monkeypatch.setattr(Trainer, "step", stopping)
     with pytest.raises(Interrupted):
         pipeline(inputs, out, *chosen, "finetune.dropout=0").finetune()
     assert "views of a text are the same" in caplog.text

@@ -18,7 +18,7 @@ from sdfast.config import EngineConfig, FinetuneConfig
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_order import TextBatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
 from sdfast.objectives.base import Shortcuts
 
@@ -79,24 +79,25 @@ def test_a_part_of_a_batch_of_texts_is_refused() -> None:
 def trainer_of(directory: Path) -> Trainer:
     config, order = FinetuneConfig(steps=12, batch_size=16, lr=1e-3), TextBatchOrder(torch.arange(50), LENGTHS, 16, 9)
     made = objective(0.1, torch.float32)
-    return Trainer("finetune", made, config, EngineConfig(log_every=4), order, texts, directory, {"a": "b"})
+    data, folder = TrainingData(order, texts), StageFolder(directory, {"a": "b"})
+    return Trainer("finetune", made, config, EngineConfig(log_every=4), data, folder)
 
 
 def test_a_stopped_contrast_of_texts_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole, cut = trainer_of(tmp_path / "whole"), trainer_of(tmp_path / "cut")
     whole.run()
-    read = cut.images
+    read = cut.read
 
     def interrupting(rows: Tensor) -> TokenBatch:
-        if cut.step == 6:
+        if cut.steps_done == 6:
             os.kill(os.getpid(), signal.SIGINT)
         return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     resumed = trainer_of(tmp_path / "cut")
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     one, two = whole.objective.module.state_dict(), resumed.objective.module.state_dict()
     assert any(name.startswith("projection") for name in one)

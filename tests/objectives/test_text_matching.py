@@ -18,7 +18,7 @@ from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_order import TextBatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted
 from sdfast.models import layout
 from sdfast.models.text import NO_DROPOUT
@@ -187,7 +187,8 @@ def trainer_of(match: str, directory: Path, **changes: Any) -> Trainer:
     else:
         objective = text_objective_of("pretrain", rate=0.3, dropout=0.1)
     config, order = PretrainConfig(steps=12, batch_size=16, lr=1e-3), TextBatchOrder(torch.arange(50), LENGTHS, 16, 9)
-    return Trainer("distill", objective, config, EngineConfig(log_every=4), order, texts, directory, {"a": "b"})
+    data, folder = TrainingData(order, texts), StageFolder(directory, {"a": "b"})
+    return Trainer("distill", objective, config, EngineConfig(log_every=4), data, folder)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -199,18 +200,18 @@ def test_a_stopped_text_stage_of_each_match_resumes_bit_for_bit(match: str, tmp_
     whole = trainer_of(match, tmp_path / "whole", weight=0.1)
     whole.run()
     cut = trainer_of(match, tmp_path / "cut", weight=0.1)
-    read = cut.images
+    read = cut.read
 
     def interrupting(rows: Tensor) -> TokenBatch:
-        if cut.step == 6:
+        if cut.steps_done == 6:
             os.kill(os.getpid(), signal.SIGINT)
         return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     resumed = trainer_of(match, tmp_path / "cut", weight=0.1)
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
 

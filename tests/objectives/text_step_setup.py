@@ -14,7 +14,7 @@ from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm
 from sdfast.models.vit import TransformerShape
@@ -62,9 +62,7 @@ def train(
         objective,
         config or PretrainConfig(steps=steps, batch_size=BATCH, lr=LR),
         EngineConfig(log_every=1, accumulate=accumulate),
-        order(),
-        reader,
-        directory,
-        {},
+        TrainingData(order(), reader),
+        StageFolder(directory, {}),
     )
     return losses_of(trainer)

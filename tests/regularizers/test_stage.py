@@ -18,7 +18,7 @@ from sdfast.config import EngineConfig, FinetuneConfig, ZeroConfig
 from sdfast.data.order import BatchOrder
 from sdfast.durable import read_json
 from sdfast.engine.base import Sharing, make_engine
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
 from sdfast.models.checkpoint import load_classifier
 from sdfast.regularizers.choose import on_loss, on_optimizer
@@ -45,7 +45,8 @@ def trainer_of(config: FinetuneConfig, directory: Path, **engine: Any) -> Traine
         add_spectral_norm(objective.module.classifier, 0)
     settings = EngineConfig(log_every=4, **engine)
     order = BatchOrder(torch.arange(50), 16, seed=9)
-    return Trainer("finetune", objective, config, settings, order, lambda rows: IMAGES[rows], directory, {"a": "b"})
+    data, folder = TrainingData(order, lambda rows: IMAGES[rows]), StageFolder(directory, {"a": "b"})
+    return Trainer("finetune", objective, config, settings, data, folder)
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -57,19 +58,19 @@ def test_a_stopped_stage_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = trainer_of(config_of(name), tmp_path / "whole")
     whole.run()
     cut = trainer_of(config_of(name), tmp_path / "cut")
-    images = cut.images
+    read = cut.read
 
     def interrupting(rows: torch.Tensor) -> torch.Tensor:
-        if cut.step == 6:
+        if cut.steps_done == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return images(rows)
+        return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     torch.manual_seed(999)
     resumed = trainer_of(config_of(name), tmp_path / "cut")
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     for key, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[key]), key

@@ -24,7 +24,7 @@ from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_order import TextBatchOrder
 from sdfast.durable import read_json
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.optim import build_optimizer, is_decayed
 from sdfast.engine.single import SingleEngine
 from sdfast.errors import Interrupted, UserError
@@ -224,7 +224,8 @@ def trainer_of(name: str, directory: Path, accumulate: int = 1, **more: Any) -> 
     if name == "r4f":
         add_spectral_norm(made.module.classifier, 0)
     engine, order = EngineConfig(log_every=4, accumulate=accumulate), TextBatchOrder(torch.arange(50), LENGTHS, 16, 9)
-    return Trainer("finetune", made, config, engine, order, texts, directory, {"a": "b"})
+    data, folder = TrainingData(order, texts), StageFolder(directory, {"a": "b"})
+    return Trainer("finetune", made, config, engine, data, folder)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -232,19 +233,19 @@ def test_a_stopped_text_stage_resumes_bit_for_bit(name: str, tmp_path: Path) -> 
     whole = trainer_of(name, tmp_path / "whole")
     whole.run()
     cut = trainer_of(name, tmp_path / "cut")
-    read = cut.images
+    read = cut.read
 
     def interrupting(rows: Tensor) -> TokenBatch:
-        if cut.step == 6:
+        if cut.steps_done == 6:
             os.kill(os.getpid(), signal.SIGINT)
         return read(rows)
 
-    cut.images = interrupting
+    cut.read = interrupting
     with pytest.raises(Interrupted):
         cut.run()
     torch.manual_seed(999)
     resumed = trainer_of(name, tmp_path / "cut")
-    assert resumed.step == 7
+    assert resumed.steps_done == 7
     resumed.run()
     for key, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[key]), key

@@ -131,7 +131,7 @@ import os, signal, sys
 from sdfast.cli.main import run
 from sdfast.engine.loop import Trainer
 
-step, left = Trainer._one_step, [int(sys.argv[1])]
+step, left = Trainer.step, [int(sys.argv[1])]
 
 def one_step(self):
     left[0] -= 1
@@ -139,7 +139,7 @@ def one_step(self):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self)
 
-Trainer._one_step = one_step
+Trainer.step = one_step
 run(sys.argv[2:])
 """
 

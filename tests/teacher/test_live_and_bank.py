@@ -13,7 +13,7 @@ from bank_samples import COUNT, TRANSFORM, make_module, make_recipe
 
 from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.pretraining import FurtherPretraining
@@ -40,15 +40,10 @@ def train(
         objective,
         PretrainConfig(steps=STEPS, batch_size=batch_size, lr=1e-3),
         EngineConfig(accumulate=accumulate),
-        BatchOrder(torch.from_numpy(recipe.rows), batch_size, seed),
-        lambda rows: images[rows],
-        directory,
-        {},
+        TrainingData(BatchOrder(torch.from_numpy(recipe.rows), batch_size, seed), lambda rows: images[rows]),
+        StageFolder(directory, {}),
     )
-    losses = []
-    for _ in range(STEPS):
-        losses.append(float(trainer._one_step()["loss"]))
-        trainer.step += 1
+    losses = [float(trainer.step()["loss"]) for _ in range(STEPS)]
     return losses, {name: value.clone() for name, value in module.state_dict().items()}
 
 

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
-from sdfast.engine.loop import Trainer
+from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.objectives.base import Objective
 from sdfast.regularizers.r3f import R3F
@@ -32,10 +32,11 @@ def graphs_after_each_step(objective: Objective, inputs: Any, steps: int, direct
     with recorded_graphs() as graphs:
         prepare(objective.module, engine, torch.device("cpu"), steps, teacher=running_teacher(objective))
         objective.module.train()
-        trainer = Trainer("stage", objective, config, engine, order, inputs, directory, {}, resume=False)
+        data, folder = TrainingData(order, inputs), StageFolder(directory, {}, resume=False)
+        trainer = Trainer("stage", objective, config, engine, data, folder)
         counts = []
-        for trainer.step in range(steps):
-            trainer._one_step()
+        for _ in range(steps):
+            trainer.step()
             counts.append(len(graphs.modules))
         assert graphs.breaks == [] and not counters["unimplemented"]
     return graphs, counts
