@@ -14,9 +14,12 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
 from sdfast.cli.main import run
+from sdfast.context import Context
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.models.checkpoint import load_mae
+from sdfast.stages.graph import distillation
+from sdfast.stages.inputs import inputs_of
 from sdfast.teacher.bank import open_bank
 
 
@@ -50,11 +53,11 @@ def test_bank_and_live_give_one_result_under_one_fingerprint(
 def test_live_and_bank_are_told_apart_where_their_arithmetic_differs(
     inputs: dict[str, Path], tmp_path: Path, precision: str, alike: bool
 ) -> None:
-    modes = [
-        pipeline(inputs, tmp_path / "run", f"engine.precision={precision}", f"teacher.mode={mode}")._inputs("distill")
-        for mode in ("bank", "live")
-    ]
-    assert (modes[0] == modes[1]) == alike
+    settings = [(f"engine.precision={precision}", f"teacher.mode={mode}") for mode in ("bank", "live")]
+    contexts = [pipeline(inputs, tmp_path / "run", *each).context for each in settings]
+    stage = distillation(contexts[0])
+    bank, live = (inputs_of(context, stage, dict.fromkeys(stage.chain(), "")) for context in contexts)
+    assert (bank == live) == alike
 
 
 def test_a_bank_is_kept_for_another_student_and_follows_the_teacher(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -132,13 +135,13 @@ def test_a_teacher_that_learned_nothing_is_refused(inputs: dict[str, Path], tmp_
 def test_a_random_transform_is_refused(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, turns = sdfast.Pipeline.read, itertools.count()
+    plain, turns = Context.read, itertools.count()
 
-    def flipping(self: sdfast.Pipeline, split: Any) -> Any:
+    def flipping(self: Context, split: Any) -> Any:
         read = plain(self, split)
         return lambda rows: read(rows).flip(2) if next(turns) % 2 else read(rows)
 
-    monkeypatch.setattr(sdfast.Pipeline, "read", flipping)
+    monkeypatch.setattr(Context, "read", flipping)
     with pytest.raises(UserError, match="transform is random"):
         pipeline(inputs, tmp_path / "run").distill()
     assert not (tmp_path / "run" / "teacher").exists()
