@@ -29,12 +29,12 @@ from sdfast.data.order import BatchOrder
 from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
-from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
+from sdfast.models.blocks import use_attention
+from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, fresh_mae, load_mae, save_classifier
 from sdfast.models.compiled import use_compiled
 from sdfast.models.flops import StepSpec, step_flops
-from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import ViTEncoder, ViTShape, use_attention
+from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining

@@ -19,10 +19,10 @@ from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.loop import Trainer
 from sdfast.engine.optim import build_optimizer
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
-from sdfast.models.vit import TransformerShape
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
 from sdfast.objectives.text_classification import TextClassification
 from sdfast.regularizers.choose import on_loss, on_optimizer

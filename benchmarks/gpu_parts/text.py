@@ -21,9 +21,9 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import Trainer
 from sdfast.engine.prepare import prepare
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
-from sdfast.models.vit import TransformerShape
 from sdfast.objectives.base import Objective
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
 from sdfast.objectives.text_classification import TextClassification

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.config import Modality
 from sdfast.domains.base import Domain
-from sdfast.models.describe import NAMINGS
+from sdfast.models.image_families import FAMILIES
 from sdfast.models.weights import read_config
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def modality_of(config: Mapping[str, Any]) -> Modality:
     kind = config.get("model_type")
     if kind in _TEXT_MODELS:
         return "texts"
-    words = "vocab_size" in config and "image_size" not in config and kind not in list(NAMINGS)
+    words = "vocab_size" in config and "image_size" not in config and kind not in list(FAMILIES)
     return "texts" if words else "images"
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "module")  # what some r
 _WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}  # what puts itself before every name
 _LONGEST_JSON, _DEEPEST_JSON = 1 << 26, 64
 
-_Module = TypeVar("_Module", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass
@@ -50,6 +50,10 @@ class Weights:
     def file_of(self, name: str) -> Path:
         """Where `name` is, or where it should be."""
         return self.files.get(name, next(iter(self.files.values()), self.folder))
+
+    def missing(self, name: str) -> UserError:
+        """One sentence on a tensor that is not there."""
+        return UserError(f"{self.file_of(name)} has no tensor '{name}'.")
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -75,6 +79,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not _shallow(value, _DEEPEST_JSON):
         raise UserError(f"{path} is nested too deeply: download or copy the model again.")
     return value
+
+
+def some(names: Sequence[str]) -> str:
+    """The first four of many names."""
+    return f"{', '.join(names[:4])}{' and more' if len(names) > 4 else ''}"
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
@@ -113,7 +122,13 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
 
 
-def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
+def sizes_of(kind: type[nn.Module], *arguments: Any) -> dict[str, torch.Size]:
+    """Names and sizes of the tensors that a module made with these arguments has; none is allocated."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in kind(*arguments).state_dict().items()}
+
+
+def filled(kind: type[Module], state: Mapping[str, Tensor], *arguments: Any) -> Module:
     """A module made of these very tensors: nothing is initialised, nothing copied."""
     with torch.device("meta"):
         module = kind(*arguments)
@@ -121,24 +136,11 @@ def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _M
     return module
 
 
-def class_names(config: Mapping[str, Any], classes: int, folder: Path) -> list[str]:
-    """The names of a classifier's outputs, in their order.
-
-    Raises:
-        UserError: the configuration names others.
-    """
-    labels = config.get("id2label")
-    labels = labels if isinstance(labels, dict) else {str(number): f"LABEL_{number}" for number in range(classes)}
-    if sorted(labels) != sorted(str(number) for number in range(classes)):
-        raise UserError(f"id2label in {folder / 'config.json'} does not name the {classes} classes of the weights.")
-    return [str(labels[str(number)]) for number in range(classes)]
-
-
 def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:
     """SHA-256 of the content of a model: names, dtypes, shapes and bytes of all tensors in name order.
 
-    For a module with a `shape` (`ViTShape`) its fields come first, as the number of heads and the LayerNorm epsilon
-    change the function but no tensor. Paths, times and devices do not enter.
+    For a module with a `shape` (`ViTShape`, `TextShape`) its fields come first, as the number of heads and the
+    LayerNorm epsilon change the function but no tensor. Paths, times and devices do not enter.
 
     Returns:
         64 hexadecimal digits.
@@ -259,7 +261,7 @@ def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
         if key is None:
             break
         if beside := sorted(str(name) for name in value if name != key):
-            notes.append(f"not used: {', '.join(beside[:4])}{' and more' if len(beside) > 4 else ''} of {path.name}.")
+            notes.append(f"not used: {some(beside)} of {path.name}.")
         value = value[key]
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a table of tensors: convert it to safetensors.")
