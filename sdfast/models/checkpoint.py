@@ -6,20 +6,26 @@ Nothing here imports transformers: reading and writing the files directly keeps 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdfast.errors import UserError
 from sdfast.models import adapt, layout
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.family import SHARE, STACK, config_of
-from sdfast.models.folder import Pretrained, class_names, classifier_on, config_of_classes, write_folder
+from sdfast.models.folder import (
+    SHARE,
+    STACK,
+    Pretrained,
+    classifier_on,
+    config_of,
+    config_of_classes,
+    write_folder,
+)
 from sdfast.models.hub import find_model_folder
-from sdfast.models.image_families import DECODER, FAMILIES, SHAPE, VIT, VIT_MAE, Source, describe
+from sdfast.models.image_families import DECODER, FAMILIES, SHAPE, VIT, VIT_MAE, ImageSource, describe, trained_with
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
@@ -29,7 +35,7 @@ _GREY_AS_RGB = "sdfast_grey_as_rgb"  # in config.json: three input channels that
 _DECODER_WIDTH, _DECODER_DEPTH, _DECODER_HEAD_WIDTH = 512, 8, 32  # ViTMAE base: 512 wide, 8 blocks, 16 heads
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PretrainedMAE(Pretrained[MaskedAutoencoder]):
     """A masked auto-encoder ready to train, encoder and decoder.
 
@@ -39,7 +45,7 @@ class PretrainedMAE(Pretrained[MaskedAutoencoder]):
     """
 
     processor: ImageProcessor
-    trained_with: Mapping[str, Any] = field(default_factory=dict)
+    trained_with: Mapping[str, Any]
 
 
 def load_mae(
@@ -60,8 +66,14 @@ def load_mae(
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    source, state, shape = _read(find_model_folder(str(spec)))
-    notes = [*source.weights.notes, *source.notes, *layout.unused_note(source.weights, source.naming, state)]
+    source = describe(find_model_folder(str(spec)))
+    shape, naming = source.shape, source.family.naming
+    if shape.decoder is not None:
+        sizes = sizes_of(MaskedAutoencoder, shape)
+    else:
+        sizes = {f"encoder.{name}": size for name, size in sizes_of(ViTEncoder, shape).items()}
+    state, shape = _without_rgb(layout.read_state(source.weights, naming, sizes), source)
+    notes = [*source.weights.notes, *source.notes, *layout.unused_note(source.weights, naming, state)]
     wanted = (source.processor.height, source.processor.width) if image_size is None else image_size
     size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
     state, shape, changes = adapt.adapt_state(state, shape, size, shape.channels if channels is None else channels)
@@ -82,9 +94,8 @@ def load_mae(
             " (transformers 5 leaves them so in a ViTMAE that is newly made from its configuration)."
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
-    return PretrainedMAE(
-        module=module, name=str(spec), notes=notes, processor=processor, trained_with=source.trained_with
-    )
+    own = trained_with(source.config.values, source.config.path)
+    return PretrainedMAE(module, str(spec), notes, processor, own)
 
 
 def fresh_mae(shape: ViTShape, seed: int) -> MaskedAutoencoder:
@@ -182,31 +193,19 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
     Raises:
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
-    source, state, shape = _read(Path(directory), classifier=True)
-    classes = len(state["classifier.weight"])
-    names = class_names(source.config.values, classes, Path(directory))
-    dropout = source.config.get("hidden_dropout_prob", SHARE, 0.0)
-    module = filled(ViTClassifier, state, shape, classes, dropout)
+    source = describe(Path(directory))
+    state, names = source.classifier(ViTClassifier, "ViTForImageClassification")
+    state, shape = _without_rgb(state, source)
+    module = filled(ViTClassifier, state, shape, len(names), source.config.get("hidden_dropout_prob", SHARE, 0.0))
     return module, source.processor.with_channels(shape.channels), names
 
 
-def _read(folder: Path, classifier: bool = False) -> tuple[Source, dict[str, Tensor], ViTShape]:
-    """What the folder is, and our tensors of it and their sizes: encoder with head, or with decoder if there is one."""
-    source = describe(folder)
-    shape, head = source.shape, source.weights.tensors.get("classifier.weight")
-    if classifier:
-        if source.naming is not VIT or head is None:
-            raise UserError(f"{folder} holds no ViTForImageClassification: give the model of a fine-tuned classifier.")
-        sizes = sizes_of(ViTClassifier, shape, len(head))
-    elif shape.decoder is not None:
-        sizes = sizes_of(MaskedAutoencoder, shape)
-    else:
-        sizes = {f"encoder.{name}": size for name, size in sizes_of(ViTEncoder, shape).items()}
-    state = layout.read_state(source.weights, source.naming, sizes)
-    if source.config.values.get(_GREY_AS_RGB) is True and shape.channels == 3:
-        state["encoder.patch_embed.weight"] = adapt.rgb_weights_for_grey(state["encoder.patch_embed.weight"])
-        shape = replace(shape, channels=1)
-    return source, state, shape
+def _without_rgb(state: dict[str, Tensor], source: ImageSource) -> tuple[dict[str, Tensor], ViTShape]:
+    """The tensors and sizes of a source, those of a model of grey images as they were: the inverse of `_for_rgb`."""
+    if source.config.values.get(_GREY_AS_RGB) is not True or source.shape.channels != 3:
+        return state, source.shape
+    weight = adapt.rgb_weights_for_grey(state["encoder.patch_embed.weight"])
+    return {**state, "encoder.patch_embed.weight": weight}, replace(source.shape, channels=1)
 
 
 def _for_rgb(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.family import (
+from sdfast.models.folder import (
     COUNT,
     EPSILON,
     GELU_ONLY,
@@ -28,106 +28,77 @@ from sdfast.models.family import (
     Field,
     Kind,
     Settings,
+    Source,
     is_number,
 )
-from sdfast.models.layout import FACEBOOK_AS_TIMM, Naming, Target
+from sdfast.models.layout import FACEBOOK_AS_TIMM, Names, Naming, blocks
 from sdfast.models.processor import ImageProcessor, replaced_steps
 from sdfast.models.vit import ViTShape
 from sdfast.models.weights import Weights, read_config, read_weights
 from sdfast.regular import is_there
 
 _WANTED = "a plain ViT, ViTMAE or DINOv2 (no registers, extra tokens or other blocks)"
-_HF_ATTENTION = {
-    "attention.attention.query": Target("attn.qkv", 0),
-    "attention.attention.key": Target("attn.qkv", 1),
-    "attention.attention.value": Target("attn.qkv", 2),
-    "attention.output.dense": Target("attn.proj"),
-    # transformers 5 in memory
-    "attention.q_proj": Target("attn.qkv", 0),
-    "attention.k_proj": Target("attn.qkv", 1),
-    "attention.v_proj": Target("attn.qkv", 2),
-    "attention.o_proj": Target("attn.proj"),
+_HF_BLOCK: Names = {  # second, what transformers 5 has in memory
+    "attn.qkv": ("attention.attention.(query|key|value)", "attention.(q|k|v)_proj"),
+    "attn.proj": ("attention.output.dense", "attention.o_proj"),
+    "fc1": ("intermediate.dense", "mlp.fc1"),
+    "fc2": ("output.dense", "mlp.fc2"),
+    "norm1": ("layernorm_before",),
+    "norm2": ("layernorm_after",),
 }
-_HF_MLP = {
-    "intermediate.dense": Target("fc1"),
-    "output.dense": Target("fc2"),
-    "layernorm_before": Target("norm1"),
-    "layernorm_after": Target("norm2"),
-    "mlp.fc1": Target("fc1"),
-    "mlp.fc2": Target("fc2"),
+_HF_LISTS = ("encoder.layer", "layers")
+_HF_AROUND = {
+    "encoder.patch_embed": ["embeddings.patch_embeddings.projection"],
+    "encoder.norm": ["layernorm"],
+    "encoder.cls_token": ["embeddings.cls_token"],
+    "encoder.position_embeddings": ["embeddings.position_embeddings"],
 }
-_HF_ENCODER = {"embeddings.patch_embeddings.projection": "encoder.patch_embed", "layernorm": "encoder.norm"}
-_HF_PARAMETERS = {
-    "embeddings.cls_token": "encoder.cls_token",
-    "embeddings.position_embeddings": "encoder.position_embeddings",
-}
-_HF_BLOCK_LISTS = (("encoder.layer", "encoder.blocks"), ("layers", "encoder.blocks"))
-
 VIT_MAE = Naming(
     prefix="vit.",
-    plain={
-        **_HF_ENCODER,
-        "decoder.decoder_embed": "decoder.embed",
-        "decoder.decoder_norm": "decoder.norm",
-        "decoder.decoder_pred": "decoder.pred",
-    },
-    block_lists=(
-        *_HF_BLOCK_LISTS,
-        ("decoder.decoder_layers", "decoder.blocks"),
-        ("decoder.decoder_encoder.layer", "decoder.blocks"),
-    ),
-    block_parts={**_HF_ATTENTION, **_HF_MLP},
-    parameters={
-        **_HF_PARAMETERS,
-        "decoder.mask_token": "decoder.mask_token",
-        "decoder.decoder_pos_embed": "decoder.position_embeddings",
+    names={
+        **_HF_AROUND,
+        **blocks("encoder.blocks", _HF_LISTS, _HF_BLOCK),
+        **blocks("decoder.blocks", ("decoder.decoder_layers", "decoder.decoder_encoder.layer"), _HF_BLOCK),
+        "decoder.embed": ["decoder.decoder_embed"],
+        "decoder.norm": ["decoder.decoder_norm"],
+        "decoder.pred": ["decoder.decoder_pred"],
+        "decoder.mask_token": ["decoder.mask_token"],
+        "decoder.position_embeddings": ["decoder.decoder_pos_embed"],
     },
     ignored=re.compile(r"(vit\.)?(pooler|classifier)\."),
     wanted=_WANTED,
 )
 VIT = Naming(
     prefix="vit.",
-    plain={**_HF_ENCODER, "classifier": "classifier"},
-    block_lists=_HF_BLOCK_LISTS,
-    block_parts={**_HF_ATTENTION, **_HF_MLP},
-    parameters=_HF_PARAMETERS,
+    names={**_HF_AROUND, **blocks("encoder.blocks", _HF_LISTS, _HF_BLOCK), "classifier": ["classifier"]},
     ignored=re.compile(r"(vit\.)?(pooler|classifier|decoder)\.|(vit\.)?embeddings\.mask_token$"),
     wanted=_WANTED,
 )
+_PLAIN_BLOCK: Names = {"norm1": ("norm1",), "norm2": ("norm2",), "fc1": ("mlp.fc1",), "fc2": ("mlp.fc2",)}
+_DINOV2_BLOCK = {**_HF_BLOCK, **_PLAIN_BLOCK, "scale1": ("layer_scale1",), "scale2": ("layer_scale2",)}
 DINOV2 = Naming(
     prefix="dinov2.",
-    plain=_HF_ENCODER,
-    block_lists=_HF_BLOCK_LISTS,
-    block_parts={
-        **_HF_ATTENTION,
-        "norm1": Target("norm1"),
-        "norm2": Target("norm2"),
-        "mlp.fc1": Target("fc1"),
-        "mlp.fc2": Target("fc2"),
-        "layer_scale1": Target("scale1"),
-        "layer_scale2": Target("scale2"),
-    },
-    parameters=_HF_PARAMETERS,
+    names={**_HF_AROUND, **blocks("encoder.blocks", _HF_LISTS, _DINOV2_BLOCK)},
     ignored=re.compile(r"classifier\.|(dinov2\.)?embeddings\.mask_token$"),
     wanted=_WANTED,
     leaves={"lambda1": "vector"},
     always_scaled=True,
 )
+_TIMM_BLOCK = {
+    **_PLAIN_BLOCK,
+    "attn.qkv": ("attn.qkv",),
+    "attn.proj": ("attn.proj",),
+    "scale1": ("ls1",),
+    "scale2": ("ls2",),
+}
 TIMM = Naming(
-    prefix="",
-    plain={"patch_embed.proj": "encoder.patch_embed", "norm": "encoder.norm"},
-    block_lists=(("blocks", "encoder.blocks"),),
-    block_parts={
-        "attn.qkv": Target("attn.qkv"),
-        "attn.proj": Target("attn.proj"),
-        "norm1": Target("norm1"),
-        "norm2": Target("norm2"),
-        "mlp.fc1": Target("fc1"),
-        "mlp.fc2": Target("fc2"),
-        "ls1": Target("scale1"),
-        "ls2": Target("scale2"),
+    names={
+        "encoder.patch_embed": ["patch_embed.proj"],
+        "encoder.norm": ["norm"],
+        "encoder.cls_token": ["cls_token"],
+        "encoder.position_embeddings": ["pos_embed"],
+        **blocks("encoder.blocks", ["blocks"], _TIMM_BLOCK),
     },
-    parameters={"cls_token": "encoder.cls_token", "pos_embed": "encoder.position_embeddings"},
     ignored=re.compile(r"head\.|mask_token$"),
     wanted=_WANTED,
     leaves={"gamma": "vector"},
@@ -138,14 +109,14 @@ _REFUSED: Mapping[str, tuple[Any, str]] = {
     **GELU_ONLY,
 }
 FAMILIES: Mapping[str, Family] = {
-    "vit_mae": Family("ViTMAE", VIT_MAE, refused=_REFUSED),
-    "vit": Family("ViT", VIT, refused=_REFUSED),
+    "vit_mae": Family("ViTMAE", VIT_MAE, _REFUSED),
+    "vit": Family("ViT", VIT, _REFUSED),
     "dinov2": Family(
         "Dinov2",
         DINOV2,
+        _REFUSED,
         stack=STACK[:3],  # the MLP's width is a multiple: see `_multiple`
         defaults={"patch_size": 14, "layer_norm_eps": 1e-6},
-        refused=_REFUSED,
     ),
 }
 SHAPE = (
@@ -173,10 +144,14 @@ _UNHEEDED = {
 _TIMM_UNHEEDED = dict.fromkeys(
     ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"), 0.0
 )
-_TIMM_REFUSED = {
-    key: (usual, f"asks for {key}={{value}}: sdfast has {usual} only")
-    for key, usual in (("act_layer", "gelu"), ("norm_layer", "layernorm"))
-}
+_TIMM = Family(
+    "timm",
+    TIMM,
+    {
+        key: (usual, f"asks for {key}={{value}}: sdfast has {usual} only")
+        for key, usual in (("act_layer", "gelu"), ("norm_layer", "layernorm"))
+    },
+)
 _TIMM_EPS = 1e-6  # the LayerNorm of timm's vision_transformer.py
 _TIMM_HEADS = {  # width, heads by the word in the architecture's name
     "tiny": (192, 3),
@@ -191,19 +166,13 @@ _TIMM_HEADS = {  # width, heads by the word in the architecture's name
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a checkpoint is."""
+class ImageSource(Source):
+    """An image model's folder: the shape has a decoder if the checkpoint brings one."""
 
-    config: Settings
-    weights: Weights
-    naming: Naming
-    shape: ViTShape  # with a decoder if the checkpoint brings one
     processor: ImageProcessor  # its size is the one that the checkpoint is meant to be used at
-    notes: tuple[str, ...] = ()
-    trained_with: Mapping[str, Any] = field(default_factory=dict)  # see `trained_with`
 
 
-def describe(folder: Path) -> Source:
+def describe(folder: Path) -> ImageSource:
     """Sizes, naming and preprocessing of the checkpoint in a folder.
 
     Raises:
@@ -218,7 +187,7 @@ def describe(folder: Path) -> Source:
     raise UserError(f"{settings.path} has neither a model_type (Hugging Face) nor an architecture (timm).")
 
 
-def _describe_hugging_face(settings: Settings, weights: Weights) -> Source:
+def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
     of_texts = "vocab_size" in config and "image_size" not in config
     family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
@@ -234,8 +203,7 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> Source:
     _check(shape, settings, weights)
     processor, notes = _preprocessing(kind, shape, weights.folder)
     notes += settings.unheeded(_UNHEEDED)
-    own = trained_with(config, settings.path)
-    return Source(settings, weights, family.naming, shape, processor, tuple(notes), own)
+    return ImageSource(settings, weights, family, shape, notes, processor)
 
 
 def trained_with(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -282,12 +250,12 @@ def _preprocessing(kind: str, shape: ViTShape, folder: Path) -> tuple[ImageProce
     return processor.with_size(*size), notes
 
 
-def _describe_timm(settings: Settings, weights: Weights) -> Source:
+def _describe_timm(settings: Settings, weights: Weights) -> ImageSource:
     path, architecture = settings.path, str(settings.values["architecture"])
     if not re.match(r"(vit|deit)_", architecture):
         raise UserError(f"{path} describes timm's {architecture}: of timm, sdfast takes plain ViTs (vit_*, deit_*).")
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
-    Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_TIMM_REFUSED)
+    Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_TIMM.refused)
     tensors = weights.tensors
     for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
@@ -321,7 +289,7 @@ def _describe_timm(settings: Settings, weights: Weights) -> Source:
         notes.append("timm's own preprocessing may resize and crop otherwise; sdfast resizes directly and bilinearly.")
     notes += arguments.unheeded(_TIMM_UNHEEDED)
     processor = ImageProcessor.from_json(preprocessing, "vit").with_channels(channels).with_size(*shape.image_size)
-    return Source(settings, weights, TIMM, shape, processor, tuple(notes))
+    return ImageSource(settings, weights, _TIMM, shape, notes, processor)
 
 
 def _timm_heads(arguments: Settings, architecture: str, width: int) -> int:

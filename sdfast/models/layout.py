@@ -7,8 +7,9 @@ of names are those of the families (`sdfast.models.image_families`, `sdfast.mode
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -41,21 +42,22 @@ class Target(NamedTuple):
     part: int | None = None
 
 
+Names = Mapping[str, Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Naming:
     """How one library names the tensors of a model.
 
-    A stem is a name without its last word (`weight`, `bias`); tables map stems of the source to ours. The first source
-    stem for one of ours is the canonical one, used for writing and in messages.
+    The keys of `names` are ours: a whole name, or a stem, which is a name without its last word (`weight`, `bias`), `*`
+    for the number of a block. Each has the names that the source may have for it, the canonical one first, which is
+    written and stands in messages; `(query|key|value)` are the three that are one matrix here.
     """
 
-    prefix: str  # in front of encoder names when the encoder is part of a larger model; taken off when present
-    plain: Mapping[str, str]
-    block_lists: tuple[tuple[str, str], ...]  # source list of blocks, ours
-    block_parts: Mapping[str, Target]
-    parameters: Mapping[str, str]  # names without a stem
+    names: Names
     ignored: re.Pattern[str]  # tensors of heads that sdfast does not use
     wanted: str  # the end of a sentence on a tensor that is none of these
+    prefix: str = ""  # in front of encoder names when the encoder is part of a larger model; taken off when present
     leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ; the canonical ones first
     always_scaled: bool = False  # every block has LayerScale
     facebook: str = _FACEBOOK_AS_HUGGING_FACE  # said of names of facebookresearch/mae that are none of these
@@ -63,41 +65,51 @@ class Naming:
     def target(self, source: str) -> Target | None:
         """Our place for a source tensor, or None for a name that this naming does not know."""
         name = source.removeprefix(self.prefix)
-        if name in self.parameters:
-            return Target(self.parameters[name])
         stem, _, leaf = name.rpartition(".")
-        leaf = self.leaves.get(leaf, leaf)
-        if stem in self.plain:
-            return Target(f"{self.plain[stem]}.{leaf}")
-        for theirs, ours in self.block_lists:
-            match = re.fullmatch(re.escape(theirs) + r"\.(\d+)\.(.+)", stem)
-            if match and match[2] in self.block_parts:
-                part = self.block_parts[match[2]]
-                return Target(f"{ours}.{match[1]}.{part.name}.{leaf}", part.part)
+        for theirs, end in ((name, ""), (stem, f".{self.leaves.get(leaf, leaf)}")):
+            general, number = _numbered(theirs)
+            if found := self._targets.get(general):
+                return Target(found.name.replace("*", number) + end, found.part)
         return None
 
     def sources(self, ours: str) -> list[str]:
         """The canonical source names of one of our tensors: one, or three for a projection that the source splits."""
-        for theirs, name in self.parameters.items():
-            if name == ours:
-                return [self._prefixed(theirs, ours)]
         stem, _, leaf = ours.rpartition(".")
         leaf = next((theirs for theirs, name in self.leaves.items() if name == leaf), leaf)
-        for theirs, name in self.plain.items():
-            if name == stem:
-                return [self._prefixed(f"{theirs}.{leaf}", ours)]
-        for theirs, name in self.block_lists:
-            match = re.fullmatch(re.escape(name) + r"\.(\d+)\.(.+)", stem)
-            if match:
-                parts: dict[int | None, str] = {}
-                for part, target in self.block_parts.items():
-                    if target.name == match[2]:
-                        parts.setdefault(target.part, part)
-                return [self._prefixed(f"{theirs}.{match[1]}.{part}.{leaf}", ours) for part in parts.values()]
+        prefix = self.prefix if ours.startswith("encoder.") else ""
+        for name, end in ((ours, ""), (stem, f".{leaf}")):
+            general, number = _numbered(name)
+            if general in self.names:
+                return [prefix + theirs.replace("*", number) + end for theirs in _split(self.names[general][0])]
         raise KeyError(ours)
 
-    def _prefixed(self, name: str, ours: str) -> str:
-        return self.prefix + name if ours.startswith("encoder.") else name
+    @cached_property
+    def _targets(self) -> dict[str, Target]:
+        found: dict[str, Target] = {}
+        for ours, sources in self.names.items():
+            for parts in map(_split, sources):
+                found |= {theirs: Target(ours, part if parts[1:] else None) for part, theirs in enumerate(parts)}
+        return found
+
+
+def blocks(ours: str, lists: Sequence[str], names: Names) -> Names:
+    """Of each block of a stack: our list and what the source may call it, and the names behind a block's number."""
+    return {
+        f"{ours}.*.{name}": [f"{theirs}.*.{source}" for theirs in lists for source in sources]
+        for name, sources in names.items()
+    }
+
+
+def _split(source: str) -> list[str]:
+    start, _, rest = source.partition("(")
+    words, _, end = rest.partition(")")
+    return [f"{start}{word}{end}" for word in words.split("|")]
+
+
+def _numbered(name: str) -> tuple[str, str]:
+    """A name with `*` for the number of its block, and that number."""
+    match = re.search(r"(?<=\.)\d+(?=\.)", name)
+    return (f"{name[: match.start()]}*{name[match.end() :]}", match[0]) if match else (name, "")
 
 
 def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ settings, the tokenizer's files) is carried along as it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +16,24 @@ import torch
 
 from sdfast.errors import UserError
 from sdfast.models import layout
-from sdfast.models.family import STACK, Family, Settings, config_of
-from sdfast.models.folder import Pretrained, class_names, classifier_on, config_of_classes, write_folder
-from sdfast.models.hub import find_model_folder
+from sdfast.models.folder import (
+    STACK,
+    Family,
+    Pretrained,
+    classifier_on,
+    config_of,
+    config_of_classes,
+    write_folder,
+)
+from sdfast.models.hub import TOKENIZER_FILES, find_model_folder
 from sdfast.models.initialise import STD, fresh, fresh_state
 from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.text_families import DROPOUTS, FAMILIES, SHAPE, describe
-from sdfast.models.tokenizer_files import cut_at, read_tokenizer_files
-from sdfast.models.weights import Weights, filled, read_config, read_weights, sizes_of
+from sdfast.models.text_families import DROPOUTS, FAMILIES, SHAPE, TextSource, describe
+from sdfast.models.weights import Weights, filled, sizes_of, unreadable
+from sdfast.regular import read_regular
 
+_TOKENIZER_CONFIG, _FAST_TOKENIZER = "tokenizer_config.json", "tokenizer.json"
+_LARGEST_FILE = 1 << 28
 _REPLACED = (
     "_name_or_path",
     "architectures",
@@ -50,7 +60,7 @@ class Companions:
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PretrainedMLM(Pretrained[MaskedLanguageModel]):
     """A masked language model ready to train, encoder and head.
 
@@ -62,7 +72,7 @@ class PretrainedMLM(Pretrained[MaskedLanguageModel]):
 
     dropouts: Dropouts
     companions: Companions
-    fresh_head: bool = False
+    fresh_head: bool
 
 
 def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> PretrainedMLM:
@@ -79,36 +89,25 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    folder = find_model_folder(str(spec))
-    config, shape, published, weights = _read(folder)
-    family = FAMILIES[shape.kind]
+    source = describe(find_model_folder(str(spec)))
+    family, shape, weights, published = source.family, source.shape, source.weights, source.dropouts
     fresh_head = not any(name.startswith(family.head) for name in weights.tensors)
     weights = _without_tied(weights, family)
     sizes = sizes_of(MaskedLanguageModel, shape)
     head = {name: size for name, size in sizes.items() if fresh_head and name.startswith("head.")}
     state = layout.read_state(weights, family.naming, {name: size for name, size in sizes.items() if name not in head})
-    notes = [*weights.notes, *layout.unused_note(weights, family.naming, state)]
-    notes += Settings(config, folder / "config.json").unheeded({"initializer_range": STD})
-    if config.get("tie_word_embeddings") is False:
-        notes.append("not followed: tie_word_embeddings=False of config.json; the head shares the embeddings' matrix.")
+    notes = [*weights.notes, *layout.unused_note(weights, family.naming, state), *source.notes]
     if fresh_head:
         state |= fresh_state(head, seed)
         notes.append(
             f"warning: {spec} has no language-model head, so a new one was made (seed {seed}): it has to be trained"
             " before the encoder is, on as much text as there is."
         )
-    companions = Companions(config, read_tokenizer_files(folder))
+    companions = _companions(source)
     if not companions.tokenizer:
-        notes.append(f"warning: {folder} has no tokenizer (tokenizer.json or vocab.txt).")
+        notes.append(f"warning: {weights.folder} has no tokenizer (tokenizer.json or vocab.txt).")
     module = filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
-    return PretrainedMLM(
-        module=module,
-        name=str(spec),
-        notes=notes,
-        dropouts=published,
-        companions=companions,
-        fresh_head=fresh_head,
-    )
+    return PretrainedMLM(module, str(spec), notes, published, companions, fresh_head)
 
 
 def save_mlm(
@@ -171,28 +170,14 @@ def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, l
     Raises:
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
-    directory = Path(directory)
-    config, shape, dropouts, weights = _read(directory)
-    family = FAMILIES[shape.kind]
-    (last,) = family.naming.sources("classifier.weight")
-    if last not in weights.tensors:
-        raise UserError(
-            f"{directory} holds no {family.name}ForSequenceClassification: give the model of a fine-tuned classifier."
-        )
-    arguments = shape, len(weights.tensors[last])
-    state = layout.read_state(weights, family.naming, sizes_of(TextClassifier, *arguments))
-    names = class_names(config, arguments[1], directory)
-    module = filled(TextClassifier, state, *arguments, dropouts)
-    return module, Companions(config, read_tokenizer_files(directory)), names
+    source = describe(Path(directory))
+    state, names = source.classifier(TextClassifier, f"{source.family.name}ForSequenceClassification")
+    module = filled(TextClassifier, state, source.shape, len(names), source.dropouts)
+    return module, _companions(source), names
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], TextShape, Dropouts, Weights]:
-    """A folder's configuration, the sizes and dropouts that it describes, and its raw tensors."""
-    config = read_config(folder)
-    shape, dropouts = describe(config, folder)
-    weights = read_weights(folder)
-    Settings(config, folder / "config.json").check_budget(shape.parameters, shape.encoder.depth, weights)
-    return config, shape, dropouts, weights
+def _companions(source: TextSource) -> Companions:
+    return Companions(source.config.values, read_tokenizer_files(source.weights.folder))
 
 
 def _without_tied(weights: Weights, family: Family) -> Weights:
@@ -243,3 +228,55 @@ def _write(
     tensors = layout.write_state(module.state_dict(), family.naming)
     files = companions.tokenizer if max_length is None else cut_at(companions.tokenizer, max_length)
     write_folder(directory, {"initializer_range": STD, **config, **kept}, tensors, files)
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Content of a tokenizer's files by name; empty where there are none.
+
+    Raises:
+        UserError: one is there and cannot be read.
+    """
+    found = {}
+    for name in TOKENIZER_FILES:
+        try:
+            found[name] = read_regular(folder / name, _LARGEST_FILE)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unreadable(folder / name, error) from error
+    return found
+
+
+def cut_at(files: Mapping[str, bytes], max_length: int) -> dict[str, bytes]:
+    """The files of a tokenizer that cuts documents as sdfast does: behind, special tokens kept.
+
+    transformers cuts at `model_max_length` when it is asked to (`truncation=True`), and fails at a document beyond the
+    model's positions where a tokenizer names no length, as many do not. `tokenizer.json` says the same to programs that
+    read it alone.
+
+    Args:
+        files: content by name.
+        max_length: tokens, special ones included; the tokenizer's own greatest length holds where that is less.
+
+    Returns:
+        The files; nothing else of them is changed, and nothing at all where there is no tokenizer.
+    """
+    if not files:
+        return {}
+    written = dict(files)
+    config = json.loads(files.get(_TOKENIZER_CONFIG, b"{}"))
+    own = config.get("model_max_length", config.get("max_len"))
+    length = min(max_length, int(own)) if isinstance(own, int | float) and own >= 1 else max_length
+    config["model_max_length"] = length
+    if config.get("truncation_side", "right") != "right":
+        config["truncation_side"] = "right"
+    written[_TOKENIZER_CONFIG] = _dumped(config)
+    if _FAST_TOKENIZER in files:
+        fast = json.loads(files[_FAST_TOKENIZER])
+        fast["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
+        written[_FAST_TOKENIZER] = _dumped(fast)
+    return written
+
+
+def _dumped(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

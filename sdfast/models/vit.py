@@ -99,13 +99,7 @@ class ViTEncoder(Compilable):
         )
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
 
-    def forward(
-        self,
-        pixels: Tensor,
-        visible_ids: Tensor | None = None,
-        visible_valid: Tensor | None = None,
-        layer: int | None = None,
-    ) -> Tensor:
+    def forward(self, pixels: Tensor, visible_ids: Tensor | None = None, visible_valid: Tensor | None = None) -> Tensor:
         """Encode images, whole or only their visible patches.
 
         Args:
