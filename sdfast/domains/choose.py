@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.config import Modality
 from sdfast.domains.base import Domain
-from sdfast.models.image_families import FAMILIES
+from sdfast.models import image_families, text_families
 from sdfast.models.weights import read_config
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
-_TEXT_MODELS = ("bert", "roberta")
-
 
 def modality_of(config: Mapping[str, Any]) -> Modality:
     """What a model with this `config.json` is of; one that sdfast does not take is refused as it is loaded."""
     kind = config.get("model_type")
-    if kind in _TEXT_MODELS:
+    if kind in list(text_families.FAMILIES):
         return "texts"
-    words = "vocab_size" in config and "image_size" not in config and kind not in list(FAMILIES)
+    words = "vocab_size" in config and "image_size" not in config and kind not in list(image_families.FAMILIES)
     return "texts" if words else "images"
 
 

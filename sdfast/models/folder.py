@@ -13,12 +13,12 @@ from typing import Any, Generic, NamedTuple
 
 from torch import Tensor, nn
 
-from sdfast.durable import write_bytes, write_json
+from sdfast.durable import save_tensors, write_bytes, write_json
 from sdfast.errors import UserError
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.initialise import fresh_state
 from sdfast.models.layout import Naming, read_state
-from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of, weights_digest, write_weights
+from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of, weights_digest
 
 TEXTS_TAKEN = "of text models sdfast takes bert and roberta"
 _SPARE = 1 << 24  # parameters
@@ -260,7 +260,8 @@ def write_folder(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    write_weights(directory / SAFETENSORS_FILE, tensors)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_tensors(directory / SAFETENSORS_FILE, state, {"format": "pt"})  # as transformers marks its own
     for name, content in files.items():
         if isinstance(content, bytes):
             write_bytes(directory / name, content)

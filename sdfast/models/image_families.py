@@ -129,7 +129,7 @@ SHAPE = (
 DECODER = tuple(
     Field(f"decoder_{each.key}", each.place, COUNT, size) for each, size in zip(STACK, (512, 8, 16, 2048), strict=True)
 )
-_TAKEN = "sdfast takes vit_mae, vit, dinov2 and timm's plain ViTs"
+_TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
 _REASONS = {
     "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
     "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sdfast.durable import numbered_errors, save_tensors
+from sdfast.durable import numbered_errors
 from sdfast.errors import UserError, said
 from sdfast.regular import is_there, open_regular, read_regular
 
@@ -63,21 +63,22 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         UserError: the file is absent, cannot be read, or is not a JSON object that can be written again (one that is
             nested deeper than any model's, or holds NaN).
     """
-    path = folder / name
+    path, again = folder / name, "download or copy the model again"
     try:
         value = json.loads(read_regular(path, _LONGEST_JSON), parse_constant=_no_number)
+        deep = not _shallow(value, _DEEPEST_JSON)
     except OSError as error:
         if is_there(path) or not isinstance(error, FileNotFoundError):
             raise unreadable(path, error) from error
         raise UserError(f"{folder} has no {name}, so it is not a model folder{_instead(folder)}.") from error
     except ValueError as error:
-        raise UserError(f"{path} is not readable JSON: download or copy the model again.") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply: download or copy the model again.") from error
+        raise UserError(f"{path} is not readable JSON: {again}.") from error
+    except RecursionError:
+        deep = True
+    if deep:
+        raise UserError(f"{path} is nested too deeply: {again}.")
     if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object: download or copy the model again.")
-    if not _shallow(value, _DEEPEST_JSON):
-        raise UserError(f"{path} is nested too deeply: download or copy the model again.")
+        raise UserError(f"{path} does not hold a JSON object: {again}.")
     return value
 
 
@@ -115,11 +116,6 @@ def read_weights(folder: Path) -> Weights:
     if not tensors:
         raise UserError(f"{chosen} holds no tensors.")
     return _unwrapped(Weights(tensors, files, folder, tuple(notes)))
-
-
-def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes."""
-    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
 
 
 def sizes_of(kind: type[nn.Module], *arguments: Any) -> dict[str, torch.Size]:
@@ -213,9 +209,9 @@ def _unwrapped(weights: Weights) -> Weights:
 def _tensors_of(path: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
     try:
         open_regular(path).close()
+        loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path, notes)
     except OSError as error:
         raise unreadable(path, error) from error
-    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path, notes)
     for name, tensor in loaded.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path} holds '{name}', which is not a tensor: give a checkpoint of weights only.")
@@ -229,8 +225,6 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with numbered_errors(path):
             return load_file(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is cut or damaged ({error}): download or copy it again.") from error
 
@@ -252,8 +246,6 @@ def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged or holds more than tensors, which sdfast does not load: convert it to safetensors."
         ) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
     except (EOFError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is cut or damaged: download or copy it again.") from error
     for _ in _WRAPPERS:  # one may hold another
