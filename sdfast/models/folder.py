@@ -85,6 +85,7 @@ class Family:
     stack: tuple[Field, ...] = STACK  # the encoder's sizes
     defaults: Mapping[str, Any] = field(default_factory=dict)  # where they are not those of the fields
     head: str = ""  # with which the names of a language-model head's tensors begin
+    processor_decides: bool = False  # the size of images, where positions are published for another
 
 
 GELU_ONLY = {"hidden_act": ("gelu", "asks for the activation {value}: sdfast has gelu only")}

@@ -117,6 +117,7 @@ FAMILIES: Mapping[str, Family] = {
         _REFUSED,
         stack=STACK[:3],  # the MLP's width is a multiple: see `_multiple`
         defaults={"patch_size": 14, "layer_norm_eps": 1e-6},
+        processor_decides=True,  # published with positions for 518 and used at 224
     ),
 }
 SHAPE = (
@@ -191,17 +192,18 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
     of_texts = "vocab_size" in config and "image_size" not in config
     family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
-    kind, full = config["model_type"], Settings({**family.defaults, **config}, settings.path)
+    full = Settings({**family.defaults, **config}, settings.path)
     sizes = full.read(family.stack)
     if "mlp_width" not in sizes:
         sizes["mlp_width"] = _multiple(full, sizes["width"])
-    has_decoder = kind == "vit_mae" and any(name.startswith("decoder.") for name in weights.tensors)
-    decoder = TransformerShape(**full.read(DECODER)) if has_decoder else None
+    decoder = None
+    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
+        decoder = TransformerShape(**full.read(DECODER))
     around = full.read(SHAPE)
     around["patch_size"] = _square_patch(around["patch_size"], settings.path)
     shape = ViTShape(encoder=TransformerShape(**sizes), decoder=decoder, **around)
     _check(shape, settings, weights)
-    processor, notes = _preprocessing(kind, shape, weights.folder)
+    processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
     notes += settings.unheeded(_UNHEEDED)
     return ImageSource(settings, weights, family, shape, notes, processor)
 
@@ -226,7 +228,7 @@ def trained_with(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return own
 
 
-def _preprocessing(kind: str, shape: ViTShape, folder: Path) -> tuple[ImageProcessor, list[str]]:
+def _preprocessing(kind: str, family: Family, shape: ViTShape, folder: Path) -> tuple[ImageProcessor, list[str]]:
     """How images are made for a model of Hugging Face, and sentences on what of that is not followed."""
     has_file, notes = is_there(folder / "preprocessor_config.json"), []
     preprocessing = read_config(folder, "preprocessor_config.json") if has_file else {}
@@ -240,8 +242,8 @@ def _preprocessing(kind: str, shape: ViTShape, folder: Path) -> tuple[ImageProce
         notes.append(f"mean and deviation were given for another number of channels: {shape.channels} used.")
     processor = processor.with_channels(shape.channels)
     size, wanted = shape.image_size, (processor.height, processor.width)
-    if kind == "dinov2" and has_file and not any(side % shape.patch_size for side in wanted):
-        size = wanted  # DINOv2 is published with positions for 518 and used at 224
+    if family.processor_decides and has_file and not any(side % shape.patch_size for side in wanted):
+        size = wanted
     elif has_file and wanted != size:
         notes.append(
             f"preprocessor_config.json makes images of {wanted[0]} x {wanted[1]}; the model's own {size[0]} x {size[1]}"
