@@ -29,7 +29,7 @@ from sdfast.models.image_families import DECODER, FAMILIES, SHAPE, VIT, VIT_MAE,
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
-from sdfast.models.weights import filled, sizes_of
+from sdfast.models.weights import filled, sizes_of, weights_digest
 
 _GREY_AS_RGB = "sdfast_grey_as_rgb"  # in config.json: three input channels that see the luma of a one-channel model
 _DECODER_WIDTH, _DECODER_DEPTH, _DECODER_HEAD_WIDTH = 512, 8, 32  # ViTMAE base: 512 wide, 8 blocks, 16 heads
@@ -95,7 +95,7 @@ def load_mae(
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
     own = trained_with(source.config.values, source.config.path)
-    return PretrainedMAE(module, str(spec), notes, processor, own)
+    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own)
 
 
 def fresh_mae(shape: ViTShape, seed: int) -> MaskedAutoencoder:

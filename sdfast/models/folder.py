@@ -18,7 +18,7 @@ from sdfast.errors import UserError
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.initialise import fresh_state
 from sdfast.models.layout import Naming, read_state
-from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of, weights_digest
+from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
 TEXTS_TAKEN = "of text models sdfast takes bert and roberta"
 _SPARE = 1 << 24  # parameters
@@ -224,24 +224,18 @@ class Pretrained(Generic[Module]):
     """A pre-trained model ready to train: float32, on the CPU.
 
     Attributes:
-        module: the model; its `shape` has its sizes.
+        module: the model.
+        shape: its sizes (also `module.shape`).
         name: what the user called it.
         digest: `weights_digest(module)`: the content, whatever it is called and wherever it lies.
         notes: sentences for the user: what was not used, adapted, replaced or newly made.
     """
 
     module: Module
+    shape: Any
     name: str
+    digest: str
     notes: list[str]
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.digest = weights_digest(self.module)
-
-    @property
-    def shape(self) -> Any:
-        """The sizes of the module."""
-        return self.module.shape
 
 
 def write_folder(

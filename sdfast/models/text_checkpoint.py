@@ -29,7 +29,7 @@ from sdfast.models.hub import TOKENIZER_FILES, find_model_folder
 from sdfast.models.initialise import STD, fresh, fresh_state
 from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.text_families import DROPOUTS, FAMILIES, SHAPE, TextSource, describe
-from sdfast.models.weights import Weights, filled, sizes_of, unreadable
+from sdfast.models.weights import Weights, filled, sizes_of, unreadable, weights_digest
 from sdfast.regular import read_regular
 
 _TOKENIZER_CONFIG, _FAST_TOKENIZER = "tokenizer_config.json", "tokenizer.json"
@@ -107,7 +107,8 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     if not companions.tokenizer:
         notes.append(f"warning: {weights.folder} has no tokenizer (tokenizer.json or vocab.txt).")
     module = filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
-    return PretrainedMLM(module, str(spec), notes, published, companions, fresh_head)
+    digest = weights_digest(module)
+    return PretrainedMLM(module, shape, str(spec), digest, notes, published, companions, fresh_head)
 
 
 def save_mlm(
