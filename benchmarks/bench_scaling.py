@@ -19,9 +19,10 @@ import torch
 from sdfast.config import PretrainConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import Batch
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.memory import step_memory
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
+from sdfast.models.vit import MaskedAutoencoder, ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.targets import ResidentBank

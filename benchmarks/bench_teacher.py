@@ -25,8 +25,9 @@ from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.teacher_bank import bank_targets
-from sdfast.models.initialise import fresh_mae
-from sdfast.models.vit import TransformerShape, ViTShape
+from sdfast.models.blocks import TransformerShape
+from sdfast.models.checkpoint import fresh_mae
+from sdfast.models.vit import ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.bank import Bank, open_bank

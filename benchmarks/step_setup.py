@@ -30,9 +30,8 @@ from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.loop import Trainer
 from sdfast.modalities.drawn import DrawnImages, DrawnPack
 from sdfast.modalities.images import IMAGES
-from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
+from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, fresh_mae, load_mae, save_classifier
 from sdfast.models.flops import StepSpec, step_flops
-from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.objectives.base import Normalise

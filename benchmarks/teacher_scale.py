@@ -25,8 +25,9 @@ import torch
 from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
 from sdfast.engine.teacher_bank import bank_targets, build_or_open
-from sdfast.models.initialise import fresh_mae
-from sdfast.models.vit import TransformerShape, ViTShape
+from sdfast.models.blocks import TransformerShape
+from sdfast.models.checkpoint import fresh_mae
+from sdfast.models.vit import ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.recipe import Recipe

@@ -21,10 +21,10 @@ from sdfast.data.tokenization import Tokenization
 from sdfast.engine.loop import Trainer
 from sdfast.modalities.drawn import DrawnPack, DrawnTexts
 from sdfast.modalities.texts import TEXTS
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import Companions, PretrainedMLM, fresh_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
-from sdfast.models.vit import TransformerShape
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage

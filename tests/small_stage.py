@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
 from sdfast.engine.loop import Trainer
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTEncoder, ViTShape
+from sdfast.models.blocks import TransformerShape
+from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection

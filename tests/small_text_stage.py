@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.vit import TransformerShape
 from sdfast.objectives.base import Objective
 from sdfast.objectives.contrastive import add_projection
 from sdfast.objectives.masked_lm import MaskedLanguageModelling

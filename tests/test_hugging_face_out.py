@@ -16,8 +16,9 @@ from text_fixtures import WORDS, write_text_model, write_texts
 import sdfast
 from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError
-from sdfast.models import layout
 from sdfast.models.checkpoint import load_mae
+from sdfast.models.image_families import TIMM
+from sdfast.models.layout import write_state
 from sdfast.models.text_checkpoint import load_mlm
 
 transformers = pytest.importorskip("transformers")
@@ -128,7 +129,7 @@ def test_the_encoder_in_timm(run: tuple[Path, Path]) -> None:
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = loaded.shape.norm_eps
     state = {name: tensor for name, tensor in loaded.module.state_dict().items() if name.startswith("encoder.")}
-    model.load_state_dict(layout.write_state(state, layout.TIMM))
+    model.load_state_dict(write_state(state, TIMM))
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         found = model.eval().forward_features(pixels)

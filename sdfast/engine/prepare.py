@@ -9,9 +9,9 @@ from sdfast.config import EngineConfig, ZeroConfig
 from sdfast.engine.machine import matmul_dtype
 from sdfast.errors import UserError
 from sdfast.models.attention import why_not
+from sdfast.models.blocks import Attention, use_attention
 from sdfast.models.checkpointing import use_checkpointing
 from sdfast.models.compiled import forget_compiled, use_compiled
-from sdfast.models.vit import Attention, use_attention
 
 _WORTH_COMPILING = 500  # steps
 

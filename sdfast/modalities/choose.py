@@ -8,18 +8,16 @@ from typing import Any
 
 from sdfast.config import ModalityName
 from sdfast.context import Modality
-from sdfast.models.describe import NAMINGS
+from sdfast.models import image_families, text_families
 from sdfast.models.weights import read_config
-
-_TEXT_MODELS = ("bert", "roberta")
 
 
 def modality_name(config: Mapping[str, Any]) -> ModalityName:
     """What a model with this `config.json` is of; one that sdfast does not take is refused as it is loaded."""
     kind = config.get("model_type")
-    if kind in _TEXT_MODELS:
+    if kind in list(text_families.FAMILIES):
         return "texts"
-    words = "vocab_size" in config and "image_size" not in config and kind not in list(NAMINGS)
+    words = "vocab_size" in config and "image_size" not in config and kind not in list(image_families.FAMILIES)
     return "texts" if words else "images"
 
 

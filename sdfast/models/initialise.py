@@ -1,24 +1,23 @@
-"""Fresh weights: fixed 2-D sin-cos positions, a decoder for an encoder without one, a whole MAE from scratch.
+"""Fresh weights, decided by a seed alone.
 
-Linear layers are normal(0, 0.02) with zero bias, LayerNorms 1 and 0, the patch embedding Xavier-uniform as one matrix,
-CLS and mask tokens normal(0, 0.02), positions sine-cosine. That is transformers' ViTMAE but for its slips: in 4.57 and
-5.23 a new decoder's positions and mask token end up as zeros, in 5.23 the encoder's positions too; here they are what
-they are in facebookresearch/mae.
+Linear layers and tables are normal(0, 0.02) with zero bias, LayerNorms 1 and 0, the patch embedding Xavier-uniform as
+one matrix, CLS and mask tokens normal(0, 0.02), positions of images sine-cosine. That is transformers' ViTMAE but for
+its slips: in 4.57 and 5.23 a new decoder's positions and mask token end up as zeros, in 5.23 the encoder's positions
+too; here they are what they are in facebookresearch/mae.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdfast.models.vit import MAEDecoder, MaskedAutoencoder, TransformerShape, ViTShape
+from sdfast.models.weights import Module, filled, sizes_of
 
-_Module = TypeVar("_Module", bound=nn.Module)
-_STD = 0.02
-_DECODER_WIDTH, _DECODER_DEPTH, _DECODER_HEAD_WIDTH = 512, 8, 32  # ViTMAE base: 512 wide, 8 blocks, 16 heads
+STD = 0.02
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
@@ -43,42 +42,34 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     return torch.cat((torch.zeros(1, width, dtype=torch.float64), rows))[None].float()
 
 
-def decoder_shape_for(encoder: TransformerShape) -> TransformerShape:
-    """Sizes of a new decoder: ViTMAE base's (8 blocks, 512 wide, 32 features a head), never wider than the encoder."""
-    width = max(4, min(_DECODER_WIDTH, encoder.width) // 4 * 4)
-    heads = next(n for n in range(max(1, width // _DECODER_HEAD_WIDTH), 0, -1) if width % n == 0)
-    return TransformerShape(width=width, depth=_DECODER_DEPTH, heads=heads, mlp_width=4 * width)
+def fresh(kind: type[Module], seed: int, *arguments: Any) -> Module:
+    """A module made with these arguments, the shape first, with new weights; float32 on the CPU."""
+    grid = getattr(arguments[0], "grid", None)
+    return filled(kind, fresh_state(sizes_of(kind, *arguments), seed, grid), *arguments)
 
 
-def fresh_decoder(shape: ViTShape, seed: int) -> MAEDecoder:
-    """A new decoder for `shape` (which names its sizes); float32 on the CPU, decided by `seed` alone."""
-    with torch.device("meta"):
-        decoder = MAEDecoder(shape)
-    return _initialise(decoder, shape, seed)
+def fresh_state(sizes: Mapping[str, torch.Size], seed: int, grid: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    """New float32 tensors on the CPU.
 
-
-def fresh_mae(shape: ViTShape, seed: int) -> MaskedAutoencoder:
-    """A whole masked auto-encoder with new weights; float32 on the CPU, decided by `seed` alone."""
-    with torch.device("meta"):
-        module = MaskedAutoencoder(shape)
-    return _initialise(module, shape, seed)
-
-
-@torch.no_grad()
-def _initialise(module: _Module, shape: ViTShape, seed: int) -> _Module:
+    Args:
+        sizes: by name, in the order in which they are drawn.
+        seed: decides them.
+        grid: patches down and across, where there are positions of images among them.
+    """
     generator = torch.Generator().manual_seed(seed)
-    module.to_empty(device="cpu")
-    for name, parameter in module.named_parameters():
+    state = {}
+    for name, size in sizes.items():
         leaf = name.rpartition(".")[2]
         if leaf == "position_embeddings":
-            parameter.copy_(sincos_positions(shape.grid, parameter.shape[-1]))
+            assert grid is not None
+            state[name] = sincos_positions(grid, size[-1])
         elif name.endswith("patch_embed.weight"):
-            bound = math.sqrt(6 / (parameter.shape[0] + parameter[0].numel()))
-            parameter.uniform_(-bound, bound, generator=generator)
+            bound = math.sqrt(6 / (size[0] + math.prod(size[1:])))
+            state[name] = torch.empty(size).uniform_(-bound, bound, generator=generator)
         elif leaf == "bias":
-            parameter.zero_()
-        elif parameter.dim() == 1:  # LayerNorm
-            parameter.fill_(1.0)
+            state[name] = torch.zeros(size)
+        elif len(size) == 1:  # LayerNorm
+            state[name] = torch.ones(size)
         else:
-            parameter.normal_(0.0, _STD, generator=generator)
-    return module
+            state[name] = torch.empty(size).normal_(0.0, STD, generator=generator)
+    return state

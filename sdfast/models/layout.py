@@ -1,16 +1,15 @@
-"""Names of tensors: Hugging Face (ViT, ViTMAE, DINOv2), timm, and ours; fused and split projections, folded LayerScale.
+"""Names of tensors, theirs and ours: fused and split projections, folded LayerScale.
 
-Facts on names: transformers 4.57 and 5.23 (modeling_vit.py, modeling_vit_mae.py, modeling_dinov2.py and
-conversion_mapping.py), timm 1.0 (vision_transformer.py). What is written is the layout of transformers 4, which 4 and 5
-both load without a missing or unexpected key. (transformers 5.23 itself writes the decoder blocks of a ViTMAE as
-`decoder.decoder_encoder.layer.N`, which 4 does not know; it is read here.)
+What is written is the layout of transformers 4, which 4 and 5 both load without a missing or unexpected key. The tables
+of names are those of the families (`sdfast.models.image_families`, `sdfast.models.text_families`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +17,22 @@ import torch
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.models.weights import Weights
+from sdfast.models.weights import Weights, some
 
 _FACEBOOK = re.compile(
     r"(decoder_)?blocks\.\d+\.|cls_token$|(decoder_)?pos_embed$|patch_embed\.|decoder_(embed|norm|pred)\."
 )
-LAYER_SCALES = {"scale1": "attn.proj", "scale2": "fc2"}  # LayerScale and the linear layer before it
+_ON_THE_HUB = "(facebook/vit-mae-base, -large and -huge are on the hub)"
+_FACEBOOK_AS_HUGGING_FACE = (
+    "has the names of facebookresearch or timm ('{name}'), and config.json is of transformers, which names the same"
+    f" tensors otherwise: give the model as transformers saves it {_ON_THE_HUB}, or for an encoder alone timm's"
+    ' config.json ({{"architecture": "vit_base_patch16_224"}}) in place of this one'
+)
+FACEBOOK_AS_TIMM = (
+    "holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce: give the model"
+    f" as transformers saves it {_ON_THE_HUB}, or the encoder's tensors alone"
+)
+_LAYER_SCALES = {"scale1": "attn.proj", "scale2": "fc2"}  # LayerScale and the linear layer before it
 
 
 class Target(NamedTuple):
@@ -33,155 +42,74 @@ class Target(NamedTuple):
     part: int | None = None
 
 
+Names = Mapping[str, Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Naming:
-    """How one library names the tensors of a ViT.
+    """How one library names the tensors of a model.
 
-    A stem is a name without its last word (`weight`, `bias`); tables map stems of the source to ours. The first source
-    stem for one of ours is the canonical one, used for writing and in messages.
+    The keys of `names` are ours: a whole name, or a stem, which is a name without its last word (`weight`, `bias`), `*`
+    for the number of a block. Each has the names that the source may have for it, the canonical one first, which is
+    written and stands in messages; `(query|key|value)` are the three that are one matrix here.
     """
 
-    prefix: str  # in front of encoder names when the encoder is part of a larger model; taken off when present
-    plain: Mapping[str, str]
-    block_lists: tuple[tuple[str, str], ...]  # source list of blocks, ours
-    block_parts: Mapping[str, Target]
-    parameters: Mapping[str, str]  # names without a stem
+    names: Names
     ignored: re.Pattern[str]  # tensors of heads that sdfast does not use
-    leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ
+    wanted: str  # the end of a sentence on a tensor that is none of these
+    prefix: str = ""  # in front of encoder names when the encoder is part of a larger model; taken off when present
+    leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ; the canonical ones first
     always_scaled: bool = False  # every block has LayerScale
-    wanted: str = "a plain ViT, ViTMAE or DINOv2 (no registers, extra tokens or other blocks)"  # in messages
+    facebook: str = _FACEBOOK_AS_HUGGING_FACE  # said of names of facebookresearch/mae that are none of these
 
     def target(self, source: str) -> Target | None:
         """Our place for a source tensor, or None for a name that this naming does not know."""
         name = source.removeprefix(self.prefix)
-        if name in self.parameters:
-            return Target(self.parameters[name])
         stem, _, leaf = name.rpartition(".")
-        leaf = self.leaves.get(leaf, leaf)
-        if stem in self.plain:
-            return Target(f"{self.plain[stem]}.{leaf}")
-        for theirs, ours in self.block_lists:
-            match = re.fullmatch(re.escape(theirs) + r"\.(\d+)\.(.+)", stem)
-            if match and match[2] in self.block_parts:
-                part = self.block_parts[match[2]]
-                return Target(f"{ours}.{match[1]}.{part.name}.{leaf}", part.part)
+        for theirs, end in ((name, ""), (stem, f".{self.leaves.get(leaf, leaf)}")):
+            general, number = _numbered(theirs)
+            if found := self._targets.get(general):
+                return Target(found.name.replace("*", number) + end, found.part)
         return None
 
     def sources(self, ours: str) -> list[str]:
         """The canonical source names of one of our tensors: one, or three for a projection that the source splits."""
-        for theirs, name in self.parameters.items():
-            if name == ours:
-                return [self._prefixed(theirs, ours)]
         stem, _, leaf = ours.rpartition(".")
         leaf = next((theirs for theirs, name in self.leaves.items() if name == leaf), leaf)
-        for theirs, name in self.plain.items():
-            if name == stem:
-                return [self._prefixed(f"{theirs}.{leaf}", ours)]
-        for theirs, name in self.block_lists:
-            match = re.fullmatch(re.escape(name) + r"\.(\d+)\.(.+)", stem)
-            if match:
-                parts: dict[int | None, str] = {}
-                for part, target in self.block_parts.items():
-                    if target.name == match[2]:
-                        parts.setdefault(target.part, part)
-                return [self._prefixed(f"{theirs}.{match[1]}.{part}.{leaf}", ours) for part in parts.values()]
+        prefix = self.prefix if ours.startswith("encoder.") else ""
+        for name, end in ((ours, ""), (stem, f".{leaf}")):
+            general, number = _numbered(name)
+            if general in self.names:
+                return [prefix + theirs.replace("*", number) + end for theirs in _split(self.names[general][0])]
         raise KeyError(ours)
 
-    def _prefixed(self, name: str, ours: str) -> str:
-        return self.prefix + name if ours.startswith("encoder.") else name
+    @cached_property
+    def _targets(self) -> dict[str, Target]:
+        found: dict[str, Target] = {}
+        for ours, sources in self.names.items():
+            for parts in map(_split, sources):
+                found |= {theirs: Target(ours, part if parts[1:] else None) for part, theirs in enumerate(parts)}
+        return found
 
 
-_HF_ATTENTION = {
-    "attention.attention.query": Target("attn.qkv", 0),
-    "attention.attention.key": Target("attn.qkv", 1),
-    "attention.attention.value": Target("attn.qkv", 2),
-    "attention.output.dense": Target("attn.proj"),
-    # transformers 5 in memory
-    "attention.q_proj": Target("attn.qkv", 0),
-    "attention.k_proj": Target("attn.qkv", 1),
-    "attention.v_proj": Target("attn.qkv", 2),
-    "attention.o_proj": Target("attn.proj"),
-}
-_HF_MLP = {
-    "intermediate.dense": Target("fc1"),
-    "output.dense": Target("fc2"),
-    "layernorm_before": Target("norm1"),
-    "layernorm_after": Target("norm2"),
-    "mlp.fc1": Target("fc1"),
-    "mlp.fc2": Target("fc2"),
-}
-_HF_ENCODER = {"embeddings.patch_embeddings.projection": "encoder.patch_embed", "layernorm": "encoder.norm"}
-_HF_PARAMETERS = {
-    "embeddings.cls_token": "encoder.cls_token",
-    "embeddings.position_embeddings": "encoder.position_embeddings",
-}
-_HF_BLOCK_LISTS = (("encoder.layer", "encoder.blocks"), ("layers", "encoder.blocks"))
+def blocks(ours: str, lists: Sequence[str], names: Names) -> Names:
+    """Of each block of a stack: our list and what the source may call it, and the names behind a block's number."""
+    return {
+        f"{ours}.*.{name}": [f"{theirs}.*.{source}" for theirs in lists for source in sources]
+        for name, sources in names.items()
+    }
 
-VIT_MAE = Naming(
-    prefix="vit.",
-    plain={
-        **_HF_ENCODER,
-        "decoder.decoder_embed": "decoder.embed",
-        "decoder.decoder_norm": "decoder.norm",
-        "decoder.decoder_pred": "decoder.pred",
-    },
-    block_lists=(
-        *_HF_BLOCK_LISTS,
-        ("decoder.decoder_layers", "decoder.blocks"),
-        ("decoder.decoder_encoder.layer", "decoder.blocks"),
-    ),
-    block_parts={**_HF_ATTENTION, **_HF_MLP},
-    parameters={
-        **_HF_PARAMETERS,
-        "decoder.mask_token": "decoder.mask_token",
-        "decoder.decoder_pos_embed": "decoder.position_embeddings",
-    },
-    ignored=re.compile(r"(vit\.)?(pooler|classifier)\."),
-)
-VIT = Naming(
-    prefix="vit.",
-    plain=_HF_ENCODER,
-    block_lists=_HF_BLOCK_LISTS,
-    block_parts={**_HF_ATTENTION, **_HF_MLP},
-    parameters=_HF_PARAMETERS,
-    ignored=re.compile(r"(vit\.)?(pooler|classifier|decoder)\.|(vit\.)?embeddings\.mask_token$"),
-)
-DINOV2 = Naming(
-    prefix="dinov2.",
-    plain=_HF_ENCODER,
-    block_lists=_HF_BLOCK_LISTS,
-    block_parts={
-        **_HF_ATTENTION,
-        "norm1": Target("norm1"),
-        "norm2": Target("norm2"),
-        "mlp.fc1": Target("fc1"),
-        "mlp.fc2": Target("fc2"),
-        "layer_scale1": Target("scale1"),
-        "layer_scale2": Target("scale2"),
-    },
-    parameters=_HF_PARAMETERS,
-    ignored=re.compile(r"classifier\.|(dinov2\.)?embeddings\.mask_token$"),
-    leaves={"lambda1": "vector"},
-    always_scaled=True,
-)
-TIMM = Naming(
-    prefix="",
-    plain={"patch_embed.proj": "encoder.patch_embed", "norm": "encoder.norm"},
-    block_lists=(("blocks", "encoder.blocks"),),
-    block_parts={
-        "attn.qkv": Target("attn.qkv"),
-        "attn.proj": Target("attn.proj"),
-        "norm1": Target("norm1"),
-        "norm2": Target("norm2"),
-        "mlp.fc1": Target("fc1"),
-        "mlp.fc2": Target("fc2"),
-        "ls1": Target("scale1"),
-        "ls2": Target("scale2"),
-    },
-    parameters={"cls_token": "encoder.cls_token", "pos_embed": "encoder.position_embeddings"},
-    ignored=re.compile(r"head\.|mask_token$"),
-    leaves={"gamma": "vector"},
-)
+
+def _split(source: str) -> list[str]:
+    start, _, rest = source.partition("(")
+    words, _, end = rest.partition(")")
+    return [f"{start}{word}{end}" for word in words.split("|")]
+
+
+def _numbered(name: str) -> tuple[str, str]:
+    """A name with `*` for the number of its block, and that number."""
+    match = re.search(r"(?<=\.)\d+(?=\.)", name)
+    return (f"{name[: match.start()]}*{name[match.end() :]}", match[0]) if match else (name, "")
 
 
 def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -193,7 +121,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
     Args:
         weights: the checkpoint.
         naming: whose names these are.
-        expected: our names and shapes (`shapes_of`); names beyond these are an error unless `naming` ignores them.
+        expected: our names and sizes (`sizes_of`); names beyond these are an error unless `naming` ignores them.
 
     Returns:
         One freshly allocated float32 CPU tensor per name in `expected`.
@@ -203,31 +131,16 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
     """
     pieces = _collect(weights, naming, expected)
     state: dict[str, Tensor] = {}
-    for name, shape in expected.items():
-        sources = pieces.pop(name, {})
-        wanted = naming.sources(name)
-        if not sources:
-            raise UserError(f"{weights.file_of('')} has no tensor '{_shown(wanted[0], naming, weights)}'.")
-        order: Sequence[int | None] = [None] if None in sources else range(len(wanted))
-        for part in order:
+    for name, size in expected.items():
+        sources, wanted = pieces.pop(name, {}), naming.sources(name)
+        parts: list[int | None] = [None] if None in sources else [*range(len(wanted))]
+        for part in parts:
             if part not in sources:
-                missing = _shown(wanted[part or 0], naming, weights)
-                raise UserError(f"{weights.file_of('')} has no tensor '{missing}'.")
-        state[name] = torch.empty(shape)
-        for part, piece in zip(order, state[name].chunk(len(order)), strict=True):
+                raise weights.missing(_shown(wanted[part or 0], naming, weights))
+        state[name] = torch.empty(size)
+        for part, piece in zip(parts, state[name].chunk(len(parts)), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
-    return state
-
-
-def read_tensors(weights: Weights, expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Tensors under the source's own names, checked and widened as in `read_state` (for heads)."""
-    for name in expected:
-        if name not in weights.tensors:
-            raise UserError(f"{weights.file_of('')} has no tensor '{name}'.")
-    state = {name: torch.empty(shape) for name, shape in expected.items()}
-    for name, tensor in state.items():
-        _copy_checked(weights, name, tensor)
     return state
 
 
@@ -240,19 +153,12 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     return tensors
 
 
-def shapes_of(module: torch.nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors of a module (which may lie on the meta device)."""
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
-
-
-def has_decoder(weights: Weights) -> bool:
-    """Whether a ViTMAE checkpoint brings a decoder."""
-    return any(name.startswith("decoder.") for name in weights.tensors)
-
-
-def ignored_tensors(weights: Weights, naming: Naming) -> list[str]:
-    """Tensors of heads in the checkpoint that sdfast has no use for, by name."""
-    return sorted(name for name in weights.tensors if naming.ignored.match(name))
+def unused_note(weights: Weights, naming: Naming, read: Collection[str]) -> list[str]:
+    """A sentence on tensors of heads in the checkpoint that are not among ours that were read, if there are any."""
+    ignored = sorted(name for name in weights.tensors if naming.ignored.match(name))
+    targets = {name: naming.target(name) for name in ignored if not name.endswith("position_ids")}
+    unused = [name for name, target in targets.items() if target is None or target.name not in read]
+    return [f"not used: {some(unused)} of the checkpoint."] if unused else []
 
 
 def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size]) -> dict[str, dict[int | None, str]]:
@@ -273,7 +179,7 @@ def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size
         sources[target.part] = source
     if unknown:
         if facebook := [name for name in unknown if _FACEBOOK.match(name)]:
-            raise UserError(_facebook_sentence(weights, facebook[0], naming is TIMM))
+            raise UserError(f"{weights.file_of(facebook[0])} {naming.facebook.format(name=facebook[0])}.")
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
             f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which config.json does not announce or such a "
@@ -282,23 +188,9 @@ def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size
     return pieces
 
 
-def _facebook_sentence(weights: Weights, name: str, timm: bool) -> str:
-    file, on_the_hub = weights.file_of(name), "(facebook/vit-mae-base, -large and -huge are on the hub)"
-    if timm:
-        return (
-            f"{file} holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce:"
-            f" give the model as transformers saves it {on_the_hub}, or the encoder's tensors alone."
-        )
-    return (
-        f"{file} has the names of facebookresearch or timm ('{name}'), and config.json is of transformers, which names"
-        f" the same tensors otherwise: give the model as transformers saves it {on_the_hub}, or for an encoder alone"
-        ' timm\'s config.json ({"architecture": "vit_base_patch16_224"}) in place of this one.'
-    )
-
-
 def _wanted(name: str, expected: Mapping[str, torch.Size]) -> bool:
     block, _, scale = name.removesuffix(".vector").rpartition(".")
-    return name in expected or (scale in LAYER_SCALES and f"{block}.{LAYER_SCALES[scale]}.weight" in expected)
+    return name in expected or (scale in _LAYER_SCALES and f"{block}.{_LAYER_SCALES[scale]}.weight" in expected)
 
 
 def _copy_checked(weights: Weights, source: str, destination: Tensor) -> None:
@@ -322,11 +214,10 @@ def _fold_layer_scale(
     suffix = ".attn.proj.weight"
     blocks = [name.removesuffix(suffix) for name in state if name.startswith("encoder.") and name.endswith(suffix)]
     for block in blocks:
-        for scale, linear in LAYER_SCALES.items():
+        for scale, linear in _LAYER_SCALES.items():
             name = f"{block}.{scale}.vector"
             if name not in pieces:
-                missing = _shown(naming.sources(name)[0], naming, weights)
-                raise UserError(f"{weights.file_of('')} has no tensor '{missing}'.")
+                raise weights.missing(_shown(naming.sources(name)[0], naming, weights))
             weight, bias = state[f"{block}.{linear}.weight"], state[f"{block}.{linear}.bias"]
             factor = torch.empty_like(bias)
             _copy_checked(weights, pieces[name][None], factor)

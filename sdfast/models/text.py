@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from sdfast.data.text_batch import TokenBatch, starts
 from sdfast.errors import UserError
 from sdfast.models.attention import Groups, Ragged
-from sdfast.models.checkpointing import CheckpointedBlock
+from sdfast.models.blocks import PostNormBlock, TransformerShape
 from sdfast.models.compiled import Compilable, segment
 from sdfast.models.gelu import gelu
 from sdfast.models.linear import Linear, linear
-from sdfast.models.vit import Attention, TransformerShape
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,13 @@ class TextShape:
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return self.positions - self.first_position
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the encoder with its embeddings and a head's own layer have."""
+        width = self.encoder.width
+        rows = self.vocabulary + self.positions + self.types + 2
+        return width * (rows + width + 3) + self.encoder.depth * self.encoder.block_parameters(qkv_bias=True)
 
 
 @dataclass(frozen=True)
@@ -109,37 +115,6 @@ class TextView:
     layer: int | None = None
 
 
-class PostNormBlock(CheckpointedBlock, Compilable):
-    """Post-norm transformer block: attention and MLP (exact GELU), each with a residual, each before a LayerNorm."""
-
-    def __init__(self, shape: TransformerShape, norm_eps: float, dropouts: Dropouts = NO_DROPOUT) -> None:
-        super().__init__()
-        self.attn = Attention(shape.width, shape.heads, True, dropouts.hidden, dropouts.attention, rows_vary=True)
-        self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
-        self.fc1 = Linear(shape.width, shape.mlp_width, rows_vary=True)
-        self.fc2 = Linear(shape.mlp_width, shape.width, rows_vary=True)
-        self.norm2 = nn.LayerNorm(shape.width, eps=norm_eps)
-        self.dropout = nn.Dropout(dropouts.hidden)
-
-    def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        """[T, D], the tokens of all groups -> [T, D]."""
-        return self.after_attention(self.attn.attended(x, groups), x)
-
-    def some_rows(self, x: Tensor, rows: Tensor, groups: Groups) -> Tensor:
-        """The block's output at some tokens only: x [T, D], rows [M] int64 on its device -> [M, D]."""
-        here = x.index_select(0, rows)
-        return self.after_attention(self.attn.across(here, x, groups), here)
-
-    @segment(dynamic=True)
-    def after_attention(self, attended: Tensor, residual: Tensor) -> Tensor:
-        """The block but for its attention: what the heads gave [T, D], the block's input there [T, D] -> [T, D]."""
-        x = self.norm1(self.attn.project(attended, residual))
-        hidden = self.fc1.gelu(x)
-        if self.training and self.dropout.p:
-            return self.norm2(x + self.dropout(self.fc2(hidden)))
-        return self.norm2(self.fc2(hidden, x))
-
-
 class TextEncoder(nn.Module):
     """Embeddings of words, positions and token types, their LayerNorm, and the blocks."""
 
@@ -153,7 +128,8 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
         self.dropout = nn.Dropout(dropouts.hidden)
         self.blocks = nn.ModuleList(
-            PostNormBlock(shape.encoder, shape.norm_eps, dropouts) for _ in range(shape.encoder.depth)
+            PostNormBlock(shape.encoder, shape.norm_eps, dropouts.hidden, dropouts.attention)
+            for _ in range(shape.encoder.depth)
         )
 
     def forward(self, batch: TokenBatch, asking: Asking | None = None, layer: int | None = None) -> Tensor:

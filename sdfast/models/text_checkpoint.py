@@ -6,35 +6,34 @@ settings, the tokenizer's files) is carried along as it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from sdfast.durable import write_bytes, write_json
 from sdfast.errors import UserError
 from sdfast.models import layout
-from sdfast.models.describe import check_budget, unheeded
-from sdfast.models.hub import find_model_folder
-from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.text_describe import describe_text, text_parameters
-from sdfast.models.text_layout import HEADS, NAMINGS, with_new_names
-from sdfast.models.tokenizer_files import cut_at, read_tokenizer_files
-from sdfast.models.weights import (
-    SAFETENSORS_FILE,
-    Weights,
-    class_names,
-    filled,
-    read_config,
-    read_weights,
-    weights_digest,
-    write_weights,
+from sdfast.models.folder import (
+    STACK,
+    Family,
+    Pretrained,
+    classifier_on,
+    config_of,
+    config_of_classes,
+    write_folder,
 )
+from sdfast.models.hub import TOKENIZER_FILES, find_model_folder
+from sdfast.models.initialise import STD, fresh, fresh_state
+from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.models.text_families import DROPOUTS, FAMILIES, SHAPE, TextSource, describe
+from sdfast.models.weights import Weights, filled, sizes_of, unreadable, weights_digest
+from sdfast.regular import read_regular
 
-_NAMES = {"bert": "Bert", "roberta": "Roberta"}  # of transformers' classes
+_TOKENIZER_CONFIG, _FAST_TOKENIZER = "tokenizer_config.json", "tokenizer.json"
+_LARGEST_FILE = 1 << 28
 _REPLACED = (
     "_name_or_path",
     "architectures",
@@ -46,7 +45,6 @@ _REPLACED = (
     "torch_dtype",
     "transformers_version",
 )
-_STD = 0.02  # of new weights
 
 
 @dataclass(frozen=True)
@@ -63,28 +61,18 @@ class Companions:
 
 
 @dataclass
-class PretrainedMLM:
-    """A masked language model ready to train: float32, on the CPU.
+class PretrainedMLM(Pretrained[MaskedLanguageModel]):
+    """A masked language model ready to train, encoder and head.
 
     Attributes:
-        module: encoder and head.
-        shape: their sizes (also `module.shape`).
         dropouts: those of the checkpoint's configuration, which the module has unless others were asked for.
         companions: to be written beside the trained model.
-        name: what the user called it.
-        digest: `weights_digest(module)`.
         fresh_head: whether the head is newly made, and should be trained first with the encoder frozen.
-        notes: sentences for the user: what was not used, replaced or newly made.
     """
 
-    module: MaskedLanguageModel
-    shape: TextShape
     dropouts: Dropouts
     companions: Companions
-    name: str
-    digest: str
-    fresh_head: bool = False
-    notes: list[str] = field(default_factory=list)
+    fresh_head: bool
 
 
 def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> PretrainedMLM:
@@ -101,31 +89,26 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    folder = find_model_folder(str(spec))
-    config = read_config(folder)
-    shape, published = describe_text(config, folder)
-    weights = with_new_names(read_weights(folder))
-    check_budget(text_parameters(shape), shape.encoder.depth, weights, folder / "config.json")
-    fresh = not any(name.startswith(HEADS[shape.kind]) for name in weights.tensors)
-    weights = _without_tied(weights, shape)
-    expected = _expected_shapes(shape)
-    wanted = {name: size for name, size in expected.items() if not (fresh and name.startswith("head."))}
-    state = layout.read_state(weights, NAMINGS[shape.kind], wanted)
-    notes = [*weights.notes, *_unused_note(weights, shape, wanted), *unheeded(config, {"initializer_range": _STD})]
-    if config.get("tie_word_embeddings") is False:
-        notes.append("not followed: tie_word_embeddings=False of config.json; the head shares the embeddings' matrix.")
-    if fresh:
-        state.update({f"head.{name}": tensor for name, tensor in _fresh_head(shape, seed).items()})
+    source = describe(find_model_folder(str(spec)))
+    family, shape, weights, published = source.family, source.shape, source.weights, source.dropouts
+    fresh_head = not any(name.startswith(family.head) for name in weights.tensors)
+    weights = _without_tied(weights, family)
+    sizes = sizes_of(MaskedLanguageModel, shape)
+    head = {name: size for name, size in sizes.items() if fresh_head and name.startswith("head.")}
+    state = layout.read_state(weights, family.naming, {name: size for name, size in sizes.items() if name not in head})
+    notes = [*weights.notes, *layout.unused_note(weights, family.naming, state), *source.notes]
+    if fresh_head:
+        state |= fresh_state(head, seed)
         notes.append(
             f"warning: {spec} has no language-model head, so a new one was made (seed {seed}): it has to be trained"
             " before the encoder is, on as much text as there is."
         )
-    companions = Companions(config, read_tokenizer_files(folder))
+    companions = _companions(source)
     if not companions.tokenizer:
-        notes.append(f"warning: {folder} has no tokenizer (tokenizer.json or vocab.txt).")
+        notes.append(f"warning: {weights.folder} has no tokenizer (tokenizer.json or vocab.txt).")
     module = filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
     digest = weights_digest(module)
-    return PretrainedMLM(module, shape, published, companions, str(spec), digest, fresh, notes)
+    return PretrainedMLM(module, shape, str(spec), digest, notes, published, companions, fresh_head)
 
 
 def save_mlm(
@@ -140,15 +123,12 @@ def save_mlm(
     The values of the weights and their dtype are kept bit for bit. `dropouts` go into the configuration, `max_length`
     into the tokenizer's files (see `cut_at`), which are written as they came when it is None.
     """
-    shape = module.shape
-    config = {"architectures": [f"{_NAMES[shape.kind]}ForMaskedLM"], **_common_config(shape, dropouts)}
-    tensors = layout.write_state(module.state_dict(), NAMINGS[shape.kind])
-    _write_folder(directory, config, tensors, companions, max_length)
+    _write(directory, "ForMaskedLM", module, companions, dropouts, max_length)
 
 
 def fresh_mlm(shape: TextShape, seed: int, dropouts: Dropouts = NO_DROPOUT) -> MaskedLanguageModel:
     """A whole masked language model with new weights; float32 on the CPU, decided by `seed` alone."""
-    return filled(MaskedLanguageModel, _fresh(_expected_shapes(shape), seed), shape, dropouts)
+    return fresh(MaskedLanguageModel, seed, shape, dropouts)
 
 
 def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: Dropouts, seed: int) -> TextClassifier:
@@ -160,14 +140,7 @@ def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: D
     Returns:
         The classifier on the device and in the dtype of `mlm`.
     """
-    state = {name: tensor.clone() for name, tensor in mlm.state_dict().items() if name.startswith("encoder.")}
-    like = state["encoder.norm.bias"]
-    width = mlm.shape.encoder.width
-    sizes = {"dense.weight": (width, width), "dense.bias": (width,)}
-    sizes |= {"classifier.weight": (classes, width), "classifier.bias": (classes,)}
-    head = _fresh({name: torch.Size(size) for name, size in sizes.items()}, seed)
-    state |= {name: tensor.to(like) for name, tensor in head.items()}
-    return filled(TextClassifier, state, mlm.shape, classes, dropouts)
+    return classifier_on(TextClassifier, mlm, seed, mlm.shape, classes, dropouts)
 
 
 def save_text_classifier(
@@ -185,22 +158,8 @@ def save_text_classifier(
     Raises:
         UserError: the class names are not distinct or not as many as the classifier's outputs.
     """
-    names = [str(name) for name in class_names]
-    if len(names) != module.classifier.out_features or len(set(names)) != len(names):
-        raise UserError(
-            f"a classifier with {module.classifier.out_features} outputs needs as many distinct class names, "
-            f"not {names}."
-        )
-    shape = module.shape
-    config = {
-        "architectures": [f"{_NAMES[shape.kind]}ForSequenceClassification"],
-        **_common_config(shape, dropouts),
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "single_label_classification",
-    }
-    tensors = layout.write_state(module.state_dict(), NAMINGS[shape.kind])
-    _write_folder(directory, config, tensors, companions, max_length)
+    further = config_of_classes(class_names, module.classifier.out_features)
+    _write(directory, "ForSequenceClassification", module, companions, dropouts, max_length, **further)
 
 
 def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, list[str]]:
@@ -212,38 +171,23 @@ def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, l
     Raises:
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
-    directory = Path(directory)
-    config = read_config(directory)
-    shape, dropouts = describe_text(config, directory)
-    weights = with_new_names(read_weights(directory))
-    check_budget(text_parameters(shape), shape.encoder.depth, weights, directory / "config.json")
-    last = {"bert": "classifier.weight", "roberta": "classifier.out_proj.weight"}[shape.kind]
-    if last not in weights.tensors:
-        raise UserError(
-            f"{directory} holds no {_NAMES[shape.kind]}ForSequenceClassification: give the model of a fine-tuned"
-            " classifier."
-        )
-    classes = len(weights.tensors[last])
-    with torch.device("meta"):
-        expected = layout.shapes_of(TextClassifier(shape, classes))
-    state = layout.read_state(weights, NAMINGS[shape.kind], expected)
-    names = class_names(config, classes, directory)
-    module = filled(TextClassifier, state, shape, classes, dropouts)
-    return module, Companions(config, read_tokenizer_files(directory)), names
+    source = describe(Path(directory))
+    state, names = source.classifier(TextClassifier, f"{source.family.name}ForSequenceClassification")
+    module = filled(TextClassifier, state, source.shape, len(names), source.dropouts)
+    return module, _companions(source), names
 
 
-def _expected_shapes(shape: TextShape) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return layout.shapes_of(MaskedLanguageModel(shape))
+def _companions(source: TextSource) -> Companions:
+    return Companions(source.config.values, read_tokenizer_files(source.weights.folder))
 
 
-def _without_tied(weights: Weights, shape: TextShape) -> Weights:
+def _without_tied(weights: Weights, family: Family) -> Weights:
     """Without the copies of the word embeddings and the biases that some files hold as the head's last layer.
 
     Raises:
         UserError: they are no copies.
     """
-    head, prefix = HEADS[shape.kind], NAMINGS[shape.kind].prefix
+    head, prefix = family.head, family.naming.prefix
     tensors, files = dict(weights.tensors), dict(weights.files)
     words = "embeddings.word_embeddings.weight"
     words = prefix + words if prefix + words in tensors else words
@@ -260,71 +204,80 @@ def _without_tied(weights: Weights, shape: TextShape) -> Weights:
     return replace(weights, tensors=tensors, files=files)
 
 
-def _unused_note(weights: Weights, shape: TextShape, wanted: Mapping[str, torch.Size]) -> list[str]:
-    naming = NAMINGS[shape.kind]
-    targets = {name: naming.target(name) for name in layout.ignored_tensors(weights, naming)}
-    unused = [name for name, target in targets.items() if target is None or target.name not in wanted]
-    unused = [name for name in unused if not name.endswith("position_ids")]
-    if not unused:
-        return []
-    return [f"not used: {', '.join(unused[:4])}{' and more' if len(unused) > 4 else ''} of the checkpoint."]
-
-
-def _fresh_head(shape: TextShape, seed: int) -> dict[str, Tensor]:
-    prefix = "head."
-    sizes = {
-        name.removeprefix(prefix): size for name, size in _expected_shapes(shape).items() if name.startswith(prefix)
-    }
-    return _fresh(sizes, seed)
-
-
-def _fresh(sizes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:
-    """Matrices normal(0, 0.02), biases zero, LayerNorms one."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name, size in sizes.items():
-        if name.endswith("bias"):
-            state[name] = torch.zeros(size)
-        elif len(size) == 1:
-            state[name] = torch.ones(size)
-        else:
-            state[name] = torch.empty(size).normal_(0.0, _STD, generator=generator)
-    return state
-
-
-def _common_config(shape: TextShape, dropouts: Dropouts) -> dict[str, Any]:
-    return {
-        "model_type": shape.kind,
-        "attention_probs_dropout_prob": dropouts.attention,
-        "classifier_dropout": dropouts.classifier,
+def _write(
+    directory: Path,
+    head: str,
+    module: MaskedLanguageModel | TextClassifier,
+    companions: Companions,
+    dropouts: Dropouts,
+    max_length: int | None,
+    **further: Any,
+) -> None:
+    """Write a folder of a head of transformers; `further` is what its configuration has beside sizes and dropouts."""
+    shape, family = module.shape, FAMILIES[module.shape.kind]
+    common = {
+        **config_of(shape.encoder, *STACK),
+        **config_of(shape, *SHAPE),
+        **config_of(dropouts, *DROPOUTS),
         "hidden_act": "gelu",
-        "hidden_dropout_prob": dropouts.hidden,
-        "hidden_size": shape.encoder.width,
-        "intermediate_size": shape.encoder.mlp_width,
-        "layer_norm_eps": shape.norm_eps,
-        "max_position_embeddings": shape.positions,
-        "num_attention_heads": shape.encoder.heads,
-        "num_hidden_layers": shape.encoder.depth,
         "pad_token_id": shape.pad_id,
         "tie_word_embeddings": True,
-        "type_vocab_size": shape.types,
-        "vocab_size": shape.vocabulary,
     }
-
-
-def _write_folder(
-    directory: Path,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    companions: Companions,
-    max_length: int | None,
-) -> None:
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
+    config = {**names, **dict(sorted(common.items())), **further}
     kept = {key: value for key, value in companions.config.items() if key not in (*_REPLACED, *config)}
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    write_weights(directory / SAFETENSORS_FILE, tensors)
+    tensors = layout.write_state(module.state_dict(), family.naming)
     files = companions.tokenizer if max_length is None else cut_at(companions.tokenizer, max_length)
-    for name, content in files.items():
-        write_bytes(directory / name, content)
-    write_json(directory / "config.json", {"initializer_range": _STD, **config, **kept, "torch_dtype": dtype})
+    write_folder(directory, {"initializer_range": STD, **config, **kept}, tensors, files)
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Content of a tokenizer's files by name; empty where there are none.
+
+    Raises:
+        UserError: one is there and cannot be read.
+    """
+    found = {}
+    for name in TOKENIZER_FILES:
+        try:
+            found[name] = read_regular(folder / name, _LARGEST_FILE)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unreadable(folder / name, error) from error
+    return found
+
+
+def cut_at(files: Mapping[str, bytes], max_length: int) -> dict[str, bytes]:
+    """The files of a tokenizer that cuts documents as sdfast does: behind, special tokens kept.
+
+    transformers cuts at `model_max_length` when it is asked to (`truncation=True`), and fails at a document beyond the
+    model's positions where a tokenizer names no length, as many do not. `tokenizer.json` says the same to programs that
+    read it alone.
+
+    Args:
+        files: content by name.
+        max_length: tokens, special ones included; the tokenizer's own greatest length holds where that is less.
+
+    Returns:
+        The files; nothing else of them is changed, and nothing at all where there is no tokenizer.
+    """
+    if not files:
+        return {}
+    written = dict(files)
+    config = json.loads(files.get(_TOKENIZER_CONFIG, b"{}"))
+    own = config.get("model_max_length", config.get("max_len"))
+    length = min(max_length, int(own)) if isinstance(own, int | float) and own >= 1 else max_length
+    config["model_max_length"] = length
+    if config.get("truncation_side", "right") != "right":
+        config["truncation_side"] = "right"
+    written[_TOKENIZER_CONFIG] = _dumped(config)
+    if _FAST_TOKENIZER in files:
+        fast = json.loads(files[_FAST_TOKENIZER])
+        fast["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
+        written[_FAST_TOKENIZER] = _dumped(fast)
+    return written
+
+
+def _dumped(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

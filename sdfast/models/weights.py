@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sdfast.durable import numbered_errors, save_tensors
+from sdfast.durable import numbered_errors
 from sdfast.errors import UserError, said
 from sdfast.regular import is_there, open_regular, read_regular
 
@@ -26,7 +26,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "module")  # what some r
 _WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}  # what puts itself before every name
 _LONGEST_JSON, _DEEPEST_JSON = 1 << 26, 64
 
-_Module = TypeVar("_Module", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass
@@ -51,6 +51,10 @@ class Weights:
         """Where `name` is, or where it should be."""
         return self.files.get(name, next(iter(self.files.values()), self.folder))
 
+    def missing(self, name: str) -> UserError:
+        """One sentence on a tensor that is not there."""
+        return UserError(f"{self.file_of(name)} has no tensor '{name}'.")
+
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON object from a checkpoint folder.
@@ -59,22 +63,28 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         UserError: the file is absent, cannot be read, or is not a JSON object that can be written again (one that is
             nested deeper than any model's, or holds NaN).
     """
-    path = folder / name
+    path, again = folder / name, "download or copy the model again"
     try:
         value = json.loads(read_regular(path, _LONGEST_JSON), parse_constant=_no_number)
+        deep = not _shallow(value, _DEEPEST_JSON)
     except OSError as error:
         if is_there(path) or not isinstance(error, FileNotFoundError):
             raise unreadable(path, error) from error
         raise UserError(f"{folder} has no {name}, so it is not a model folder{_instead(folder)}.") from error
     except ValueError as error:
-        raise UserError(f"{path} is not readable JSON: download or copy the model again.") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply: download or copy the model again.") from error
+        raise UserError(f"{path} is not readable JSON: {again}.") from error
+    except RecursionError:
+        deep = True
+    if deep:
+        raise UserError(f"{path} is nested too deeply: {again}.")
     if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object: download or copy the model again.")
-    if not _shallow(value, _DEEPEST_JSON):
-        raise UserError(f"{path} is nested too deeply: download or copy the model again.")
+        raise UserError(f"{path} does not hold a JSON object: {again}.")
     return value
+
+
+def some(names: Sequence[str]) -> str:
+    """The first four of many names."""
+    return f"{', '.join(names[:4])}{' and more' if len(names) > 4 else ''}"
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
@@ -108,12 +118,13 @@ def read_weights(folder: Path) -> Weights:
     return _unwrapped(Weights(tensors, files, folder, tuple(notes)))
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as transformers does (metadata `format: pt`); the same tensors give the same bytes."""
-    save_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+def sizes_of(kind: type[nn.Module], *arguments: Any) -> dict[str, torch.Size]:
+    """Names and sizes of the tensors that a module made with these arguments has; none is allocated."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in kind(*arguments).state_dict().items()}
 
 
-def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _Module:
+def filled(kind: type[Module], state: Mapping[str, Tensor], *arguments: Any) -> Module:
     """A module made of these very tensors: nothing is initialised, nothing copied."""
     with torch.device("meta"):
         module = kind(*arguments)
@@ -121,24 +132,11 @@ def filled(kind: type[_Module], state: dict[str, Tensor], *arguments: Any) -> _M
     return module
 
 
-def class_names(config: Mapping[str, Any], classes: int, folder: Path) -> list[str]:
-    """The names of a classifier's outputs, in their order.
-
-    Raises:
-        UserError: the configuration names others.
-    """
-    labels = config.get("id2label")
-    labels = labels if isinstance(labels, dict) else {str(number): f"LABEL_{number}" for number in range(classes)}
-    if sorted(labels) != sorted(str(number) for number in range(classes)):
-        raise UserError(f"id2label in {folder / 'config.json'} does not name the {classes} classes of the weights.")
-    return [str(labels[str(number)]) for number in range(classes)]
-
-
 def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:
     """SHA-256 of the content of a model: names, dtypes, shapes and bytes of all tensors in name order.
 
-    For a module with a `shape` (`ViTShape`) its fields come first, as the number of heads and the LayerNorm epsilon
-    change the function but no tensor. Paths, times and devices do not enter.
+    For a module with a `shape` (`ViTShape`, `TextShape`) its fields come first, as the number of heads and the
+    LayerNorm epsilon change the function but no tensor. Paths, times and devices do not enter.
 
     Returns:
         64 hexadecimal digits.
@@ -211,9 +209,9 @@ def _unwrapped(weights: Weights) -> Weights:
 def _tensors_of(path: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
     try:
         open_regular(path).close()
+        loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path, notes)
     except OSError as error:
         raise unreadable(path, error) from error
-    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path, notes)
     for name, tensor in loaded.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path} holds '{name}', which is not a tensor: give a checkpoint of weights only.")
@@ -227,8 +225,6 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with numbered_errors(path):
             return load_file(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is cut or damaged ({error}): download or copy it again.") from error
 
@@ -250,8 +246,6 @@ def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged or holds more than tensors, which sdfast does not load: convert it to safetensors."
         ) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
     except (EOFError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is cut or damaged: download or copy it again.") from error
     for _ in _WRAPPERS:  # one may hold another
@@ -259,7 +253,7 @@ def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
         if key is None:
             break
         if beside := sorted(str(name) for name in value if name != key):
-            notes.append(f"not used: {', '.join(beside[:4])}{' and more' if len(beside) > 4 else ''} of {path.name}.")
+            notes.append(f"not used: {some(beside)} of {path.name}.")
         value = value[key]
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a table of tensors: convert it to safetensors.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sdfast.models.vit import Attention
+from sdfast.models.blocks import Attention
 
 WeightNorm = Literal["l2", "mars"]
 

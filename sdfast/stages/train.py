@@ -24,8 +24,8 @@ from sdfast.evaluation.classification import (
 from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
+from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
-from sdfast.models.vit import use_attention
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.choose import why_no_bank
 from sdfast.objectives.contrastive import drop_projection

@@ -12,9 +12,9 @@ from sdfast.config import Config
 from sdfast.engine import accounting, bench
 from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
+from sdfast.models.blocks import Attention
 from sdfast.models.checkpoint import PretrainedMAE, load_mae
 from sdfast.models.flops import step_flops
-from sdfast.models.vit import Attention
 
 CPU = torch.device("cpu")
 

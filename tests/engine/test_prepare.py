@@ -11,8 +11,8 @@ from small_text_stage import text_objective_of
 
 from sdfast.config import EngineConfig
 from sdfast.engine.prepare import prepare, running_teacher
+from sdfast.models.blocks import Attention
 from sdfast.models.compiled import Compilable
-from sdfast.models.vit import Attention
 from sdfast.teacher.targets import ResidentBank
 
 

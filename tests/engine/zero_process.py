@@ -16,8 +16,9 @@ from sdfast.config import PretrainConfig
 from sdfast.data.order import Batch
 from sdfast.engine.zero import import_deepspeed
 from sdfast.engine.zero_memory import zero_sizes
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.checkpointing import use_checkpointing
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
+from sdfast.models.vit import MaskedAutoencoder, ViTShape
 from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.pretraining import FurtherPretraining
 

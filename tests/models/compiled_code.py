@@ -32,8 +32,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from sdfast.models import bias_gradients, linear
 from sdfast.models.attention import Group, Groups, dispatch
-from sdfast.models.text import PostNormBlock
-from sdfast.models.vit import Block, MAEDecoder, TransformerShape, ViTEncoder, ViTShape, use_attention
+from sdfast.models.blocks import Block, PostNormBlock, TransformerShape, use_attention
+from sdfast.models.vit import MAEDecoder, ViTEncoder, ViTShape
 
 BATCH, VISIBLE, PATCHES, TEXT_ROWS = 64, 49, 196, 64 * 128
 ENCODER, DECODER = TransformerShape(768, 12, 12, 3072), TransformerShape(512, 8, 16, 2048)

@@ -36,7 +36,7 @@ from sdfast.models.attention import (
 )
 from sdfast.models.attention.dropped import dropped_attention
 from sdfast.models.attention.reference import reference_attention
-from sdfast.models.vit import Block, TransformerShape, use_attention
+from sdfast.models.blocks import Block, TransformerShape, use_attention
 
 CPU = torch.device("cpu")
 FAST = [backend for backend in BACKENDS if backend != "reference"]

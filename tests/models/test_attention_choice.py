@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
 from sdfast.losses.mae_distill.dispatch import constant_to_the_compiler
 from sdfast.models.attention import Group, Groups, Ragged, calibration, dispatch, sdpa
-from sdfast.models.vit import Block, TransformerShape, use_attention
+from sdfast.models.blocks import Block, TransformerShape, use_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SHAPE = ((3, 10, 10), (1, 4, 4))

@@ -14,9 +14,10 @@ from test_memory import MODEL, bytes_kept, check_peak, peak_bytes
 from sdfast.config import EngineConfig
 from sdfast.data.order import Batch
 from sdfast.engine.prepare import prepare
+from sdfast.models.blocks import Block
 from sdfast.models.checkpointing import use_checkpointing
 from sdfast.models.memory import step_memory
-from sdfast.models.vit import Block, ViTShape
+from sdfast.models.vit import ViTShape
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("pretrain", {}),

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdfast.config import PretrainConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import Batch
+from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.flops import StepSpec, encoder_flops, step_flops
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape, use_attention
+from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection

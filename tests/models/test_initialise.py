@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from sdfast.models.checkpoint import load_mae, save_mae, weights_digest
-from sdfast.models.initialise import decoder_shape_for, fresh_decoder, fresh_mae, sincos_positions
+from sdfast.models.blocks import TransformerShape
+from sdfast.models.checkpoint import decoder_shape_for, fresh_mae, load_mae, save_mae
+from sdfast.models.initialise import fresh, sincos_positions
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import TransformerShape, ViTShape
+from sdfast.models.vit import MAEDecoder, ViTShape
+from sdfast.models.weights import weights_digest
 
 ENCODER = TransformerShape(768, 12, 12, 3072)
 
@@ -53,7 +55,7 @@ def test_decoder_sizes(width: int, expected: TransformerShape) -> None:
 
 def test_fresh_decoder_is_decided_by_its_seed() -> None:
     shape = ViTShape((28, 28), 4, 3, TransformerShape(64, 1, 2, 128), TransformerShape(64, 2, 2, 256))
-    first, again, other = fresh_decoder(shape, 1), fresh_decoder(shape, 1), fresh_decoder(shape, 2)
+    first, again, other = (fresh(MAEDecoder, seed, shape) for seed in (1, 1, 2))
     assert weights_digest(first) == weights_digest(again) != weights_digest(other)
     assert abs(float(first.blocks[0].fc1.weight.detach().std()) - 0.02) < 1e-3
     assert float(first.mask_token.detach().abs().max()) > 0

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from sdfast import products
 from sdfast.models import linear as module
 from sdfast.models.attention import Group, Groups
+from sdfast.models.blocks import Block, TransformerShape
 from sdfast.models.linear import Linear, linear
-from sdfast.models.vit import Block, TransformerShape
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import torch
 from test_flops import ODD, SHORTCUTS, step_of
 
 from sdfast.data.order import Batch
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.flops import StepSpec
 from sdfast.models.memory import step_memory
 from sdfast.models.parameters import encoder_parameters, trained_parameters
-from sdfast.models.vit import TransformerShape, ViTShape
+from sdfast.models.vit import ViTShape
 
 MODEL = ViTShape((96, 96), 16, 3, TransformerShape(192, 3, 3, 768), TransformerShape(96, 2, 3, 384))
 BATCH = 3

@@ -15,18 +15,19 @@ from test_bad_folders import edit_config
 from torch import Tensor
 
 from sdfast.errors import UserError
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.checkpoint import (
     classifier_from_mae,
+    fresh_mae,
     load_classifier,
     load_mae,
     save_classifier,
     save_encoder,
     save_mae,
-    weights_digest,
 )
-from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape
+from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.models.weights import weights_digest
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
 PROCESSOR = ImageProcessor(28, 28, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))

@@ -12,9 +12,9 @@ from text_model_samples import BATCH, IDS, LENGTHS, padded, unpadded
 
 from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError
+from sdfast.models.blocks import use_attention
 from sdfast.models.text import Asking, Dropouts, TextView, first_tokens
 from sdfast.models.text_checkpoint import load_mlm, load_text_classifier
-from sdfast.models.vit import use_attention
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
 KINDS = ["Roberta", "Bert"]

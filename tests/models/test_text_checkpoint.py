@@ -19,18 +19,19 @@ from text_model_samples import BATCH, padded, unpadded
 
 from sdfast import bundled
 from sdfast.data.tokenization import load_tokenizer
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape
 from sdfast.models.text_checkpoint import (
     Companions,
+    cut_at,
     fresh_mlm,
     load_mlm,
     load_text_classifier,
+    read_tokenizer_files,
     save_mlm,
     save_text_classifier,
     text_classifier_from_mlm,
 )
-from sdfast.models.tokenizer_files import cut_at, read_tokenizer_files
-from sdfast.models.vit import TransformerShape
 from sdfast.models.weights import weights_digest
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}

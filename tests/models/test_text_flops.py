@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
+from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.text import TextClassifier, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
-from sdfast.models.vit import TransformerShape, use_attention
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.contrastive import add_projection
 from sdfast.objectives.masked_lm import MaskedLanguageModelling

@@ -80,7 +80,7 @@ def test_heads_by_architecture_when_the_config_has_no_model_args(tmp_path: Path,
 
 
 def test_head_table_agrees_with_timm() -> None:
-    from sdfast.models.describe import _TIMM_HEADS
+    from sdfast.models.image_families import _TIMM_HEADS
 
     names = {"tiny": "16", "small": "16", "base": "16", "large": "16", "huge": "14", "giant": "14", "gigantic": "14"}
     for word, patch in names.items():

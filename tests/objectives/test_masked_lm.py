@@ -19,8 +19,8 @@ from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.prepare import prepare
 from sdfast.errors import UserError
-from sdfast.models.text import Dropouts, PostNormBlock
-from sdfast.models.vit import use_attention
+from sdfast.models.blocks import PostNormBlock, use_attention
+from sdfast.models.text import Dropouts
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts, micro_slices
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
 from sdfast.teacher.live_text import LiveTextTeacher, matched_text_features

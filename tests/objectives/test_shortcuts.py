@@ -22,8 +22,9 @@ from sdfast.data.masking import patch_mask
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.models.attention import why_not
+from sdfast.models.blocks import Block, use_attention
 from sdfast.models.compiled import use_compiled
-from sdfast.models.vit import Block, MaskedAutoencoder, View, ViTEncoder, patches_of, use_attention
+from sdfast.models.vit import MaskedAutoencoder, View, ViTEncoder, patches_of
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
 from sdfast.products import Float32Products, float32_products, why_not_bf16x6
 from sdfast.teacher.features import select_tokens

@@ -23,7 +23,7 @@ from sdfast.errors import Interrupted
 from sdfast.models import layout
 from sdfast.models.text import NO_DROPOUT
 from sdfast.models.text_checkpoint import Companions, save_mlm
-from sdfast.models.text_layout import NAMINGS
+from sdfast.models.text_families import FAMILIES
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.text_matching import TextPredictionMatching, TextWeightMatching
 
@@ -80,7 +80,7 @@ def test_predictions_are_those_of_two_dense_heads(
     torch.testing.assert_close(parts["loss_distill"], divergence.detach())
     assert ("loss_mlm" in parts) is (mlm_weight > 0)
     assert set(gradients(ours.module)) == {name for name, _ in ours.trained_parameters()}
-    found = layout.write_state(gradients(ours.module), NAMINGS["roberta"])
+    found = layout.write_state(gradients(ours.module), FAMILIES["roberta"].naming)
     expected = dict(student.named_parameters())
     assert set(expected) <= set(found)
     for name, value in expected.items():

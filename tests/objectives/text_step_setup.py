@@ -15,9 +15,9 @@ from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm
-from sdfast.models.vit import TransformerShape
 from sdfast.objectives.base import Objective
 
 STEPS, BATCH, SEED, LR, ROWS = 20, 8, 6, 1e-3, 20

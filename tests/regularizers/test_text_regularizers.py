@@ -29,10 +29,10 @@ from sdfast.engine.optim import build_optimizer, is_decayed
 from sdfast.engine.single import SingleEngine
 from sdfast.errors import Interrupted, UserError
 from sdfast.models import layout
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import TextClassifier, TextShape
 from sdfast.models.text_checkpoint import Companions, load_text_classifier, save_text_classifier
-from sdfast.models.text_layout import NAMINGS
-from sdfast.models.vit import TransformerShape
+from sdfast.models.text_families import FAMILIES
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.text_classification import TextClassification
 from sdfast.regularizers.choose import on_loss, on_optimizer
@@ -96,7 +96,7 @@ def test_r3f_is_two_passes_of_transformers(kind: Literal["roberta", "bert"], cls
     for name, value in (("loss", task + 0.7 * smooth), ("loss_task", task), ("loss_r3f", 0.7 * smooth)):
         torch.testing.assert_close(parts[name], value, msg=lambda text, name=name: f"{name}: {text}")
     gradients = {name: value.grad for name, value in module.named_parameters()}
-    found, expected = layout.write_state(gradients, NAMINGS[kind]), dict(theirs.named_parameters())
+    found, expected = layout.write_state(gradients, FAMILIES[kind].naming), dict(theirs.named_parameters())
     assert set(found) == set(expected)
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name].grad, msg=lambda text, name=name: f"{name}: {text}")

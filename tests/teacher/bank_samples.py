@@ -10,7 +10,8 @@ import torch
 
 from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTShape
+from sdfast.models.blocks import TransformerShape
+from sdfast.models.vit import MaskedAutoencoder, ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.teacher.recipe import Recipe
 

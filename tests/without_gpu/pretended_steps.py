@@ -21,8 +21,9 @@ from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.single import SingleEngine
 from sdfast.losses.mae_distill import triton_backend
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape
+from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
 from sdfast.objectives.choose_text import masked_text_objective, text_classifier_objective

@@ -1,0 +1,66 @@
+"""A further family of models is a row in a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_bad_folders import edit_config, sentence
+
+from sdfast.models import image_families, text_families
+from sdfast.models.checkpoint import load_classifier, load_mae, save_classifier
+from sdfast.models.folder import Family
+from sdfast.models.layout import Naming
+from sdfast.models.text_checkpoint import load_mlm, save_mlm
+
+NAMINGS = {
+    **{kind: family.naming for kind, family in image_families.FAMILIES.items()},
+    **{kind: family.naming for kind, family in text_families.FAMILIES.items()},
+    "timm": image_families.TIMM,
+}
+
+
+def test_images(hugging_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ViTMSN has the names of a ViT."""
+    _, path = hugging_face("ViTModel")
+    digest = load_mae(str(path)).digest
+    edit_config(path, model_type="vit_msn")
+    assert "vit_msn model: sdfast takes vit_mae" in sentence(path)
+    monkeypatch.setitem(image_families.FAMILIES, "vit_msn", Family("ViTMSN", image_families.VIT, {}))
+    assert load_mae(str(path)).digest == digest
+
+
+def test_texts(hugging_face: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """CamemBERT has the names of a RoBERTa; it is written as what it came as."""
+    _, path = hugging_face("RobertaForMaskedLM")
+    state = load_mlm(str(path)).module.state_dict()
+    edit_config(path, model_type="camembert")
+    assert "camembert model: of text models" in sentence(path, load_mlm)
+    roberta = text_families.FAMILIES["roberta"]
+    camembert = Family("Camembert", roberta.naming, roberta.refused, defaults=roberta.defaults, head=roberta.head)
+    monkeypatch.setitem(text_families.FAMILIES, "camembert", camembert)
+    loaded = load_mlm(str(path))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.module.state_dict().items())
+    save_mlm(loaded.module, tmp_path / "out", loaded.companions, loaded.dropouts)
+    again = load_mlm(str(tmp_path / "out"))
+    assert again.digest == loaded.digest and again.companions.config["architectures"] == ["CamembertForMaskedLM"]
+
+
+@pytest.mark.parametrize("naming", NAMINGS.values(), ids=NAMINGS)
+def test_names_that_are_written_are_read_as_what_they_were(naming: Naming) -> None:
+    for general in naming.names:
+        ours = general.replace("*", "12")
+        for name in (ours, f"{ours}.weight", f"{ours}.bias"):
+            targets = [naming.target(source) for source in naming.sources(name)]
+            assert [target and target.name for target in targets] == [name] * len(targets)
+            assert [target and target.part for target in targets] == ([None] if len(targets) == 1 else [0, 1, 2])
+
+
+def test_a_classifier_of_another_family_is_refused(hugging_face: Any, tmp_path: Path) -> None:
+    _, path = hugging_face("ViTForImageClassification", num_labels=3)
+    module, processor, names = load_classifier(path)
+    save_classifier(module, tmp_path / "out", processor, names, 0.0)
+    edit_config(tmp_path / "out", model_type="dinov2")
+    assert "holds no ViTForImageClassification" in sentence(tmp_path / "out", load_classifier)
