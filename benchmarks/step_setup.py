@@ -26,7 +26,6 @@ from transformers import ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTr
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
-from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, load_mae, save_classifier
@@ -35,9 +34,10 @@ from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.initialise import fresh_mae
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTEncoder, ViTShape, use_attention
-from sdfast.objectives.base import Normalise
+from sdfast.objectives.base import SHORTCUTS, Normalise, shortcuts
 from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.products import float32_products
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
@@ -288,14 +288,16 @@ def trainer_of(
         if config.regularizer == "r4f":
             add_spectral_norm(classifier.classifier, 0)
         labels = labels_of(point.rows, point.device)
-        objective = Classification(classifier, normalise, labels, 0.5, 0, switched, on_loss(config), regularizer)
+        flipped = LabelledImages(normalise, 0.5, 0)
+        objective = Classification(classifier, flipped, labels, switched, on_loss(config), regularizer)
     else:
         if point.stage == "distill" and teacher is None and ours.teacher == "live":
             teacher = LiveTeacher(_teacher_once(point.model), "cls").to(point.device, dtype)
         elif point.stage == "distill" and teacher is None:
             targets = targets_of(point.model, point.rows, point.device).to(dtype)
             teacher = ResidentBank(targets, None, torch.arange(point.rows)[None])
-        objective = FurtherPretraining(module, normalise, PretrainConfig(), 0, teacher, shortcuts=switched)
+        masked = MaskedImages(normalise, PretrainConfig())
+        objective = MaskedTraining(module, masked, 0, teacher, shortcuts=switched)
     use_attention(objective.module, engine.attention)
     if engine.compile is True or (engine.compile == "auto" and point.device == "cuda"):  # as sdfast.engine.prepare does
         use_compiled(objective.module)

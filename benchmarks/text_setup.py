@@ -14,17 +14,18 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
+from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.loop import Trainer
 from sdfast.engine.optim import build_optimizer
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.models.vit import TransformerShape
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.targets import ResidentBank
@@ -102,16 +103,15 @@ def their_model(point: Point) -> Any:
     )
 
 
-def objective_of(point: Point, **changes: Any) -> MaskedLanguageModelling:
+def objective_of(point: Point, **changes: Any) -> MaskedTraining:
     batch = point.batch()
     module = fresh_mlm(point.shape, 0, Dropouts(point.dropout, point.dropout)).train()
     teacher = None
     if point.stage == "distill":
         features = torch.randn(point.texts, point.shape.encoder.width)
         teacher = ResidentBank(features, None, torch.arange(point.texts)[None])
-    return MaskedLanguageModelling(
-        module, lambda rows: (batch.ids, batch.lengths), masking_of(point), 0, teacher, **changes
-    )
+    masked = MaskedTexts(lambda rows: (batch.ids, batch.lengths), masking_of(point))
+    return MaskedTraining(module, masked, 0, teacher, **changes)
 
 
 def sdfast_step(point: Point) -> Step:
@@ -139,7 +139,7 @@ def finetuning(point: Point, classes: int, regularizer: str, directory: Path) ->
     acting = on_optimizer(config, module)
     if regularizer == "r4f":
         add_spectral_norm(module.classifier, 0)
-    objective = TextClassification(module, rows % classes, r3f=on_loss(config), regularizer=acting)
+    objective = Classification(module, LabelledTexts(), rows % classes, r3f=on_loss(config), regularizer=acting)
     order, engine = BatchOrder(rows, point.texts, seed=0), EngineConfig()
     return Trainer("finetune", objective, config, engine, order, lambda rows: texts, directory, {}, resume=False)
 

@@ -472,8 +472,6 @@ class Pipeline:
         decided_elsewhere = {"distill.rounds", "finetune.start", "pretrain.head_steps", f"{own}.epochs"}
         for name in decided_elsewhere | domain.not_ours:
             inputs.pop(name, None)
-        for name in {"recadam", "mars", "r3f"} - {self.config.finetune.regularizer.replace("r4f", "r3f")}:
-            inputs.pop(f"finetune.{name}", None)  # the settings of what does not act
         for name in without_effect(self.config):
             inputs.pop(name, None)
         for name, default in domain.later.items():

@@ -29,9 +29,7 @@ from sdfast.models.text import MaskedLanguageModel
 from sdfast.models.vit import MaskedAutoencoder, use_attention
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.base import Objective
-from sdfast.objectives.choose import why_no_bank
-from sdfast.objectives.contrastive import drop_projection
-from sdfast.regularizers.r4f import fold_spectral_norm
+from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.rng import derive_seed
 from sdfast.rundir import Outcome, Result
 from sdfast.teacher.preflight import check_teacher_differs
@@ -111,10 +109,7 @@ def train_classifier(
     objective = domain.classification(module, torch.from_numpy(labels_of(train)).to(run.device), seed)
     selection = _selection(run, len(names)) if run.config.finetune.best_dev else None
     trained = _fit(run, directory, "finetune", objective, inputs, seed, selection)
-    if run.config.finetune.regularizer == "r4f":
-        fold_spectral_norm(module.classifier)
-    if run.config.finetune.objective == "supcon":
-        drop_projection(module)
+    finish(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
     on_train = _scores(run, module, train, run.train_rows("finetune"))

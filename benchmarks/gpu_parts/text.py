@@ -25,8 +25,9 @@ from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
 from sdfast.models.vit import TransformerShape
 from sdfast.objectives.base import Objective
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.teacher.targets import ResidentBank
 
 MAIN = ("RoBERTa-base", "distill", "mix", 64)
@@ -72,13 +73,13 @@ def objective_on(point: Point, device: torch.device) -> Objective:
     module = fresh_mlm(point.shape, 0, dropouts)
     if point.stage == "finetune":
         classifier = text_classifier_from_mlm(module, CLASSES, dropouts, 0)
-        return TextClassification(classifier.to(device), (rows % CLASSES).to(device))
+        return Classification(classifier.to(device), LabelledTexts(), (rows % CLASSES).to(device))
     teacher = None
     if point.stage == "distill":
         features = torch.randn(point.texts, point.shape.encoder.width, generator=torch.Generator().manual_seed(2))
         teacher = ResidentBank(features.to(device), None, rows[None])
     read = lambda _: (texts.ids, texts.lengths)  # noqa: E731
-    return MaskedLanguageModelling(module.to(device), read, masking_of(point), 0, teacher)
+    return MaskedTraining(module.to(device), MaskedTexts(read, masking_of(point)), 0, teacher)
 
 
 def honest_step(point: Point, device: str) -> Callable[[], Any]:

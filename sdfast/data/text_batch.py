@@ -35,6 +35,11 @@ class TokenBatch:
         return TokenBatch(self.ids.to(device, non_blocking=True), self.lengths)
 
     @property
+    def device(self) -> torch.device:
+        """Where the ids are."""
+        return self.ids.device
+
+    @property
     def first(self) -> Tensor:
         """[B] int64 on the CPU: where each sequence begins."""
         return starts(self.lengths)

@@ -36,12 +36,12 @@ from sdfast.objectives.choose import (
     check_banked,
     check_match,
     classifier_objective,
+    finished_state,
     masked_objective,
     matches_features,
 )
-from sdfast.objectives.contrastive import without_projection
-from sdfast.regularizers.choose import advice, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm, folded_state
+from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.regularizers.choose import advice
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
 from sdfast.teacher.live import LiveTeacher
@@ -153,7 +153,6 @@ class ImageDomain:
         self, module: MaskedAutoencoder, stage: MaskedStage, seed: int, teacher: Teacher | MaskedAutoencoder | None
     ) -> Objective:
         """See `Domain.masked`."""
-        assert stage != "head"
         config, patches = self.run.config, self.run.initial.shape.patches
         if config.pretrain.mask == "fixed" and not visible_count(patches, config.pretrain.patch_ratio):
             raise UserError(
@@ -163,8 +162,8 @@ class ImageDomain:
         digests = self.run.pack.split("train").digests
         fresh = stage != "distill" or not config.teacher.views
         augment = augmentation(config, digests, seed if fresh else None)
-        normalise = self._normalise(self.run.initial.processor)
-        return masked_objective(module, normalise, config, stage, seed, teacher, augment=augment)
+        views = MaskedImages(self._normalise(self.run.initial.processor), config.pretrain, augment)
+        return masked_objective(module, views, config, stage, seed, teacher)
 
     def live_teacher(self, loaded: models.PretrainedMAE) -> Teacher:
         """See `Domain.live_teacher`."""
@@ -216,12 +215,9 @@ class ImageDomain:
     def classification(self, module: ViTClassifier, labels: Tensor, seed: int) -> Objective:
         """See `Domain.classification`."""
         config, normalise = self.run.config.finetune, self._normalise(self.run.initial.processor)
-        regularizer = on_optimizer(config, module)
-        if config.regularizer == "r4f":
-            add_spectral_norm(module.classifier, seed)
         for sentence in advice(config):
             log.warning("finetune: %s", sentence)
-        return classifier_objective(module, normalise, labels, self.run.config, seed, regularizer)
+        return classifier_objective(module, LabelledImages(normalise, config.flip, seed), labels, self.run.config, seed)
 
     def predict(self, module: ViTClassifier, companions: ImageProcessor, split: PackSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""
@@ -260,8 +256,7 @@ class ImageDomain:
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
         dropout = self.run.config.finetune.dropout
-        state = without_projection(folded_state(state, "classifier"))
-        return models.filled(ViTClassifier, state, replace(shape, decoder=None), classes, dropout)
+        return models.filled(ViTClassifier, finished_state(state), replace(shape, decoder=None), classes, dropout)
 
     def _normalise(self, processor: ImageProcessor) -> Normalise:
         """From uint8 images to the model's input."""

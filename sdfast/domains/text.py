@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sdfast import bundled
 from sdfast.config import Modality, OptimisationConfig
+from sdfast.data.masking import TokenMasking
+from sdfast.data.order import TextBatchOrder
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
-from sdfast.data.text_order import TextBatchOrder
 from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
@@ -29,14 +29,19 @@ from sdfast.models.hub import find_model_folder
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.text_flops import text_step_flops
 from sdfast.objectives.base import Objective
-from sdfast.objectives.choose import check_banked, check_match, matches_features
-from sdfast.objectives.choose_text import masked_text_objective, matched_tokens, text_classifier_objective
-from sdfast.objectives.contrastive import without_projection
-from sdfast.regularizers.choose import advice, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm, folded_state
+from sdfast.objectives.choose import (
+    check_banked,
+    check_match,
+    classifier_objective,
+    finished_state,
+    masked_objective,
+    matches_features,
+)
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
+from sdfast.regularizers.choose import advice
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.teacher.live import LiveTeacher, check_text_tokens
 from sdfast.teacher.targets import Teacher
 from sdfast.teacher.text_recipe import TextRecipe
 
@@ -84,7 +89,7 @@ class TextDomain:
         config = self.run.config
         check_match(config)
         if config.distill.weight and matches_features(config):
-            matched_tokens(config)
+            check_text_tokens(config.distill.tokens)
             check_layer(config.distill.layer, self.run.initial.shape.encoder.depth)
             if config.teacher.mode == "bank":
                 self.check_bank(self.run.initial.shape)
@@ -93,7 +98,8 @@ class TextDomain:
         """See `Domain.check_bank`."""
         check_banked(self.run.config)
         check_layer(self.run.config.distill.layer, shape.encoder.depth)
-        if matched_tokens(self.run.config) == "all":
+        check_text_tokens(self.run.config.distill.tokens)
+        if self.run.config.distill.tokens == "all":
             raise UserError(
                 "the bank keeps as many features of every text, and with distill.tokens=all a long one has more than a"
                 " short one; use teacher.mode=live, or distill.tokens=cls."
@@ -171,13 +177,13 @@ class TextDomain:
             raise UserError(f"the tokenizer of {self.run.model_spec} has no mask token, and masked words need one.")
         ratio = config.pretrain.word_ratio
         masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
-        read = self.run.pack.split("train").tokens
-        return masked_text_objective(module, read, masking, config, stage, seed, teacher)
+        views = MaskedTexts(self.run.pack.split("train").tokens, masking, config.pretrain.mean)
+        return masked_objective(module, views, config, stage, seed, teacher)
 
     def live_teacher(self, loaded: models.PretrainedMLM) -> Teacher:
         """See `Domain.live_teacher`."""
-        tokens, layer = matched_tokens(self.run.config), self.run.config.distill.layer
-        return LiveTextTeacher(loaded.module.encoder, tokens, layer).to(self.run.device)
+        config = self.run.config.distill
+        return LiveTeacher(loaded.module.encoder, config.tokens, config.layer).to(self.run.device)
 
     def recipe(self, loaded: models.PretrainedMLM, pack: TextPack) -> TextRecipe:
         """See `Domain.recipe`."""
@@ -226,14 +232,11 @@ class TextDomain:
         config, given = self.run.config.finetune, self.run.initial.dropouts
         if {given.hidden, given.attention, given.classifier or given.hidden} != {config.dropout}:
             log.info("finetune: finetune.dropout=%g holds; the model's config.json has %s", config.dropout, given)
-        regularizer = on_optimizer(config, module)
-        if config.regularizer == "r4f":
-            add_spectral_norm(module.classifier, seed)
         if config.objective == "supcon" and not config.dropout:
             log.warning("finetune: with finetune.dropout=0 the two views of a text are the same")
         for sentence in advice(config):
             log.warning("finetune: %s", sentence)
-        return text_classifier_objective(module, labels, self.run.config, seed, regularizer)
+        return classifier_objective(module, LabelledTexts(), labels, self.run.config, seed)
 
     def predict(self, module: TextClassifier, companions: models.Companions, split: TextSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""
@@ -270,8 +273,7 @@ class TextDomain:
         shape = self.run.initial.shape
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
-        state = without_projection(folded_state(state, "classifier"))
-        return models.filled(TextClassifier, state, shape, classes)
+        return models.filled(TextClassifier, finished_state(state), shape, classes)
 
     def _own_tokenizer(self, classifier: Classifier) -> Tokenizer:
         return self._tokenizer(self.run.out / "finetune" / "model", classifier.module.shape)

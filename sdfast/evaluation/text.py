@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sdfast.data.order import sorted_batches
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_order import sorted_batches
 from sdfast.models.text import TextClassifier
 
 _TOKENS = 8192  # of a batch

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sdfast.config import EngineConfig
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.regularizers.mars import Mars
@@ -24,7 +25,7 @@ class Shortcuts:
         packed: the masked and the clean view go through the encoder together, and their patches are embedded once.
         cls_tail: where only the CLS token is used, the encoder's last block computes nothing for the others.
         masked_tail: the decoder's last block and the pixel head compute nothing for visible patches (masks of a fixed
-            count); for texts the encoder's last block and the language-model head nothing for visible words.
+            count); for texts the encoder's last block and the language-model head nothing for visible tokens.
     """
 
     packed: bool = True
@@ -33,6 +34,12 @@ class Shortcuts:
 
 
 ALL_SHORTCUTS = Shortcuts()
+SHORTCUTS = tuple(field.name for field in fields(Shortcuts))
+
+
+def shortcuts(engine: EngineConfig) -> Shortcuts:
+    """Those that are on; each has a key of its name."""
+    return Shortcuts(**{name: getattr(engine, name) for name in SHORTCUTS})
 
 
 class Objective(Protocol):
@@ -45,25 +52,20 @@ class Objective(Protocol):
     @property
     def module(self) -> nn.Module:
         """What is trained and saved."""
-        ...
 
     @property
     def static(self) -> bool:
         """Whether `loss` can be captured as a graph: its shapes follow from the batch's size, its tensors stay where
         they are, and with batch and draw on the device it neither reads from it nor copies to it."""
-        ...
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that receive gradients."""
-        ...
 
     def announce(self, batch: Batch) -> None:
         """Say which batch will be asked for soon, so that what it needs can be fetched meanwhile."""
-        ...
 
     def draw(self, batch: Batch) -> Any:
         """What is random in this process's rows of a batch (masks, flips), drawn from their address."""
-        ...
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice, /) -> dict[str, Tensor]:
         """The contribution of some rows; those of all parts, over all processes, sum to the whole batch's loss.
@@ -77,7 +79,6 @@ class Objective(Protocol):
         Returns:
             `loss` (0-D, with gradient) and the parts to log (0-D, detached).
         """
-        ...
 
 
 class Normalise(nn.Module):

@@ -17,7 +17,7 @@ from sdfast.data.tokenization import Tokenization
 from sdfast.models.text import TextEncoder, TextShape
 from sdfast.models.weights import weights_digest
 from sdfast.teacher.fingerprint import digest_keys, rows_digest
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.recipe import BankRecipe, full_precision, refuse_changed_row
 
 
@@ -81,9 +81,9 @@ class TextRecipe(BankRecipe):
                 raise refuse_changed_row(row)
 
     @cached_property
-    def _teacher(self) -> LiveTextTeacher:
+    def _teacher(self) -> LiveTeacher:
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        return LiveTextTeacher(self.encoder, "cls", self.layer).to(self.device, dtype)
+        return LiveTeacher(self.encoder, "cls", self.layer).to(self.device, dtype)
 
     def features(self, contents: TokenBatch, entries: NDArray[np.int64]) -> Tensor:
         """See `BankRecipe.features`; contents are texts on the CPU."""

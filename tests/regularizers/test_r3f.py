@@ -59,7 +59,7 @@ def test_loss_and_gradients_are_those_of_two_passes(cls_tail: bool) -> None:
 
     other = objective(None).module
     assert isinstance(other, ViTClassifier)
-    pixels = ours.normalise(IMAGES[:6])
+    pixels = ours.views.normalise(IMAGES[:6])
     pixels = torch.where(drawn[:, None, None, None], pixels.flip(-1), pixels)
     torch.manual_seed(3)
     shape = other.shape

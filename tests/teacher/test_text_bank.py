@@ -19,7 +19,7 @@ from sdfast.errors import UserError
 from sdfast.models.text_checkpoint import load_mlm
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.live_text import matched_text_features
+from sdfast.teacher.live import matched_text_features
 from sdfast.teacher.text_recipe import TextRecipe
 from sdfast.teacher.verify import sample_errors
 
