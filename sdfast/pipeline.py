@@ -26,8 +26,7 @@ from sdfast.engine.teacher_bank import build_or_open
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
-from sdfast.evaluation.classification import evaluation_split, labelled_rows
-from sdfast.evaluation.dev import dev_inputs, dev_split
+from sdfast.evaluation.classification import dev_inputs, dev_metric, dev_split, evaluation_split, labelled_rows
 from sdfast.launch import code, join, place
 from sdfast.locks import NotWritable, check_held
 from sdfast.log import attach_file, log
@@ -311,7 +310,7 @@ class Pipeline:
             self.check_labels()
             check_unspread(self.config.finetune, self.config.zero.stage)
             check_whole_batch(self.config, self.ranks.world)
-            dev = dev_split(self) if self.config.finetune.best_dev else None
+            dev = dev_split(self.pack, self.data_spec) if self.config.finetune.best_dev else None
             start = start or self.config.finetune.start
             seed = self.config.seed if seed is None else seed
             self._pending.add(name)
@@ -323,7 +322,8 @@ class Pipeline:
             inputs["train labels"] = durable.sha256_array(labels_of(train)[self.train_rows("finetune").numpy()])
             inputs[f"test {self.domain.modality}"] = durable.sha256_array(test.digests[labelled_rows(test).numpy()])
             inputs["test labels"] = durable.sha256_array(labels_of(test)[labelled_rows(test).numpy()])
-            inputs |= {} if dev is None else dev_inputs(self, dev)
+            if dev is not None:
+                inputs |= dev_inputs(dev, self.domain.modality, dev_metric(self.paper_metric, self.domain.modality))
             directory = self.stage_directory("finetune", name, inputs)
             return self._brought_up_to_date(
                 directory, inputs, lambda: train_classifier(self, directory.path, inputs, from_stage, seed)

@@ -18,10 +18,11 @@ from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import (
     baseline_note,
     classification_metrics,
+    dev_metric,
+    dev_split,
     labelled_rows,
     reported_metrics,
 )
-from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
 from sdfast.models.compiled import use_compiled
@@ -123,7 +124,7 @@ def train_classifier(
         numbers["paper_metric"] = paper
     if trained.best is not None:
         metrics |= trained.best.scores
-        numbers |= {"best_step": trained.best.step, "best_by": dev_metric(run)}
+        numbers |= {"best_step": trained.best.step, "best_by": dev_metric(run.paper_metric, domain.modality)}
     return Outcome(
         weights_digest(module),
         lambda folder: domain.write_classifier(module, folder, names, trained.steps),
@@ -134,14 +135,14 @@ def train_classifier(
 
 def _selection(run: Pipeline, classes: int) -> Selection:
     """Of the weights that do best on the val split; their scores there are called `dev_...`."""
-    dev = dev_split(run)
+    dev = dev_split(run.pack, run.data_spec)
 
     def score(state: dict[str, Tensor]) -> dict[str, float]:
         module = run.domain.filled(state, classes).to(run.device)
         scores = _scores(run, module, dev, labelled_rows(dev))
         return {f"dev_{name}": scores[name] for name in ("accuracy", "macro_f1", "micro_f1", "loss")}
 
-    return Selection(score, f"dev_{dev_metric(run)}", run.config.finetune.evaluations)
+    return Selection(score, f"dev_{dev_metric(run.paper_metric, run.domain.modality)}", run.config.finetune.evaluations)
 
 
 def _scores(run: Pipeline, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdfast import bundled
 from sdfast.config import Modality, OptimisationConfig
 from sdfast.data.masking import visible_count
-from sdfast.data.order import BatchOrder
+from sdfast.data.order import BatchOrder, all_batches
 from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
 from sdfast.data.pictures import kept_options, options_of_model
 from sdfast.data.transform import Transform
@@ -221,7 +221,8 @@ class ImageDomain:
 
     def predict(self, module: ViTClassifier, companions: ImageProcessor, split: PackSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""
-        return predict(module, self._normalise(companions), self.run.read(split), rows)
+        normalise, images = self._normalise(companions), self.run.read(split)
+        return predict(module, lambda rows: normalise(images(rows)), rows, all_batches(torch.arange(len(rows)), 64))
 
     @property
     def companions(self) -> ImageProcessor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdfast import bundled
 from sdfast.config import Modality, OptimisationConfig
 from sdfast.data.masking import TokenMasking
-from sdfast.data.order import TextBatchOrder
+from sdfast.data.order import TextBatchOrder, sorted_batches
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
@@ -22,7 +22,7 @@ from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
 from sdfast.domains.card import write_card
 from sdfast.engine.accounting import text_step_spec
 from sdfast.errors import UserError
-from sdfast.evaluation.text import predict_texts
+from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
 from sdfast.models import text_checkpoint as models
 from sdfast.models.hub import find_model_folder
@@ -42,13 +42,14 @@ from sdfast.regularizers.choose import advice
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
 from sdfast.teacher.live import LiveTeacher, check_text_tokens
+from sdfast.teacher.recipe import TextRecipe
 from sdfast.teacher.targets import Teacher
-from sdfast.teacher.text_recipe import TextRecipe
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline
 
 _HEAD_STEPS = 1000
+_TOKENS = 8192  # of a batch that is predicted
 _OF_IMAGES = ("pretrain.mask", "pretrain.augment", "pretrain.norm_pix", "finetune.flip", "teacher.views")
 
 
@@ -194,7 +195,7 @@ class TextDomain:
             split=train,
             digests=train.digests,
             rows=train.limited(config.data.limit, config.data.limit_seed),
-            tokenization=pack.tokenization,
+            transform=pack.tokenization,
             tokens="cls",
             dtype=config.teacher.dtype,
             device=self.run.device,
@@ -240,7 +241,8 @@ class TextDomain:
 
     def predict(self, module: TextClassifier, companions: models.Companions, split: TextSplit, rows: Tensor) -> Tensor:
         """See `Domain.predict`."""
-        return predict_texts(module, self.run.read(split), torch.from_numpy(split.lengths), rows)
+        lengths = torch.from_numpy(split.lengths)[rows]
+        return predict(module, self.run.read(split), rows, sorted_batches(torch.arange(len(rows)), lengths, _TOKENS))
 
     @property
     def companions(self) -> models.Companions:
