@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,31 +43,37 @@ def shortcuts(engine: EngineConfig) -> Shortcuts:
     return Shortcuts(**{name: getattr(engine, name) for name in SHORTCUTS})
 
 
-class Objective(Protocol):
-    """A loss over batches of uint8 images or of token sequences, and the module that it trains."""
+class Objective(ABC):
+    """A loss over batches of uint8 images or of token sequences, and the module that it trains.
 
-    decay_rule: DecayRule
-    regularizer: Pull | Mars | None
-    """What acts on the optimiser or after its step."""
+    Attributes:
+        module: what is trained and saved.
+        decay_rule: which of its parameters are decayed.
+        regularizer: what acts on the optimiser or after its step.
+    """
 
-    @property
-    def module(self) -> nn.Module:
-        """What is trained and saved."""
+    module: nn.Module
+    decay_rule: DecayRule = "pretrain"
+    regularizer: Pull | Mars | None = None
 
     @property
     def static(self) -> bool:
         """Whether `loss` can be captured as a graph: its shapes follow from the batch's size, its tensors stay where
         they are, and with batch and draw on the device it neither reads from it nor copies to it."""
+        return False
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The named parameters that receive gradients."""
+        """The named parameters that receive gradients: all."""
+        yield from self.module.named_parameters()
 
-    def announce(self, batch: Batch) -> None:
+    def announce(self, batch: Batch) -> None:  # noqa: B027 (most have nothing to fetch)
         """Say which batch will be asked for soon, so that what it needs can be fetched meanwhile."""
 
+    @abstractmethod
     def draw(self, batch: Batch) -> Any:
         """What is random in this process's rows of a batch (masks, flips), drawn from their address."""
 
+    @abstractmethod
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice, /) -> dict[str, Tensor]:
         """The contribution of some rows; those of all parts, over all processes, sum to the whole batch's loss.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
-from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
+from sdfast.objectives.base import ALL_SHORTCUTS, Objective, Shortcuts
 from sdfast.regularizers.choose import Classifier
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.r3f import R3F, symmetric_kl
@@ -44,7 +43,7 @@ class LabelledViews(Protocol):
         """[B, D] -> [B, classes]: what the head makes of it."""
 
 
-class Classification:
+class Classification(Objective):
     """Minimise the mean cross-entropy over the batch (equation 1; fidelity 1.3, and 3.2 of texts)."""
 
     count = 1
@@ -71,22 +70,15 @@ class Classification:
         """
         self.module, self.views, self.labels, self.shortcuts = module, views, labels, shortcuts
         self.r3f, self.regularizer = r3f, regularizer
-        self.decay_rule: DecayRule = views.decay_rule
+        self.decay_rule = views.decay_rule
 
     @property
     def static(self) -> bool:
-        """See `Objective.static`."""
+        """That of the views."""
         return self.views.static
 
-    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All parameters, the position embeddings included."""
-        yield from self.module.named_parameters()
-
-    def announce(self, batch: Batch) -> None:
-        """Nothing to do."""
-
     def draw(self, batch: Batch) -> Any:
-        """See `LabelledViews.draw`."""
+        """That of the views."""
         return self.views.draw(batch, self.count)
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:

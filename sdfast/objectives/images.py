@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from sdfast.data.masking import PatchMask, batch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
-from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, ViTEncoder, with_cls
-from sdfast.objectives.base import Normalise
+from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, with_cls
+from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.masked import MaskedRows, Match
 from sdfast.regularizers.r3f import R3F
 from sdfast.rng import STREAM_FLIP, philox_bits
@@ -42,7 +43,7 @@ class MaskedImages:
         return self.masking.mask == "fixed" and self.augment is None
 
     def draw(self, module: MaskedAutoencoder, seed: int, batch: Batch) -> PatchMask:
-        """See `MaskedViews.draw`."""
+        """Which patches of each image."""
         return batch_mask(seed, batch, module.shape.patches, self.masking.patch_ratio, self.masking.mask)
 
     def clean(self, inputs: Tensor, rows: Tensor, epoch: int) -> Tensor:
@@ -50,29 +51,34 @@ class MaskedImages:
         pixels = self.normalise(inputs)
         return pixels if self.augment is None else self.augment(pixels, rows, epoch)
 
-    def embed(self, encoder: ViTEncoder, rows: MaskedRows) -> Tensor:
-        """[B, 1 + K, D]: CLS and the visible patches."""
-        return encoder.embed(rows.clean, rows.mask.visible_ids)
+    def encode(
+        self,
+        module: MaskedAutoencoder,
+        rows: MaskedRows,
+        masked: bool,
+        match: tuple[Tokens, Layer] | None,
+        taken: Shortcuts,
+    ) -> tuple[Pixels | None, Tensor | None]:
+        """See `MaskedViews.encode`: of the masked view the encoder sees the visible patches."""
+        encoder, mask = module.encoder, rows.mask
+        tokens, layer = match or ("cls", "last")
+        clean = partial(View, cls_only=tokens == "cls" and taken.cls_tail, layer=blocks_before(layer))
+        seen = partial(View, valid=with_cls(mask.visible_valid))
+        encoded = matched = None
+        if masked and match and taken.packed:
+            visible, whole = encoder.embed_both(rows.clean, mask.visible_ids)
+            encoded, matched = encoder.encode(seen(visible), clean(whole))
+        else:
+            if masked:
+                (encoded,) = encoder.encode(seen(encoder.embed(rows.clean, mask.visible_ids)))
+            if match:
+                (matched,) = encoder.encode(clean(encoder.embed(rows.clean)))
+        if matched is not None and matched.dim() == 3:
+            matched = select_tokens(matched, tokens)
+        return None if encoded is None else self._predict(module, encoded, mask, taken.masked_tail), matched
 
-    def embed_both(self, encoder: ViTEncoder, rows: MaskedRows) -> tuple[Tensor, Tensor]:
-        """[B, 1 + K, D] and [B, 1 + L, D]."""
-        return encoder.embed_both(rows.clean, rows.mask.visible_ids)
-
-    def masked_view(self, tokens: Tensor, rows: MaskedRows, tail: bool) -> View:
-        """See `MaskedViews.masked_view`: the encoder sees no masked patch in any case."""
-        return View(tokens, with_cls(rows.mask.visible_valid))
-
-    def clean_view(self, tokens: Tensor, rows: MaskedRows, matched: Tokens, layer: Layer, cls_tail: bool) -> View:
-        """See `MaskedViews.clean_view`."""
-        return View(tokens, cls_only=matched == "cls" and cls_tail, layer=blocks_before(layer))
-
-    def matched(self, encoded: Tensor, rows: MaskedRows, matched: Tokens) -> Tensor:
-        """See `MaskedViews.matched`."""
-        return encoded if encoded.dim() == 2 else select_tokens(encoded, matched)
-
-    def predict(self, module: MaskedAutoencoder, encoded: Tensor, rows: MaskedRows, tail: bool) -> Pixels:
-        """See `Pixels`; only the masked patches with `tail`, where every image has as many."""
-        mask: PatchMask = rows.mask
+    def _predict(self, module: MaskedAutoencoder, encoded: Tensor, mask: PatchMask, tail: bool) -> Pixels:
+        """Of the masked patches alone with `tail`, where every image has as many."""
         visible = (encoded, mask.visible_ids, mask.visible_valid)
         if tail and mask.masked_ids is not None:
             masked_ids = mask.masked_ids.to(encoded.device, non_blocking=True)

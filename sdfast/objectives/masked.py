@@ -9,12 +9,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from sdfast.data.order import Batch
-from sdfast.engine.optim import DecayRule
 from sdfast.models.text import MaskedLanguageModel
 from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
-from sdfast.regularizers.mars import Mars
-from sdfast.regularizers.recadam import Pull
+from sdfast.objectives.base import ALL_SHORTCUTS, Objective, Shortcuts
 from sdfast.teacher.features import Layer, Tokens
 from sdfast.teacher.targets import Targets, Teacher
 
@@ -71,23 +68,22 @@ class MaskedViews(Protocol):
     def clean(self, inputs: Any, rows: Tensor, epoch: int) -> Any:
         """What student and teacher see of some rows, unmasked: see `MaskedRows`."""
 
-    def embed(self, encoder: Any, rows: MaskedRows) -> Tensor:
-        """The tokens of the masked view."""
+    def encode(
+        self, module: Any, rows: MaskedRows, masked: bool, match: tuple[Tokens, Layer] | None, taken: Shortcuts
+    ) -> tuple[Any, Tensor | None]:
+        """Send one view or both through a module.
 
-    def embed_both(self, encoder: Any, rows: MaskedRows) -> tuple[Tensor, Tensor]:
-        """The tokens of the masked and of the clean view, whose common ones are embedded once."""
+        Args:
+            module: of which.
+            rows: of what.
+            masked: whether the masked view is wanted.
+            match: which tokens after which layer are wanted of the clean view; None for none.
+            taken: which shortcuts are.
 
-    def masked_view(self, tokens: Tensor, rows: MaskedRows, tail: bool) -> Any:
-        """What the encoder is given of the masked view; with `tail` only what is masked will be reconstructed."""
-
-    def clean_view(self, tokens: Tensor, rows: MaskedRows, matched: Tokens, layer: Layer, cls_tail: bool) -> Any:
-        """What the encoder is given of the clean view, to match some tokens after some layer."""
-
-    def matched(self, encoded: Tensor, rows: MaskedRows, matched: Tokens) -> Tensor:
-        """The matched tokens of what the encoder gave for the clean view."""
-
-    def predict(self, module: Any, encoded: Tensor, rows: MaskedRows, tail: bool) -> Any:
-        """The reconstruction from the encoded masked view; with `tail` of what is masked alone, where that can be."""
+        Returns:
+            the reconstruction, None without the masked view; and the matched tokens, [B, D] or [B, N, D] (of all tokens
+            of texts [T, D]), None without the clean one.
+        """
 
     def losses(
         self, module: Any, rows: MaskedRows, predicted: Any, weight: float, match: Match
@@ -112,7 +108,7 @@ class MaskedViews(Protocol):
 
         Args:
             modules: student and teacher.
-            predicted: what `predict` gave for each.
+            predicted: the reconstruction of each.
             rows: of which.
             compared, reduction: see `PredictionMatching`.
             weights: of the reconstruction's loss and of the distance.
@@ -123,7 +119,7 @@ class MaskedViews(Protocol):
         """
 
 
-class MaskedTraining:
+class MaskedTraining(Objective):
     """Minimise `mae_weight * L_MAE + weight * L_Distill` (equations 2 and 3; fidelity 9.5, and 3.2 and 3.3 of texts).
 
     L_MAE is the reconstruction of what is masked: of pixels, or of words (then called `loss_mlm`). Without a teacher
@@ -131,9 +127,6 @@ class MaskedTraining:
     the chosen layer are drawn to the teacher's: squared distance, summed over features (of texts over tokens too), mean
     over the batch. Masks are keyed by (seed, epoch, row).
     """
-
-    decay_rule: DecayRule = "pretrain"
-    regularizer: Pull | Mars | None = None
 
     def __init__(
         self,
@@ -160,7 +153,8 @@ class MaskedTraining:
             head_only: train a new head alone; the encoder, which is frozen, stays as it is.
             shortcuts: which are taken.
         """
-        self.module, self.views, self.seed = module, views, seed
+        self.module: MaskedModel = module
+        self.views, self.seed = views, seed
         self.teacher, self.tokens, self.layer = teacher, tokens, layer
         self.mae_weight, self.weight = mae_weight, weight
         self.head_only, self.shortcuts = head_only, shortcuts
@@ -169,7 +163,7 @@ class MaskedTraining:
 
     @property
     def static(self) -> bool:
-        """See `Objective.static`."""
+        """Neither masks nor targets have sizes or places of their own."""
         return self.views.static and (not self._distils or self.teacher is None or self.teacher.static)
 
     @property
@@ -189,7 +183,7 @@ class MaskedTraining:
                 yield name, parameter
 
     def announce(self, batch: Batch) -> None:
-        """See `Objective.announce`: the teacher may fetch its targets."""
+        """The teacher may fetch its targets meanwhile."""
         if self._distils and self.teacher is not None:
             self.teacher.announce(batch.rows, batch.epoch)
 
@@ -200,7 +194,8 @@ class MaskedTraining:
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` (of texts `loss_mlm`) and `loss_distill`."""
         rows = self._rows(inputs, batch, drawn, part)
-        predicted, student = self._encode(rows)
+        wanted = (self.tokens, self.layer) if self._distils else None
+        predicted, student = self.views.encode(self.module, rows, bool(self.mae_weight), wanted, self.shortcuts)
         match, share = Match(), 0.0
         if student is not None and self.teacher is not None:
             targets = self.teacher.targets(rows.clean, batch.rows[part], batch.epoch)
@@ -218,31 +213,3 @@ class MaskedTraining:
     def _rows(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> MaskedRows:
         clean = self.views.clean(inputs, batch.rows[part], batch.epoch)
         return MaskedRows(clean, drawn[part].seen_on(clean.device), drawn, batch)
-
-    def _encode(self, rows: MaskedRows) -> tuple[Any, Tensor | None]:
-        """Both branches, as the weights ask for them.
-
-        Returns:
-            the reconstruction, None without the masked branch; and the student's matched tokens, [B, D] or [B, N, D]
-            (of all tokens of texts [T, D]), None without a teacher.
-        """
-        views, taken, encoder = self.views, self.shortcuts, self.module.encoder
-        predicted = student = None
-        if self.mae_weight and self._distils and taken.packed:
-            seen, whole = views.embed_both(encoder, rows)
-            clean = views.clean_view(whole, rows, self.tokens, self.layer, taken.cls_tail)
-            encoded, student = encoder.encode(views.masked_view(seen, rows, taken.masked_tail), clean)
-            predicted = views.predict(self.module, encoded, rows, taken.masked_tail)
-        else:
-            if self.mae_weight:
-                predicted = self._reconstructed(self.module, rows, taken.masked_tail)
-            if self._distils:
-                tokens = encoder.embed(rows.clean)
-                (student,) = encoder.encode(views.clean_view(tokens, rows, self.tokens, self.layer, taken.cls_tail))
-        return predicted, None if student is None else views.matched(student, rows, self.tokens)
-
-    def _reconstructed(self, module: MaskedModel, rows: MaskedRows, tail: bool) -> Any:
-        """What a module makes of the masked view alone: see `MaskedViews.predict`."""
-        tokens = self.views.embed(module.encoder, rows)
-        encoded = module.encoder.encode(self.views.masked_view(tokens, rows, tail))[0]
-        return self.views.predict(module, encoded, rows, tail)

@@ -7,6 +7,7 @@ of them. A sum over rows has no foreach form; everything else has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -61,10 +62,10 @@ class PredictionMatching(MaskedTraining):
         if not self.weight:
             return super().loss(inputs, batch, drawn, part)
         rows, tail = self._rows(inputs, batch, drawn, part), self.shortcuts.masked_tail
-        only_masked = tail and self.compared == "masked"
-        predicted = self._reconstructed(self.module, rows, only_masked)
+        taken = replace(self.shortcuts, masked_tail=tail and self.compared == "masked")
+        predicted, _ = self.views.encode(self.module, rows, True, None, taken)
         with torch.no_grad():
-            target = self._reconstructed(self.matched, rows, only_masked)
+            target, _ = self.views.encode(self.matched, rows, True, None, taken)
         modules, weights = (self.module, self.matched), (self.mae_weight, self.weight)
         how = self.compared, self.reduction
         loss, masked, distance = self.views.distances(modules, (predicted, target), rows, *how, weights, tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,8 @@ from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch, TokenReader
 from sdfast.engine.optim import DecayRule
 from sdfast.losses import linear_kl, mlm_distill_loss
-from sdfast.models.text import Asking, MaskedLanguageModel, TextClassifier, TextEncoder, TextView, first_tokens
+from sdfast.models.text import Asking, MaskedLanguageModel, TextClassifier, TextView
+from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.masked import MaskedRows, Match
 from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.features import Layer, Tokens, blocks_before
@@ -40,43 +42,43 @@ class MaskedTexts:
         self.read, self.masking, self.mean = read, masking, mean
 
     def draw(self, module: MaskedLanguageModel, seed: int, batch: Batch) -> TokenMask:
-        """See `MaskedViews.draw`."""
+        """Which tokens of each text, and what is seen in their place."""
         return batch_token_mask(seed, batch, self.read, self.masking)
 
     def clean(self, inputs: TokenBatch, rows: Tensor, epoch: int) -> TokenBatch:
         """The texts as they are."""
         return inputs
 
-    def embed(self, encoder: TextEncoder, rows: MaskedRows) -> Tensor:
-        """[T, D]: all tokens, masked ones replaced."""
-        return encoder.embed(rows.mask.batch)
-
-    def embed_both(self, encoder: TextEncoder, rows: MaskedRows) -> tuple[Tensor, Tensor]:
-        """[T, D] and [T, D]."""
-        masked, clean = rows.mask.batch, rows.clean
-        together = TokenBatch(torch.cat((masked.ids, clean.ids)), torch.cat((masked.lengths, clean.lengths)))
-        seen, whole = encoder.embed(together).split([len(masked.ids), len(clean.ids)])
-        return seen, whole
-
-    def masked_view(self, tokens: Tensor, rows: MaskedRows, tail: bool) -> TextView:
-        """See `MaskedViews.masked_view`."""
-        mask: TokenMask = rows.mask
-        return TextView(tokens, mask.batch.lengths, Asking(mask.chosen, mask.counts) if tail else None)
-
-    def clean_view(self, tokens: Tensor, rows: MaskedRows, matched: Tokens, layer: Layer, cls_tail: bool) -> TextView:
-        """See `MaskedViews.clean_view`."""
-        asking = asked_tokens(rows.clean.lengths, matched)
-        return TextView(tokens, rows.clean.lengths, asking if cls_tail else None, blocks_before(layer))
-
-    def matched(self, encoded: Tensor, rows: MaskedRows, matched: Tokens) -> Tensor:
-        """See `MaskedViews.matched`."""
-        if matched == "all" or len(encoded) == len(rows.clean):
-            return encoded
-        return encoded.index_select(0, first_tokens(rows.clean.lengths).rows.to(encoded.device, non_blocking=True))
-
-    def predict(self, module: MaskedLanguageModel, encoded: Tensor, rows: MaskedRows, tail: bool) -> Hidden:
-        """See `Hidden`."""
-        return module.head(encoded), tail
+    def encode(
+        self,
+        module: MaskedLanguageModel,
+        rows: MaskedRows,
+        masked: bool,
+        match: tuple[Tokens, Layer] | None,
+        taken: Shortcuts,
+    ) -> tuple[Hidden | None, Tensor | None]:
+        """See `MaskedViews.encode`: of the masked view the encoder sees all tokens, the masked ones replaced."""
+        encoder, mask, whole = module.encoder, rows.mask.batch, rows.clean
+        tokens, layer = match or ("cls", "last")
+        asked = asked_tokens(whole.lengths, tokens)
+        chosen = Asking(rows.mask.chosen, rows.mask.counts) if taken.masked_tail else None
+        seen = partial(TextView, lengths=mask.lengths, asking=chosen)
+        clean = partial(
+            TextView, lengths=whole.lengths, asking=asked if taken.cls_tail else None, layer=blocks_before(layer)
+        )
+        encoded = matched = None
+        if masked and match and taken.packed:
+            together = TokenBatch(torch.cat((mask.ids, whole.ids)), torch.cat((mask.lengths, whole.lengths)))
+            parts = encoder.embed(together).split([len(mask.ids), len(whole.ids)])
+            encoded, matched = encoder.encode(seen(parts[0]), clean(parts[1]))
+        else:
+            if masked:
+                (encoded,) = encoder.encode(seen(encoder.embed(mask)))
+            if match:
+                (matched,) = encoder.encode(clean(encoder.embed(whole)))
+        if matched is not None and asked is not None and not taken.cls_tail:
+            matched = matched.index_select(0, asked.rows.to(matched.device, non_blocking=True))
+        return None if encoded is None else (module.head(encoded), taken.masked_tail), matched
 
     def losses(
         self, module: MaskedLanguageModel, rows: MaskedRows, predicted: Hidden | None, weight: float, match: Match

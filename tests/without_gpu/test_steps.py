@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 
 # Places that copy from the CPU within a step, without waiting. A static step's inputs are moved before it.
 BEFORE = {"engine.graph.<lambda>"}
-MASK = {"data.masking.seen_on", "objectives.images.predict"}
+MASK = {"data.masking.seen_on", "objectives.images._predict"}
 PADDED = {"models.attention.sdpa._places", "models.attention.sdpa._padded"}
 RAGGED = {"models.attention.groups._offsets"}
 WORDS = {"models.text.embed"}  # places of the tokens
