@@ -40,7 +40,7 @@ from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.products import float32_products
 from sdfast.regularizers.choose import on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.regularizers.r3f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank, Teacher
 

@@ -27,7 +27,7 @@ from sdfast.objectives.classification import Classification
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.regularizers.choose import on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.regularizers.r3f import add_spectral_norm
 from sdfast.teacher.targets import ResidentBank
 
 # Tokens of the texts in 20 Newsgroups' training split (11,293) under MiniLM's tokenizer, cut at 512: every twentieth.

@@ -26,7 +26,7 @@ from sdfast.objectives.contrastive import (
 from sdfast.objectives.masked import MaskedModel, MaskedTraining, MaskedViews
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.regularizers.choose import REGULARIZERS, Classifier, on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm, folded_state
+from sdfast.regularizers.r3f import add_spectral_norm, fold_spectral_norm, folded_state
 from sdfast.teacher.targets import Teacher
 
 

@@ -37,8 +37,7 @@ from sdfast.objectives.classification import Classification
 from sdfast.objectives.texts import LabelledTexts
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.mars import Mars
-from sdfast.regularizers.r3f import R3F
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.regularizers.r3f import R3F, add_spectral_norm
 from sdfast.regularizers.recadam import Pull, RecAdam
 
 BATCH, WHOLE = Batch(0, torch.arange(6)), slice(0, 6)
