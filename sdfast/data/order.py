@@ -127,19 +127,15 @@ class TextBatchOrder(BatchOrder):
         batch = self.batch(step)
         mine = batch.shared(ranks)
         order = _longest_first(self.lengths[mine.rows])
-        cut = None if self.token_budget is None else self._micro_batches(batch, mine, ranks)
+        cut = None if self.token_budget is None else self._micro_batches(batch, ranks, self.token_budget)
         return replace(mine, rows=mine.rows[order], micro_batches=cut)
 
-    def _micro_batches(self, batch: Batch, mine: Batch, ranks: Ranks) -> tuple[slice, ...]:
+    def _micro_batches(self, batch: Batch, ranks: Ranks, token_budget: int) -> tuple[slice, ...]:
         shares = [batch.shared(replace(ranks, rank=rank)).rows for rank in range(ranks.world)]
-        sizes = [len(part) for part in self._budget_parts(mine.rows)]
-        most = max(len(self._budget_parts(rows)) for rows in shares)
-        ends = list(itertools.accumulate(sizes + [0] * (most - len(sizes))))
+        sizes = [[len(part) for part in budget_parts(self.lengths[rows], token_budget)] for rows in shares]
+        none = [0] * (max(map(len, sizes)) - len(sizes[ranks.rank]))
+        ends = list(itertools.accumulate(sizes[ranks.rank] + none))
         return tuple(slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False))
-
-    def _budget_parts(self, rows: Tensor) -> list[Tensor]:
-        assert self.token_budget is not None
-        return budget_parts(self.lengths[rows], self.token_budget)
 
 
 def sorted_batches(rows: Tensor, lengths: Tensor, token_budget: int) -> list[Batch]:

@@ -66,13 +66,14 @@ class MaskedImages:
         seen = partial(View, valid=with_cls(mask.visible_valid))
         encoded = matched = None
         if masked and match and taken.packed:
-            visible, whole = encoder.embed_both(rows.clean, mask.visible_ids)
-            encoded, matched = encoder.encode(seen(visible), clean(whole))
+            visible, every = encoder.embed_both(rows.clean, mask.visible_ids)
+            encoded, matched = encoder.encode(seen(visible), clean(every))
         else:
+            whole = encoder.embed(rows.clean) if match else None  # first, so that its gradient is made last
             if masked:
                 (encoded,) = encoder.encode(seen(encoder.embed(rows.clean, mask.visible_ids)))
-            if match:
-                (matched,) = encoder.encode(clean(encoder.embed(rows.clean)))
+            if whole is not None:
+                (matched,) = encoder.encode(clean(whole))
         if matched is not None and matched.dim() == 3:
             matched = select_tokens(matched, tokens)
         return None if encoded is None else self._predict(module, encoded, mask, taken.masked_tail), matched

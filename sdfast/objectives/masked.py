@@ -51,7 +51,6 @@ class MaskedViews(Protocol):
     Attributes:
         part: the name of the reconstruction's part of the loss.
         head: the part of a module that reconstructs, and `after_blocks` those of its encoder that follow the blocks.
-        static: whether the masked view's shapes follow from the batch's size.
     """
 
     part: str
@@ -60,7 +59,7 @@ class MaskedViews(Protocol):
 
     @property
     def static(self) -> bool:
-        """See above."""
+        """Whether the masked view's shapes follow from the batch's size."""
 
     def draw(self, module: Any, seed: int, batch: Batch) -> Any:
         """The masks of a batch, on the CPU, where their counts are known without waiting for a device."""
@@ -147,7 +146,7 @@ class MaskedTraining(Objective):
             module: what is trained.
             views: what images or texts give: `MaskedImages` or `MaskedTexts`.
             seed: of the masks.
-            teacher: where the targets come from; None for none.
+            teacher: where the targets come from; None for none, as where `weight` is 0.
             tokens, layer: what is matched.
             mae_weight, weight: of the two losses.
             head_only: train a new head alone; the encoder, which is frozen, stays as it is.
@@ -155,7 +154,7 @@ class MaskedTraining(Objective):
         """
         self.module: MaskedModel = module
         self.views, self.seed = views, seed
-        self.teacher, self.tokens, self.layer = teacher, tokens, layer
+        self.teacher, self.tokens, self.layer = teacher if weight else None, tokens, layer
         self.mae_weight, self.weight = mae_weight, weight
         self.head_only, self.shortcuts = head_only, shortcuts
         if head_only:
@@ -164,11 +163,7 @@ class MaskedTraining(Objective):
     @property
     def static(self) -> bool:
         """Neither masks nor targets have sizes or places of their own."""
-        return self.views.static and (not self._distils or self.teacher is None or self.teacher.static)
-
-    @property
-    def _distils(self) -> bool:
-        return bool(self.weight) and self.teacher is not None
+        return self.views.static and (self.teacher is None or self.teacher.static)
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Encoder and head; only as far as the matched layer when the masked part is switched off."""
@@ -184,7 +179,7 @@ class MaskedTraining(Objective):
 
     def announce(self, batch: Batch) -> None:
         """The teacher may fetch its targets meanwhile."""
-        if self._distils and self.teacher is not None:
+        if self.teacher is not None:
             self.teacher.announce(batch.rows, batch.epoch)
 
     def draw(self, batch: Batch) -> Any:
@@ -194,7 +189,7 @@ class MaskedTraining(Objective):
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_mae` (of texts `loss_mlm`) and `loss_distill`."""
         rows = self._rows(inputs, batch, drawn, part)
-        wanted = (self.tokens, self.layer) if self._distils else None
+        wanted = None if self.teacher is None else (self.tokens, self.layer)
         predicted, student = self.views.encode(self.module, rows, bool(self.mae_weight), wanted, self.shortcuts)
         match, share = Match(), 0.0
         if student is not None and self.teacher is not None:
