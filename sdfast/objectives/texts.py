@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
@@ -60,22 +59,21 @@ class MaskedTexts:
         """See `MaskedViews.encode`: of the masked view the encoder sees all tokens, the masked ones replaced."""
         encoder, mask, whole = module.encoder, rows.mask.batch, rows.clean
         tokens, layer = match or ("cls", "last")
-        asked = asked_tokens(whole.lengths, tokens)
         chosen = Asking(rows.mask.chosen, rows.mask.counts) if taken.masked_tail else None
-        seen = partial(TextView, lengths=mask.lengths, asking=chosen)
-        clean = partial(
-            TextView, lengths=whole.lengths, asking=asked if taken.cls_tail else None, layer=blocks_before(layer)
-        )
+        asked, blocks = asked_tokens(whole.lengths, tokens), blocks_before(layer)
+        asking = asked if taken.cls_tail else None
         encoded = matched = None
         if masked and match and taken.packed:
             together = TokenBatch(torch.cat((mask.ids, whole.ids)), torch.cat((mask.lengths, whole.lengths)))
-            parts = encoder.embed(together).split([len(mask.ids), len(whole.ids)])
-            encoded, matched = encoder.encode(seen(parts[0]), clean(parts[1]))
+            seen, clean = encoder.embed(together).split([len(mask.ids), len(whole.ids)])
+            encoded, matched = encoder.encode(
+                TextView(seen, mask.lengths, chosen), TextView(clean, whole.lengths, asking, blocks)
+            )
         else:
             if masked:
-                (encoded,) = encoder.encode(seen(encoder.embed(mask)))
+                encoded = encoder(mask, chosen)
             if match:
-                (matched,) = encoder.encode(clean(encoder.embed(whole)))
+                matched = encoder(whole, asking, blocks)
         if matched is not None and asked is not None and not taken.cls_tail:
             matched = matched.index_select(0, asked.rows.to(matched.device, non_blocking=True))
         return None if encoded is None else (module.head(encoded), taken.masked_tail), matched
