@@ -23,12 +23,12 @@ from step_clock import turns
 from step_setup import CLASSES, Ours, Point, shape_of, trainer_of
 
 from sdfast.config import EngineConfig
-from sdfast.engine.accounting import shortcuts
 from sdfast.engine.loop import Trainer
 from sdfast.engine.machine import freed_pages_kept
 from sdfast.engine.single import SingleEngine
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
+from sdfast.objectives.base import shortcuts
 
 METHODS = ("none", "recadam", "mars", "r3f", "r4f")
 ON_OPTIMIZER = ("none", "recadam", "mars")

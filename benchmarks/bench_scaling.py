@@ -24,7 +24,8 @@ from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.memory import step_memory
 from sdfast.models.vit import MaskedAutoencoder, ViTShape
 from sdfast.objectives.base import Normalise
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.objectives.images import MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.targets import ResidentBank
 
 BATCH, SIZE, DEPTH = 8, 96, 4
@@ -42,12 +43,12 @@ def kept_pages() -> Iterator[None]:
         yield
 
 
-def objective_of(shape: ViTShape, batch: int) -> FurtherPretraining:
+def objective_of(shape: ViTShape, batch: int) -> MaskedTraining:
     """The objective of a stage on `batch` images, its features drawn."""
     features = torch.randn(batch, shape.encoder.width, generator=torch.Generator().manual_seed(1))
     bank = ResidentBank(features, None, torch.arange(batch)[None])
     normalise = Normalise((0.5,) * 3, (0.25,) * 3)
-    objective = FurtherPretraining(MaskedAutoencoder(shape), normalise, PretrainConfig(), 0, bank)
+    objective = MaskedTraining(MaskedAutoencoder(shape), MaskedImages(normalise, PretrainConfig()), 0, bank)
     objective.module.train()
     return objective
 

@@ -29,7 +29,8 @@ from sdfast.models.blocks import TransformerShape
 from sdfast.models.checkpoint import fresh_mae
 from sdfast.models.vit import ViTShape
 from sdfast.objectives.base import Normalise
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.objectives.images import MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.live import LiveTeacher
@@ -112,7 +113,8 @@ def test_step(benchmark: Any, tmp_path: Path, tokens: Any) -> None:
 
     def step(teacher: Any) -> Callable[[], Any]:
         module = fresh_mae(SMALL, 0).to(DEVICE)
-        objective = FurtherPretraining(module, recipe.normalise, PretrainConfig(), 0, teacher, tokens)
+        masked = MaskedImages(recipe.normalise, PretrainConfig())
+        objective = MaskedTraining(module, masked, 0, teacher, tokens)
         order = BatchOrder(torch.arange(batch), batch, seed=0)
         trainer = Trainer(
             "bench",
@@ -205,9 +207,8 @@ def test_wait(benchmark: Any, tmp_path: Path) -> None:
         return found
 
     teacher.targets = timed  # type: ignore[method-assign]
-    objective = FurtherPretraining(
-        fresh_mae(SMALL, 0).to(DEVICE), recipe.normalise, PretrainConfig(), 0, teacher, "all"
-    )
+    masked = MaskedImages(recipe.normalise, PretrainConfig())
+    objective = MaskedTraining(fresh_mae(SMALL, 0).to(DEVICE), masked, 0, teacher, "all")
     order = BatchOrder(torch.arange(len(images)), batch, seed=0)
     trainer = Trainer(
         "bench",

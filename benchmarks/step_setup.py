@@ -26,7 +26,6 @@ from transformers import ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTr
 from sdfast.config import Config, EngineConfig, PretrainConfig, ZeroConfig
 from sdfast.context import Context
 from sdfast.data.masking import visible_count
-from sdfast.engine.accounting import SHORTCUTS, shortcuts
 from sdfast.engine.loop import Trainer
 from sdfast.modalities.drawn import DrawnImages, DrawnPack
 from sdfast.modalities.images import IMAGES
@@ -34,7 +33,7 @@ from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, fresh_m
 from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTEncoder, ViTShape
-from sdfast.objectives.base import Normalise
+from sdfast.objectives.base import SHORTCUTS, Normalise, shortcuts
 from sdfast.products import float32_products
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage

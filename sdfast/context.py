@@ -15,7 +15,8 @@ from sdfast.config import Config, ModalityName, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
-from sdfast.objectives.base import Objective
+from sdfast.objectives.classification import LabelledViews
+from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
 from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.targets import Teacher
@@ -117,13 +118,11 @@ class Modality(ABC):
     Attributes:
         name: the kind, and what its rows are called in sentences and inputs.
         unit: what a row is called beside a rate, and in `result.json`: `img_per_s`, `seq_per_s`.
-        dev_metric: which metric is looked at first where the paper says nothing.
         how_to_label: what a person does with data that have no labels.
     """
 
     name: ClassVar[ModalityName]
     unit: ClassVar[Literal["img", "seq"]]
-    dev_metric: ClassVar[Literal["accuracy", "macro_f1"]]
     how_to_label: ClassVar[str]
 
     # Model and data.
@@ -192,23 +191,21 @@ class Modality(ABC):
     # What is minimised.
 
     @abstractmethod
-    def masked(self, context: Context, module: Any, kind: MaskedKind, seed: int, teacher: Any) -> Objective:
-        """The objective of a stage that masks.
+    def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedViews:
+        """What a stage that masks sees of the rows.
 
         Args:
             context: of the run.
-            module: what is trained, on the device.
             kind: of the stage.
-            seed: of masks and augmentation.
-            teacher: of distill; None where it has no weight.
+            seed: of augmentation.
 
         Raises:
             UserError: masks that leave nothing to do.
         """
 
     @abstractmethod
-    def classification(self, context: Context, module: Any, labels: Tensor, seed: int) -> Objective:
-        """The objective of finetune; labels [n] int64 on the device, by row of the split."""
+    def labelled_views(self, context: Context, seed: int) -> LabelledViews:
+        """What fine-tuning sees of the rows; the seed is that of flips."""
 
     @abstractmethod
     def flops(self, context: Context, kind: Kind) -> float:

@@ -14,8 +14,9 @@ from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTS
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
+from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.teacher.live import LiveTeacher
 
 SHAPE = ViTShape((16, 16), 4, 3, TransformerShape(32, 2, 2, 64), TransformerShape(16, 1, 2, 32))
@@ -46,25 +47,25 @@ def objective_of(
     """
     normalise = Normalise(MEAN, STD).to(device, dtype)
     if stage == "finetune":
+        labelled = LabelledImages(normalise, flip=0.5, seed=5)
         classifier = ViTClassifier(SHAPE, 4, changes.pop("dropout", 0.1))
         initialise(classifier, 2)
         if width := changes.pop("supcon", 0):
             add_projection(classifier, width, 4)
-            classifier = classifier.to(device, dtype)
-            return SupervisedContrastive(classifier, normalise, LABELS.to(device), flip=0.5, seed=5, **changes)
-        return Classification(classifier.to(device, dtype), normalise, LABELS.to(device), flip=0.5, seed=5, **changes)
+            return SupervisedContrastive(classifier.to(device, dtype), labelled, LABELS.to(device), **changes)
+        return Classification(classifier.to(device, dtype), labelled, LABELS.to(device), **changes)
     module = MaskedAutoencoder(SHAPE)
     initialise(module, 2)
-    masking, match = masking or PretrainConfig(), changes.pop("match", "features")
+    module, match = module.to(device, dtype), changes.pop("match", "features")
+    masked = MaskedImages(normalise, masking or PretrainConfig(), changes.pop("augment", None))
     if match != "features":
         teacher = teacher_of(device, dtype)
         if match == "predictions":
-            return PredictionMatching(module.to(device, dtype), normalise, masking, 5, teacher, **changes)
-        norm = "l2" if match == "weights-l2" else "mars"
-        return WeightMatching(module.to(device, dtype), normalise, masking, 5, teacher.encoder, norm, **changes)
+            return PredictionMatching(module, masked, 5, teacher, **changes)
+        return WeightMatching(module, masked, 5, teacher, "l2" if match == "weights-l2" else "mars", **changes)
     if stage == "distill" and "teacher" not in changes:
         changes["teacher"] = LiveTeacher(teacher_encoder(), changes.get("tokens", "cls")).to(device, dtype)
-    return FurtherPretraining(module.to(device, dtype), normalise, masking, 5, **changes)
+    return MaskedTraining(module, masked, 5, **changes)
 
 
 def teacher_of(device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> MaskedAutoencoder:

@@ -8,17 +8,17 @@ import torch
 from small_stage import initialise
 from torch import Tensor
 
+from sdfast.data.masking import TokenMasking
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.objectives.base import Objective
-from sdfast.objectives.contrastive import add_projection
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
-from sdfast.objectives.text_contrastive import TextSupervisedContrastive
-from sdfast.objectives.text_matching import TextPredictionMatching, TextWeightMatching
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.matching import PredictionMatching, WeightMatching
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
+from sdfast.teacher.live import LiveTeacher
 
 WORDS, PAD, MASK = 60, 1, 4
 SHAPE = TextShape("roberta", WORDS, 40, 1, PAD, TransformerShape(32, 2, 2, 48), 1e-5)
@@ -52,19 +52,20 @@ def text_objective_of(stage: str, dtype: torch.dtype = torch.float32, rate: floa
         initialise(classifier, 2)
         if width := changes.pop("supcon", 0):
             add_projection(classifier, width, 4)
-            return TextSupervisedContrastive(classifier.to(dtype), LABELS, **{"temperature": 0.07, **changes})
-        return TextClassification(classifier.to(dtype), LABELS, **changes)
-    masking, match = TokenMasking(MASK, WORDS, (0, PAD, 2, MASK), rate), changes.pop("match", "features")
-    module = model(2, dropouts).to(dtype)
+            return SupervisedContrastive(classifier.to(dtype), LabelledTexts(), LABELS, **changes)
+        return Classification(classifier.to(dtype), LabelledTexts(), LABELS, **changes)
+    module, match = model(2, dropouts).to(dtype), changes.pop("match", "features")
+    masking = TokenMasking(MASK, WORDS, (0, PAD, 2, MASK), rate)
+    masked = MaskedTexts(read, masking, changes.pop("mean", "token"))
     if match == "predictions":
-        return TextPredictionMatching(module, read, masking, 5, model(3, dropouts).to(dtype), **changes)
+        return PredictionMatching(module, masked, 5, model(3, dropouts).to(dtype), **changes)
     if match != "features":
         norm: Any = match.removeprefix("weights-")
-        return TextWeightMatching(module, read, masking, 5, model(3).to(dtype).encoder, norm, **changes)
+        return WeightMatching(module, masked, 5, model(3).to(dtype), norm, **changes)
     if stage == "distill":
         tokens = changes.get("tokens", "cls")
-        changes["teacher"] = LiveTextTeacher(model(3).encoder, tokens).to(dtype)
-    return MaskedLanguageModelling(module, read, masking, 5, **changes)
+        changes["teacher"] = LiveTeacher(model(3).encoder, tokens).to(dtype)
+    return MaskedTraining(module, masked, 5, **changes)
 
 
 def model(seed: int, dropouts: Dropouts = Dropouts()) -> MaskedLanguageModel:  # noqa: B008 (frozen)

@@ -23,7 +23,7 @@ from sdfast.durable import read_json
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, UserError
 from sdfast.models.text_checkpoint import load_mlm
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
+from sdfast.objectives.masked import MaskedTraining
 
 KINDS = ("roberta", "bert")
 
@@ -289,13 +289,13 @@ def test_the_masks_of_a_stage_are_keyed_by_the_seed(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    original = MaskedLanguageModelling.draw
+    original = MaskedTraining.draw
 
-    def noted(objective: MaskedLanguageModelling, batch: Any) -> Any:
-        rates.append(objective.masking.rate)
+    def noted(objective: MaskedTraining, batch: Any) -> Any:
+        rates.append(objective.views.masking.rate)
         return original(objective, batch)
 
-    monkeypatch.setattr(MaskedLanguageModelling, "draw", noted)
+    monkeypatch.setattr(MaskedTraining, "draw", noted)
     weights = {
         pipeline(inputs, tmp_path / name, *more).pretrain().weights
         for name, more in (("a", ["seed=0"]), ("b", ["seed=0"]), ("c", ["seed=1"]), ("d", ["pretrain.mask_ratio=0.4"]))

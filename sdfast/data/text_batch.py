@@ -35,6 +35,11 @@ class TokenBatch:
         return TokenBatch(self.ids.to(device, non_blocking=True), self.lengths)
 
     @property
+    def device(self) -> torch.device:
+        """Where the ids are."""
+        return self.ids.device
+
+    @property
     def first(self) -> Tensor:
         """[B] int64 on the CPU: where each sequence begins."""
         return starts(self.lengths)
@@ -42,7 +47,7 @@ class TokenBatch:
     @property
     def places(self) -> Tensor:
         """[T] int64 on the CPU: the place of each token within its sequence, from 0."""
-        return places(self.lengths)
+        return torch.arange(int(self.lengths.sum())) - torch.repeat_interleave(self.first, self.lengths)
 
 
 def tokens_of(lengths: Tensor, rows: slice) -> slice:
@@ -57,8 +62,3 @@ def tokens_of(lengths: Tensor, rows: slice) -> slice:
 def starts(lengths: Tensor) -> Tensor:
     """[B] int64: where each of the sequences begins that lie one after the other."""
     return lengths.cumsum(0) - lengths
-
-
-def places(lengths: Tensor) -> Tensor:
-    """[T] int64: 0, 1, ... within each sequence."""
-    return torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts(lengths), lengths)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Literal
 
-from sdfast.config import Config, EngineConfig
+from sdfast.config import Config
 from sdfast.data.masking import visible_count
 from sdfast.models.flops import StepSpec
 from sdfast.models.text import TextShape
 from sdfast.models.text_flops import TextStepSpec
 from sdfast.models.vit import ViTShape
-from sdfast.objectives.base import Shortcuts
+from sdfast.objectives.base import shortcuts
 from sdfast.regularizers.choose import on_loss
 from sdfast.teacher.features import blocks_before
 
 Stage = Literal["pretrain", "distill", "finetune"]
-SHORTCUTS = tuple(field.name for field in fields(Shortcuts))
-
-
-def shortcuts(engine: EngineConfig) -> Shortcuts:
-    """The exact shortcuts that are on; each has a key of its name."""
-    return Shortcuts(**{name: getattr(engine, name) for name in SHORTCUTS})
 
 
 def step_spec(stage: Stage, config: Config, shape: ViTShape, classes: int = 0) -> StepSpec:

@@ -19,7 +19,7 @@ import torch
 from sdfast import __version__
 from sdfast.config import Config
 from sdfast.data.order import BatchOrder
-from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
+from sdfast.engine.accounting import Stage, step_spec
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.machine import cpu_settings, fp32_matmul, freed_pages_kept, matmul_dtype
 from sdfast.engine.peak import matmul_peak, peak_name
@@ -30,10 +30,9 @@ from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
 from sdfast.models.flops import step_flops
 from sdfast.models.memory import step_memory
 from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.base import SHORTCUTS, Normalise, Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
-from sdfast.regularizers.choose import on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.residency import free_memory
 from sdfast.teacher.targets import ResidentBank, Teacher
@@ -287,15 +286,14 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     if variant.stage == "finetune":
         classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
         labels = (torch.arange(batch) % _CLASSES).to(device)
-        regularizer = on_optimizer(config.finetune, classifier)
-        if config.finetune.regularizer == "r4f":
-            add_spectral_norm(classifier.classifier, 0)
-        objective = classifier_objective(classifier, normalise, labels, config, 0, regularizer)
+        labelled = LabelledImages(normalise, config.finetune.flip, 0)
+        objective = classifier_objective(classifier, labelled, labels, config, 0)
     else:
         module = copy.deepcopy(model.module).to(device)
         distils = variant.stage == "distill" and config.distill.weight
         teacher = _teacher(variant, model, device, batch) if distils else None
-        objective = masked_objective(module, normalise, config, variant.stage, 0, teacher)
+        masked = MaskedImages(normalise, config.pretrain)
+        objective = masked_objective(module, masked, config, variant.stage, 0, teacher)
     steps = getattr(config, variant.stage).steps
     prepare(objective.module, config.engine, device, steps, teacher=running_teacher(objective))
     order = BatchOrder(torch.arange(batch), batch, 0)

@@ -59,7 +59,7 @@ class SingleEngine:
         """Gradients of a batch, and the optimiser's step; the learning rate is set."""
         total: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)  # first: a capture that failed half-way leaves gradients
-        for part in batch.parts or micro_slices(len(batch.rows), self.engine.accumulate):
+        for part in batch.micro_batches or micro_slices(len(batch.rows), self.engine.accumulate):
             with autocast(self.engine.precision, self.device):
                 parts = self.objective.loss(inputs[part], batch, drawn, part)
             self.scaler.scale(parts["loss"]).backward()

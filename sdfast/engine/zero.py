@@ -104,7 +104,7 @@ class ZeroEngine:
 
     def _micro_batches(self, batch: Batch) -> list[tuple[slice, bool]]:
         """Parts of this process's rows, and whether each counts: as many in every process, for all exchange at each."""
-        parts = list(batch.parts or ())
+        parts = list(batch.micro_batches or ())
         if not parts:
             mine, largest = len(batch.rows), -(-batch.count // self.ranks.world)
             number = min(self.engine.accumulate, largest)

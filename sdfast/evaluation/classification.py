@@ -1,9 +1,9 @@
-"""Logits and metrics of a classifier on the rows of a pack."""
+"""Which rows of a pack a classifier is evaluated on, what it says of them, and the metrics of that."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdfast.data.order import all_batches
+from sdfast.config import ModalityName
+from sdfast.data.order import Batch
 from sdfast.data.pack_checks import first_names
 from sdfast.data.pack_files import OpenPack, SplitFiles
+from sdfast.durable import sha256_array
 from sdfast.errors import UserError
+from sdfast.models.text import TextClassifier
 from sdfast.models.vit import ViTClassifier
-from sdfast.objectives.base import Normalise
 
 
 def labels_of(split: Any) -> NDArray[np.int64]:
@@ -49,29 +51,67 @@ def evaluation_split(pack: OpenPack[Any]) -> tuple[str, Any]:
     return next((each for each in found if each[1].labels is not None), found[0])
 
 
+def dev_split(pack: OpenPack[Any], source: str) -> Any:
+    """The val split, by which fine-tuning chooses the weights that it keeps (`finetune.best_dev`).
+
+    Args:
+        pack: of the run.
+        source: what the user called the data.
+
+    Raises:
+        UserError: there is none, or it is what fine-tuning is evaluated on.
+    """
+    split, key = pack.splits.get("val"), "finetune.best_dev=true"
+    if split is None:
+        raise UserError(
+            f"{key} chooses weights by a val split, and {source} has none; add one (val, validation or dev), or leave"
+            " it away."
+        )
+    if split.labels is None or not len(labelled_rows(split)):
+        raise UserError(f"{key} chooses weights by a val split, and that of {source} has no labels; add them.")
+    if split is evaluation_split(pack)[1]:
+        raise UserError(
+            f"{key} chooses weights by the val split, and {source} has no test split with labels beside it to evaluate"
+            " them on; add one, or leave it away."
+        )
+    return split
+
+
+def dev_metric(paper_metric: str | None, modality: ModalityName) -> str:
+    """The metric that decides: the paper's for the data set, or else accuracy of images, macro-F1 of texts."""
+    return paper_metric or ("accuracy" if modality == "images" else "macro_f1")
+
+
+def dev_inputs(split: Any, modality: ModalityName, metric: str) -> dict[str, Any]:
+    """What choosing weights by a split and a metric adds to the inputs of fine-tuning, by name."""
+    rows = labelled_rows(split).numpy()
+    return {
+        f"val {modality}": sha256_array(split.digests[rows]),
+        "val labels": sha256_array(split.labels[rows]),
+        "best by": metric,
+    }
+
+
 @torch.no_grad()
 def predict(
-    module: ViTClassifier,
-    normalise: Normalise,
-    images: Callable[[Tensor], Tensor],
-    rows: Tensor,
-    batch_size: int = 64,
+    module: ViTClassifier | TextClassifier, read: Callable[[Tensor], Any], rows: Tensor, batches: Iterable[Batch]
 ) -> Tensor:
     """Logits in evaluation mode, without augmentation.
 
     Args:
         module: the classifier; put into evaluation mode.
-        normalise: from uint8 images to its input.
-        images: rows [B] int64 -> [B, H, W, C] uint8 on the module's device.
+        read: rows [B] int64 -> its input on its device.
         rows: [n] int64, the rows to classify.
-        batch_size: images at a time.
+        batches: of their places, 0 to n - 1, in any order; each row goes through the model with its batch.
 
     Returns:
-        [n, classes] float32 on the CPU.
+        [n, classes] float32 on the CPU, in the order of `rows`.
     """
     module.eval()
-    parts = [module(normalise(images(batch.rows))).float().cpu() for batch in all_batches(rows, batch_size)]
-    return torch.cat(parts) if parts else torch.zeros(0, module.classifier.out_features)
+    logits = torch.zeros(len(rows), module.classifier.out_features)
+    for batch in batches:
+        logits[batch.rows] = module(read(rows[batch.rows])).float().cpu()
+    return logits
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:

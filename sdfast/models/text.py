@@ -252,7 +252,7 @@ class MaskedLanguageModel(nn.Module):
         self.head = LanguageModelHead(shape)
 
     def logits(self, encoded: Tensor) -> Tensor:
-        """[M, D] encoded tokens -> [M, V]; training does not make them for all (`sdfast.objectives.masked_lm`)."""
+        """[M, D] encoded tokens -> [M, V]; training does not make them for all (`sdfast.objectives.texts`)."""
         words = self.encoder.word_embeddings.weight
         return linear(self.head(encoded), words, self.head.bias, rows_vary=True)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sdfast.config import EngineConfig
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.regularizers.mars import Mars
@@ -24,7 +26,7 @@ class Shortcuts:
         packed: the masked and the clean view go through the encoder together, and their patches are embedded once.
         cls_tail: where only the CLS token is used, the encoder's last block computes nothing for the others.
         masked_tail: the decoder's last block and the pixel head compute nothing for visible patches (masks of a fixed
-            count); for texts the encoder's last block and the language-model head nothing for visible words.
+            count); for texts the encoder's last block and the language-model head nothing for visible tokens.
     """
 
     packed: bool = True
@@ -33,38 +35,45 @@ class Shortcuts:
 
 
 ALL_SHORTCUTS = Shortcuts()
+SHORTCUTS = tuple(field.name for field in fields(Shortcuts))
 
 
-class Objective(Protocol):
-    """A loss over batches of uint8 images or of token sequences, and the module that it trains."""
+def shortcuts(engine: EngineConfig) -> Shortcuts:
+    """Those that are on; each has a key of its name."""
+    return Shortcuts(**{name: getattr(engine, name) for name in SHORTCUTS})
 
-    decay_rule: DecayRule
-    regularizer: Pull | Mars | None
-    """What acts on the optimiser or after its step."""
 
-    @property
-    def module(self) -> nn.Module:
-        """What is trained and saved."""
-        ...
+class Objective(ABC):
+    """A loss over batches of uint8 images or of token sequences, and the module that it trains.
+
+    Attributes:
+        module: what is trained and saved.
+        decay_rule: which of its parameters are decayed.
+        regularizer: what acts on the optimiser or after its step.
+    """
+
+    module: nn.Module
+    decay_rule: DecayRule = "pretrain"
+    regularizer: Pull | Mars | None = None
 
     @property
     def static(self) -> bool:
         """Whether `loss` can be captured as a graph: its shapes follow from the batch's size, its tensors stay where
         they are, and with batch and draw on the device it neither reads from it nor copies to it."""
-        ...
+        return False
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The named parameters that receive gradients."""
-        ...
+        """The named parameters that receive gradients: all."""
+        yield from self.module.named_parameters()
 
-    def announce(self, batch: Batch) -> None:
+    def announce(self, batch: Batch) -> None:  # noqa: B027 (most have nothing to fetch)
         """Say which batch will be asked for soon, so that what it needs can be fetched meanwhile."""
-        ...
 
+    @abstractmethod
     def draw(self, batch: Batch) -> Any:
         """What is random in this process's rows of a batch (masks, flips), drawn from their address."""
-        ...
 
+    @abstractmethod
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice, /) -> dict[str, Tensor]:
         """The contribution of some rows; those of all parts, over all processes, sum to the whole batch's loss.
 
@@ -77,7 +86,6 @@ class Objective(Protocol):
         Returns:
             `loss` (0-D, with gradient) and the parts to log (0-D, detached).
         """
-        ...
 
 
 class Normalise(nn.Module):

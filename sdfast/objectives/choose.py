@@ -1,101 +1,154 @@
-"""From the configuration to what is minimised on images, and what stands in the way of it on any data."""
+"""The table of objectives, what follows from it for a configuration, and what stands in the way of one.
+
+A new objective is a class in a file of its own, a row of the table here, and the value of its key in `sdfast.config`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.nn.utils import parametrize
 
-from sdfast.config import Config
-from sdfast.engine.accounting import shortcuts
+from sdfast.config import Config, FinetuneConfig
 from sdfast.errors import UserError
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier
-from sdfast.objectives.base import Normalise
-from sdfast.objectives.classification import Classification
-from sdfast.objectives.contrastive import WHOLE_BATCH, SupervisedContrastive, add_projection
+from sdfast.objectives.base import shortcuts
+from sdfast.objectives.classification import Classification, LabelledViews
+from sdfast.objectives.contrastive import (
+    WHOLE_BATCH,
+    SupervisedContrastive,
+    add_projection,
+    drop_projection,
+    without_projection,
+)
+from sdfast.objectives.masked import MaskedModel, MaskedTraining, MaskedViews
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.regularizers.choose import on_loss
-from sdfast.regularizers.mars import Mars
-from sdfast.regularizers.recadam import Pull
+from sdfast.regularizers.choose import REGULARIZERS, Classifier, on_loss, on_optimizer
+from sdfast.regularizers.r3f import add_spectral_norm, fold_spectral_norm, folded_state
 from sdfast.teacher.targets import Teacher
 
 
+@dataclass(frozen=True)
+class Method:
+    """One value of `distill.match` or `finetune.objective`.
+
+    Attributes:
+        kind: its class, for images and texts alike.
+        arguments: what it is made with beside what all of its key are, from the key's section of the configuration.
+        unbanked: what it matches of the teacher, where no bank can keep that; None for features.
+        whole_weights: whether it compares weights with the teacher's, which then must not be spread over processes.
+        prepare: what is done to a classifier before it is trained, from a seed; see `finished`.
+        whole_batch: why it needs the whole batch in one place; None where it does not.
+    """
+
+    kind: Callable[..., Any]
+    arguments: Callable[[Any], dict[str, Any]]
+    unbanked: str | None = None
+    whole_weights: bool = False
+    prepare: Callable[[Classifier, FinetuneConfig, int], None] = lambda module, given, seed: None
+    whole_batch: str | None = None
+
+
+_COMPARED = "the teacher's weights are compared"
+OBJECTIVES: Mapping[str, Mapping[str, Method]] = {
+    "distill.match": {
+        "features": Method(
+            MaskedTraining,
+            lambda given: {"tokens": given.tokens, "layer": given.layer},
+        ),
+        "predictions": Method(
+            PredictionMatching,
+            lambda given: {"compared": given.predictions.patches, "reduction": given.predictions.reduction},
+            unbanked="they depend on the mask, so the teacher runs at every step",
+        ),
+        "weights-l2": Method(WeightMatching, lambda given: {"norm": "l2"}, unbanked=_COMPARED, whole_weights=True),
+        "weights-mars": Method(WeightMatching, lambda given: {"norm": "mars"}, unbanked=_COMPARED, whole_weights=True),
+    },
+    "finetune.objective": {
+        "cross_entropy": Method(Classification, lambda given: {"r3f": on_loss(given)}),
+        "supcon": Method(
+            SupervisedContrastive,
+            lambda given: {"temperature": given.supcon.temperature},
+            prepare=lambda module, given, seed: add_projection(module, given.supcon.projection, seed),
+            whole_batch=WHOLE_BATCH,
+        ),
+    },
+}
+
+
 def masked_objective(
-    module: MaskedAutoencoder,
-    normalise: Normalise,
+    module: MaskedModel,
+    views: MaskedViews,
     config: Config,
-    stage: Literal["pretrain", "distill"],
+    stage: Literal["head", "pretrain", "distill"],
     seed: int,
-    teacher: Teacher | MaskedAutoencoder | None = None,
-    **more: Any,
-) -> FurtherPretraining:
-    """Further pre-training, self-distillation, or an ablation of it.
+    teacher: Teacher | MaskedModel | None = None,
+) -> MaskedTraining:
+    """Further pre-training, a new head's training, self-distillation, or an ablation of it.
 
     Args:
         module: what is trained.
-        normalise: from uint8 images to its input.
+        views: what images or texts give: `MaskedImages` or `MaskedTexts`.
         config: of the run.
         stage: its name.
         seed: of the masks.
         teacher: of `distill`: where features come from, or the teacher itself where something else is matched (see
             `matches_features`); None without one, or where it has no weight.
-        more: further arguments of `FurtherPretraining`.
     """
-    given, own = config.distill, {"shortcuts": shortcuts(config.engine), **more}
-    if stage == "distill":
-        own["mae_weight"] = given.mae_weight
-    if not isinstance(teacher, MaskedAutoencoder):
-        if stage == "distill":
-            own |= {"tokens": given.tokens, "layer": given.layer, "distill_weight": given.weight}
-        return FurtherPretraining(module, normalise, config.pretrain, seed, teacher, **own)
-    own["weight"] = given.weight
-    if given.match == "predictions":
-        own |= given.predictions.model_dump()
-        return PredictionMatching(module, normalise, config.pretrain, seed, teacher, **own)
-    norm: Literal["l2", "mars"] = "l2" if given.match == "weights-l2" else "mars"
-    return WeightMatching(module, normalise, config.pretrain, seed, teacher.encoder, norm, **own)
+    own: dict[str, Any] = {"shortcuts": shortcuts(config.engine)}
+    if stage != "distill":
+        return MaskedTraining(module, views, seed, head_only=stage == "head", **own)
+    given, own["mae_weight"] = config.distill, config.distill.mae_weight
+    if teacher is None:
+        return MaskedTraining(module, views, seed, **own)
+    method = _match(config)
+    return method.kind(module, views, seed, teacher, weight=given.weight, **method.arguments(given), **own)
 
 
 def classifier_objective(
-    module: ViTClassifier,
-    normalise: Normalise,
-    labels: Tensor,
-    config: Config,
-    seed: int,
-    regularizer: Pull | Mars | None = None,
+    module: Classifier, views: LabelledViews, labels: Tensor, config: Config, seed: int
 ) -> Classification:
-    """Cross-entropy, or supervised contrastive training, for which the classifier is given a projection.
+    """Cross-entropy or another objective with labels, and its regularizer.
 
     Args:
-        module: the classifier.
-        normalise: from uint8 images to its input.
+        module: the classifier, with the weights that it starts from; it is given what training adds to it.
+        views: what images or texts give: `LabelledImages` or `LabelledTexts`.
         labels: [n] int64 on the module's device, by row of the pack.
         config: of the run.
-        seed: of the flips and of the projection.
-        regularizer: what acts on the optimiser.
+        seed: of what is added.
     """
-    given, switches = config.finetune, shortcuts(config.engine)
-    if given.objective == "supcon":
-        add_projection(module, given.supcon.projection, seed)
-        temperature = given.supcon.temperature
-        return SupervisedContrastive(module, normalise, labels, given.flip, seed, temperature, switches, regularizer)
-    return Classification(module, normalise, labels, given.flip, seed, switches, on_loss(given), regularizer)
+    given, method = config.finetune, OBJECTIVES["finetune.objective"][config.finetune.objective]
+    regularizer = on_optimizer(given, module)
+    if REGULARIZERS[given.regularizer].spectral:
+        add_spectral_norm(module.classifier, seed)
+    method.prepare(module, given, seed)
+    own = {"shortcuts": shortcuts(config.engine), "regularizer": regularizer}
+    return method.kind(module, views, labels, **own, **method.arguments(given))
+
+
+def finish(module: Classifier) -> None:
+    """Take out of a trained classifier what `classifier_objective` added, folded into its weights where that acts."""
+    if parametrize.is_parametrized(module.classifier):
+        fold_spectral_norm(module.classifier)
+    drop_projection(module)
+
+
+def finished_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `finish` leaves of a classifier's tensors."""
+    return without_projection(folded_state(state, "classifier"))
 
 
 def matches_features(config: Config) -> bool:
     """Whether distill matches representations, which a bank can keep; else it needs the teacher itself."""
-    return config.distill.match == "features"
+    return _match(config).unbanked is None
 
 
 def why_no_bank(config: Config) -> str | None:
     """A sentence about what is not kept where distill matches something else than features; else None."""
-    match = config.distill.match
-    if match == "features":
-        return None
-    if match == "predictions":
-        return "distill.match=predictions: they depend on the mask, so the teacher runs at every step, without a bank"
-    return f"distill.match={match}: the teacher's weights are compared, without a bank"
+    reason = _match(config).unbanked
+    return None if reason is None else f"distill.match={config.distill.match}: {reason}, without a bank"
 
 
 def check_match(config: Config) -> None:
@@ -104,11 +157,10 @@ def check_match(config: Config) -> None:
     Raises:
         UserError: weights are compared that are spread over processes.
     """
-    distill = config.distill
-    if distill.match.startswith("weights") and distill.weight and config.zero.stage == 3:
+    if _match(config).whole_weights and config.distill.weight and config.zero.stage == 3:
         raise UserError(
-            f"distill.match={distill.match} compares every weight, and --zero 3 spreads them over the processes; use"
-            " --zero 0, 1 or 2."
+            f"distill.match={config.distill.match} compares every weight, and --zero 3 spreads them over the processes;"
+            " use --zero 0, 1 or 2."
         )
 
 
@@ -130,22 +182,12 @@ def check_whole_batch(config: Config, world: int) -> None:
         world: number of processes.
 
     Raises:
-        UserError: the contrastive loss does, and the batch is cut.
+        UserError: the objective of finetune does, and the batch is cut.
     """
-    cut = world > 1 or config.engine.accumulate > 1 or config.data.token_budget is not None
-    if config.finetune.objective == "supcon" and cut:
-        raise UserError(WHOLE_BATCH)
+    reason = OBJECTIVES["finetune.objective"][config.finetune.objective].whole_batch
+    if reason is not None and (world > 1 or config.engine.accumulate > 1 or config.data.token_budget is not None):
+        raise UserError(reason)
 
 
-def without_effect(config: Config) -> set[str]:
-    """The names of settings (and what else a stage's inputs name) that do not act under the objectives chosen."""
-    names: set[str] = set()
-    if config.distill.match != "features":
-        names |= {"distill.tokens", "distill.layer", "teacher.dtype"}
-    if config.distill.match != "predictions":
-        names.add("distill.predictions")
-    if config.finetune.objective != "supcon":
-        names.add("finetune.supcon")
-    if not config.finetune.best_dev:
-        names.add("finetune.evaluations")
-    return names
+def _match(config: Config) -> Method:
+    return OBJECTIVES["distill.match"][config.distill.match]

@@ -1,35 +1,59 @@
-"""Fine-tuning: cross-entropy on the CLS token's linear head, horizontal flips as the only augmentation; R3F."""
+"""Fine-tuning: cross-entropy on a classifier of the CLS token (of texts the first); R3F."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
-from sdfast.models.vit import ViTClassifier
-from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
+from sdfast.objectives.base import ALL_SHORTCUTS, Objective, Shortcuts
+from sdfast.regularizers.choose import Classifier
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.r3f import R3F, symmetric_kl
 from sdfast.regularizers.recadam import Pull
-from sdfast.rng import STREAM_FLIP, philox_bits
 
 
-class Classification:
-    """Minimise the mean cross-entropy over the batch (equation 1; fidelity 1.3). Flips are keyed by row."""
+class LabelledViews(Protocol):
+    """What images or texts give to the objectives with labels: random views of each row.
 
-    decay_rule: DecayRule = "finetune"
+    Attributes:
+        decay_rule, static: see `Objective`.
+    """
+
+    decay_rule: DecayRule
+    static: bool
+
+    def draw(self, batch: Batch, views: int) -> Any:
+        """What is random in some views of this process's rows, drawn from their address."""
+
+    def seen(self, inputs: Any, drawn: Any, views: int) -> Any:
+        """What the classifier is given of some rows: their first views, and then their other ones."""
+
+    def noise(self, module: Any, seen: Any, r3f: R3F) -> Tensor:
+        """Noise of the size of their embeddings."""
+
+    def states(self, module: Any, seen: Any, cls_tail: bool) -> Tensor:
+        """[views * b, D]: what the classifier's head is given."""
+
+    def classify(self, module: Any, states: Tensor) -> Tensor:
+        """[B, D] -> [B, classes]: what the head makes of it."""
+
+
+class Classification(Objective):
+    """Minimise the mean cross-entropy over the batch (equation 1; fidelity 1.3, and 3.2 of texts)."""
+
+    count = 1
+    """How many views of each row are seen."""
 
     def __init__(
         self,
-        module: ViTClassifier,
-        normalise: Normalise,
+        module: Classifier,
+        views: LabelledViews,
         labels: Tensor,
-        flip: float,
-        seed: int,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
         r3f: R3F | None = None,
         regularizer: Pull | Mars | None = None,
@@ -38,47 +62,36 @@ class Classification:
 
         Args:
             module: the classifier.
-            normalise: from uint8 images to its input.
+            views: what images or texts give: `LabelledImages` or `LabelledTexts`.
             labels: [n] int64 on the module's device, by row of the pack.
-            flip: probability of a horizontal flip.
-            seed: of the flips.
             shortcuts: which are taken.
             r3f: noise, and the weight of what it does to the output.
             regularizer: what acts on the optimiser.
         """
-        self.module, self.normalise, self.labels, self.flip, self.seed = module, normalise, labels, flip, seed
-        self.shortcuts, self.r3f, self.regularizer = shortcuts, r3f, regularizer
+        self.module, self.views, self.labels, self.shortcuts = module, views, labels, shortcuts
+        self.r3f, self.regularizer = r3f, regularizer
+        self.decay_rule = views.decay_rule
 
     @property
     def static(self) -> bool:
-        """See `Objective.static`."""
-        return True
+        """That of the views."""
+        return self.views.static
 
-    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All parameters, the position embeddings included."""
-        yield from self.module.named_parameters()
+    def draw(self, batch: Batch) -> Any:
+        """That of the views."""
+        return self.views.draw(batch, self.count)
 
-    def announce(self, batch: Batch) -> None:
-        """Nothing to do."""
-
-    def draw(self, batch: Batch) -> Tensor:
-        """[B] bool: which images are mirrored."""
-        words = philox_bits(self.seed, batch.epoch, batch.rows, 1, STREAM_FLIP)[:, 0]
-        return words < int(self.flip * 2**32)
-
-    def loss(self, images: Tensor, batch: Batch, drawn: Tensor, part: slice) -> dict[str, Tensor]:
+    def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; with R3F the parts are `loss_task` and `loss_r3f`."""
-        pixels = self.normalise(images)
-        flipped = drawn[part].to(images.device, non_blocking=True)[:, None, None, None]
-        pixels = torch.where(flipped, pixels.flip(-1), pixels)
-        noise = None
-        if self.r3f is not None:
-            shape = self.module.shape
-            size = (len(images), shape.patches, shape.encoder.width)
-            noise = self.r3f.draw(size, pixels.device, pixels.dtype)
-        logits = self.module(pixels, self.shortcuts.cls_tail, noise)
-        labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)]
+        seen, labels = self._seen(inputs, batch, drawn, part)
+        noise = None if self.r3f is None else self.views.noise(self.module, seen, self.r3f)
+        logits = self.module(seen, self.shortcuts.cls_tail, noise)
         return classification_loss(logits, labels, batch.count, self.r3f)
+
+    def _seen(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> tuple[Any, Tensor]:
+        """All views of some rows, and the rows' labels."""
+        seen = self.views.seen(inputs, None if drawn is None else drawn[part], self.count)
+        return seen, self.labels[batch.rows[part].to(inputs.device, non_blocking=True)]
 
 
 def classification_loss(logits: Tensor, labels: Tensor, count: int, r3f: R3F | None = None) -> dict[str, Tensor]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.data.order import Batch
 from sdfast.errors import UserError
-from sdfast.models.text import TextClassifier
-from sdfast.models.vit import View, ViTClassifier
-from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
-from sdfast.objectives.classification import Classification
+from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
+from sdfast.objectives.classification import Classification, LabelledViews
+from sdfast.regularizers.choose import Classifier
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull
-from sdfast.rng import STREAM_FLIP, philox_bits
 
-VIEWS = 2
 WHOLE_BATCH = (
     "finetune.objective=supcon compares each image or text with all others of the batch: run finetune in one process,"
     " with engine.accumulate=1 and without data.token_budget."
@@ -25,20 +24,20 @@ _BASE_TEMPERATURE = 0.07
 
 
 class SupervisedContrastive(Classification):
-    """Minimise the supervised contrastive loss of two views of each image, and the classifier's cross-entropy.
+    """Minimise the supervised contrastive loss of two views of each row, and the classifier's cross-entropy.
 
-    A view is the image, mirrored or not. The contrastive loss trains the encoder through a projection of the CLS
-    token; the cross-entropy, a mean over images and views, trains the classifier alone: its CLS token carries no
-    gradient. Each image is compared with all others, so a batch is computed as a whole.
+    The contrastive loss trains the encoder through a projection of the CLS token (of texts the first); the
+    cross-entropy, a mean over rows and views, trains the classifier alone: the token it is given carries no gradient.
+    Each row is compared with all others, so a batch is computed as a whole.
     """
+
+    count = 2
 
     def __init__(
         self,
-        module: ViTClassifier,
-        normalise: Normalise,
+        module: Classifier,
+        views: LabelledViews,
         labels: Tensor,
-        flip: float,
-        seed: int,
         temperature: float = _BASE_TEMPERATURE,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
         regularizer: Pull | Mars | None = None,
@@ -48,33 +47,24 @@ class SupervisedContrastive(Classification):
         Args:
             module: the classifier, with a projection from `add_projection`.
             temperature: of the softmax.
-            normalise, labels, flip, seed, shortcuts, regularizer: see `Classification`.
+            views, labels, shortcuts, regularizer: see `Classification`.
         """
-        super().__init__(module, normalise, labels, flip, seed, shortcuts, regularizer=regularizer)
+        super().__init__(module, views, labels, shortcuts, regularizer=regularizer)
         self.temperature = temperature
 
-    def draw(self, batch: Batch) -> Tensor:
-        """[B, 2] bool: which views are mirrored; the first as plain fine-tuning's."""
-        words = philox_bits(self.seed, batch.epoch, batch.rows, VIEWS, STREAM_FLIP)
-        return words < int(self.flip * 2**32)
-
-    def loss(self, images: Tensor, batch: Batch, drawn: Tensor, part: slice) -> dict[str, Tensor]:
+    def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
         """See `Objective.loss`; the parts are `loss_contrastive` and `loss_task`.
 
         Raises:
             UserError: these are not all of the batch's rows.
         """
-        if len(images) != batch.count:
+        if len(inputs) != batch.count:
             raise UserError(WHOLE_BATCH)
-        module, shortcuts = self.module, self.shortcuts
-        flipped = drawn[part].t().flatten().to(images.device, non_blocking=True)[:, None, None, None]
-        pixels = self.normalise(images).repeat(VIEWS, 1, 1, 1)  # all images, and then all again
-        pixels = torch.where(flipped, pixels.flip(-1), pixels)
-        encoded = module.encoder.encode(View(module.encoder.embed(pixels), cls_only=shortcuts.cls_tail))[0]
-        cls = encoded if shortcuts.cls_tail else encoded[:, 0]
-        labels = self.labels[batch.rows[part].to(images.device, non_blocking=True)].repeat(VIEWS)
-        projected = module.get_submodule("projection")(cls)
-        return contrastive_losses(projected, module.classifier(cls.detach()), labels, self.temperature)
+        seen, labels = self._seen(inputs, batch, drawn, part)
+        states = self.views.states(self.module, seen, self.shortcuts.cls_tail)
+        projected = self.module.get_submodule("projection")(states)
+        logits = self.views.classify(self.module, states.detach())
+        return contrastive_losses(projected, logits, labels.repeat(self.count), self.temperature)
 
 
 def contrastive_losses(projected: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:
@@ -121,7 +111,7 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: f
     return -(temperature / _BASE_TEMPERATURE) * mean.mean()
 
 
-def add_projection(module: ViTClassifier | TextClassifier, width: int, seed: int) -> None:
+def add_projection(module: Classifier, width: int, seed: int) -> None:
     """Give a classifier a projection of its CLS or first token, D -> D -> ReLU -> `width`, new for `seed`.
 
     It is initialised as torch does it.
@@ -136,7 +126,7 @@ def add_projection(module: ViTClassifier | TextClassifier, width: int, seed: int
     module.add_module("projection", head)
 
 
-def drop_projection(module: ViTClassifier | TextClassifier) -> None:
+def drop_projection(module: Classifier) -> None:
     """Leave the classifier without the projection, if it has one."""
     if hasattr(module, "projection"):
         del module.projection

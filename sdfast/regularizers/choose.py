@@ -1,11 +1,12 @@
-"""From the configuration to what acts on the optimiser and on the loss."""
+"""The table of regularizers: from the configuration to what acts on the optimiser, on the loss and on the head."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sdfast.config import FinetuneConfig
 from sdfast.errors import UserError
@@ -15,30 +16,62 @@ from sdfast.regularizers.mars import Constraint, Mars
 from sdfast.regularizers.r3f import R3F
 from sdfast.regularizers.recadam import Annealing, Pull
 
+Classifier = ViTClassifier | TextClassifier
 
-def on_optimizer(config: FinetuneConfig, module: ViTClassifier | TextClassifier) -> Pull | Mars | None:
-    """What holds the weights near where they are now: the start, before any checkpoint is read.
 
-    RecAdam pulls the whole encoder (biases, LayerNorms, CLS and all embeddings too) and leaves the new head alone. MARS
-    keeps the encoder's linear layers and its patch embedding near their start and the head (of texts: both its layers)
-    near 0; biases, LayerNorms, CLS, positions and the embeddings of words and types are free.
+@dataclass(frozen=True)
+class Regularizer:
+    """One value of `finetune.regularizer`.
+
+    Attributes:
+        acts: what it makes of a classifier as it is now to act on the optimiser, if anything.
+        noise: whether R3F's noise acts on the loss.
+        spectral: whether the head's weight is divided by its largest singular value.
+        whole_weights: whether it needs every weight whole in every process.
     """
-    if config.regularizer == "recadam":
-        given = config.recadam
-        annealing = Annealing(given.anneal, given.k, given.t0, given.w)
-        anchors = {f"encoder.{name}": value.detach().clone() for name, value in module.encoder.named_parameters()}
-        return Pull(anchors, annealing, given.gamma)
-    if config.regularizer == "mars":
-        near_start = [Constraint(each, each.detach().clone(), config.mars.radius) for each in _weights(module.encoder)]
-        heads = [layer.weight for layer in module.children() if isinstance(layer, nn.Linear)]
-        near_0 = [Constraint(head, torch.zeros_like(head), config.mars.head_radius) for head in heads]
-        return Mars([*near_start, *near_0])
-    return None
+
+    acts: Callable[[FinetuneConfig, Classifier], Pull | Mars | None] = lambda config, module: None
+    noise: bool = False
+    spectral: bool = False
+    whole_weights: bool = False
+
+
+def _recadam(config: FinetuneConfig, module: Classifier) -> Pull:
+    """Pulls the whole encoder (biases, LayerNorms, CLS and all embeddings too) and leaves the new head alone."""
+    given = config.recadam
+    annealing = Annealing(given.anneal, given.k, given.t0, given.w)
+    anchors = {f"encoder.{name}": value.detach().clone() for name, value in module.encoder.named_parameters()}
+    return Pull(anchors, annealing, given.gamma)
+
+
+def _mars(config: FinetuneConfig, module: Classifier) -> Mars:
+    """Keeps the encoder's linear layers and its patch embedding near their start, and the head near 0.
+
+    Of texts both layers of the head. Biases, LayerNorms, CLS, positions and the embeddings of words and types are free.
+    """
+    layers = [layer.weight for layer in module.encoder.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    heads = [layer.weight for layer in module.children() if isinstance(layer, nn.Linear)]
+    near_start = [Constraint(each, each.detach().clone(), config.mars.radius) for each in layers]
+    return Mars([*near_start, *(Constraint(each, torch.zeros_like(each), config.mars.head_radius) for each in heads)])
+
+
+REGULARIZERS: Mapping[str, Regularizer] = {
+    "none": Regularizer(),
+    "recadam": Regularizer(_recadam, whole_weights=True),
+    "mars": Regularizer(_mars, whole_weights=True),
+    "r3f": Regularizer(noise=True),
+    "r4f": Regularizer(noise=True, spectral=True, whole_weights=True),
+}
+
+
+def on_optimizer(config: FinetuneConfig, module: Classifier) -> Pull | Mars | None:
+    """What holds the weights near where they are now: the start, before any checkpoint is read."""
+    return REGULARIZERS[config.regularizer].acts(config, module)
 
 
 def on_loss(config: FinetuneConfig) -> R3F | None:
     """The noise of R3F and R4F; None where it has no weight, which spares the second pass."""
-    if config.regularizer not in ("r3f", "r4f") or not config.r3f.weight:
+    if not REGULARIZERS[config.regularizer].noise or not config.r3f.weight:
         return None
     return R3F(config.r3f.weight, config.r3f.eps, config.r3f.noise)
 
@@ -53,7 +86,7 @@ def check_unspread(config: FinetuneConfig, zero: int) -> None:
     Raises:
         UserError: the regularizer does.
     """
-    if zero and config.regularizer in ("recadam", "mars", "r4f"):
+    if zero and REGULARIZERS[config.regularizer].whole_weights:
         raise UserError(
             f"finetune.regularizer={config.regularizer} needs every weight whole: run the stage with --zero 0"
             " (in one process or several), or take r3f or none."
@@ -79,9 +112,3 @@ def advice(config: FinetuneConfig) -> list[str]:
             " lower finetune.recadam.t0"
         )
     return said
-
-
-def _weights(encoder: nn.Module) -> Iterator[Tensor]:
-    for layer in encoder.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            yield layer.weight

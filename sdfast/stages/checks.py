@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdfast.context import Context
 from sdfast.data.column_names import NO_LABELS
 from sdfast.errors import UserError
-from sdfast.evaluation.dev import dev_split
+from sdfast.evaluation.classification import dev_split
 from sdfast.objectives.choose import check_whole_batch
 from sdfast.regularizers.choose import check_unspread
 from sdfast.stages.graph import Stage
@@ -24,7 +24,7 @@ def check_stage(context: Context, stage: Stage) -> None:
         check_unspread(context.config.finetune, context.config.zero.stage)
         check_whole_batch(context.config, context.ranks.world)
         if context.config.finetune.best_dev:
-            dev_split(context)
+            dev_split(context.pack, context.config.data_spec)
 
 
 def check_labels(context: Context) -> None:

@@ -11,8 +11,7 @@ from sdfast.config import deciding_keys
 from sdfast.context import Context
 from sdfast.durable import sha256_array
 from sdfast.engine.machine import resolve_precision
-from sdfast.evaluation.classification import labelled_rows, labels_of
-from sdfast.evaluation.dev import dev_metric, dev_split
+from sdfast.evaluation.classification import dev_inputs, dev_metric, dev_split, labelled_rows, labels_of
 from sdfast.stages.graph import Stage
 
 
@@ -71,11 +70,6 @@ def _of_the_evaluation(context: Context, rows: NDArray[np.int64]) -> dict[str, A
         "test labels": sha256_array(labels_of(test)[tested]),
     }
     if context.config.finetune.best_dev:
-        dev = dev_split(context)
-        looked_at = labelled_rows(dev).numpy()
-        found |= {
-            f"val {name}": sha256_array(dev.digests[looked_at]),
-            "val labels": sha256_array(labels_of(dev)[looked_at]),
-            "best by": dev_metric(context),
-        }
+        dev = dev_split(context.pack, context.config.data_spec)
+        found |= dev_inputs(dev, name, dev_metric(context.paper_metric, name))
     return found

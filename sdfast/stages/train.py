@@ -17,19 +17,18 @@ from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import (
     baseline_note,
     classification_metrics,
+    dev_metric,
+    dev_split,
     labelled_rows,
     labels_of,
     reported_metrics,
 )
-from sdfast.evaluation.dev import dev_metric, dev_split
 from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
 from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
 from sdfast.models.weights import weights_digest
-from sdfast.objectives.choose import why_no_bank
-from sdfast.objectives.contrastive import drop_projection
-from sdfast.regularizers.r4f import fold_spectral_norm
+from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.rundir import Outcome, Result
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
@@ -90,7 +89,7 @@ def train_stage(
         numbers["paper_metric"] = paper
     if trained.best is not None:
         metrics |= trained.best.scores
-        numbers |= {"best_step": trained.best.step, "best_by": dev_metric(context)}
+        numbers |= {"best_step": trained.best.step, "best_by": _dev_metric(context)}
     names = context.pack.class_names
     return Outcome(
         weights_digest(module),
@@ -140,11 +139,8 @@ def _announce(context: Context, stage: Stage) -> None:
 
 def _evaluated(context: Context, module: Any) -> dict[str, float]:
     """Metrics of a classifier, which is made fit to be kept, on the training and test rows."""
-    config, names, train, test = context.config.finetune, context.pack.class_names, context.train, context.test
-    if config.regularizer == "r4f":
-        fold_spectral_norm(module.classifier)
-    if config.objective == "supcon":
-        drop_projection(module)
+    names, train, test = context.pack.class_names, context.train, context.test
+    finish(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
     on_train = _scores(context, module, train, context.train_rows("finetune"))
@@ -158,14 +154,19 @@ def _evaluated(context: Context, module: Any) -> dict[str, float]:
 
 def _selection(context: Context) -> Selection:
     """Of the weights that do best on the val split; their scores there are called `dev_...`."""
-    dev, config, classes = dev_split(context), context.config, len(context.pack.class_names)
+    config, classes = context.config, len(context.pack.class_names)
+    dev = dev_split(context.pack, config.data_spec)
 
     def score(state: dict[str, Tensor]) -> dict[str, float]:
         module = context.modality.filled(state, config, context.model.shape, classes).to(context.device)
         scores = _scores(context, module, dev, labelled_rows(dev))
         return {f"dev_{name}": scores[name] for name in ("accuracy", "macro_f1", "micro_f1", "loss")}
 
-    return Selection(score, f"dev_{dev_metric(context)}", config.finetune.evaluations)
+    return Selection(score, f"dev_{_dev_metric(context)}", config.finetune.evaluations)
+
+
+def _dev_metric(context: Context) -> str:
+    return dev_metric(context.paper_metric, context.modality.name)
 
 
 def _scores(context: Context, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:

@@ -14,8 +14,7 @@ from sdfast.context import Context
 from sdfast.data.paper_sets import PaperSet
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, of_the_system
-from sdfast.evaluation.classification import labels_of
-from sdfast.evaluation.dev import dev_metric
+from sdfast.evaluation.classification import dev_metric, labels_of
 from sdfast.rundir import Result, slug
 from sdfast.stages.checks import check_labels, check_stage
 from sdfast.stages.graph import Stage, Start, finetuning
@@ -154,7 +153,7 @@ def plan(
             )
         check_labels(context)
         paper, rows = context.paper, len(context.train)
-        metric = dev_metric(context)
+        metric = dev_metric(context.paper_metric, modality)
         title = paper.title if paper else slug(config.data_spec)
         used, classes = len(context.train_rows("pretrain")), len(context.pack.class_names)
         tested = len(context.test)

@@ -4,57 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.augment import Augmentation
-from sdfast.data.transform import Transform
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
-from sdfast.models.vit import ViTEncoder, ViTShape
-from sdfast.models.weights import weights_digest
-from sdfast.teacher.features import Layer, Tokens
-
-
-def identity_of(
-    encoder: ViTEncoder,
-    shape: ViTShape,
-    digests: NDArray[np.uint8],
-    transform: Transform,
-    tokens: Tokens,
-    layer: Layer,
-    feature_shape: tuple[int, ...],
-    dtype: str,
-    augment: Augmentation | None = None,
-) -> dict[str, Any]:
-    """Everything that decides the features, as a JSON value.
-
-    Args:
-        encoder: the teacher.
-        shape: of its architecture; the decoder does not matter.
-        digests: [n, 32] uint8, the content digests of the rows (`view_digests` where there are views), in any order
-            and with repetitions.
-        transform: from image to pixels, mean and standard deviation included.
-        tokens: which tokens.
-        layer: after which block.
-        feature_shape: of one row of features.
-        dtype: that they are stored in.
-        augment: the views; None for the images as they are.
-    """
-    config = {**asdict(shape), "image_size": list(shape.image_size)}
-    config.pop("decoder")
-    return {
-        "teacher": {"weights": weights_digest(encoder.state_dict()), "config": config},
-        "rows": rows_digest(digests),
-        "transform": transform.to_json(),
-        "augment": {"kind": "none"} if augment is None else augment.to_json(),
-        "features": {"tokens": tokens, "layer": layer, "norm": layer == "last", "shape": list(feature_shape)},
-        "dtype": dtype,
-    }
 
 
 def rows_digest(digests: NDArray[np.uint8]) -> str:

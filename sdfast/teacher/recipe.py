@@ -6,7 +6,7 @@ import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 from sdfast.data.augment import Augmentation, content_keys
 from sdfast.data.rows import row_digest
+from sdfast.data.text_batch import TokenBatch
+from sdfast.data.text_pack import TextSplit, ids_digest
+from sdfast.data.tokenization import Tokenization
 from sdfast.data.transform import Transform
 from sdfast.errors import UserError
+from sdfast.models.text import TextEncoder, TextShape
 from sdfast.models.vit import ViTEncoder, ViTShape
+from sdfast.models.weights import weights_digest
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.features import Layer, Tokens
-from sdfast.teacher.fingerprint import digest_keys, identity_of, view_digests
+from sdfast.teacher.fingerprint import digest_keys, rows_digest, view_digests
 from sdfast.teacher.live import LiveTeacher
 
 
@@ -32,26 +37,29 @@ class BankRecipe(ABC):
 
     Attributes:
         many: what the rows are called.
+        encoder: the teacher.
+        shape: of its architecture.
+        transform: how the contents were made.
         digests: [m, 32] uint8, the content digest of every row of the split.
         rows: [n] int64, the rows that the bank shall hold; of equal contents one is kept.
         tokens: which tokens are kept.
         dtype: that they are stored in.
         device: where the teacher runs.
         layer: after which block they are taken.
+        augment: K views of each row, in the place of the row; None for the row as it is.
     """
 
     many: ClassVar[str]
+    encoder: ViTEncoder | TextEncoder
+    shape: ViTShape | TextShape
+    transform: Transform | Tokenization
     digests: NDArray[np.uint8]
     rows: NDArray[np.int64]
     tokens: Tokens
     dtype: str
     device: torch.device
     layer: Layer = "last"
-
-    @property
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the features, as a JSON value; see `identity_of`."""
+    augment: Augmentation | None = None
 
     @property
     @abstractmethod
@@ -63,14 +71,57 @@ class BankRecipe(ABC):
         """The contents of some rows of the split, in memory."""
 
     @abstractmethod
+    def each(self, contents: Any) -> Any:
+        """The rows of contents, a sequence."""
+
+    @abstractmethod
+    def digest(self, row: Any) -> bytes:
+        """The content digest of one of them."""
+
+    @abstractmethod
+    def seen(self, contents: Any, entries: NDArray[np.int64]) -> Any:
+        """What the teacher sees on its device for the arguments of `features`."""
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the features, as a JSON value; of the architecture the decoder does not matter."""
+        architecture = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.shape).items()
+            if name != "decoder"
+        }
+        return {
+            "teacher": {"weights": weights_digest(self.encoder.state_dict()), "config": architecture},
+            "rows": rows_digest(self.entry_digests),
+            "transform": self.transform.to_json(),
+            "augment": {"kind": "none"} if self.augment is None else self.augment.to_json(),
+            "features": {
+                "tokens": self.tokens,
+                "layer": self.layer,
+                "norm": self.layer == "last",
+                "shape": list(self.feature_shape),
+            },
+            "dtype": self.dtype,
+        }
+
     def check(self, contents: Any, rows: NDArray[np.int64]) -> None:
         """Compare contents with the rows' digests; any thread may.
 
         Raises:
             UserError: a row that differs.
         """
+        parts = self.each(contents)
+        for place in np.sort(np.unique(rows, return_index=True)[1]):  # the views of a row have one content
+            if self.digest(parts[place]) != self.digests[rows[place]].tobytes():
+                raise UserError(
+                    f"row {rows[place]} of the pack differs from its digest; delete the pack to build it anew."
+                )
 
-    @abstractmethod
+    @cached_property
+    def _teacher(self) -> LiveTeacher:
+        dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        return LiveTeacher(self.encoder, self.tokens, self.layer).to(self.device, dtype)
+
     def features(self, contents: Any, entries: NDArray[np.int64]) -> Tensor:
         """The teacher's features, on its device, in evaluation mode and full float32.
 
@@ -78,17 +129,23 @@ class BankRecipe(ABC):
             contents: of b rows, as `read` gives them.
             entries: [b] int64, which rows of the bank they become.
         """
+        with full_precision(self.device):
+            return self._teacher(self.seen(contents, entries)).contiguous()
 
     @property
     def views(self) -> int:
-        """Rows of the bank for each row of the split."""
-        return 1
+        """Rows of the bank for each row of the split: K, or 1."""
+        return 1 if self.augment is None else self.augment.views
 
     @cached_property
     def distinct_rows(self) -> NDArray[np.int64]:
-        """[n'] int64: the first row of each content, in order."""
+        """[n'] int64: the first row of each content, in the order in which they are built."""
         _, first = np.unique(digest_keys(self.digests[self.rows]), return_index=True)
-        return self.rows[np.sort(first)]
+        return self.build_order(self.rows[np.sort(first)])
+
+    def build_order(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of distinct contents in the order in which they are built."""
+        return rows
 
     @cached_property
     def entry_digests(self) -> NDArray[np.uint8]:
@@ -105,61 +162,20 @@ class BankRecipe(ABC):
         return torch.from_numpy(np.ascontiguousarray(rows.reshape(-1, self.views).T))
 
 
-def refuse_changed_row(row: int) -> UserError:
-    """What `check` raises."""
-    return UserError(f"row {row} of the pack differs from its digest; delete the pack to build it anew.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe(BankRecipe):
     """A bank of the features of images.
 
     Attributes:
-        encoder: the teacher.
-        shape: of its architecture.
         images: [m, H, W, C] uint8, all rows of the split (a memory map will do).
-        transform: how the images were made, and their normalisation.
-        normalise: the same from uint8 [B, H, W, C] to the model's input, as training does it.
-        augment: K views of each image, in the place of the image; None for the image as it is.
+        normalise: from uint8 [B, H, W, C] to the model's input, as training does it.
     """
 
     many = "images"
     encoder: ViTEncoder
     shape: ViTShape
     images: NDArray[np.uint8]
-    transform: Transform
     normalise: nn.Module
-    augment: Augmentation | None = None
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """See `identity_of`."""
-        return identity_of(
-            self.encoder,
-            self.shape,
-            self.entry_digests,
-            self.transform,
-            self.tokens,
-            self.layer,
-            self.feature_shape,
-            self.dtype,
-            self.augment,
-        )
-
-    @property
-    def views(self) -> int:
-        """Rows of the bank for each image: K, or 1."""
-        return 1 if self.augment is None else self.augment.views
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See `BankRecipe.read`: [b, H, W, C] uint8."""
-        return np.ascontiguousarray(self.images[rows])
-
-    def check(self, contents: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-        """See `BankRecipe.check`."""
-        for place in np.unique(rows, return_index=True)[1]:
-            if row_digest(contents[place]) != self.digests[rows[place]].tobytes():
-                raise refuse_changed_row(rows[place])
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -167,24 +183,72 @@ class Recipe(BankRecipe):
         width, patches = self.shape.encoder.width, self.shape.patches
         return {"cls": (width,), "patch": (patches, width), "all": (1 + patches, width)}[self.tokens]
 
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """[b, H, W, C] uint8."""
+        return np.ascontiguousarray(self.images[rows])
+
+    def each(self, contents: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The images."""
+        return contents
+
+    def digest(self, row: NDArray[np.uint8]) -> bytes:
+        """Of an image."""
+        return row_digest(row)
+
     @cached_property
-    def _teacher(self) -> tuple[LiveTeacher, nn.Module]:
+    def _normalise(self) -> nn.Module:
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        teacher = LiveTeacher(self.encoder, self.tokens, self.layer).to(self.device, dtype)
-        return teacher, copy.deepcopy(self.normalise).to(self.device, dtype)
+        return copy.deepcopy(self.normalise).to(self.device, dtype)
 
-    def features(self, contents: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
-        """See `BankRecipe.features`; contents are [b, H, W, C] uint8."""
-        with full_precision(self.device):
-            return self._teacher[0](self.pixels(contents, entries)).contiguous()
-
-    def pixels(self, images: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
-        """What the teacher sees for the arguments of `features`: [b, C, H, W]."""
-        pixels = self._teacher[1](torch.from_numpy(images).to(self.device, non_blocking=True))
+    def seen(self, contents: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
+        """[b, C, H, W]: the images normalised, or their views."""
+        pixels = self._normalise(torch.from_numpy(contents).to(self.device, non_blocking=True))
         if self.augment is None:
             return pixels
         keys = content_keys(self.digests[self.rows_of_entries(entries)])
         return self.augment.place(pixels, keys, torch.from_numpy(entries % self.views))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe(BankRecipe):
+    """A bank of the features of the first token of texts.
+
+    The teacher sees them without padding, and its batches hold texts of similar lengths; what is kept of a text
+    depends on neither but by rounding.
+
+    Attributes:
+        split: the texts.
+    """
+
+    many = "texts"
+    encoder: TextEncoder
+    shape: TextShape
+    split: TextSplit
+
+    def build_order(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The longest texts first."""
+        return rows[np.argsort(-self.split.lengths[rows], kind="stable")]
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row of features."""
+        return (self.shape.encoder.width,)
+
+    def read(self, rows: NDArray[np.int64]) -> TokenBatch:
+        """The texts, on the CPU."""
+        return TokenBatch(*self.split.tokens(torch.from_numpy(rows)))
+
+    def each(self, contents: TokenBatch) -> tuple[Tensor, ...]:
+        """The ids of each text."""
+        return contents.ids.split(contents.lengths.tolist())
+
+    def digest(self, row: Tensor) -> bytes:
+        """Of a text's ids."""
+        return ids_digest(row.numpy().astype(np.int32))
+
+    def seen(self, contents: TokenBatch, entries: NDArray[np.int64]) -> TokenBatch:
+        """The texts."""
+        return contents.to(self.device)
 
 
 @contextlib.contextmanager

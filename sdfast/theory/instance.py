@@ -9,13 +9,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from sdfast.errors import UserError
-from sdfast.theory.bounds import paper_bound, repaired_bound
 from sdfast.theory.linear import Array, LinearModel
+from sdfast.theory.verify import ROUNDING, curves
 
 Targets = Literal["near", "independent"]
 
 _NOISE = 0.3  # of "near" targets, in root mean squares of the teacher's outputs
-_ROUNDING = 1e-12  # relative; a norm that differs by less counts as equal
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,10 @@ def survey(
     """Count over instances 0, 1, ... of a seed, t from 0 to `rounds`; `say` is told how many are done."""
     paper = rises = repaired = 0
     for number in range(instances):
-        model, _ = draw(replace(settings, targets=targets), (seed, number))
-        norms = np.array([np.linalg.norm(model.finetuned(t, time)) for t in range(rounds + 1)])
-        allowed = norms * (1 - _ROUNDING)
-        paper += bool((allowed > [paper_bound(model, t, time) for t in range(rounds + 1)]).any())
-        repaired += bool((allowed > [repaired_bound(model, t, time) for t in range(rounds + 1)]).any())
-        rises += bool((allowed[1:] > norms[:-1]).any())
+        found = curves(*draw(replace(settings, targets=targets), (seed, number)), rounds, time)
+        allowed = found.norm * (1 - ROUNDING)
+        paper += bool((allowed > found.paper).any())
+        repaired += bool((allowed > found.repaired).any())
+        rises += bool((allowed[1:] > found.norm[:-1]).any())
         say(number + 1)
     return Survey(targets, instances, paper, rises, repaired)

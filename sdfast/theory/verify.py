@@ -14,7 +14,7 @@ from sdfast.theory.bounds import paper_bound, paper_drops, repaired_bound, repai
 from sdfast.theory.linear import Array, LinearModel
 
 _DESCENT_STEPS = 200
-_ROUNDING = 1e-12  # relative; a norm that differs by less counts as equal
+ROUNDING = 1e-12  # relative; a norm that differs by less counts as equal
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,18 @@ def _equal(statement: str, error: float, tolerance: float) -> Claim:
 
 def _ordered(statement: str, left: Array, right: Array, must: bool) -> Claim:
     ratio = max((x / y if y else float(x > 0) for x, y in zip(left, right, strict=True)), default=0.0)
-    return Claim(statement, "ratio", float(ratio), bool(ratio <= 1 + _ROUNDING), must)
+    return Claim(statement, "ratio", float(ratio), bool(ratio <= 1 + ROUNDING), must)
 
 
 def _drop(statement: str, drops: Sequence[float], bound: Array, must: bool) -> Claim:
     """The drops are sums of their own; that they lead from the first value to the last is checked as well."""
-    adds_up = abs(bound[0] ** 2 - bound[-1] ** 2 - sum(drops)) <= _ROUNDING * bound[0] ** 2
+    adds_up = abs(bound[0] ** 2 - bound[-1] ** 2 - sum(drops)) <= ROUNDING * bound[0] ** 2
     return Claim(statement, "drop", min(drops), bool(min(drops) > 0 and adds_up), must)
 
 
 def _largest_first(statement: str, drops: Sequence[float]) -> Claim:
     ratio = max(drops[1:], default=0.0) / drops[0] if drops[0] else 1.0
-    return Claim(statement, "ratio", ratio, ratio <= 1 + _ROUNDING, must=True)
+    return Claim(statement, "ratio", ratio, ratio <= 1 + ROUNDING, must=True)
 
 
 def _relative(found: Array, expected: Array) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sdfast.data.masking import TokenMasking, batch_token_mask, token_mask
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch, tokens_of
-from sdfast.data.text_masking import TokenMasking, batch_token_mask, token_mask
 from sdfast.errors import UserError
 from sdfast.ranks import Ranks
 

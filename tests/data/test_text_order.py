@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdfast.data.order import BatchOrder
-from sdfast.data.text_order import TextBatchOrder, budget_parts, sorted_batches
+from sdfast.data.order import BatchOrder, TextBatchOrder, budget_parts, sorted_batches
 from sdfast.ranks import Ranks
 
 LENGTHS = torch.tensor([5, 500, 7, 30, 30, 8, 200, 6])
@@ -36,12 +35,12 @@ def test_lengths_and_budget_never_change_the_documents_of_a_batch() -> None:
             there = order.lengths[batch.rows]
             assert (there[1:] <= there[:-1]).all()
             if order.token_budget is None:
-                assert batch.parts is None
+                assert batch.micro_batches is None
                 continue
-            assert batch.parts is not None
-            assert [part.start for part in batch.parts[1:]] == [part.stop for part in batch.parts[:-1]]
-            assert batch.parts[0].start == 0 and batch.parts[-1].stop == len(batch.rows)
-            for part in batch.parts:
+            assert batch.micro_batches is not None
+            assert [part.start for part in batch.micro_batches[1:]] == [part.stop for part in batch.micro_batches[:-1]]
+            assert batch.micro_batches[0].start == 0 and batch.micro_batches[-1].stop == len(batch.rows)
+            for part in batch.micro_batches:
                 assert len(there[part]) * int(there[part].max()) <= 600 or len(there[part]) == 1
     assert torch.equal(TextBatchOrder(rows, lengths, 8, 7).share(23, Ranks()).rows, orders[0].share(23, Ranks()).rows)
 
@@ -56,11 +55,11 @@ def test_processes_have_as_many_parts_and_together_the_documents_of_one() -> Non
         working = torch.cat([share.rows for share in shares if not share.idle])
         assert working.sort().values.equal(whole.rows.sort().values)
         assert all(share.whole is not None and share.whole.equal(whole.rows) for share in shares)
-        counts = {len(share.parts or ()) for share in shares}
+        counts = {len(share.micro_batches or ()) for share in shares}
         assert len(counts) == 1
         for share in shares:
-            assert share.parts is not None
-            sizes = [part.stop - part.start for part in share.parts]
+            assert share.micro_batches is not None
+            sizes = [part.stop - part.start for part in share.micro_batches]
             assert sum(sizes) == len(share.rows) and sizes[0] > 0
             assert sizes[sum(size > 0 for size in sizes) :] == [0] * sum(size == 0 for size in sizes)
 

@@ -22,10 +22,10 @@ WORK: dict[str, dict[str, Any]] = {
     "predictions": {"stage": "distill", "objective": PREDICTIONS},
     "masked-predictions": {
         "stage": "distill",
-        "objective": {**PREDICTIONS, "weight": 10.0, "patches": "masked", "reduction": "mean", "mlm_weight": 0.0},
+        "objective": {**PREDICTIONS, "weight": 10.0, "compared": "masked", "reduction": "mean", "mae_weight": 0.0},
     },
     "weights": {"stage": "distill", "objective": {"match": "weights-mars", "weight": 0.01}},
-    "without-words": {"stage": "distill", "objective": {"mlm_weight": 0.0}},  # the head gets no gradient
+    "without-words": {"stage": "distill", "objective": {"mae_weight": 0.0}},  # the head gets no gradient
     "r3f": {"stage": "finetune", "r3f": {"eps": 0.0}},  # noise is each process's own; here its two passes are one
     "recadam": {"stage": "finetune", "regularizer": "recadam"},
     "mars": {"stage": "finetune", "regularizer": "mars"},

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from sdfast import launch
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConfig
-from sdfast.data.order import BatchOrder
-from sdfast.data.text_order import TextBatchOrder
+from sdfast.data.order import BatchOrder, TextBatchOrder
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare

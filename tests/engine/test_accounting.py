@@ -11,9 +11,9 @@ from small_stage import SHAPE
 
 from sdfast.config import Config, EngineConfig
 from sdfast.data.masking import patch_mask
-from sdfast.engine import accounting
-from sdfast.engine.accounting import shortcuts, step_spec
+from sdfast.engine.accounting import step_spec
 from sdfast.models.flops import step_flops
+from sdfast.objectives.base import SHORTCUTS, shortcuts
 
 
 def spec(stage: Any, values: dict[str, Any] | None = None, **more: Any) -> Any:
@@ -55,7 +55,7 @@ def test_masks_are_as_many_as_are_drawn(ratio: float) -> None:
 
 
 def test_every_shortcut_has_a_key_of_its_name() -> None:
-    assert set(accounting.SHORTCUTS) <= set(EngineConfig.model_fields)
-    for name in accounting.SHORTCUTS:
+    assert set(SHORTCUTS) <= set(EngineConfig.model_fields)
+    for name in SHORTCUTS:
         off = dataclasses.asdict(shortcuts(EngineConfig.model_validate({name: False})))
-        assert off == {each: each != name for each in accounting.SHORTCUTS}
+        assert off == {each: each != name for each in SHORTCUTS}

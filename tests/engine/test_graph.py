@@ -193,5 +193,5 @@ def test_the_optimizer_lets_itself_be_captured(
 def test_only_fixed_shapes_are_captured(make_trainer: Callable[..., Trainer]) -> None:
     objective: Any = make_trainer("distill").objective
     assert objective.static
-    objective.masking = objective.masking.model_copy(update={"mask": "bernoulli"})
+    objective.views.masking = objective.views.masking.model_copy(update={"mask": "bernoulli"})
     assert not objective.static

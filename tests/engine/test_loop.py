@@ -77,7 +77,7 @@ def test_micro_batches_give_the_same_step(stage: str, make_trainer: Callable[...
     parts = make_trainer(stage, directory=tmp_path / "3", accumulate=3)
     for trainer in (whole, parts):
         trainer.objective.module.double()
-        trainer.objective.normalise.double()  # type: ignore[attr-defined]
+        trainer.objective.views.normalise.double()  # type: ignore[attr-defined]
         teacher = getattr(trainer.objective, "teacher", None)
         if teacher is not None:
             teacher.double()
@@ -89,7 +89,7 @@ def test_micro_batches_give_the_same_step(stage: str, make_trainer: Callable[...
 def test_micro_batches_of_bernoulli_masks_weigh_by_masked_patches(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("pretrain")
     objective = trainer.objective
-    objective.masking = objective.masking.model_copy(update={"mask": "bernoulli"})  # type: ignore[attr-defined]
+    objective.views.masking = objective.views.masking.model_copy(update={"mask": "bernoulli"})  # type: ignore[attr-defined]
     batch = trainer.order.batch(0)
     images, drawn = trainer.read(batch.rows), objective.draw(batch)
     whole = objective.loss(images, batch, drawn, slice(0, 16))["loss"]

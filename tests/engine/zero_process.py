@@ -20,7 +20,8 @@ from sdfast.models.blocks import TransformerShape
 from sdfast.models.checkpointing import use_checkpointing
 from sdfast.models.vit import MaskedAutoencoder, ViTShape
 from sdfast.objectives.base import Normalise, Shortcuts
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.objectives.images import MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 
 SHAPE = ViTShape((96, 96), 16, 3, TransformerShape(384, 6, 6, 1536), TransformerShape(192, 2, 6, 768))
 
@@ -33,7 +34,8 @@ class Step(nn.Module):
         self.module = MaskedAutoencoder(SHAPE)
         normalise = Normalise((0.5,) * 3, (0.2,) * 3)
         shortcuts = Shortcuts(packed=True, cls_tail=True, masked_tail=True)
-        self.objective = [FurtherPretraining(self.module, normalise, PretrainConfig(), 0, shortcuts=shortcuts)]
+        masked = MaskedImages(normalise, PretrainConfig())
+        self.objective = [MaskedTraining(self.module, masked, 0, shortcuts=shortcuts)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         batch = Batch(0, torch.arange(len(images)))

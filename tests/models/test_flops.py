@@ -19,8 +19,9 @@ from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
+from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.objectives.pretraining import FurtherPretraining
 from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
@@ -107,14 +108,14 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
     if stage == "finetune":
         classifier = ViTClassifier(dataclasses.replace(shape, decoder=None), 5, dropout=0.1)
         spec = StepSpec(shape, stage, classes=5, **switches, **more)
-        r3f = R3F() if spec.passes == 2 else None
+        r3f, flipped = R3F() if spec.passes == 2 else None, LabelledImages(normalise, 0.5, 0)
         if spec.projection:
             add_projection(classifier, spec.projection, 0)
             labels = torch.arange(BATCH) % 5
-            contrastive = SupervisedContrastive(classifier, normalise, labels, 0.5, 0, shortcuts=shortcuts)
+            contrastive = SupervisedContrastive(classifier, flipped, labels, shortcuts=shortcuts)
             return spec, contrastive, images
-        return spec, Classification(classifier, normalise, torch.arange(BATCH) % 5, 0.5, 0, shortcuts, r3f), images
-    masking = PretrainConfig(mask=mask, mask_ratio=0.6)
+        return spec, Classification(classifier, flipped, torch.arange(BATCH) % 5, shortcuts, r3f), images
+    masked = MaskedImages(normalise, PretrainConfig(mask=mask, mask_ratio=0.6))
     module = MaskedAutoencoder(shape)
     tokens, layer = more.get("tokens", "cls"), more.get("layer") or "last"
     teacher: Any = None
@@ -124,27 +125,23 @@ def step_of(shape: ViTShape, stage: Any, mask: Any = "fixed", **more: Any) -> tu
         count = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[tokens]
         teacher = ResidentBank(torch.zeros(BATCH, *count, shape.encoder.width), None, torch.arange(BATCH)[None])
     match, mae_weight = more.get("match", "features"), float(more.get("mae", True))
-    objective: FurtherPretraining
+    objective: MaskedTraining
     if match == "predictions":
         patches: Any = "masked" if switches["masked_tail"] else "all"
         objective = PredictionMatching(
             module,
-            normalise,
-            masking,
+            masked,
             4,
             copy.deepcopy(module),
-            patches=patches,
+            compared=patches,
             mae_weight=mae_weight,
             shortcuts=shortcuts,
         )
     elif match == "weights":
-        encoder = MaskedAutoencoder(shape).encoder
-        objective = WeightMatching(module, normalise, masking, 4, encoder, "mars", shortcuts=shortcuts)
+        objective = WeightMatching(module, masked, 4, MaskedAutoencoder(shape), "mars", shortcuts=shortcuts)
     else:
-        weights = {"mae_weight": mae_weight, "distill_weight": float(more.get("distill", True))}
-        objective = FurtherPretraining(
-            module, normalise, masking, 4, teacher, tokens, layer, shortcuts=shortcuts, **weights
-        )
+        weights = {"mae_weight": mae_weight, "weight": float(more.get("distill", True))}
+        objective = MaskedTraining(module, masked, 4, teacher, tokens, layer, shortcuts=shortcuts, **weights)
     drawn = objective.draw(Batch(0, torch.arange(BATCH)))
     visible = drawn.visible_ids.shape[1]
     if mask == "fixed":

@@ -9,21 +9,21 @@ import torch
 from test_flops import ONEDNN
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
 from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.text import TextClassifier, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm
 from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.objectives.base import Shortcuts
-from sdfast.objectives.contrastive import add_projection
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
-from sdfast.objectives.text_contrastive import TextSupervisedContrastive
-from sdfast.objectives.text_matching import TextPredictionMatching, TextWeightMatching
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.matching import PredictionMatching, WeightMatching
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.regularizers.r3f import R3F
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
 
 SHAPE = TextShape("roberta", 50, 40, 1, 1, TransformerShape(12, 3, 2, 20))
@@ -38,19 +38,20 @@ def objective_of(step: TextStepSpec, shortcuts: Shortcuts) -> Any:
         classifier, labels = TextClassifier(SHAPE, step.classes), torch.arange(4) % 5
         if step.projection:
             add_projection(classifier, step.projection, 0)
-            return TextSupervisedContrastive(classifier, labels, 0.1, shortcuts)
-        return TextClassification(classifier, labels, shortcuts, R3F() if step.passes == 2 else None)
+            return SupervisedContrastive(classifier, LabelledTexts(), labels, 0.1, shortcuts)
+        return Classification(classifier, LabelledTexts(), labels, shortcuts, R3F() if step.passes == 2 else None)
     module = fresh_mlm(SHAPE, 0)
     layer: Any = step.layer or "last"
     teacher: Any = None
+    masked = MaskedTexts(lambda rows: (IDS, LENGTHS), MASKING)
     if step.matched in ("predictions", "weights"):
-        mine = (module, lambda rows: (IDS, LENGTHS), MASKING, 3)
-        mlm: Any = {"mlm_weight": float(step.mlm), "shortcuts": shortcuts}
+        mine = (module, masked, 3)
+        mlm: Any = {"mae_weight": float(step.mlm), "shortcuts": shortcuts}
         if step.match == "weights":
-            return TextWeightMatching(*mine, fresh_mlm(SHAPE, 1).encoder, "l2", **mlm)
+            return WeightMatching(*mine, fresh_mlm(SHAPE, 1), "l2", **mlm)
         teacher = fresh_mlm(SHAPE, 1)
         use_attention(teacher, "reference")
-        return TextPredictionMatching(*mine, teacher, patches=step.compared, **mlm)
+        return PredictionMatching(*mine, teacher, compared=step.compared, **mlm)
     if step.stage == "distill":
         rows = len(IDS) if step.tokens == "all" else len(LENGTHS)
         teacher = ResidentBank(torch.zeros(rows, 12), None, torch.arange(rows)[None])
@@ -58,13 +59,12 @@ def objective_of(step: TextStepSpec, shortcuts: Shortcuts) -> Any:
             teacher, inputs, torch.arange(len(teacher.features)), epoch
         )
         if step.teacher == "live":
-            teacher = LiveTextTeacher(module.encoder, step.tokens, layer)
+            teacher = LiveTeacher(module.encoder, step.tokens, layer)
             use_attention(teacher, "reference")
-    weights = {"mlm_weight": float(step.mlm), "distill_weight": float(step.distill)}
-    return MaskedLanguageModelling(
+    weights = {"mae_weight": float(step.mlm), "weight": float(step.distill)}
+    return MaskedTraining(
         module,
-        lambda rows: (IDS, LENGTHS),
-        MASKING,
+        masked,
         3,
         teacher,
         step.tokens,

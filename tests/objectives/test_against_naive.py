@@ -20,7 +20,8 @@ from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTClassifier
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.classification import Classification
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.live import LiveTeacher
 
 transformers = pytest.importorskip("transformers")
@@ -70,7 +71,8 @@ def test_pretraining_and_distillation(
         naive_step = naive.NaiveDistillation(theirs, load(teacher_folder).to(dtype), LR)
     else:
         naive_step = naive.NaivePretraining(theirs, LR)
-    objective = FurtherPretraining(module, Normalise(MEAN, STD).to(dtype), PretrainConfig(), SEED, teacher)
+    masked = MaskedImages(Normalise(MEAN, STD).to(dtype), PretrainConfig())
+    objective = MaskedTraining(module, masked, SEED, teacher)
     ours = train_ours(objective, PretrainConfig(steps=STEPS, batch_size=BATCH, lr=LR), tmp_path / "run")
     for step, batch in enumerate(batches()):
         decayed_rate(naive_step, step)
@@ -125,7 +127,7 @@ def test_finetuning(dtype: torch.dtype, bound: float, naive: ModuleType, mae_fol
     module.to(dtype)
     naive_step = naive.NaiveFinetuning(theirs, LR)
     config = FinetuneConfig(steps=STEPS, batch_size=BATCH, lr=LR, warmup=0.0, flip=0.5)
-    objective = Classification(module, Normalise(MEAN, STD).to(dtype), labels, 0.5, SEED)
+    objective = Classification(module, LabelledImages(Normalise(MEAN, STD).to(dtype), 0.5, SEED), labels)
     ours = train_ours(objective, config, tmp_path / "run")
     flipped_once = False
     for step, batch in enumerate(batches()):

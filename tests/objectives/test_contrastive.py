@@ -88,7 +88,7 @@ def test_the_objective_is_contrastive_for_the_encoder_and_cross_entropy_for_the_
     features, logits, labels = [], [], []
     for view in (0, 1):
         for row in range(6):
-            pixels = ours.normalise(IMAGES[row : row + 1])
+            pixels = ours.views.normalise(IMAGES[row : row + 1])
             pixels = pixels.flip(-1) if drawn[row, view] else pixels
             cls = other.encoder(pixels)[0, 0]
             hidden = F.relu(F.linear(cls, other.projection[0].weight, other.projection[0].bias))

@@ -15,36 +15,36 @@ from text_step_setup import BATCH, MASKING, ROWS, SEED, WORDS, batches, read, sc
 from torch import Tensor
 
 from sdfast.config import EngineConfig
+from sdfast.data.masking import TokenMasking
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.prepare import prepare
 from sdfast.errors import UserError
 from sdfast.models.blocks import PostNormBlock, use_attention
 from sdfast.models.text import Dropouts
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts, micro_slices
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.teacher.live_text import LiveTextTeacher, matched_text_features
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.texts import MaskedTexts
+from sdfast.teacher.live import LiveTeacher, matched_text_features
 from sdfast.teacher.targets import ResidentBank, Targets
 
 NO_SHORTCUTS = Shortcuts(packed=False, cls_tail=False, masked_tail=False)
 TEACHER = scrambled(7)
 
 
-def objective_of(dtype: torch.dtype = torch.float64, teacher: bool = True, **changes: Any) -> MaskedLanguageModelling:
+def objective_of(dtype: torch.dtype = torch.float64, teacher: bool = True, **changes: Any) -> MaskedTraining:
     module = scrambled(0, dtype, changes.pop("dropouts", Dropouts()))
     if teacher:
         tokens, layer = changes.get("tokens", "cls"), changes.get("layer", "last")
-        changes["teacher"] = LiveTextTeacher(TEACHER.encoder, tokens, layer).to(dtype)
-    return MaskedLanguageModelling(module, read, changes.pop("masking", MASKING), SEED, **changes)
+        changes["teacher"] = LiveTeacher(TEACHER.encoder, tokens, layer).to(dtype)
+    masked = MaskedTexts(read, changes.pop("masking", MASKING), changes.pop("mean", "token"))
+    return MaskedTraining(module, masked, SEED, **changes)
 
 
 def texts_of(batch: Any) -> TokenBatch:
     return TokenBatch(*read(batch.rows))
 
 
-def loss_and_gradients(
-    objective: MaskedLanguageModelling, parts: int = 1
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def loss_and_gradients(objective: MaskedTraining, parts: int = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     batch = batches()[0]
     drawn, texts = objective.draw(batch), texts_of(batch)
     total: dict[str, Tensor] = {}
@@ -71,9 +71,9 @@ SCENARIOS: list[dict[str, Any]] = [
     {},
     {"tokens": "all"},
     {"layer": 1},
-    {"mlm_weight": 0.0},
-    {"mlm_weight": 0.0, "layer": 1},
-    {"mean": "sequence", "mlm_weight": 0.3, "distill_weight": 2.0},
+    {"mae_weight": 0.0},
+    {"mae_weight": 0.0, "layer": 1},
+    {"mean": "sequence", "mae_weight": 0.3, "weight": 2.0},
 ]
 
 
@@ -151,7 +151,7 @@ def test_the_shortcuts_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the losses ------------------------------------------------------------------------------------------------
 
 
-def plain_loss(objective: MaskedLanguageModelling) -> tuple[list[Tensor], Tensor, Tensor]:
+def plain_loss(objective: MaskedTraining) -> tuple[list[Tensor], Tensor, Tensor]:
     """Cross-entropies of each text's masked tokens, and the clean features of student and teacher, text by text."""
     batch = batches()[0]
     drawn, module = objective.draw(batch), objective.module
@@ -193,7 +193,7 @@ def test_a_bank_gives_the_losses_of_the_live_teacher(tokens: Any) -> None:
             return Targets(self.features, torch.cat(of_text))
 
     bank = Bank(torch.cat(features), None, torch.arange(ROWS)[None])
-    with_bank = MaskedLanguageModelling(scrambled(0), read, MASKING, SEED, bank, tokens)
+    with_bank = MaskedTraining(scrambled(0), MaskedTexts(read, MASKING), SEED, bank, tokens)
     assert_same(loss_and_gradients(with_bank), loss_and_gradients(objective_of(tokens=tokens)))
 
 
@@ -235,7 +235,7 @@ def test_dropout_acts_in_the_student_alone() -> None:
     texts, drawn = texts_of(batch), objective.draw(batch)
     objective.module.train()
     teacher = objective.teacher
-    assert isinstance(teacher, LiveTextTeacher) and torch.equal(teacher(texts), teacher(texts))
+    assert isinstance(teacher, LiveTeacher) and torch.equal(teacher(texts), teacher(texts))
     losses = [objective.loss(texts, batch, drawn, slice(0, BATCH))["loss_distill"] for _ in range(2)]
     assert losses[0] != losses[1]
 

@@ -22,9 +22,10 @@ from sdfast.models.text_checkpoint import (
     save_text_classifier,
     text_classifier_from_mlm,
 )
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.objectives.text_classification import TextClassification
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
+from sdfast.teacher.live import LiveTeacher
 
 transformers = pytest.importorskip("transformers")
 
@@ -64,11 +65,11 @@ def test_pretraining_and_distillation(
     teacher = None
     if stage == "distill":
         their_teacher = theirs_of(1, tmp_path / "teacher", dtype)
-        teacher = LiveTextTeacher(ours_of(tmp_path / "teacher", dtype).encoder, tokens)  # type: ignore[arg-type]
+        teacher = LiveTeacher(ours_of(tmp_path / "teacher", dtype).encoder, tokens)  # type: ignore[arg-type]
         naive_step = naive_text.NaiveTextDistillation(theirs, their_teacher, LR, tokens)
     else:
         naive_step = naive_text.NaiveTextPretraining(theirs, LR)
-    objective = MaskedLanguageModelling(module, read, MASKING, SEED, teacher, tokens)  # type: ignore[arg-type]
+    objective = MaskedTraining(module, MaskedTexts(read, MASKING), SEED, teacher, tokens)  # type: ignore[arg-type]
     ours = train(objective, tmp_path / "run")
     for step, batch in enumerate(batches()):
         decayed_rate(naive_step, step, LR)
@@ -112,7 +113,7 @@ def test_finetuning(tmp_path: Path) -> None:
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "start").double().train()
     module.double()
     config = FinetuneConfig(steps=STEPS, batch_size=8, lr=LR, warmup=0.0)
-    ours = train(TextClassification(module, LABELS), tmp_path / "run", config=config)
+    ours = train(Classification(module, LabelledTexts(), LABELS), tmp_path / "run", config=config)
     step_of_theirs = naive_text.NaiveTextPretraining(theirs, LR)
     for group in step_of_theirs.optimizer.param_groups:
         group["betas"] = (0.9, 0.999)

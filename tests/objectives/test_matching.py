@@ -18,8 +18,7 @@ from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted
 from sdfast.models.vit import MaskedAutoencoder, ViTEncoder
 from sdfast.objectives.base import Shortcuts
-from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.objectives.weight_distance import mars_distance, squared_distance
+from sdfast.objectives.matching import PredictionMatching, WeightMatching, mars_distance, squared_distance
 
 BATCH, WHOLE = Batch(2, torch.arange(6)), slice(0, 6)
 MATCHES = ("predictions", "weights-l2", "weights-mars")
@@ -45,8 +44,8 @@ def predicted(module: MaskedAutoencoder, pixels: Tensor, visible: list[int]) -> 
 @pytest.mark.parametrize("patches", ["all", "masked"])
 @pytest.mark.parametrize("mae_weight", [0.5, 0.0])
 def test_predictions_are_the_two_models_outputs(mask: Any, reduction: str, patches: str, mae_weight: float) -> None:
-    masking = PretrainConfig(mask=mask)
-    ours = made("predictions", masking=masking, weight=0.3, patches=patches, reduction=reduction, mae_weight=mae_weight)
+    masking, how = PretrainConfig(mask=mask), {"compared": patches, "reduction": reduction}
+    ours = made("predictions", masking=masking, weight=0.3, mae_weight=mae_weight, **how)
     drawn = ours.draw(BATCH)
     parts = ours.loss(IMAGES[:6], BATCH, drawn, WHOLE)
     parts["loss"].backward()
@@ -54,7 +53,7 @@ def test_predictions_are_the_two_models_outputs(mask: Any, reduction: str, patch
     plain = objective_of("pretrain", torch.float64, masking=masking)
     student, teacher = plain.module, teacher_of(dtype=torch.float64)
     assert isinstance(student, MaskedAutoencoder)
-    pixels, total, values = ours.normalise(IMAGES[:6]), torch.zeros((), dtype=torch.float64), 0
+    pixels, total, values = ours.views.normalise(IMAGES[:6]), torch.zeros((), dtype=torch.float64), 0
     for number in range(6):
         hidden = drawn.mask[number]
         seen = [patch for patch in range(L) if not hidden[patch]]
@@ -79,7 +78,7 @@ def test_predictions_are_the_two_models_outputs(mask: Any, reduction: str, patch
 def test_no_shortcut_changes_the_predictions() -> None:
     losses = []
     for shortcuts in (Shortcuts(), Shortcuts(False, False, False)):
-        ours = made("predictions", patches="masked", shortcuts=shortcuts)
+        ours = made("predictions", compared="masked", shortcuts=shortcuts)
         losses.append(ours.loss(IMAGES[:6], BATCH, ours.draw(BATCH), WHOLE)["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
@@ -163,7 +162,7 @@ def test_a_teacher_that_is_the_student_has_no_distance_and_no_gradient(match: st
     if isinstance(ours, PredictionMatching):
         ours.matched = teacher
     else:
-        ours = WeightMatching(ours.module, ours.normalise, ours.masking, 5, teacher.encoder, ours.norm, 100.0)
+        ours = WeightMatching(ours.module, ours.views, 5, teacher, ours.distance.norm, 100.0)
     losses = []
     for each in (ours, plain):
         parts = each.loss(IMAGES[:6], BATCH, each.draw(BATCH), WHOLE)
@@ -178,7 +177,7 @@ def test_a_teacher_that_is_the_student_has_no_distance_and_no_gradient(match: st
 @pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("mask", ["fixed", "bernoulli"])
 def test_parts_and_processes_sum_to_the_whole(match: str, mask: Any) -> None:
-    more = {"patches": "masked", "reduction": "mean"} if match == "predictions" else {}
+    more = {"compared": "masked", "reduction": "mean"} if match == "predictions" else {}
     ours = made(match, masking=PretrainConfig(mask=mask), **more)
     whole = ours.loss(IMAGES[:6], BATCH, ours.draw(BATCH), WHOLE)
     sums: dict[str, float] = {}

@@ -15,9 +15,8 @@ from test_contrastive import by_definition
 from torch import Tensor
 
 from sdfast.config import EngineConfig, FinetuneConfig
-from sdfast.data.order import Batch
+from sdfast.data.order import Batch, TextBatchOrder
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_order import TextBatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
 from sdfast.objectives.base import Shortcuts

@@ -22,8 +22,9 @@ from sdfast.engine.single import SingleEngine
 from sdfast.models.text import Dropouts
 from sdfast.models.text_checkpoint import Companions, fresh_mlm, load_mlm, save_mlm
 from sdfast.objectives.base import ALL_SHORTCUTS
-from sdfast.objectives.masked_lm import MaskedLanguageModelling
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.objectives.masked import MaskedTraining
+from sdfast.objectives.texts import MaskedTexts
+from sdfast.teacher.live import LiveTeacher
 
 transformers = pytest.importorskip("transformers")
 
@@ -86,12 +87,13 @@ def naive_draws(naive_text: ModuleType, folders: list[Path]) -> Tensor:
     )
 
 
-def objective_of(folders: list[Path], dropouts: Dropouts | None = None) -> MaskedLanguageModelling:
+def objective_of(folders: list[Path], dropouts: Dropouts | None = None) -> MaskedTraining:
     student, teacher = load_mlm(str(folders[0]), dropouts=dropouts), load_mlm(str(folders[1]))
-    return MaskedLanguageModelling(student.module, read, MASKING, SEED, LiveTextTeacher(teacher.module.encoder, "cls"))
+    live = LiveTeacher(teacher.module.encoder, "cls")
+    return MaskedTraining(student.module, MaskedTexts(read, MASKING), SEED, live)
 
 
-def our_draws(objective: MaskedLanguageModelling) -> Tensor:
+def our_draws(objective: MaskedTraining) -> Tensor:
     engine = SingleEngine(objective, PretrainConfig(lr=LR), EngineConfig(), CPU)
     module, encoder = objective.module.train(), objective.module.encoder
     drawn, texts = objective.draw(BATCH), TokenBatch(*read(BATCH.rows))

@@ -15,9 +15,8 @@ from small_text_stage import LENGTHS, PAD, model, text_objective_of, texts
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, PretrainConfig
-from sdfast.data.order import Batch
+from sdfast.data.order import Batch, TextBatchOrder
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_order import TextBatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted
 from sdfast.models import layout
@@ -25,7 +24,7 @@ from sdfast.models.text import NO_DROPOUT
 from sdfast.models.text_checkpoint import Companions, save_mlm
 from sdfast.models.text_families import FAMILIES
 from sdfast.objectives.base import Shortcuts
-from sdfast.objectives.text_matching import TextPredictionMatching, TextWeightMatching
+from sdfast.objectives.matching import PredictionMatching, WeightMatching
 
 BATCH, WHOLE = Batch(2, torch.arange(6)), slice(0, 6)
 MATCHES = ("predictions", "weights-l2", "weights-mars")
@@ -51,7 +50,7 @@ def test_predictions_are_those_of_two_dense_heads(
     reduction: str, patches: str, mlm_weight: float, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    more = {"patches": patches, "reduction": reduction, "mlm_weight": mlm_weight, "weight": 0.3}
+    more = {"compared": patches, "reduction": reduction, "mae_weight": mlm_weight, "weight": 0.3}
     ours = made("predictions", **more)
     drawn = ours.draw(BATCH)
     parts = ours.loss(texts(BATCH.rows), BATCH, drawn, WHOLE)
@@ -92,7 +91,7 @@ def test_predictions_are_those_of_two_dense_heads(
 def test_no_shortcut_changes_the_predicted_words(patches: str) -> None:
     found = []
     for shortcuts in (Shortcuts(), NO_SHORTCUTS):
-        ours = made("predictions", patches=patches, shortcuts=shortcuts)
+        ours = made("predictions", compared=patches, shortcuts=shortcuts)
         parts = ours.loss(texts(BATCH.rows), BATCH, ours.draw(BATCH), WHOLE)
         parts["loss"].backward()
         found.append((parts, gradients(ours.module)))
@@ -114,7 +113,7 @@ def test_the_student_drops_and_the_teacher_does_not() -> None:
 
 def test_the_weights_of_texts_are_compared_as_the_definition_says() -> None:
     for match in ("weights-l2", "weights-mars"):
-        ours = made(match, weight=0.2, mlm_weight=0.5)
+        ours = made(match, weight=0.2, mae_weight=0.5)
         drawn = ours.draw(BATCH)
         parts = ours.loss(texts(BATCH.rows), BATCH, drawn, WHOLE)
         parts["loss"].backward()
@@ -140,11 +139,11 @@ def test_the_weights_of_texts_are_compared_as_the_definition_says() -> None:
 def test_a_text_teacher_that_is_the_student_has_no_distance_and_no_gradient(match: str) -> None:
     ours, plain = made(match, weight=100.0), text_objective_of("pretrain", torch.float64, rate=0.3)
     teacher = model(2).double()
-    more = (ours.module, ours.read, ours.masking, 5)
+    more = (ours.module, ours.views, 5)
     if match == "predictions":
-        ours = TextPredictionMatching(*more, teacher, 100.0)
+        ours = PredictionMatching(*more, teacher, 100.0)
     else:
-        ours = TextWeightMatching(*more, teacher.encoder, ours.distance.norm, 100.0)
+        ours = WeightMatching(*more, teacher, ours.distance.norm, 100.0)
     losses = []
     for each in (ours, plain):
         parts = each.loss(texts(BATCH.rows), BATCH, each.draw(BATCH), WHOLE)
@@ -159,7 +158,7 @@ def test_a_text_teacher_that_is_the_student_has_no_distance_and_no_gradient(matc
 @pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("patches", ["all", "masked"])
 def test_parts_and_processes_of_texts_sum_to_the_whole(match: str, patches: str) -> None:
-    more = {"patches": patches, "reduction": "mean"} if match == "predictions" else {}
+    more = {"compared": patches, "reduction": "mean"} if match == "predictions" else {}
     ours = made(match, **more)
     whole = ours.loss(texts(BATCH.rows), BATCH, ours.draw(BATCH), WHOLE)
     sums: dict[str, float] = {}
@@ -173,7 +172,7 @@ def test_parts_and_processes_of_texts_sum_to_the_whole(match: str, patches: str)
 
 
 def test_a_text_without_a_masked_word_is_compared_nowhere() -> None:
-    ours = made("predictions", patches="masked", mlm_weight=0.0)
+    ours = made("predictions", compared="masked", mae_weight=0.0)
     drawn = ours.draw(BATCH)
     nothing = type(drawn)(texts(BATCH.rows), drawn.chosen[:0], drawn.labels[:0], torch.zeros(6, dtype=torch.int64))
     parts = ours.loss(texts(BATCH.rows), BATCH, nothing, WHOLE)
@@ -231,7 +230,7 @@ def test_each_text_match_nears_its_teacher_and_without_a_weight_is_further_pre_t
 
 
 def test_without_masked_words_the_head_is_not_trained_and_features_alone_are() -> None:
-    ours: Any = text_objective_of("distill", torch.float64, rate=0.3, mlm_weight=0.0)
+    ours: Any = text_objective_of("distill", torch.float64, rate=0.3, mae_weight=0.0)
     ours.loss(texts(BATCH.rows), BATCH, ours.draw(BATCH), WHOLE)["loss"].backward()
     names = {name for name, _ in ours.module.named_parameters()}
     assert set(gradients(ours.module)) == {name for name in names if not name.startswith("head.")}

@@ -11,9 +11,9 @@ from small_stage import losses_of
 from torch import Tensor
 
 from sdfast.config import EngineConfig, PretrainConfig
+from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape

@@ -12,8 +12,7 @@ from sdfast.data.order import Batch
 from sdfast.models.vit import View, ViTClassifier
 from sdfast.objectives.classification import Classification
 from sdfast.regularizers.choose import on_loss
-from sdfast.regularizers.r3f import R3F, symmetric_kl
-from sdfast.regularizers.r4f import add_spectral_norm, fold_spectral_norm, folded_state
+from sdfast.regularizers.r3f import R3F, add_spectral_norm, fold_spectral_norm, folded_state, symmetric_kl
 
 BATCH = Batch(0, torch.arange(6))
 WHOLE = slice(0, 6)
@@ -59,7 +58,7 @@ def test_loss_and_gradients_are_those_of_two_passes(cls_tail: bool) -> None:
 
     other = objective(None).module
     assert isinstance(other, ViTClassifier)
-    pixels = ours.normalise(IMAGES[:6])
+    pixels = ours.views.normalise(IMAGES[:6])
     pixels = torch.where(drawn[:, None, None, None], pixels.flip(-1), pixels)
     torch.manual_seed(3)
     shape = other.shape

@@ -22,7 +22,7 @@ from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
 from sdfast.models.checkpoint import load_classifier
 from sdfast.regularizers.choose import on_loss, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.regularizers.r3f import add_spectral_norm
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 import sdfast
 from sdfast.config import EngineConfig
-from sdfast.data.order import Batch
+from sdfast.data.order import Batch, TextBatchOrder
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_order import TextBatchOrder
 from sdfast.durable import read_json
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.optim import build_optimizer, is_decayed
@@ -34,11 +33,11 @@ from sdfast.models.text import TextClassifier, TextShape
 from sdfast.models.text_checkpoint import Companions, load_text_classifier, save_text_classifier
 from sdfast.models.text_families import FAMILIES
 from sdfast.objectives.base import Shortcuts
-from sdfast.objectives.text_classification import TextClassification
+from sdfast.objectives.classification import Classification
+from sdfast.objectives.texts import LabelledTexts
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.mars import Mars
-from sdfast.regularizers.r3f import R3F
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.regularizers.r3f import R3F, add_spectral_norm
 from sdfast.regularizers.recadam import Pull, RecAdam
 
 BATCH, WHOLE = Batch(0, torch.arange(6)), slice(0, 6)
@@ -73,7 +72,7 @@ def test_r3f_is_two_passes_of_transformers(kind: Literal["roberta", "bert"], cls
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     theirs, module = loaded.double().train(), module.double().train()
     r3f, batch = R3F(weight=0.7, eps=3.0), texts(BATCH.rows)
-    ours = TextClassification(module, LABELS, Shortcuts(cls_tail=cls_tail), r3f)
+    ours = Classification(module, LabelledTexts(), LABELS, Shortcuts(cls_tail=cls_tail), r3f)
     torch.manual_seed(3)
     parts = ours.loss(batch, BATCH, None, WHOLE)
     parts["loss"].backward()

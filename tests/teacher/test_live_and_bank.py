@@ -16,7 +16,8 @@ from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.objectives.base import Normalise
-from sdfast.objectives.pretraining import FurtherPretraining
+from sdfast.objectives.images import MaskedImages
+from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.recipe import Recipe
@@ -31,9 +32,8 @@ def train(
     """The loss of every step, and the weights after the last."""
     module = make_module(8).to(dtype)
     normalise = Normalise(TRANSFORM.mean, TRANSFORM.std).to(dtype)
-    objective = FurtherPretraining(
-        module, normalise, PretrainConfig(), seed, teacher, recipe.tokens, recipe.layer, augment=recipe.augment
-    )
+    masked = MaskedImages(normalise, PretrainConfig(), recipe.augment)
+    objective = MaskedTraining(module, masked, seed, teacher, recipe.tokens, recipe.layer)
     images = torch.from_numpy(recipe.images)
     trainer = Trainer(
         "distill",

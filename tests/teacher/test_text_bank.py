@@ -19,8 +19,8 @@ from sdfast.errors import UserError
 from sdfast.models.text_checkpoint import load_mlm
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.live_text import matched_text_features
-from sdfast.teacher.text_recipe import TextRecipe
+from sdfast.teacher.live import matched_text_features
+from sdfast.teacher.recipe import TextRecipe
 from sdfast.teacher.verify import sample_errors
 
 
@@ -72,10 +72,10 @@ def test_a_build_that_was_cut_ends_with_the_same_bits(recipe: TextRecipe, tmp_pa
 
 def test_its_identity_is_by_content(recipe: TextRecipe, tmp_path: Path) -> None:
     prepare_bank(tmp_path / "bank", recipe)
-    how = recipe.tokenization
+    how = recipe.transform
     others = {
-        "transform.tokenizer": replace(recipe, tokenization=replace(how, tokenizer="0" * 64)),
-        "transform.max_length": replace(recipe, tokenization=replace(how, max_length=30)),
+        "transform.tokenizer": replace(recipe, transform=replace(how, tokenizer="0" * 64)),
+        "transform.max_length": replace(recipe, transform=replace(how, max_length=30)),
         "rows": replace(recipe, rows=recipe.rows[:-1]),
         "features.layer": replace(recipe, layer=1),
     }

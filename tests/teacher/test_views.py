@@ -62,7 +62,7 @@ def test_training_replays_the_pixels_that_the_teacher_saw(tmp_path: Path) -> Non
     for epoch in range(6):
         entries = recipe.distinct_rows.searchsorted(rows.numpy()) * 3 + epoch % 3
         seen.append(augment(pixels, rows, epoch))
-        assert torch.equal(seen[-1], recipe.pixels(recipe.images[rows.numpy()], entries))
+        assert torch.equal(seen[-1], recipe.seen(recipe.images[rows.numpy()], entries))
     assert torch.equal(seen[0], seen[3]) and not torch.equal(seen[0], seen[1])
     bank = prepare_bank(tmp_path / "teacher", recipe)
     features = LiveTeacher(recipe.encoder, "cls")(seen[1])

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sdfast.config import Config
 from sdfast.data.augment import Augmentation
+from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.single import SingleEngine
 from sdfast.losses.mae_distill import triton_backend
@@ -26,11 +26,9 @@ from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, Te
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
-from sdfast.objectives.choose_text import masked_text_objective, text_classifier_objective
-from sdfast.regularizers.choose import on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm
+from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.live_text import LiveTextTeacher
 from sdfast.teacher.targets import ResidentBank
 
 Stage = Literal["pretrain", "distill", "finetune"]
@@ -66,10 +64,8 @@ def image_objective(stage: Stage, config: Config) -> Objective:
         else:
             module, other = MaskedAutoencoder(VIT), MaskedAutoencoder(VIT)
     if stage == "finetune":
-        regularizer = on_optimizer(config.finetune, classifier)
-        if config.finetune.regularizer == "r4f":
-            add_spectral_norm(classifier.classifier, 0)
-        return classifier_objective(classifier, normalise, labels, config, 0, regularizer)
+        views = LabelledImages(normalise, config.finetune.flip, 0)
+        return classifier_objective(classifier, views, labels, config, 0)
     teacher: Any = None
     if stage == "distill":
         teacher = other
@@ -78,7 +74,7 @@ def image_objective(stage: Stage, config: Config) -> Objective:
             teacher = LiveTeacher(other.encoder, config.distill.tokens) if live else bank(config, 768, 1 + VIT.patches)
     kind = config.pretrain.augment
     augment = None if kind == "none" else Augmentation(kind, 0)
-    return masked_objective(module, normalise, config, stage, 0, teacher, augment=augment)
+    return masked_objective(module, MaskedImages(normalise, config.pretrain, augment), config, stage, 0, teacher)
 
 
 def read(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,14 +93,14 @@ def text_objective(stage: Stage | Literal["head"], config: Config) -> Objective:
         else:
             module, other = MaskedLanguageModel(ROBERTA, dropouts), MaskedLanguageModel(ROBERTA)
     if stage == "finetune":
-        return text_classifier_objective(classifier, labels, config, 0, on_optimizer(config.finetune, classifier))
+        return classifier_objective(classifier, LabelledTexts(), labels, config, 0)
     teacher: Any = None
     if stage == "distill":
         teacher = other
         if matches_features(config):
-            teacher = LiveTextTeacher(other.encoder, "all" if config.distill.tokens == "all" else "cls")
+            teacher = LiveTeacher(other.encoder, "all" if config.distill.tokens == "all" else "cls")
             teacher = teacher if config.teacher.mode == "live" else bank(config, 768, 0)
-    return masked_text_objective(module, read, MASKING, config, stage, 0, teacher)
+    return masked_objective(module, MaskedTexts(read, MASKING, config.pretrain.mean), config, stage, 0, teacher)
 
 
 @contextmanager

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 
 # Places that copy from the CPU within a step, without waiting. A static step's inputs are moved before it.
 BEFORE = {"engine.graph.<lambda>"}
-MASK = {"objectives.pretraining._visible", "objectives.pretraining._decode"}
+MASK = {"data.masking.seen_on", "objectives.images._predict"}
 PADDED = {"models.attention.sdpa._places", "models.attention.sdpa._padded"}
 RAGGED = {"models.attention.groups._offsets"}
 WORDS = {"models.text.embed"}  # places of the tokens
-MASKED_WORDS = WORDS | {"data.text_batch.to", "objectives.masked_lm._labels"}
+MASKED_WORDS = WORDS | {"data.text_batch.to", "objectives.texts._labels"}
 TAIL = {"models.text.encode"}  # the tokens that ask
 BANK = {"teacher.targets.targets"}
 
@@ -61,19 +61,19 @@ TEXTS: dict[str, tuple[str, list[str], set[str]]] = {
     "distill, predictions": (
         "distill",
         ["distill.match=predictions"],
-        PADDED | MASKED_WORDS | {"objectives.text_matching.loss"},
+        PADDED | MASKED_WORDS | {"objectives.texts.distances"},
     ),
     "distill, weights": ("distill", ["distill.match=weights-l2"], PADDED | MASKED_WORDS | TAIL),
-    "finetune": ("finetune", [], PADDED | WORDS | TAIL | {"objectives.text_classification.loss"}),
+    "finetune": ("finetune", [], PADDED | WORDS | TAIL | {"objectives.classification._seen"}),
     "finetune, R3F": (
         "finetune",
         ["finetune.regularizer=r3f"],
-        PADDED | WORDS | TAIL | {"objectives.text_classification.loss"},
+        PADDED | WORDS | TAIL | {"objectives.classification._seen"},
     ),
     "finetune, contrastive": (
         "finetune",
         ["finetune.objective=supcon"],
-        PADDED | WORDS | TAIL | {"objectives.text_contrastive.loss"},
+        PADDED | WORDS | TAIL | {"objectives.classification._seen"},
     ),
 }
 

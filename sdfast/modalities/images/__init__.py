@@ -15,7 +15,7 @@ from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.data.masking import visible_count
-from sdfast.data.order import BatchOrder
+from sdfast.data.order import BatchOrder, all_batches
 from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
 from sdfast.data.pictures import kept_options, options_of_model
 from sdfast.data.transform import Transform
@@ -31,17 +31,9 @@ from sdfast.models import checkpoint as models
 from sdfast.models.flops import step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
-from sdfast.objectives.base import Normalise, Objective
-from sdfast.objectives.choose import (
-    check_banked,
-    check_match,
-    classifier_objective,
-    masked_objective,
-    matches_features,
-)
-from sdfast.objectives.contrastive import without_projection
-from sdfast.regularizers.choose import advice, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm, folded_state
+from sdfast.objectives.base import Normalise
+from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
+from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
 from sdfast.teacher.live import LiveTeacher
@@ -55,7 +47,6 @@ class Images(Modality):
 
     name = "images"
     unit = "img"
-    dev_metric = "accuracy"
     how_to_label = "put each class's images in a folder of its own"
 
     @property
@@ -111,15 +102,7 @@ class Images(Modality):
         return {"mean and std": [list(processor.mean), list(processor.std)]}
 
     @override
-    def masked(
-        self,
-        context: Context,
-        module: MaskedAutoencoder,
-        kind: MaskedKind,
-        seed: int,
-        teacher: Teacher | MaskedAutoencoder | None,
-    ) -> Objective:
-        assert kind != "head"
+    def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedImages:
         config, patches = context.config, context.model.shape.patches
         if config.pretrain.mask == "fixed" and not visible_count(patches, config.pretrain.patch_ratio):
             raise UserError(
@@ -128,17 +111,11 @@ class Images(Modality):
             )
         fresh = kind != "distill" or not config.teacher.views
         augment = augmentation(config, context.train.digests, seed if fresh else None)
-        return masked_objective(module, _normalise(context), config, kind, seed, teacher, augment=augment)
+        return MaskedImages(_normalise(context), config.pretrain, augment)
 
     @override
-    def classification(self, context: Context, module: ViTClassifier, labels: Tensor, seed: int) -> Objective:
-        config = context.config.finetune
-        regularizer = on_optimizer(config, module)
-        if config.regularizer == "r4f":
-            add_spectral_norm(module.classifier, seed)
-        for sentence in advice(config):
-            log.warning("finetune: %s", sentence)
-        return classifier_objective(module, _normalise(context), labels, context.config, seed, regularizer)
+    def labelled_views(self, context: Context, seed: int) -> LabelledImages:
+        return LabelledImages(_normalise(context), context.config.finetune.flip, seed)
 
     @override
     def flops(self, context: Context, kind: Kind) -> float:
@@ -202,8 +179,8 @@ class Images(Modality):
     def predict(
         self, module: ViTClassifier, companions: ImageProcessor, split: PackSplit, rows: Tensor, read: Reader
     ) -> Tensor:
-        device = next(module.parameters()).device
-        return predict(module, Normalise(companions.mean, companions.std).to(device), read, rows)
+        normalise = Normalise(companions.mean, companions.std).to(next(module.parameters()).device)
+        return predict(module, lambda some: normalise(read(some)), rows, all_batches(torch.arange(len(rows)), 64))
 
     @override
     def companions(self, model: models.PretrainedMAE) -> ImageProcessor:
@@ -236,8 +213,8 @@ class Images(Modality):
     def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
-        state = without_projection(folded_state(state, "classifier"))
-        return models.filled(ViTClassifier, state, replace(shape, decoder=None), classes, config.finetune.dropout)
+        shape = replace(shape, decoder=None)
+        return models.filled(ViTClassifier, finished_state(state), shape, classes, config.finetune.dropout)
 
 
 def _normalise(context: Context) -> Normalise:

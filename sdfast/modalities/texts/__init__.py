@@ -14,33 +14,30 @@ from typing_extensions import override
 from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.data.masking import TokenMasking
+from sdfast.data.order import TextBatchOrder, sorted_batches
 from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_masking import TokenMasking
-from sdfast.data.text_order import TextBatchOrder
 from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
 from sdfast.engine.accounting import text_step_spec
 from sdfast.errors import UserError
-from sdfast.evaluation.text import predict_texts
+from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
 from sdfast.modalities.card import write_card
 from sdfast.models import text_checkpoint as models
 from sdfast.models.hub import find_model_folder
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.text_flops import text_step_flops
-from sdfast.objectives.base import Objective
-from sdfast.objectives.choose import check_banked, check_match, matches_features
-from sdfast.objectives.choose_text import masked_text_objective, matched_tokens, text_classifier_objective
-from sdfast.objectives.contrastive import without_projection
-from sdfast.regularizers.choose import advice, on_optimizer
-from sdfast.regularizers.r4f import add_spectral_norm, folded_state
+from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
+from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.rng import derive_seed
 from sdfast.teacher.features import check_layer
-from sdfast.teacher.live_text import LiveTextTeacher
+from sdfast.teacher.live import LiveTeacher, check_text_tokens
+from sdfast.teacher.recipe import TextRecipe
 from sdfast.teacher.targets import Teacher
-from sdfast.teacher.text_recipe import TextRecipe
 
 _HEAD_STEPS = 1000
+_PREDICTED_TOKENS = 8192  # of a batch
 
 
 class Texts(Modality):
@@ -48,7 +45,6 @@ class Texts(Modality):
 
     name = "texts"
     unit = "seq"
-    dev_metric = "macro_f1"
     how_to_label = "give each a field or column `label`, or put each class's in a folder of its own"
 
     @property
@@ -117,34 +113,22 @@ class Texts(Modality):
         return found
 
     @override
-    def masked(
-        self,
-        context: Context,
-        module: MaskedLanguageModel,
-        kind: MaskedKind,
-        seed: int,
-        teacher: Teacher | MaskedLanguageModel | None,
-    ) -> Objective:
+    def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedTexts:
         config, how = context.config, context.pack.tokenization
         if how.mask_id is None:
             raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
         ratio = config.pretrain.word_ratio
         masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
-        return masked_text_objective(module, context.train.tokens, masking, config, kind, seed, teacher)
+        return MaskedTexts(context.train.tokens, masking, config.pretrain.mean)
 
     @override
-    def classification(self, context: Context, module: TextClassifier, labels: Tensor, seed: int) -> Objective:
+    def labelled_views(self, context: Context, seed: int) -> LabelledTexts:
         config, given = context.config.finetune, context.model.dropouts
         if {given.hidden, given.attention, given.classifier or given.hidden} != {config.dropout}:
             log.info("finetune: finetune.dropout=%g holds; the model's config.json has %s", config.dropout, given)
-        regularizer = on_optimizer(config, module)
-        if config.regularizer == "r4f":
-            add_spectral_norm(module.classifier, seed)
         if config.objective == "supcon" and not config.dropout:
             log.warning("finetune: with finetune.dropout=0 the two views of a text are the same")
-        for sentence in advice(config):
-            log.warning("finetune: %s", sentence)
-        return text_classifier_objective(module, labels, context.config, seed, regularizer)
+        return LabelledTexts()
 
     @override
     def flops(self, context: Context, kind: Kind) -> float:
@@ -163,7 +147,7 @@ class Texts(Modality):
     def check_distill(self, config: Config, shape: TextShape) -> None:
         check_match(config)
         if config.distill.weight and matches_features(config):
-            matched_tokens(config)
+            check_text_tokens(config.distill.tokens)
             check_layer(config.distill.layer, shape.encoder.depth)
             if config.teacher.mode == "bank":
                 self.check_bank(config, shape)
@@ -172,7 +156,8 @@ class Texts(Modality):
     def check_bank(self, config: Config, shape: TextShape) -> None:
         check_banked(config)
         check_layer(config.distill.layer, shape.encoder.depth)
-        if matched_tokens(config) == "all":
+        check_text_tokens(config.distill.tokens)
+        if config.distill.tokens == "all":
             raise UserError(
                 "the bank keeps as many features of every text, and with distill.tokens=all a long one has more than a"
                 " short one; use teacher.mode=live, or distill.tokens=cls."
@@ -180,7 +165,7 @@ class Texts(Modality):
 
     @override
     def live_teacher(self, config: Config, device: torch.device, model: models.PretrainedMLM) -> Teacher:
-        return LiveTextTeacher(model.module.encoder, matched_tokens(config), config.distill.layer).to(device)
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
 
     @override
     def recipe(self, config: Config, device: torch.device, model: models.PretrainedMLM, pack: TextPack) -> TextRecipe:
@@ -191,7 +176,7 @@ class Texts(Modality):
             split=train,
             digests=train.digests,
             rows=train.limited(config.data.limit, config.data.limit_seed),
-            tokenization=pack.tokenization,
+            transform=pack.tokenization,
             tokens="cls",
             dtype=config.teacher.dtype,
             device=device,
@@ -216,7 +201,8 @@ class Texts(Modality):
     def predict(
         self, module: TextClassifier, companions: models.Companions, split: TextSplit, rows: Tensor, read: Reader
     ) -> Tensor:
-        return predict_texts(module, read, torch.from_numpy(split.lengths), rows)
+        lengths = torch.from_numpy(split.lengths)[rows]
+        return predict(module, read, rows, sorted_batches(torch.arange(len(rows)), lengths, _PREDICTED_TOKENS))
 
     @override
     def companions(self, model: models.PretrainedMLM) -> models.Companions:
@@ -251,8 +237,7 @@ class Texts(Modality):
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
-        state = without_projection(folded_state(state, "classifier"))
-        return models.filled(TextClassifier, state, shape, classes)
+        return models.filled(TextClassifier, finished_state(state), shape, classes)
 
 
 def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:

@@ -1,0 +1,170 @@
+"""What images give to objectives: views whose patches are masked or that are mirrored, and the loss of their pixels."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdfast.config import PretrainConfig
+from sdfast.data.augment import Augmentation
+from sdfast.data.masking import PatchMask, batch_mask
+from sdfast.data.order import Batch
+from sdfast.engine.optim import DecayRule
+from sdfast.losses import mae_distill_loss
+from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, with_cls
+from sdfast.objectives.base import Normalise, Shortcuts
+from sdfast.objectives.masked import MaskedRows, Match
+from sdfast.regularizers.r3f import R3F
+from sdfast.rng import STREAM_FLIP, philox_bits
+from sdfast.teacher.features import Layer, Tokens, blocks_before, select_tokens
+from sdfast.teacher.targets import Targets
+
+Pixels = tuple[Tensor, dict[str, Any]]
+"""Predictions, [B, L, P] or [B, M, P] for the masked patches only; and the loss's argument that tells which are masked.
+"""
+
+
+class MaskedImages:
+    """See `MaskedViews`. With an augmentation, student and teacher see the same augmented pixels."""
+
+    part, head = "loss_mae", "decoder"
+    after_blocks: tuple[str, ...] = ("encoder.norm.",)
+
+    def __init__(self, normalise: Normalise, masking: PretrainConfig, augment: Augmentation | None = None) -> None:
+        """normalise: from uint8 images to the module's input; masking: which patches, and what is reconstructed."""
+        self.normalise, self.masking, self.augment = normalise, masking, augment
+
+    @property
+    def static(self) -> bool:
+        """Whether every image has as many masked patches, and nothing is drawn on the way."""
+        return self.masking.mask == "fixed" and self.augment is None
+
+    def draw(self, module: MaskedAutoencoder, seed: int, batch: Batch) -> PatchMask:
+        """Which patches of each image."""
+        return batch_mask(seed, batch, module.shape.patches, self.masking.patch_ratio, self.masking.mask)
+
+    def clean(self, inputs: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """uint8 [b, H, W, C] -> [b, C, H, W], normalised and augmented."""
+        pixels = self.normalise(inputs)
+        return pixels if self.augment is None else self.augment(pixels, rows, epoch)
+
+    def encode(
+        self,
+        module: MaskedAutoencoder,
+        rows: MaskedRows,
+        masked: bool,
+        match: tuple[Tokens, Layer] | None,
+        taken: Shortcuts,
+    ) -> tuple[Pixels | None, Tensor | None]:
+        """See `MaskedViews.encode`: of the masked view the encoder sees the visible patches."""
+        encoder, mask = module.encoder, rows.mask
+        tokens, layer = match or ("cls", "last")
+        clean = partial(View, cls_only=tokens == "cls" and taken.cls_tail, layer=blocks_before(layer))
+        seen = partial(View, valid=with_cls(mask.visible_valid))
+        encoded = matched = None
+        if masked and match and taken.packed:
+            visible, every = encoder.embed_both(rows.clean, mask.visible_ids)
+            encoded, matched = encoder.encode(seen(visible), clean(every))
+        else:
+            whole = encoder.embed(rows.clean) if match else None  # first, so that its gradient is made last
+            if masked:
+                (encoded,) = encoder.encode(seen(encoder.embed(rows.clean, mask.visible_ids)))
+            if whole is not None:
+                (matched,) = encoder.encode(clean(whole))
+        if matched is not None and matched.dim() == 3:
+            matched = select_tokens(matched, tokens)
+        return None if encoded is None else self._predict(module, encoded, mask, taken.masked_tail), matched
+
+    def _predict(self, module: MaskedAutoencoder, encoded: Tensor, mask: PatchMask, tail: bool) -> Pixels:
+        """Of the masked patches alone with `tail`, where every image has as many."""
+        visible = (encoded, mask.visible_ids, mask.visible_valid)
+        if tail and mask.masked_ids is not None:
+            masked_ids = mask.masked_ids.to(encoded.device, non_blocking=True)
+            return module.decoder(*visible, masked_ids), {"mask_ids": masked_ids}
+        where = mask.mask.to(encoded.device, non_blocking=True)
+        return module.decoder(*visible), {"mask": where}
+
+    def losses(
+        self, module: MaskedAutoencoder, rows: MaskedRows, predicted: Pixels | None, weight: float, match: Match
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """See `MaskedViews.losses`: the mean over masked patches, as the share of these rows in the whole batch's."""
+        share = rows.mask.masked_count / rows.drawn.whole_count
+        pred, where = predicted or (None, {})
+        out = mae_distill_loss(
+            pred,
+            None if pred is None else rows.clean,
+            student=match.student,
+            teacher=match.targets.teacher,
+            rows=match.targets.rows,
+            teacher_scale=match.targets.scale,
+            patch_size=module.shape.patch_size,
+            norm_pix=self.masking.normalised_pixels,
+            mae_weight=weight * share,
+            distill_weight=match.weight,
+            **where,
+        )
+        return out.loss, None if pred is None else out.mae * share, out.distill
+
+    def distances(
+        self,
+        modules: tuple[MaskedAutoencoder, MaskedAutoencoder],
+        predicted: tuple[Pixels, Pixels],
+        rows: MaskedRows,
+        compared: str,
+        reduction: str,
+        weights: tuple[float, float],
+        tail: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """See `MaskedViews.distances`: squared, of the patches' values."""
+        (pred, where), (target, _) = predicted
+        student, shape, count = pred, modules[0].shape, rows.drawn.whole_count
+        if compared == "masked" and "mask" in where:
+            student, target = (each * where["mask"].unsqueeze(-1) for each in (pred, target))
+        patches = count if compared == "masked" else rows.batch.count * shape.patches
+        # The loss's mean over these images, as a share of the batch's images or values.
+        share = len(pred) / (patches * shape.patch_values if reduction == "mean" else rows.batch.count)
+        match = Match(student, Targets(target), weights[1] * share)
+        mae = (pred, where) if weights[0] else None
+        loss, masked, distance = self.losses(modules[0], rows, mae, weights[0], match)
+        return loss, masked, distance * share
+
+
+class LabelledImages:
+    """See `LabelledViews`: a view is the image, mirrored or not; flips are keyed by (seed, epoch, row)."""
+
+    decay_rule: DecayRule = "finetune"
+    static = True
+
+    def __init__(self, normalise: Normalise, flip: float, seed: int) -> None:
+        """normalise: from uint8 images to the classifier's input; flip: probability of a horizontal flip."""
+        self.normalise, self.flip, self.seed = normalise, flip, seed
+
+    def draw(self, batch: Batch, views: int) -> Tensor:
+        """[B] bool, or of several views [B, views]: which are mirrored; the first is the same for any number."""
+        words = philox_bits(self.seed, batch.epoch, batch.rows, views, STREAM_FLIP)
+        flipped = words < int(self.flip * 2**32)
+        return flipped[:, 0] if views == 1 else flipped
+
+    def seen(self, inputs: Tensor, drawn: Tensor, views: int) -> Tensor:
+        """uint8 [b, H, W, C], bool as drawn -> [views * b, C, H, W]: all images, and then all again."""
+        flipped = drawn.t().flatten().to(inputs.device, non_blocking=True)[:, None, None, None]
+        pixels = self.normalise(inputs)
+        pixels = pixels if views == 1 else pixels.repeat(views, 1, 1, 1)
+        return torch.where(flipped, pixels.flip(-1), pixels)
+
+    def noise(self, module: ViTClassifier, seen: Tensor, r3f: R3F) -> Tensor:
+        """[b, L, D]."""
+        size = (len(seen), module.shape.patches, module.shape.encoder.width)
+        return r3f.draw(size, seen.device, seen.dtype)
+
+    def states(self, module: ViTClassifier, seen: Tensor, cls_tail: bool) -> Tensor:
+        """[views * b, D]: the encoded CLS tokens."""
+        encoded = module.encoder.encode(View(module.encoder.embed(seen), cls_only=cls_tail))[0]
+        return encoded if cls_tail else encoded[:, 0]
+
+    def classify(self, module: ViTClassifier, states: Tensor) -> Tensor:
+        """[B, D] -> [B, classes]."""
+        return module.classifier(states)
