@@ -54,7 +54,7 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
     folders = _sub_folders(root)
     splits = _split_folders(root, folders)
     if modality is IMAGES and not splits:
-        from sdfast.data.layouts.find import check_not_above
+        from sdfast.data.paper_images import check_not_above
 
         check_not_above(root, folders)
     found = {

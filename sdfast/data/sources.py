@@ -92,7 +92,7 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
 
 def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
     from sdfast.data import folder, hf_dataset, idx, parquet, text_files, tweet_eval
-    from sdfast.data.layouts.find import layout_of
+    from sdfast.data.paper_images import layout_of
 
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:

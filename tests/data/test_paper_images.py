@@ -19,7 +19,7 @@ from scipy.io import savemat
 
 from sdfast.data import paper_sets
 from sdfast.data.items import Source
-from sdfast.data.layouts.find import LAYOUTS
+from sdfast.data.paper_images import LAYOUTS
 from sdfast.data.paper_sets import PAPER_SETS, paper_set
 from sdfast.data.rows import held_out_rows
 from sdfast.errors import UserError
