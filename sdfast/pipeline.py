@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdfast import bundled, durable, occupant
 from sdfast.config import Config, OptimisationConfig, nearest, resolve
-from sdfast.data.column_names import NO_LABELS
+from sdfast.data.columns import NO_LABELS
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.domains.base import Domain, MaskedStage, Reader, labels_of, with_own_settings
 from sdfast.domains.choose import domain_of

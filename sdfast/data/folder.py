@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sdfast.data.config import DataConfig
 from sdfast.data.image_table import image_file, open_csv
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader, split_name
-from sdfast.data.labels import compare_classes, encode_labels
+from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality
-from sdfast.data.records import Notes
+from sdfast.data.records import Notes, Rows
+from sdfast.data.splits import split_name
 from sdfast.data.table import is_table, read_table, table_header, table_names
 from sdfast.data.text_files import document_reader, is_text_file
 from sdfast.errors import UserError
@@ -69,18 +69,18 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
             f"no {modality.many} in {root}{ignored}; {modality.a_folder} holds "
             f"{', '.join(sorted(modality.suffixes))} files{_of_the_other_kind(others, modality)}."
         )
-    names, numbers = encode_labels({split: [label for _, label in entry.items] for split, entry in found.items()})
     warnings = _warnings(root, folders, splits, found, others, modality)
-    source = Source(root.name, f"{modality.content} folder", names, {}, warnings, modality)
-    for split in SPLITS:
-        if split in found:
-            named = zip(found[split].items, numbers[split], strict=True)
-            read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
-            source.splits[split] = Items(Item(name, label, read(root / name)) for (name, _), label in named)
+    source = Source(root.name, f"{modality.content} folder", None, {}, warnings, modality)
     for entry in found.values():
         entry.notes.add_to(source)
-    compare_classes(source, strict=True, unseen=options.unseen)
-    return source
+    read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        named = zip(found[split].items, labels, strict=True)
+        return Items(Item(name, label, read(root / name)) for (name, _), label in named)
+
+    rows = Rows({split: [label for _, label in found[split].items] for split in SPLITS if split in found})
+    return rows.fill(source, items, options, options.unseen)
 
 
 def _of_the_other_kind(others: list[str], modality: Modality) -> str:
@@ -142,7 +142,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
         table = directory / _METADATA
         found.items = [
             (prefix + image_file(row, table, found.notes), row.label)
-            for row in read_table(table, options, IMAGES, found.notes)
+            for row in read_table(table, options, found.notes, IMAGES)
         ]
         return found
     for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):

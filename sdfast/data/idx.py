@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Items, Raw, Source, split_name
-from sdfast.data.labels import Value, compare_classes, encode_labels
+from sdfast.data.items import SPLITS, Item, Items, Source
+from sdfast.data.records import Rows
+from sdfast.data.splits import split_name
 from sdfast.errors import UserError, said
 from sdfast.regular import open_regular
 
@@ -49,24 +50,20 @@ def open_idx(path: Path, options: DataConfig) -> Source:
     else:
         found = {"train": path}
     images: dict[str, NDArray[np.uint8]] = {}
-    values: dict[str, list[Value]] = {}
+    rows = Rows()
     for split in (split for split in SPLITS if split in found):
         labels = _labels_of(found[split])
         numbers = None if labels is None else read_idx(labels, 1).tolist()
         images[split] = read_idx(found[split], 3, None if numbers is None else (f"{labels}", len(numbers)))
-        values[split] = [None] * len(images[split]) if numbers is None else numbers
-    names, numbers_of = encode_labels(values)
-    source = Source(path.name, "IDX", names, {})
-    for split, pixels in images.items():
-        if len(pixels):
-            source.splits[split] = Items(
-                Item(f"{found[split].name}:{row}", label, _reader(pixels, row))
-                for row, label in enumerate(numbers_of[split])
-            )
-    if not source.splits:
+        rows.add(split, [None] * len(images[split]) if numbers is None else numbers)
+    if not any(rows.labels.values()):
         raise UserError(f"{path} holds no images.")
-    compare_classes(source, strict=False, unseen=options.unseen)
-    return source
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        name, pixels = found[split].name, images[split]
+        return Items(Item(f"{name}:{row}", label, partial(pixels.__getitem__, row)) for row, label in enumerate(labels))
+
+    return rows.fill(Source(path.name, "IDX", None, {}), items, options, options.unseen, strict=False)
 
 
 def read_idx(path: Path, dimensions: int, labels: tuple[str, int] | None = None) -> NDArray[np.uint8]:
@@ -152,7 +149,3 @@ def _labels_of(images: Path) -> Path | None:
     name = re.sub("images([-.])idx3", r"labels\1idx1", images.name, flags=re.IGNORECASE)
     stem = name.removesuffix(".gz")
     return next((file for same in (name, stem, f"{stem}.gz") if (file := images.with_name(same)).is_file()), None)
-
-
-def _reader(pixels: NDArray[np.uint8], row: int) -> Callable[[], Raw]:
-    return lambda: pixels[row]

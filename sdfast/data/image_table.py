@@ -7,11 +7,10 @@ import re
 from pathlib import Path
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader, split_name
-from sdfast.data.labels import compare_classes, encode_labels
+from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
 from sdfast.data.modality import IMAGES
-from sdfast.data.records import Notes, Record
-from sdfast.data.split_column import use_split_column
+from sdfast.data.records import Notes, Record, Rows
+from sdfast.data.splits import split_name
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import is_there
@@ -40,27 +39,28 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
         UserError: no such column, no rows, web addresses, a class of test that train lacks, or not a text table.
     """
     notes = Notes()
-    rows = [(image_file(row, path, notes), row) for row in read_table(path, options, IMAGES, notes)]
+    rows = [(image_file(row, path, notes), row) for row in read_table(path, options, notes, IMAGES)]
     if not rows:
         raise UserError(f"{path} lists no images.")
     _check_first_names([(file, row.line) for file, row in rows[:_LOOKED_AT]], path)
     parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
-    grouped = {split: [row for row, part in zip(rows, splits, strict=True) if part == split] for split in SPLITS}
-    grouped = {split: group for split, group in grouped.items() if group}
-    names, numbers = encode_labels({split: [row.label for _, row in group] for split, group in grouped.items()})
-    source = Source(name or path.name, kind, names, {})
+    found = Rows(column=notes.split)
+    files: dict[str, list[str]] = {}
+    for split in (split for split in SPLITS if split in splits):
+        group = [row for row, part in zip(rows, splits, strict=True) if part == split]
+        files[split] = [file for file, _ in group]
+        found.add(split, [row.label for _, row in group], [row.split for _, row in group])
+    source = Source(name or path.name, kind, None, {})
     notes.add_to(source)
-    for split, group in grouped.items():
-        source.splits[split] = Items(
-            Item(_portable(file, path.parent), label, file_reader(path.parent / file))
-            for (file, _), label in zip(group, numbers[split], strict=True)
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        named = zip(files[split], labels, strict=True)
+        return Items(
+            Item(_portable(file, path.parent), label, file_reader(path.parent / file)) for file, label in named
         )
-    use_split_column(
-        source, notes.split, {split: [row.split for _, row in group] for split, group in grouped.items()}, options
-    )
-    compare_classes(source, strict=True)
-    return source
+
+    return found.fill(source, items, options, unseen=None)
 
 
 def image_file(row: Record, table: Path, notes: Notes) -> str:

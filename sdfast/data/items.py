@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +20,10 @@ from sdfast.errors import RunError, said
 from sdfast.regular import of_the_file, read_regular
 
 Raw = bytes | NDArray[np.uint8]
+Cell = tuple[str, Any, Path | None]  # of a row: its name, its cell, and the folder of a path in it
 LARGEST_FILE = 1 << 30  # bytes of one image's file
 
 SPLITS = ("train", "val", "test")
-_SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
-_ALIASES = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **dict.fromkeys(("val", "validation", "dev", "valid"), "val"),
-}
-
-
-def split_name(name: str) -> str | None:
-    """The split that a folder, file prefix or data set split of this name stands for, or None."""
-    return _ALIASES.get(name.lower())
-
-
-def split_of_file(name: str) -> str | None:
-    """The split of a file, by its own name (`train.jsonl`, `test-00000-of-00001.parquet`) or by the nearest folder's.
-
-    Args:
-        name: relative to the source, '/' between folders.
-    """
-    for part in reversed(name.split("/")):
-        match = _SPLIT_PREFIX.match(part)
-        if match and (split := split_name(match.group(1))):
-            return split
-    return None
 
 
 @dataclass(frozen=True)
@@ -73,6 +51,27 @@ def file_reader(path: Path, largest: int = LARGEST_FILE) -> Callable[[], Raw]:
     return partial(read_regular, path, largest)
 
 
+def cell_item(name: str, label: int | None, cell: Any, folder: Path | None = None) -> Item:
+    """The item of one cell of a table.
+
+    Args:
+        name, label: of the item.
+        cell: a text (half of a surrogate pair stays, for the pack to refuse), raw bytes, {"bytes": ..., "path": ...} or
+            None.
+        folder: where a relative path starts.
+    """
+    if isinstance(cell, str):
+        return Item(name, label, partial(cell.encode, "utf-8", "surrogatepass"), held=len(cell))
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if content is not None:
+        return Item(name, label, partial(bytes, content))
+    return Item(name, label, file_reader((folder or Path()) / path) if path else _nothing)
+
+
+def _nothing() -> Raw:
+    raise OSError("the row has no image and no text")
+
+
 class ItemList(Protocol):
     """The items of one split in their fixed order. Iterating reads ahead in small blocks; memory stays bounded."""
 
@@ -95,6 +94,32 @@ class Items(list[Item]):
     def labels(self) -> list[int | None]:
         """One label per item."""
         return [item.label for item in self]
+
+
+class ReadItems:
+    """An `ItemList` whose items are read anew at every pass, as blocks or lines of files.
+
+    Args:
+        labels: one per item.
+        cells: gives, from the item of a number on, those that follow (see `cell_item`).
+    """
+
+    def __init__(self, labels: list[int | None], cells: Callable[[int], Iterator[Cell]]) -> None:
+        self.labels = labels
+        self._cells = cells
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items(0)
+
+    def __getitem__(self, index: int) -> Item:
+        return next(self._items(range(len(self))[index]))
+
+    def _items(self, start: int) -> Iterator[Item]:
+        rows = zip(islice(self.labels, start, None), self._cells(start), strict=False)
+        return (cell_item(name, label, cell, folder) for label, (name, cell, folder) in rows)
 
 
 class ChosenItems:

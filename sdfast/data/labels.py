@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sdfast.data.items import ChosenItems, Source
+from sdfast.data.modality import first_listed
 from sdfast.errors import UserError
 
 Value = Any  # a text, a number, true or false, or None; what a source may hold besides is refused by `label_text`
@@ -21,7 +22,6 @@ Unseen = Literal["error", "drop"]
 _NOT_A_NUMBER = ("nan", "<na>")  # as text, in small letters
 _DECIMAL = re.compile(r"([+-]?)(?=\.?[0-9])(0|[1-9][0-9]*)?(?:\.([0-9]*))?")
 _EMPTY_CELLS = ("nan", "NaN", "<NA>", "None")  # as programs write a missing label among words
-_FEW = 3  # names in a sentence
 _SHOWN = 40  # characters of a label in a sentence
 
 
@@ -175,7 +175,7 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
         )
     if alike := _alike(names):
         source.warnings.append(
-            f"Classes whose names differ in capitals alone, which stay classes of their own: {_listed(alike)}; spell "
+            f"Classes whose names differ in capitals alone, which stay classes of their own: {_few(alike)}; spell "
             "them alike if they are one."
         )
     trained = _occurring(source, "train")
@@ -192,7 +192,7 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
                 drop = f", and data.unseen=drop leaves out the {rows:,} {many} of such classes" if unseen else ""
                 raise UserError(
                     f"{source.name}: c{what}; rename the class or remove its {many}. The classes of train are "
-                    f"{_listed([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
+                    f"{_few([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
                 )
             if unseen == "drop":
                 dropped[split] = unknown
@@ -251,7 +251,7 @@ def _class_number(value: Value, names: Sequence[str], where: str) -> int | None:
         return number
     key = class_key(text)
     if not _is_integer(key):
-        raise UserError(f"{where}: label {text[:_SHOWN]!r} is none of its classes {_listed(names)}.")
+        raise UserError(f"{where}: label {text[:_SHOWN]!r} is none of its classes {_few(names)}.")
     return int(key)
 
 
@@ -260,9 +260,8 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), f"of type {type(value).__name__}")
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
-    return ", ".join(repr(name[:_SHOWN]) for name in names[:_FEW]) + more
+def _few(names: Sequence[str]) -> str:
+    return first_listed([name[:_SHOWN] for name in names])
 
 
 def _is_number(text: str) -> bool:

@@ -52,7 +52,7 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
         raise UserError(f"{_printable(name)} cannot be read: {said(error)}.") from error
     if not _looks_like_hub_id(spec):
         raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
-    from sdfast.data.hf_dataset import open_hub_dataset
+    from sdfast.data.arrow import open_hub_dataset
 
     return open_hub_dataset(spec, options, modality)
 
@@ -71,12 +71,12 @@ def _printable(name: str) -> str:
 
 
 def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import idx, image_table, parquet, table, text_files
+    from sdfast.data import arrow, idx, image_table, table, text_files
 
     with open_regular(path):  # a pipe or a device is refused before a library waits for it
         pass
     if path.suffix.lower() in (".parquet", ".pq"):
-        return parquet.open_parquet(path, options, modality)
+        return arrow.open_parquet(path, options, modality)
     if modality is TEXTS and text_files.is_text_file(path):
         return text_files.open_text_files(path, [path], options)
     if modality is IMAGES and table.is_table(path):
@@ -91,22 +91,22 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
 
 
 def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import folder, hf_dataset, idx, parquet, text_files, tweet_eval
+    from sdfast.data import arrow, folder, idx, text_files
     from sdfast.data.paper_images import layout_of
 
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
-        return hf_dataset.open_saved_dataset(path, options, modality)
+        return arrow.open_saved_dataset(path, options, modality)
     if modality is IMAGES and any(idx.is_idx_images(path / name) for name in names):
         return idx.open_idx(path, options)
     if modality is IMAGES and (layout := layout_of(path)) is not None:
         return layout.open(path)
-    if modality is TEXTS and tweet_eval.is_tweet_eval(names):
-        return tweet_eval.open_tweet_eval(path, options)
+    if modality is TEXTS and text_files.is_tweet_eval(names):
+        return text_files.open_tweet_eval(path, options)
     if modality is TEXTS and (files := text_files.text_files(path)):
         return text_files.open_text_files(path, files, options)
-    if parquet.parquet_files(path):
-        return parquet.open_parquet(path, options, modality)
+    if arrow.parquet_files(path):
+        return arrow.open_parquet(path, options, modality)
     return folder.open_folder(path, options, modality)
 
 

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from sdfast.data.column_names import NamedColumns, choose_names, fitting_names, listed, taken_notes, unlabelled_notes
+from sdfast.data.columns import (
+    NamedColumns,
+    choose_names,
+    find_split_column,
+    fitting_names,
+    taken_notes,
+    unlabelled_notes,
+)
 from sdfast.data.config import DataConfig
 from sdfast.data.lines import LONGEST_LINE, read_lines
-from sdfast.data.modality import IMAGES, TEXTS, Modality
+from sdfast.data.modality import IMAGES, TEXTS, Modality, listed, other_than
 from sdfast.data.records import Notes, Record
-from sdfast.data.split_column import find_split_column
 from sdfast.errors import UserError
 
 _MARKS = ",;\t|"
@@ -59,7 +65,7 @@ def is_table(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
 
 
-def read_table(path: Path, options: DataConfig, modality: Modality, notes: Notes | None = None) -> Iterator[Record]:
+def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality) -> Iterator[Record]:
     """Yield the rows.
 
     Cells are quoted as usual in .csv files. In a .tsv file a row is a line, and a quotation mark is only a character,
@@ -68,14 +74,13 @@ def read_table(path: Path, options: DataConfig, modality: Modality, notes: Notes
     Args:
         path: the file.
         options: its columns and encoding.
-        modality: what its contents are.
         notes: gets what a person should know.
+        modality: what its contents are.
 
     Raises:
         UserError: no such column, no header, a header whose columns stand in another order below the first one, a row
             without a file name, a text in a row of other length than the header, or not a text table.
     """
-    notes = Notes() if notes is None else notes
     columns = table_header(path, options, modality)
     if columns is None:
         raise UserError(_why_no_column(path, options, modality))
@@ -183,7 +188,7 @@ def _why_no_column(path: Path, options: DataConfig, modality: Modality) -> str:
             f"it, as {f'{modality.column}{delimiter}label'!r}."
         )
     said = f"{path} has no column {modality.column!r}; its columns are {listed(header)}: "
-    other = TEXTS if modality is IMAGES else IMAGES
+    other = other_than(modality)
     if fitting_names(header, other.column, other.listed_columns):
         return f"{said}{modality.otherwise}."
     return (
