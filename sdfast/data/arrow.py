@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sdfast.data.columns import Chosen, Column, choose_columns, label_notes, named_cells
 from sdfast.data.config import DataConfig
@@ -33,26 +33,6 @@ _BLOCK = 64  # rows read at a time
 
 
 _Look = tuple[Chosen, dict[str, list[Any]]]  # the columns, and the cells of those beside the contents
-
-
-class _Part(Protocol):
-    """Rows of one split.
-
-    Attributes:
-        where: they are, for sentences.
-        rows: how many, when `look` has seen them.
-    """
-
-    where: str
-    rows: int
-
-    def look(self, choose: Callable[[list[Column]], Chosen]) -> _Look:
-        """Choose among the columns, and read the cells of labels and splits."""
-        ...
-
-    def cells(self, column: str, start: int) -> Iterator[Cell]:
-        """The cells of a column from a row on."""
-        ...
 
 
 def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
@@ -139,7 +119,7 @@ def _open_loaded(name: str, loaded: Any, options: DataConfig, folder: Path, moda
     )
 
 
-def _open(source: Source, parts: Mapping[str, Sequence[_Part]], options: DataConfig, path: str) -> Source:
+def _open(source: Source, parts: Mapping[str, Sequence[_File | _Table]], options: DataConfig, path: str) -> Source:
     """The source of the parts of each split; `path` is it in a sentence."""
     rows, chosen = Rows(), None
     for split, each in parts.items():
@@ -168,7 +148,7 @@ def _open(source: Source, parts: Mapping[str, Sequence[_Part]], options: DataCon
     )
 
 
-def _cells(parts: Sequence[_Part], column: str, start: int) -> Iterator[Cell]:
+def _cells(parts: Sequence[_File | _Table], column: str, start: int) -> Iterator[Cell]:
     for part in parts:
         if start < part.rows:
             yield from part.cells(column, start)
@@ -176,7 +156,12 @@ def _cells(parts: Sequence[_Part], column: str, start: int) -> Iterator[Cell]:
 
 
 class _File:
-    """A parquet file, with its name relative to the source."""
+    """A parquet file, with its name relative to the source.
+
+    Attributes:
+        where: it is, for sentences.
+        rows: how many it has, when `look` has seen them.
+    """
 
     rows = 0
 
@@ -184,6 +169,7 @@ class _File:
         self.where, self._path, self._name = str(path), path, name
 
     def look(self, choose: Callable[[list[Column]], Chosen]) -> _Look:
+        """Choose among the columns, and read the cells of labels and splits."""
         with self._opened() as file:
             chosen = choose(parquet_columns(file.schema_arrow))
             table = file.read(columns=chosen.aside)
@@ -191,6 +177,7 @@ class _File:
             return chosen, {name: table.column(name).to_pylist() for name in chosen.aside}
 
     def cells(self, column: str, start: int) -> Iterator[Cell]:
+        """The cells of a column from a row on."""
         with self._opened() as file:
             groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             ends = list(accumulate(groups))
@@ -217,17 +204,19 @@ class _File:
 
 
 class _Table:
-    """A split of a Hugging Face data set, by its own name; paths in it are relative to `folder`."""
+    """The same for a split of a Hugging Face data set, by its own name; paths in it are relative to `folder`."""
 
     def __init__(self, table: datasets.Dataset, source: str, name: str, folder: Path) -> None:
         self.where, self.rows = f"{source} ({name})", len(table)
         self._table, self._name, self._folder = table, name, folder
 
     def look(self, choose: Callable[[list[Column]], Chosen]) -> _Look:
+        """Choose among the columns, and take the cells of labels and splits."""
         chosen = choose(dataset_columns(self._table.features))
         return chosen, {name: list(self._table[name]) for name in chosen.aside}
 
     def cells(self, column: str, start: int) -> Iterator[Cell]:
+        """The cells of a column from a row on, images as they are encoded."""
         import datasets
 
         table = self._table.select_columns([column])

@@ -108,11 +108,8 @@ def unlabelled_notes(columns: NamedColumns, names: Sequence[str], options: DataC
     others = [name for name in names if name != columns.content]
     if columns.label is not None or not others or options.label_key is not None:
         return []
-    return [f"{NO_LABELS}; if they are {_either(others)}, say so by data.label_key"]
-
-
-def _either(names: Sequence[str]) -> str:
-    return repr(names[0]) if len(names) == 1 else f"one of {listed(names)}"
+    either = repr(others[0]) if len(others) == 1 else f"one of {listed(others)}"
+    return [f"{NO_LABELS}; if they are {either}, say so by data.label_key"]
 
 
 def _given(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sdfast.data.transparency import check_background
+from sdfast.data.levels import check_background
 
 _LONGEST_SIDE = 1 << 16
 NO_COLUMN = "none"  # as `label_key` or `split_key`: do without such a column

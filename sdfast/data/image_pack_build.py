@@ -17,14 +17,13 @@ from sdfast.data import decode as decoding
 from sdfast.data.config import DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decode
 from sdfast.data.items import Item, ItemList, Source, item_record, read_item
-from sdfast.data.levels import Range
+from sdfast.data.levels import KEEP, Range
 from sdfast.data.pack import FORMAT, IMAGES_ENDING, build_options
 from sdfast.data.pack_build import PackBuilder
 from sdfast.data.pack_checks import Rows, first_names
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import RowWriter, copy_rows, row_digest
 from sdfast.data.transform import Transform
-from sdfast.data.transparency import KEEP
 from sdfast.durable import check_room
 
 _LOOK = "look at some; data.background and data.range decide what is seen of transparent and of 16-bit images"

@@ -191,7 +191,7 @@ class Source:
         """
         digest = SourceDigest(self.class_names)
         for split, items in self.splits.items():
-            for record in ordered_map(_item_record, items, threads):
+            for record in ordered_map(lambda item: item_record(item, read_item(item)), items, threads):
                 digest.add(split, record)
         return digest.hexdigest()
 
@@ -253,7 +253,3 @@ def read_item(item: Item) -> Raw | OSError:
                 "the file if that is said each time."
             ) from error
         return error
-
-
-def _item_record(item: Item) -> bytes:
-    return item_record(item, read_item(item))

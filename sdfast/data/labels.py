@@ -123,14 +123,11 @@ def number_labels(
     """
     if class_names is None:
         return encode_labels(values, where)
-    numbers = {
-        split: check_labels(
-            [_class_number(value, class_names, f"{where} ({split})") for value in column],
-            class_names,
-            f"{where} ({split})",
-        )
-        for split, column in values.items()
-    }
+    numbers = {}
+    for split, column in values.items():
+        here = f"{where} ({split})"
+        found = [_class_number(value, class_names, here) for value in column]
+        numbers[split] = check_labels(found, class_names, here)
     return list(class_names), numbers
 
 
@@ -173,7 +170,8 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
             f"{source.name} has a class called {odd[0]!r}, as a missing label may be written: its {many} are trained "
             "on; leave the label empty where there is none."
         )
-    if alike := _alike(names):
+    times = Counter(map(str.casefold, names))
+    if alike := [name for name in names if times[name.casefold()] > 1]:
         source.warnings.append(
             f"Classes whose names differ in capitals alone, which stay classes of their own: {_few(alike)}; spell "
             "them alike if they are one."
@@ -205,12 +203,6 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
             )
     if dropped:
         _drop(source, names, dropped)
-
-
-def _alike(names: Sequence[str]) -> list[str]:
-    """The class names that are others' in small letters."""
-    times = Counter(name.casefold() for name in names)
-    return [name for name in names if times[name.casefold()] > 1]
 
 
 def _occurring(source: Source, split: str) -> set[int]:

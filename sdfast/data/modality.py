@@ -52,6 +52,11 @@ def listed(names: Sequence[str], most: int | None = 10) -> str:
     return ", ".join(map(repr, names[:most])) or "none"
 
 
+def counted(what: str, names: Sequence[str]) -> str:
+    """A sentence about some names: what they are, how many, and which is the first."""
+    return f"{what}: {len(names):,} (the first: {names[0]})."
+
+
 def first_listed(names: Sequence[str]) -> str:
     """The first three names for a sentence, and how many more there are."""
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sdfast.data.config import DataConfig
 from sdfast.data.items import ItemList, Source
 from sdfast.data.labels import Unseen, Value, compare_classes, number_labels
+from sdfast.data.modality import counted
 from sdfast.data.splits import use_split_column
 
 
@@ -51,7 +52,7 @@ class Notes:
     def add_to(self, source: Source) -> None:
         """Put everything among a source's warnings."""
         source.warnings += [f"{source.name}: {sentence}." for sentence in self._sentences]
-        source.warnings += [f"{what}: {len(where):,} (the first: {where[0]})." for what, where in self._lines.items()]
+        source.warnings += [counted(what, where) for what, where in self._lines.items()]
 
 
 @dataclass

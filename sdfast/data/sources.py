@@ -7,9 +7,11 @@ import re
 import stat
 from pathlib import Path
 
+from sdfast.data import arrow, folder, idx, table, text_files
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
+from sdfast.data.paper_images import layout_of
 from sdfast.data.paper_sets import compare_with_paper
 from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
@@ -50,11 +52,10 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
         raise UserError(f"{_printable(name)} cannot be read: {said(error)}.") from error
-    if not _looks_like_hub_id(spec):
+    suffix = Path(spec).suffix.lower()
+    if _HUB_ID.fullmatch(spec) is None or suffix in (*_DATA_SUFFIXES, *_ARCHIVES):
         raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
-    from sdfast.data.arrow import open_hub_dataset
-
-    return open_hub_dataset(spec, options, modality)
+    return arrow.open_hub_dataset(spec, options, modality)
 
 
 def _mode(path: Path) -> int | None:
@@ -71,8 +72,6 @@ def _printable(name: str) -> str:
 
 
 def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import arrow, idx, image_table, table, text_files
-
     with open_regular(path):  # a pipe or a device is refused before a library waits for it
         pass
     if path.suffix.lower() in (".parquet", ".pq"):
@@ -80,7 +79,7 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
     if modality is TEXTS and text_files.is_text_file(path):
         return text_files.open_text_files(path, [path], options)
     if modality is IMAGES and table.is_table(path):
-        return image_table.open_csv(path, options)
+        return folder.open_csv(path, options)
     if modality is IMAGES and idx.is_idx_images(path):
         return idx.open_idx(path, options)
     if path.name.lower().endswith(_ARCHIVES) or ".tar." in path.name.lower():
@@ -91,9 +90,6 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
 
 
 def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import arrow, folder, idx, text_files
-    from sdfast.data.paper_images import layout_of
-
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
         return arrow.open_saved_dataset(path, options, modality)
@@ -108,8 +104,3 @@ def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Sour
     if arrow.parquet_files(path):
         return arrow.open_parquet(path, options, modality)
     return folder.open_folder(path, options, modality)
-
-
-def _looks_like_hub_id(spec: str) -> bool:
-    suffix = Path(spec).suffix.lower()
-    return _HUB_ID.fullmatch(spec) is not None and suffix not in (*_DATA_SUFFIXES, *_ARCHIVES)

@@ -12,10 +12,8 @@ from typing import Any
 
 from sdfast.data.columns import NamedColumns, choose_names, find_split_column, taken_notes, unlabelled_notes
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.encoding import SAMPLE, UTF8, decoded, marked_encoding, wide_encoding
 from sdfast.data.items import SPLITS, Cell, Items, Raw, ReadItems, Source, cell_item
-from sdfast.data.labels import check_labels, compare_classes
-from sdfast.data.lines import LONGEST_LINE, read_lines
+from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
 from sdfast.data.records import Notes, Record, Rows
 from sdfast.data.splits import files_by_split, split_name, split_of_file
@@ -155,7 +153,9 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         record = _object(content, where)
         if fields is None:
             names = list(record)
-            fields = _fields(names, options, where, notes)
+            fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
+            notes.split = find_split_column(names, options, where, (fields.content, fields.label))
+            notes.take(taken_notes(fields, options, TEXTS))
         text_key, label_key = fields.content or TEXTS.column, fields.label or LABEL_COLUMN
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
             missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
@@ -204,14 +204,6 @@ def _of_a_whole_file(content: str) -> str:
     return "; this looks like one list or object in many lines: write each document as an object in a line of its own"
 
 
-def _fields(names: list[str], options: DataConfig, where: str, notes: Notes) -> NamedColumns:
-    """The fields by the first object's; later ones may have others beside them."""
-    fields = choose_names(names, options, TEXTS, where, "field")
-    notes.split = find_split_column(names, options, where, (fields.content, fields.label))
-    notes.take(taken_notes(fields, options, TEXTS))
-    return fields
-
-
 def _kind(value: object) -> str:
     return {dict: "an object", list: "a list", bool: "true or false"}.get(type(value), "a number")
 
@@ -244,38 +236,35 @@ def open_tweet_eval(path: Path, options: DataConfig) -> Source:
             test that train lacks, or a file that is not of `options.encoding`.
     """
     texts: dict[str, list[str]] = {}
-    numbers: dict[str, list[int | None]] = {}
+    rows = Rows()
     for split in SPLITS:
         file = path / f"{split}_text.txt"
         if file.is_file():
             texts[split] = [text.strip() for _, text in read_lines(file, encoding=options.encoding)]
-            numbers[split] = _read_labels(path / f"{split}_labels.txt", file, len(texts[split]), options.encoding)
+            rows.add(split, _read_labels(path / f"{split}_labels.txt", file, len(texts[split]), options.encoding))
     names = _read_mapping(path / "mapping.txt", options.encoding)
     if names is None:
-        names = [
-            str(number) for number in range(1 + max((n for part in numbers.values() for n in part if n), default=0))
-        ]
-    source = Source(path.name, "TweetEval", names, {}, modality=TEXTS)
-    for split, labels in numbers.items():
-        checked = check_labels(labels, names, f"{source.name} ({split})")
-        source.splits[split] = Items(
-            cell_item(f"{split}_text.txt:{line}", label, text)
-            for line, (text, label) in enumerate(zip(texts[split], checked, strict=True), start=1)
-        )
-    compare_classes(source, strict=True, unseen=options.unseen)
-    return source
+        largest = max((number for part in rows.labels.values() for number in part), default=0)
+        names = [str(number) for number in range(1 + max(largest, 0))]
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        numbered = enumerate(zip(texts[split], labels, strict=True), start=1)
+        return Items(cell_item(f"{split}_text.txt:{line}", label, text) for line, (text, label) in numbered)
+
+    source = Source(path.name, "TweetEval", None, {}, modality=TEXTS)
+    return rows.fill(source, items, options, options.unseen, names, source.name)
 
 
-def _read_labels(file: Path, of: Path, count: int, encoding: str) -> list[int | None]:
+def _read_labels(file: Path, of: Path, count: int, encoding: str) -> list[int]:
     if not file.is_file():
         raise UserError(f"{of} has no {file.name} beside it.")
-    labels: list[int | None] = []
+    labels: list[int] = []
     for line, text in read_lines(file, encoding=encoding):
         try:
             labels.append(int(text))
         except ValueError:
             raise UserError(f"{file} line {line} is not the number of a class.") from None
-        if labels[-1] is not None and labels[-1] >= _MOST_CLASSES:
+        if labels[-1] >= _MOST_CLASSES:
             raise UserError(f"{file} line {line} has the number {text.strip()[:20]}, which is no class's.")
     if len(labels) != count:
         raise UserError(f"{file} has {len(labels):,} labels for the {count:,} texts of {of.name}.")
