@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdfast.data.columns import Chosen, Column, choose_columns, label_notes, named_cells
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Cell, ReadItems, Source
+from sdfast.data.items import SPLITS, Cell, Source, read_items
 from sdfast.data.modality import Held, Modality
 from sdfast.data.records import Rows
 from sdfast.data.splits import files_by_split, split_name
@@ -139,7 +139,7 @@ def _open(source: Source, parts: Mapping[str, Sequence[_File | _Table]], options
     source.warnings += label_notes(chosen, options, source.modality, source.name)
     return rows.fill(
         source,
-        lambda split, labels: ReadItems(labels, partial(_cells, parts[split], content)),
+        lambda split, labels: read_items(labels, partial(_cells, parts[split], content)),
         options,
         options.unseen,
         names,

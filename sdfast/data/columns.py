@@ -32,13 +32,7 @@ def choose_names(
     """The columns that `options` names, or else those called as documented, or else as is usual.
 
     Names are the same without regard to case and to blanks around them. A usual name decides when one column alone has
-    one.
-
-    Args:
-        names: of all columns.
-        options: its `image_key` or `text_key`, and `label_key` ("none" goes without labels).
-        modality: what the content is.
-        where, what: for the sentence: of which file, and how its columns are called.
+    one; a `label_key` "none" goes without labels. Sentences say `where` the columns are, and `what` they are called.
 
     Raises:
         UserError: no column of a name that `options` gives, or several that may hold the content.
@@ -75,13 +69,9 @@ def fitting_names(names: Sequence[str], documented: str, usual: Sequence[str]) -
 def find_split_column(
     names: Sequence[str], options: DataConfig, where: str, taken: Collection[str | None]
 ) -> str | None:
-    """The column that may say the split of each row: that of `data.split_key`, or the first of the usual names.
+    """The column that may say the split of each row, beside those `taken` for contents and labels.
 
-    Args:
-        names: of all columns.
-        options: its `split_key`; "none" looks for none.
-        where: for the sentence.
-        taken: the columns of contents and labels, which it is not.
+    It is that of `data.split_key` ("none": none), or the first of the usual names.
 
     Raises:
         UserError: there is no column of the name that `split_key` gives.
@@ -167,14 +157,10 @@ class Chosen:
         return [column.name for column in (self.label, self.split) if column is not None]
 
     def joined(self, before: Chosen | None, where: str) -> Chosen:
-        """These columns for the rows of the files before as well, with the class names that one of them has.
-
-        Args:
-            before: the columns of the files before, or None for the first.
-            where: of these, for the sentence.
+        """These columns for the rows of the files `before` as well, with the class names that one of them has.
 
         Raises:
-            UserError: the columns have other names, or the labels two lists of classes.
+            UserError: the columns here have other names than those before, or the labels two lists of classes.
         """
         if before is None:
             return self

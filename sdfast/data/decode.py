@@ -76,7 +76,12 @@ def decode(
             image = image.crop((0, 0, image.width, image.height - banner))
             notes.add(BANNER)
         row = transform.apply(image)
-        return row, frozenset(notes | _flatness(row))
+        pixels = row.reshape(-1, row.shape[-1])
+        if (pixels == pixels[0]).all():
+            notes.add(BLANK)
+        elif pixels.std(axis=0, dtype=np.float64).max() < FAINT_BELOW:
+            notes.add(FAINT)
+        return row, frozenset(notes)
 
 
 def picture(raw: Raw | OSError, options: DataConfig, levels: Range | None = None) -> Image:
@@ -242,14 +247,6 @@ def _unknown(raw: Raw | OSError) -> str:
         f"a TIFF of {bands} band{many} of {bits}-bit {kind}samples, which cannot be decoded; save red, green and blue, "
         "or one band, with 8 or 16 bits"
     )
-
-
-def _flatness(row: NDArray[np.uint8]) -> set[str]:
-    """Whether a row, [height, width, channels], is of one colour or nearly so."""
-    pixels = row.reshape(-1, row.shape[-1])
-    if (pixels == pixels[0]).all():
-        return {BLANK}
-    return {FAINT} if pixels.std(axis=0, dtype=np.float64).max() < FAINT_BELOW else set()
 
 
 @functools.cache

@@ -207,12 +207,7 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
     name). File names are relative to the file; they may lead out of its folder, as the file is the user's own. A column
     of splits divides the rows (see `use_split_column`). Without one, when every name begins with `train/`, `val/` or
     `test/` (or another name of these splits), they are the splits; else everything is train. Cells are separated by
-    commas, semicolons, tabs or bars.
-
-    Args:
-        path: the file.
-        options: its columns and encoding.
-        kind, name: what the source is called, when it is not the file itself.
+    commas, semicolons, tabs or bars. The source is of this kind and called by the file's name, if by no other.
 
     Raises:
         UserError: no such column, no rows, web addresses, a class of test that train lacks, or not a text table.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,11 +54,8 @@ def file_reader(path: Path, largest: int = LARGEST_FILE) -> Callable[[], Raw]:
 def cell_item(name: str, label: int | None, cell: Any, folder: Path | None = None) -> Item:
     """The item of one cell of a table.
 
-    Args:
-        name, label: of the item.
-        cell: a text (half of a surrogate pair stays, for the pack to refuse), raw bytes, {"bytes": ..., "path": ...} or
-            None.
-        folder: where a relative path starts.
+    The cell is a text (half of a surrogate pair stays, for the pack to refuse), raw bytes, {"bytes": ..., "path": ...}
+    or None; a relative path starts in `folder`.
     """
     if isinstance(cell, str):
         return Item(name, label, partial(cell.encode, "utf-8", "surrogatepass"), held=len(cell))
@@ -72,41 +69,17 @@ def _nothing() -> Raw:
     raise OSError("the row has no image and no text")
 
 
-class ItemList(Protocol):
-    """The items of one split in their fixed order. Iterating reads ahead in small blocks; memory stays bounded."""
-
-    @property
-    def labels(self) -> list[int | None]:
-        """One label per item, without reading any item."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Item]: ...
-
-    def __getitem__(self, index: int) -> Item: ...
-
-
-class Items(list[Item]):
-    """An `ItemList` whose items are all known; only their bytes are read later."""
-
-    @property
-    def labels(self) -> list[int | None]:
-        """One label per item."""
-        return [item.label for item in self]
-
-
-class ReadItems:
-    """An `ItemList` whose items are read anew at every pass, as blocks or lines of files.
+class ItemList:
+    """The items of one split in their fixed order. Iterating reads ahead in small blocks; memory stays bounded.
 
     Args:
-        labels: one per item.
-        cells: gives, from the item of a number on, those that follow (see `cell_item`).
+        labels: one per item, known without reading any.
+        items: gives those from an item of a number on, read anew each time.
     """
 
-    def __init__(self, labels: list[int | None], cells: Callable[[int], Iterator[Cell]]) -> None:
+    def __init__(self, labels: list[int | None], items: Callable[[int], Iterator[Item]]) -> None:
         self.labels = labels
-        self._cells = cells
+        self._items = items
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,12 +90,31 @@ class ReadItems:
     def __getitem__(self, index: int) -> Item:
         return next(self._items(range(len(self))[index]))
 
-    def _items(self, start: int) -> Iterator[Item]:
-        rows = zip(islice(self.labels, start, None), self._cells(start), strict=False)
+
+class Items(ItemList):
+    """An `ItemList` whose items are all known; only their bytes are read later."""
+
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self._known = list(items)
+        super().__init__([item.label for item in self._known], lambda start: islice(self._known, start, None))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._known[index]
+
+
+def read_items(labels: list[int | None], cells: Callable[[int], Iterator[Cell]]) -> ItemList:
+    """An `ItemList` of the cells of a table or lines of files; `cells` gives those from a row on (see `cell_item`)."""
+
+    def items(start: int) -> Iterator[Item]:
+        rows = zip(islice(labels, start, None), cells(start), strict=False)
         return (cell_item(name, label, cell, folder) for label, (name, cell, folder) in rows)
 
+    return ItemList(labels, items)
 
-class ChosenItems:
+
+def chosen_items(
+    lists: Mapping[str, ItemList], rows: Sequence[tuple[str, int]], numbers: Mapping[int, int] | None = None
+) -> ItemList:
     """An `ItemList`: some items of other lists. Iterating reads each of the other lists once.
 
     Args:
@@ -131,36 +123,17 @@ class ChosenItems:
         numbers: the class number in place of each class number; as they are when not given.
     """
 
-    def __init__(
-        self,
-        lists: Mapping[str, ItemList],
-        rows: Sequence[tuple[str, int]],
-        numbers: Mapping[int, int] | None = None,
-    ) -> None:
-        self._lists = lists
-        self._rows = rows
-        self._numbers = numbers
-        labels = {name: items.labels for name, items in lists.items()}
-        self.labels = [self._number(labels[name][index]) for name, index in rows]
+    def number(label: int | None) -> int | None:
+        return label if label is None or numbers is None else numbers[label]
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def items() -> Iterator[Item]:
+        for name, each in lists.items():
+            if wanted := {index for of, index in rows if of == name}:
+                chosen = (item for index, item in enumerate(each) if index in wanted)
+                yield from chosen if numbers is None else (replace(item, label=number(item.label)) for item in chosen)
 
-    def __iter__(self) -> Iterator[Item]:
-        for name, items in self._lists.items():
-            wanted = {index for each, index in self._rows if each == name}
-            if wanted:
-                yield from (self._numbered(item) for index, item in enumerate(items) if index in wanted)
-
-    def __getitem__(self, index: int) -> Item:
-        name, inner = self._rows[index]
-        return self._numbered(self._lists[name][inner])
-
-    def _numbered(self, item: Item) -> Item:
-        return item if self._numbers is None else replace(item, label=self._number(item.label))
-
-    def _number(self, label: int | None) -> int | None:
-        return label if label is None or self._numbers is None else self._numbers[label]
+    labels = {name: each.labels for name, each in lists.items()}
+    return ItemList([number(labels[name][index]) for name, index in rows], lambda start: islice(items(), start, None))
 
 
 @dataclass
@@ -216,12 +189,7 @@ class SourceDigest:
 
 
 def item_record(item: Item, raw: Raw | OSError) -> bytes:
-    """72 bytes that change when the item's name, bytes or label do.
-
-    Args:
-        item: the item.
-        raw: what `item.read()` gave, or the error that it raised.
-    """
+    """72 bytes that change when the item's name, bytes or label do; `raw` is what its `read` gave or raised."""
     name = hashlib.sha256(item.name.encode("utf-8", "surrogateescape"))
     content = hashlib.sha256()
     if isinstance(raw, OSError):

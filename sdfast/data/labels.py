@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdfast.data.items import ChosenItems, Source
+from sdfast.data.items import Source, chosen_items
 from sdfast.data.modality import first_listed
 from sdfast.errors import UserError
 
@@ -28,12 +28,8 @@ _SHOWN = 40  # characters of a label in a sentence
 def label_text(value: Value, where: str = "") -> str | None:
     """A label as text, without white space around it; None when it is missing: None, NaN, "".
 
-    Args:
-        value: as the source has it.
-        where: begins the sentence.
-
     Raises:
-        UserError: neither a text, a number, nor true or false.
+        UserError: neither a text, a number, nor true or false; `where` begins the sentence.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -74,10 +70,6 @@ def encode_labels(
     its name. Missing labels are those of `label_text`; so is the text "nan" when every other label is a number, and -1
     when every one is an integer, as hidden test labels are written in public data sets.
 
-    Args:
-        values: per split, one label per item.
-        where: begins the sentence about a label that is none.
-
     Returns:
         names: the classes in order, or None when no item has a label.
         numbers: per split, one class number per item, or None where the label is missing.
@@ -111,12 +103,7 @@ def encode_labels(
 def number_labels(
     values: Mapping[str, Sequence[Value]], class_names: Sequence[str] | None, where: str
 ) -> tuple[list[str] | None, dict[str, list[int | None]]]:
-    """Class numbers of all splits: those of a `ClassLabel` column as they are, others by `encode_labels`.
-
-    Args:
-        values: per split, one label per item.
-        class_names: of the `ClassLabel`, or None.
-        where: for the sentence.
+    """Class numbers of all splits: those of a `ClassLabel` with `class_names` as they are, others by `encode_labels`.
 
     Raises:
         UserError: when a number of a `ClassLabel` has no name, or a label is none (see `label_text`).
@@ -177,7 +164,7 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
             "them alike if they are one."
         )
     trained = _occurring(source, "train")
-    dropped: dict[str, set[int]] = {}
+    dropped: set[int] = set()
     for split in ("val", "test"):
         held_out = _occurring(source, split)
         if not trained or not held_out:
@@ -193,7 +180,7 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
                     f"{_few([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
                 )
             if unseen == "drop":
-                dropped[split] = unknown
+                dropped |= unknown
                 source.warnings.append(f"C{what}; their {rows:,} {many} are left out (data.unseen=drop).")
             else:
                 source.warnings.append(f"C{what}.")
@@ -209,18 +196,14 @@ def _occurring(source: Source, split: str) -> set[int]:
     return {label for label in source.splits[split].labels if label is not None} if split in source.splits else set()
 
 
-def _drop(source: Source, names: list[str], dropped: Mapping[str, set[int]]) -> None:
+def _drop(source: Source, names: list[str], gone: set[int]) -> None:
     """Leave the rows of classes that train lacks out of the splits, and the classes out of the names."""
-    gone = set().union(*dropped.values())
     kept = [number for number in range(len(names)) if number not in gone]
     numbers = {number: index for index, number in enumerate(kept)}
     source.class_names = [names[number] for number in kept]
-    source.splits = {
-        split: ChosenItems(
-            {split: items}, [(split, row) for row, label in enumerate(items.labels) if label not in gone], numbers
-        )
-        for split, items in source.splits.items()
-    }
+    for split, items in source.splits.items():
+        rows = [(split, row) for row, label in enumerate(items.labels) if label not in gone]
+        source.splits[split] = chosen_items({split: items}, rows, numbers)
 
 
 def _check_names(names: Sequence[str], where: str) -> None:

@@ -73,11 +73,7 @@ class Deep:
 
 
 def to_8_bit(samples: NDArray[Any], levels: Range) -> NDArray[np.uint8]:
-    """Samples of any type as uint8: LOW becomes 0, HIGH 255, what lies between is rounded, the rest cut off.
-
-    Args:
-        samples: any shape, integers or floating point.
-        levels: LOW and HIGH, LOW < HIGH.
+    """Samples of any type and shape as uint8: LOW becomes 0, HIGH 255, what lies between is rounded, the rest cut off.
 
     Raises:
         ValueError: a sample is not a number.
@@ -163,12 +159,7 @@ def check_background(value: object) -> str:
 
 
 def mend_key(image: Image, stored: str) -> None:
-    """Scale the transparent sample of a grey PNG of 2 or 4 bits as PIL scales its pixels.
-
-    Args:
-        image: PIL's; its `info` is changed.
-        stored: its raw mode.
-    """
+    """Scale the transparent sample of a grey PNG of 2 or 4 bits (in its `info`) as PIL scales its pixels."""
     key = image.info.get("transparency")
     if stored in _LEVELS_OF_GREY and isinstance(key, int):
         image.info["transparency"] = key * 255 // _LEVELS_OF_GREY[stored]

@@ -6,6 +6,7 @@ An encoding is what a byte order mark says, or what a person says; where UTF-8 d
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import io
 import os
@@ -56,15 +57,16 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
             text's.
     """
     packed = path.name.lower().endswith(".gz")
+    with readable(path), open_regular(path) as plain, gzip.open(plain) if packed else plain as file:
+        limit = max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size) if packed else None
+        yield from _bounded(path, _decoded_lines(path, cast(BinaryIO, file), what, encoding), limit)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read becomes a `UserError` that names it."""
     try:
-        with open_regular(path) as plain:
-            if packed:
-                with gzip.open(plain) as file:
-                    lines = _decoded_lines(path, cast(BinaryIO, file), what, encoding)
-                    limit = max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size)
-                    yield from _bounded(path, lines, limit)
-            else:
-                yield from _bounded(path, _decoded_lines(path, plain, what, encoding))
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file: {error}.") from error
     except OSError as error:
@@ -234,12 +236,7 @@ def remedy(content: bytes | NDArray[np.uint8]) -> str:
 
 
 def suggestion(sample: bytes, line: bytes) -> str:
-    """A sentence: which encoding fits, and how the letters in question read in it.
-
-    Args:
-        sample: some of the file, the line among it.
-        line: bytes that are not UTF-8.
-    """
+    """A sentence: which encoding fits a sample, and how a line of it that is not UTF-8 reads in that encoding."""
     encoding = fitting_encoding(sample)
     text = decoded(line, encoding) or ""
     first = next((at for at, letter in enumerate(text) if letter > "\x7f"), 0)

@@ -263,11 +263,9 @@ def _open_flowers(path: Path) -> Source:
 def _source(
     path: Path, kind: str, names: list[str], root: Path, lists: Iterable[tuple[str, _Rows, Path]], banner: int = 0
 ) -> Source:
-    """The source of images that lists name.
+    """The source, of a kind, of the images that lists name, with names of its classes.
 
     Args:
-        path, kind: of the source.
-        names: of the classes.
         root: what the images' names are relative to.
         lists: the split, its rows, and the file that names them, for the sentence.
         banner: see `Item`.

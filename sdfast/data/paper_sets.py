@@ -55,11 +55,9 @@ PAPER_SETS = (
 
 
 def paper_set(name: str, kind: str, modality: Literal["images", "texts"]) -> PaperSet | None:
-    """The paper's data set of that layout or name, or None.
+    """The paper's data set of that layout or name, or None, by the name, kind and modality of a source.
 
-    Args:
-        name, kind: of a source. `emotion` is the paper's in TweetEval's layout only; others have that name too.
-        modality: what the source's items are.
+    `emotion` is the paper's in TweetEval's layout only; others have that name too.
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
     if kind == "TweetEval":

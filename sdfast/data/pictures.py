@@ -25,12 +25,7 @@ _BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose fold
 
 
 def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
-    """The options that turn a file into colours, as a JSON value.
-
-    Args:
-        options: the `data` section that a model was trained with.
-        levels: of its pack.
-    """
+    """The options (of the `data` section, the range of a pack) that turn a file into colours, as a JSON value."""
     return options.model_copy(update={"range": levels or options.range}).model_dump(mode="json", include=set(_KEYS))
 
 

@@ -84,17 +84,14 @@ class Rows:
         where: str = "",
         strict: bool = True,
     ) -> Source:
-        """Give `source` its classes, and its splits as the files or a column say.
+        """Give `source` its classes, its splits as the files or a column say, and what there is to say of them.
 
         Args:
-            source: without splits; gets warnings as well.
+            source: without splits.
             items: those of a split, by their class numbers.
             options: its `split_key`.
             unseen, strict: see `compare_classes`.
             class_names, where: see `number_labels`.
-
-        Returns:
-            `source`.
 
         Raises:
             UserError: labels that are none, splits that contradict each other, or classes that differ between them.

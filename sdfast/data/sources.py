@@ -25,10 +25,8 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> Source:
     """Open the source that `spec` names: a path that exists, or else an id of the Hugging Face hub.
 
-    Args:
-        spec: path (with or without `~`) or hub id (`owner/name`, `owner/name:configuration`).
-        options: columns and bounds; `options.source` is not looked at.
-        modality: what to look for in it: `IMAGES` or `TEXTS`.
+    A path may begin with `~`; an id is `owner/name` or `owner/name:configuration`. It is searched for `modality`.
+    Of the options, `source` is not looked at.
 
     Raises:
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.

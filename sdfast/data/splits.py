@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import SPLITS, ChosenItems, Source
+from sdfast.data.items import SPLITS, Source, chosen_items
 from sdfast.data.modality import first_listed
 from sdfast.errors import UserError
 
@@ -33,8 +33,7 @@ def split_name(name: str) -> str | None:
 def split_of_file(name: str) -> str | None:
     """The split of a file, by its own name (`train.jsonl`, `test-00000-of-00001.parquet`) or by the nearest folder's.
 
-    Args:
-        name: relative to the source, '/' between folders.
+    The name is relative to the source, with '/' between folders.
     """
     found = (split_name(match[1]) for part in reversed(name.split("/")) if (match := _FILE_PREFIX.match(part)))
     return next(filter(None, found), None)
@@ -52,15 +51,10 @@ def split_of_value(value: object) -> str | None:
 
 
 def files_by_split(root: Path, files: Sequence[Path], source: Source) -> dict[str, list[tuple[Path, str]]]:
-    """The files of each split and their names in messages, splits in their usual order.
+    """The files of each split and their names in messages, splits in their usual order; the source gets the warnings.
 
     Files whose name (or folder) says train, val or test are these splits, and others beside them are not used; where no
-    name says so, everything is train. So is `root` when it is itself the only file.
-
-    Args:
-        root: what was opened.
-        files: at least one, all below `root`, or `root` itself.
-        source: gets the warnings.
+    name says so, everything is train. So is `root`, what was opened, when it is itself the only file.
     """
     if not root.is_dir():
         return {"train": [(root, root.name)]}
@@ -87,7 +81,6 @@ def use_split_column(
         source: with the splits that the files give, and the labels of their items; before its classes are compared.
         column: its name, or None for none.
         values: the column's, per split of the files, one for each item.
-        options: its `split_key`.
 
     Raises:
         UserError: values that name no split beside others that do, two names for one split, or files that disagree.
@@ -122,7 +115,7 @@ def use_split_column(
         for split in SPLITS
     }
     if any(part != split for split, chosen in rows_of.items() for part, _ in chosen):
-        source.splits = {split: ChosenItems(whole, chosen) for split, chosen in rows_of.items() if chosen}
+        source.splits = {split: chosen_items(whole, chosen) for split, chosen in rows_of.items() if chosen}
     said = ", ".join(f"{split} {len(items):,}" for split, items in source.splits.items())
     source.warnings.append(f"The splits of {source.name} are those of its column {column!r}: {said}.")
 

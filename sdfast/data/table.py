@@ -44,16 +44,10 @@ def read_header(path: Path, options: DataConfig, modality: Modality) -> tuple[li
 
 
 def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality) -> Iterator[Record]:
-    """Yield the rows.
+    """Yield the rows; `notes` gets what a person should know.
 
     Cells are quoted as usual in .csv files. In a .tsv file a row is a line, and a quotation mark is only a character,
     except where a cell begins and ends with one. A row that is the header again is passed over.
-
-    Args:
-        path: the file.
-        options: its columns and encoding.
-        notes: gets what a person should know.
-        modality: what its contents are.
 
     Raises:
         UserError: no such column or several that may hold the contents, no header, a header whose columns stand in

@@ -12,7 +12,7 @@ from typing import Any
 
 from sdfast.data.columns import NamedColumns, choose_names, find_split_column, taken_notes, unlabelled_notes
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import SPLITS, Cell, Items, Raw, ReadItems, Source, cell_item
+from sdfast.data.items import SPLITS, Cell, Items, Raw, Source, cell_item, read_items
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
 from sdfast.data.records import Notes, Record, Rows
@@ -27,11 +27,9 @@ _COMMON = ("json", "txt")  # suffixes that other files have too
 
 
 def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
-    """Reads the file of one document in UTF-8, of at most 64 MiB; OSError otherwise.
+    """Reads the file of one document in UTF-8, by a link too, of at most 64 MiB; OSError otherwise.
 
-    Args:
-        path: a link is followed.
-        encoding: of a file that does not begin with a byte order mark. What is to be UTF-8 is given as it is.
+    The encoding is that of a file without a byte order mark. What is to be UTF-8 is given as it is.
     """
 
     def read() -> Raw:
@@ -79,12 +77,9 @@ def _names_split(path: Path) -> bool:
 
 
 def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Source:
-    """Open one or more .jsonl, .csv, .tsv or .txt files (the last: a document per line, without labels).
+    """Open .jsonl, .csv, .tsv or .txt files (the last: a document per line, without labels).
 
-    Args:
-        path: the file, or the folder that holds them.
-        files: of one format, at least one; `train`, `dev` and `test` in their names make the splits.
-        options: the names of the fields or columns.
+    They are at least one, of one format, `path` or in it; `train`, `dev` and `test` in their names make the splits.
 
     Raises:
         UserError: an empty file, a class of test that train lacks, or content that cannot be used (its line is named).
@@ -95,7 +90,7 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
     for split, named in files_by_split(path, files, source).items():
         parts[split] = []
         for file, name in named:
-            found = [(record.label, record.split) for record in _records(file, options, notes)]
+            found = [(record.label, record.split) for record in _READERS[_format(file)](file, options, notes)]
             if not found:
                 raise UserError(f"{file} holds no documents.")
             parts[split].append((file, name, len(found)))
@@ -105,7 +100,7 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
     notes.add_to(source)
     return rows.fill(
         source,
-        lambda split, labels: ReadItems(labels, partial(_cells, parts[split], options)),
+        lambda split, labels: read_items(labels, partial(_cells, parts[split], options)),
         options,
         options.unseen,
         where=source.name,
@@ -117,7 +112,7 @@ def _cells(parts: list[_Part], options: DataConfig, start: int) -> Iterator[Cell
     found = (
         (f"{name}:{record.line}", record.content, None)
         for path, name, documents in parts
-        for record in islice(_records(path, options, Notes()), documents)
+        for record in islice(_READERS[_format(path)](path, options, Notes()), documents)
     )
     return islice(found, start, None)
 
@@ -131,12 +126,8 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
     """Yield a record for each line; fields other than those of text, label and split are ignored.
 
     They are called `text` and `label`, or what `text_key` and `label_key` say; where the first object has none of such
-    a name, the one of another usual name. A blank line is a document without text. null is no text or no label.
-
-    Args:
-        path: the file.
-        options: the names of the fields, and the encoding.
-        notes: gets what a person should know.
+    a name, the one of another usual name. A blank line is a document without text. null is no text or no label. `notes`
+    gets what a person should know.
 
     Raises:
         UserError: a line that is not of the encoding, not JSON or not an object, no text field or one of another type,
@@ -213,10 +204,6 @@ _READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
     **dict.fromkeys(("csv", "tsv"), partial(read_table, modality=TEXTS)),
     "txt": _read_lines,
 }
-
-
-def _records(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
-    return _READERS[_format(path)](path, options, notes)
 
 
 def _format(path: Path) -> str:
