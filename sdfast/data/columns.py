@@ -18,18 +18,12 @@ NO_LABELS = "no column is taken for the labels"
 _LABEL_NAMES = ("label", "labels", "class", "target")  # where columns have types, before the other usual ones
 
 
-@dataclass(frozen=True)
-class NamedColumns:
-    """Where a table or a line of JSON has its content and its label; None where it has none."""
-
-    content: str | None
-    label: str | None
-
-
 def choose_names(
     names: Sequence[str], options: DataConfig, modality: Modality, where: str, what: str = "column"
-) -> NamedColumns:
-    """The columns that `options` names, or else those called as documented, or else as is usual.
+) -> tuple[str | None, str | None]:
+    """The columns of contents and labels, None where there is none.
+
+    They are those that `options` names, or else those called as documented, or else as is usual.
 
     Names are the same without regard to case and to blanks around them. A usual name decides when one column alone has
     one; a `label_key` "none" goes without labels. Sentences say `where` the columns are, and `what` they are called.
@@ -48,12 +42,12 @@ def choose_names(
             )
         content = fitting[0] if fitting else None
     if options.label_key == NO_COLUMN and NO_COLUMN not in names:
-        return NamedColumns(content, None)
+        return content, None
     label = _given(names, options.label_key, "label_key", where, what)
     if label is None:
         fitting = fitting_names([name for name in names if name != content], LABEL_COLUMN, USUAL_LABEL_COLUMNS)
         label = fitting[0] if len(fitting) == 1 else None
-    return NamedColumns(content, label)
+    return content, label
 
 
 def fitting_names(names: Sequence[str], documented: str, usual: Sequence[str]) -> list[str]:
@@ -83,20 +77,20 @@ def find_split_column(
     return next((free[name] for name in USUAL_SPLIT_COLUMNS if name in free), None)
 
 
-def taken_notes(columns: NamedColumns, options: DataConfig, modality: Modality) -> list[str]:
+def taken_notes(content: str | None, label: str | None, options: DataConfig, modality: Modality) -> list[str]:
     """Sentences, without the source's name and a full stop, about columns that were taken by another usual name."""
     said = []
-    parts = ((columns.content, modality.column, modality.key), (columns.label, LABEL_COLUMN, "label_key"))
+    parts = ((content, modality.column, modality.key), (label, LABEL_COLUMN, "label_key"))
     for (name, documented, key), role in zip(parts, (f"{modality.content}s", "labels"), strict=True):
         if name is not None and name != documented and getattr(options, key) is None:
             said.append(f"{name!r} is taken for the {role} (data.{key} chooses another)")
     return said
 
 
-def unlabelled_notes(columns: NamedColumns, names: Sequence[str], options: DataConfig) -> list[str]:
+def unlabelled_notes(content: str | None, label: str | None, names: Sequence[str], options: DataConfig) -> list[str]:
     """A sentence when nothing has a label and there are columns that may hold them."""
-    others = [name for name in names if name != columns.content]
-    if columns.label is not None or not others or options.label_key is not None:
+    others = [name for name in names if name != content]
+    if label is not None or not others or options.label_key is not None:
         return []
     either = repr(others[0]) if len(others) == 1 else f"one of {listed(others)}"
     return [f"{NO_LABELS}; if they are {either}, say so by data.label_key"]
@@ -220,7 +214,11 @@ def _label_column(columns: Sequence[Column], where: str) -> Column | None:
 
     A column of a usual name may hold lists or bytes: what no class is, is refused where it is read.
     """
-    classes = [column for column in columns if column.holds == "classes" and not _is_split(column)]
+    classes = [  # but those that name splits
+        column
+        for column in columns
+        if column.holds == "classes" and None in map(split_of_value, column.class_names or ("",))
+    ]
     named = [column for column in columns if column.holds != "image" and column.name in _LABEL_NAMES]
     if not classes and not named:
         usual = [column for column in columns if column.holds in ("scalar", "text")]
@@ -232,16 +230,11 @@ def _label_column(columns: Sequence[Column], where: str) -> Column | None:
 def label_notes(chosen: Chosen, options: DataConfig, modality: Modality, name: str) -> list[str]:
     """Sentences about the source `name`: the labels have a less usual name, or there are none beside other columns."""
     label = None if chosen.label is None else chosen.label.name
-    taken = NamedColumns(modality.column, label)  # the content's name is no matter here
+    content = modality.column  # whatever it is called
     if chosen.label is not None and (chosen.label.holds == "classes" or label in _LABEL_NAMES):
         return []
-    said = taken_notes(taken, options, modality) + unlabelled_notes(taken, chosen.others, options)
+    said = taken_notes(content, label, options, modality) + unlabelled_notes(content, label, chosen.others, options)
     return [f"{name}: {sentence}." for sentence in said]
-
-
-def _is_split(column: Column) -> bool:
-    """Whether a `ClassLabel` names splits and no classes."""
-    return None not in map(split_of_value, column.class_names or ("",))
 
 
 def named_cells(column: Column, cells: Sequence[Any]) -> list[Any]:

@@ -141,8 +141,7 @@ def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
     header, _ = read_header(table, options, IMAGES)
     if options.image_key is None and len(_sub_folders(table.parent)) > 1:
         return {IMAGES.column, LABEL_COLUMN if options.label_key is None else options.label_key} <= set(header)
-    columns = choose_names(header, options, IMAGES, str(table))
-    return columns.content is not None and columns.label is not None
+    return None not in choose_names(header, options, IMAGES, str(table))
 
 
 def _read_split(root: Path, directory: Path, options: DataConfig, modality: Modality) -> _Found:

@@ -55,13 +55,12 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
             header, or not a text table.
     """
     header, mark = read_header(path, options, modality)
-    names = choose_names(header, options, modality, str(path))
-    if names.content is None:
+    content, label = choose_names(header, options, modality, str(path))
+    if content is None:
         raise UserError(_why_no_column(path, header, mark, options, modality))
-    notes.take(taken_notes(names, options, modality) + unlabelled_notes(names, header, options))
-    notes.split = find_split_column(header, options, str(path), (names.content, names.label))
-    content = header.index(names.content)
-    label, split = (None if name is None else header.index(name) for name in (names.label, notes.split))
+    notes.take(taken_notes(content, label, options, modality) + unlabelled_notes(content, label, header, options))
+    notes.split = find_split_column(header, options, str(path), (content, label))
+    places = [None if name is None else header.index(name) for name in (content, label, notes.split)]
     for line, cells in _rows(path, mark, options):
         if _is_header(path, line, cells, header):
             notes.count(_AGAIN, f"{path.name} line {line}")
@@ -71,10 +70,10 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
                 f"{path} line {line} has {len(cells)} cells, not {len(header)} as the header: quote texts that "
                 "hold the separator or a line end."
             )
-        value = _cell(cells, content) or ""
+        value, *aside = (_cell(cells, place) for place in places)
         if not value and modality is IMAGES:
-            raise UserError(f"{path} line {line}: no file name in column {names.content!r}.")
-        yield Record(line, value, _cell(cells, label), _cell(cells, split))
+            raise UserError(f"{path} line {line}: no file name in column {content!r}.")
+        yield Record(line, value or "", *aside)
 
 
 def _cell(cells: Sequence[str], column: int | None) -> str | None:

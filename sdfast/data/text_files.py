@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sdfast.data.columns import NamedColumns, choose_names, find_split_column, taken_notes, unlabelled_notes
+from sdfast.data.columns import choose_names, find_split_column, taken_notes, unlabelled_notes
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Cell, Items, Raw, Source, cell_item, read_items
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
@@ -133,7 +133,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         UserError: a line that is not of the encoding, not JSON or not an object, no text field or one of another type,
             a label that is neither text nor a number, or no field of the name that `label_key` gives.
     """
-    fields: NamedColumns | None = None
+    fields: tuple[str | None, str | None] | None = None
     names: list[str] = []
     labelled = False
     for line, content in read_lines(path, encoding=options.encoding):
@@ -145,9 +145,9 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         if fields is None:
             names = list(record)
             fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
-            notes.split = find_split_column(names, options, where, (fields.content, fields.label))
-            notes.take(taken_notes(fields, options, TEXTS))
-        text_key, label_key = fields.content or TEXTS.column, fields.label or LABEL_COLUMN
+            notes.split = find_split_column(names, options, where, fields)
+            notes.take(taken_notes(*fields, options, TEXTS))
+        text_key, label_key = fields[0] or TEXTS.column, fields[1] or LABEL_COLUMN
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
             missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
             others = "" if key == "label_key" or "file_name" not in record else f": {TEXTS.otherwise}"
@@ -170,7 +170,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         labelled = labelled or label is not None
         yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
     if fields is not None and not labelled:
-        notes.take(unlabelled_notes(fields, names, options))
+        notes.take(unlabelled_notes(*fields, names, options))
 
 
 def _object(content: str, where: str) -> dict[str, Any]:
