@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _BLOCK = 64  # rows read at a time
-
-
 _Look = tuple[Chosen, dict[str, list[Any]]]  # the columns, and the cells of those beside the contents
 
 
@@ -179,15 +176,10 @@ class _File:
     def cells(self, column: str, start: int) -> Iterator[Cell]:
         """The cells of a column from a row on."""
         with self._opened() as file:
-            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            ends = list(accumulate(groups))
-            first = bisect_right(ends, start)
-            row = ends[first - 1] if first else 0
-            for batch in file.iter_batches(_BLOCK, row_groups=range(first, len(groups)), columns=[column]):
-                for cell in batch.column(0).to_pylist():
-                    if row >= start:
-                        yield f"{self._name}:{row}", cell, self._path.parent
-                    row += 1
+            batches = file.iter_batches(_BLOCK, columns=[column])
+            cells = (cell for batch in batches for cell in batch.column(0).to_pylist())
+            for row, cell in islice(enumerate(cells), start, None):
+                yield f"{self._name}:{row}", cell, self._path.parent
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
