@@ -1,4 +1,4 @@
-"""Files that hold many documents: JSON lines, tables and plain lines, one file for each split."""
+"""Files that hold many documents: JSON lines, tables and plain lines, one file for each split, or TweetEval's two."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Recor
 def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
     """Yield a record for each line; fields other than those of text, label and split are ignored.
 
-    They are called `text` and `label`, or what `text_key` and `label_key` say; where the first object has none of such
-    a name, the one of another usual name. A blank line is a document without text. null is no text or no label. `notes`
-    gets what a person should know.
+    So allenai/dont-stop-pretraining has them. They are called `text` and `label`, or what `text_key` and `label_key`
+    say; where the first object has none of such a name, the one of another usual name. A blank line is a document
+    without text. null is no text or no label. `notes` gets what a person should know.
 
     Raises:
         UserError: a line that is not of the encoding, not JSON or not an object, no text field or one of another type,
@@ -216,7 +216,9 @@ def is_tweet_eval(names: Collection[str]) -> bool:
 
 
 def open_tweet_eval(path: Path, options: DataConfig) -> Source:
-    """Open a folder of TweetEval's layout; without `mapping.txt` the classes are called by their numbers.
+    """Open a folder of TweetEval's layout: `train_text.txt`, `train_labels.txt` (a line each), `val_...`, `test_...`.
+
+    `mapping.txt` names the classes; without it they are called by their numbers.
 
     Raises:
         UserError: a split with other numbers of texts and labels, a label that is no number or has no name, a class of
