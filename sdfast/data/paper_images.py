@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sdfast.data.cifar100 import is_cifar100, open_cifar100
 from sdfast.data.config import DataConfig
@@ -196,8 +195,7 @@ def _open_dogs(path: Path) -> Source:
 
     def read(file: Path) -> list[tuple[str, int]]:
         """Name below the images' folder and published class number of each image."""
-        files, labels = _read_mat(file, "file_list", "labels")
-        names, numbers = _as_texts(file, "file_list", files), _as_numbers(file, "labels", labels)
+        names, numbers = _read_mat(file, "file_list", "labels")
         if len(names) != len(numbers):
             raise UserError(
                 f"{file} has {len(numbers):,} labels for its {len(names):,} images; unpack lists.tar again."
@@ -240,15 +238,14 @@ def _open_flowers(path: Path) -> Source:
     labelled, divided = path / "imagelabels.mat", path / "setid.mat"
     if not (path / "jpg").is_dir():
         raise UserError(f"{path} has {divided.name} and no jpg/; unpack 102flowers.tgz there.")
-    labels = _as_numbers(labelled, "labels", _read_mat(labelled, "labels")[0])
+    (labels,) = _read_mat(labelled, "labels")
     if min(labels, default=1) < 1:
         raise UserError(f"{labelled} has the label {min(labels)}, and its classes begin at 1; download it again.")
     classes = sorted(set(labels))
     number = {label: index for index, label in enumerate(classes)}
 
     def rows(sets: Sequence[str]) -> list[tuple[str, int]]:
-        found = zip(sets, _read_mat(divided, *sets), strict=True)
-        images = [image for name, values in found for image in _as_numbers(divided, name, values)]
+        images = [image for values in _read_mat(divided, *sets) for image in values]
         if other := [image for image in images if not 1 <= image <= len(labels)]:
             raise UserError(
                 f"{divided} names image {other[0]}, and {labelled.name} has labels for images 1 to {len(labels):,}; "
@@ -324,11 +321,11 @@ def _read_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
         yield line, first, rest.strip()
 
 
-def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
-    """The variables of these names in a MATLAB file (version 5 to 7), each flattened to one dimension.
+def _read_mat(path: Path, *names: str) -> list[list[Any]]:
+    """The variables of these names in a MATLAB file (version 5 to 7): texts of `file_list`, whole numbers of others.
 
     Raises:
-        UserError: no such file, not a MATLAB file, or one without such a variable.
+        UserError: no such file, not a MATLAB file, or one without such a variable or where it holds something else.
     """
     from scipy.io import loadmat
 
@@ -342,22 +339,19 @@ def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
     for name in names:
         if name not in found:
             raise UserError(f"{path} has no variable {name!r}; it is not the published file: download it again.")
-    return [np.ravel(found[name]) for name in names]
-
-
-def _as_numbers(path: Path, name: str, values: NDArray[Any]) -> list[int]:
-    """The values of a variable as whole numbers; `UserError` where one is not."""
-    if values.dtype.kind not in "iuf" or np.any(values != np.floor(values)):
-        raise UserError(f"{name} of {path} are not whole numbers; download the file again.")
-    return [int(value) for value in values]
-
-
-def _as_texts(path: Path, name: str, values: NDArray[Any]) -> list[str]:
-    """The values of a variable that holds a text in each cell; `UserError` where one holds something else."""
-    texts = [np.ravel(value) for value in values]
-    if any(text.size != 1 or text.dtype.kind != "U" for text in texts):
-        raise UserError(f"{name} of {path} are not texts; download the file again.")
-    return [str(text[0]) for text in texts]
+    variables: list[list[Any]] = []
+    for name in names:
+        values = np.ravel(found[name])
+        if name == "file_list":  # a text in each cell
+            cells = [np.ravel(value) for value in values]
+            if any(cell.size != 1 or cell.dtype.kind != "U" for cell in cells):
+                raise UserError(f"{name} of {path} are not texts; download the file again.")
+            variables.append([str(cell[0]) for cell in cells])
+        elif values.dtype.kind not in "iuf" or np.any(values != np.floor(values)):
+            raise UserError(f"{name} of {path} are not whole numbers; download the file again.")
+        else:
+            variables.append([int(value) for value in values])
+    return variables
 
 
 def _has(*names: str) -> Callable[[Path], bool]:

@@ -42,7 +42,10 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     except RuntimeError as error:
         raise UserError(f"{_printable(spec)}: there is no such user's home; write the whole path.") from error
     try:
-        mode = _mode(path)
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+            mode = None
         if mode is not None and stat.S_ISDIR(mode):
             return _open_directory(path.resolve(), options, modality)
         if mode is not None:
@@ -54,14 +57,6 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     if _HUB_ID.fullmatch(spec) is None or suffix in (*_DATA_SUFFIXES, *_ARCHIVES):
         raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
     return arrow.open_hub_dataset(spec, options, modality)
-
-
-def _mode(path: Path) -> int | None:
-    """What a path leads to, as `os.stat` says; None when there is nothing."""
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
-        return None
 
 
 def _printable(name: str) -> str:
