@@ -151,12 +151,13 @@ def _bounded(path: Path, lines: Iterator[tuple[int, str]], limit: int | None = N
                 f"{path} unpacks to more than {limit:,} characters, which is too much for a text of its size; unpack "
                 "it and look."
             )
-        blank += line.isspace()
-        if line.isspace() and blank > max(_BLANK_LINES, 0.9 * number):
-            raise UserError(
-                f"{path} holds hardly anything but blank lines ({blank:,} of its first {number:,}); remove them, "
-                "or look at what wrote it."
-            )
+        if line.isspace():
+            blank += 1
+            if blank > max(_BLANK_LINES, 0.9 * number):
+                raise UserError(
+                    f"{path} holds hardly anything but blank lines ({blank:,} of its first {number:,}); remove them, "
+                    "or look at what wrote it."
+                )
         yield number, line
 
 

@@ -60,7 +60,8 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
         raise UserError(_why_no_column(path, header, mark, options, modality))
     notes.take(taken_notes(content, label, options, modality) + unlabelled_notes(content, label, header, options))
     notes.split = find_split_column(header, options, str(path), (content, label))
-    places = [None if name is None else header.index(name) for name in (content, label, notes.split)]
+    names = (content, label, notes.split)
+    content_at, label_at, split_at = (None if name is None else header.index(name) for name in names)
     for line, cells in _rows(path, mark, options):
         if _is_header(path, line, cells, header):
             notes.count(_AGAIN, f"{path.name} line {line}")
@@ -70,10 +71,10 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
                 f"{path} line {line} has {len(cells)} cells, not {len(header)} as the header: quote texts that "
                 "hold the separator or a line end."
             )
-        value, *aside = (_cell(cells, place) for place in places)
+        value = _cell(cells, content_at)
         if not value and modality is IMAGES:
             raise UserError(f"{path} line {line}: no file name in column {content!r}.")
-        yield Record(line, value or "", *aside)
+        yield Record(line, value or "", _cell(cells, label_at), _cell(cells, split_at))
 
 
 def _cell(cells: Sequence[str], column: int | None) -> str | None:
