@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data import decode as decoding
-from sdfast.data.config import DataConfig
+from sdfast.data.config import KEEP, DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decode
 from sdfast.data.items import Item, ItemList, Source, item_record, read_item
-from sdfast.data.levels import KEEP, Range
+from sdfast.data.levels import Range
 from sdfast.data.pack import FORMAT, IMAGES_ENDING, build_options
 from sdfast.data.pack_build import PackBuilder
 from sdfast.data.pack_checks import Rows, first_names

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdfast.data.config import KEEP
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Range = tuple[float, float]
 
-KEEP = "keep"  # as a background: the colours under the transparency, as stored
 _LEVELS_OF_GREY = {"L;2": 3, "L;4": 15}  # largest sample of a PNG's grey of fewer than 8 bits
 
 FULL: Range = (0.0, 65535.0)
@@ -147,17 +148,6 @@ def _opaque(where: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.where(where, 255, 0).astype(np.uint8)
 
 
-def check_background(value: object) -> str:
-    """The value, when it is `keep` or an opaque colour that PIL's ImageColor knows.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if not isinstance(value, str) or (value != KEEP and not _is_opaque(value)):
-        raise ValueError("must be a colour (white, '#rrggbb' in quotes, 'rgb(r, g, b)') or keep")
-    return value
-
-
 def mend_key(image: Image, stored: str) -> None:
     """Scale the transparent sample of a grey PNG of 2 or 4 bits (in its `info`) as PIL scales its pixels."""
     key = image.info.get("transparency")
@@ -191,13 +181,3 @@ def flattened(image: Image, background: str) -> tuple[Image, bool]:
     canvas = Image.new("RGB", image.size, ImageColor.getrgb(background)[:3])
     canvas.paste(with_alpha.convert("RGB"), mask=alpha)
     return canvas, True
-
-
-def _is_opaque(value: str) -> bool:
-    from PIL import ImageColor
-
-    try:
-        colour = ImageColor.getrgb(value)
-    except ValueError:
-        return False
-    return len(colour) == 3 and max(colour) <= 255

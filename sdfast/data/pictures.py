@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sdfast.data.config import DataConfig
+from sdfast.data.config import KEEP, DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decoding, picture
 from sdfast.data.items import LARGEST_FILE
-from sdfast.data.levels import FULL, KEEP, Range
+from sdfast.data.levels import FULL, Range
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
