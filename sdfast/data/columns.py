@@ -1,20 +1,121 @@
-"""Which columns of a parquet file or Hugging Face data set hold the images or texts, and which the labels."""
+"""Which columns of a table hold the images or texts, which the labels, and which the splits.
+
+In tables of text columns are told by their names alone; parquet files and Hugging Face data sets have types as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from sdfast.data.column_names import NamedColumns, taken_notes, unlabelled_notes
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import Raw, file_reader
-from sdfast.data.modality import IMAGES, TEXTS, USUAL_LABEL_COLUMNS, Held, Modality
-from sdfast.data.split_column import find_split_column, split_of_value
+from sdfast.data.modality import LABEL_COLUMN, USUAL_LABEL_COLUMNS, Held, Modality, listed, other_than
+from sdfast.data.splits import USUAL_SPLIT_COLUMNS, split_of_value
 from sdfast.errors import UserError
 
-_LABEL_NAMES = ("label", "labels", "class", "target")  # before the other usual ones
+NO_LABELS = "no column is taken for the labels"
+_LABEL_NAMES = ("label", "labels", "class", "target")  # where columns have types, before the other usual ones
+
+
+def choose_names(
+    names: Sequence[str], options: DataConfig, modality: Modality, where: str, what: str = "column"
+) -> tuple[str | None, str | None]:
+    """The columns of contents and labels, None where there is none.
+
+    They are those that `options` names, or else those called as documented, or else as is usual.
+
+    Names are the same without regard to case and to blanks around them. A usual name decides when one column alone has
+    one; a `label_key` "none" goes without labels. Sentences say `where` the columns are, and `what` they are called.
+
+    Raises:
+        UserError: no column of a name that `options` gives, or several that may hold the content.
+    """
+    wanted: str | None = getattr(options, modality.key)
+    content = _given(names, wanted, modality.key, where, what)
+    if content is None:
+        fitting = fitting_names(names, modality.column, modality.listed_columns)
+        if len(fitting) > 1:
+            raise UserError(
+                f"{where} has several {what}s that may hold the {modality.content}s ({listed(fitting)}); choose one by "
+                f"data.{modality.key}=..."
+            )
+        content = fitting[0] if fitting else None
+    if options.label_key == NO_COLUMN and NO_COLUMN not in names:
+        return content, None
+    label = _given(names, options.label_key, "label_key", where, what)
+    if label is None:
+        fitting = fitting_names([name for name in names if name != content], LABEL_COLUMN, USUAL_LABEL_COLUMNS)
+        label = fitting[0] if len(fitting) == 1 else None
+    return content, label
+
+
+def fitting_names(names: Sequence[str], documented: str, usual: Sequence[str]) -> list[str]:
+    """The names that are as documented (exactly, or else but for case and blanks), or else all that are usual."""
+    plain = [_plain(name) for name in names]
+    if documented in names:
+        return [documented]
+    if documented in plain:
+        return [names[plain.index(documented)]]
+    return [name for name, one in zip(names, plain, strict=True) if one in usual]
+
+
+def find_split_column(
+    names: Sequence[str], options: DataConfig, where: str, taken: Collection[str | None]
+) -> str | None:
+    """The column that may say the split of each row, beside those `taken` for contents and labels.
+
+    It is that of `data.split_key` ("none": none), or the first of the usual names.
+
+    Raises:
+        UserError: there is no column of the name that `split_key` gives.
+    """
+    if options.split_key is not None:
+        none = options.split_key == NO_COLUMN and NO_COLUMN not in names
+        return None if none else _given(names, options.split_key, "split_key", where, alike=False)
+    free = {name.strip().lower(): name for name in reversed(names) if name not in taken}
+    return next((free[name] for name in USUAL_SPLIT_COLUMNS if name in free), None)
+
+
+def taken_notes(content: str | None, label: str | None, options: DataConfig, modality: Modality) -> list[str]:
+    """Sentences, without the source's name and a full stop, about columns that were taken by another usual name."""
+    said = []
+    parts = ((content, modality.column, modality.key), (label, LABEL_COLUMN, "label_key"))
+    for (name, documented, key), role in zip(parts, (f"{modality.content}s", "labels"), strict=True):
+        if name is not None and name != documented and getattr(options, key) is None:
+            said.append(f"{name!r} is taken for the {role} (data.{key} chooses another)")
+    return said
+
+
+def unlabelled_notes(content: str | None, label: str | None, names: Sequence[str], options: DataConfig) -> list[str]:
+    """A sentence when nothing has a label and there are columns that may hold them."""
+    others = [name for name in names if name != content]
+    if label is not None or not others or options.label_key is not None:
+        return []
+    either = repr(others[0]) if len(others) == 1 else f"one of {listed(others)}"
+    return [f"{NO_LABELS}; if they are {either}, say so by data.label_key"]
+
+
+def _given(
+    names: Sequence[str],
+    wanted: str | None,
+    key: str,
+    where: str,
+    what: str = "column",
+    alike: bool = True,
+    most: int | None = 10,
+) -> str | None:
+    """The column that a key names, also by another case or other blanks where they may be `alike`; None for None."""
+    if wanted is None or wanted in names:
+        return wanted
+    fitting = [name for name in names if alike and _plain(name) == _plain(wanted)]
+    if len(fitting) != 1:
+        raise UserError(f"{where} has no {what} {wanted!r} (data.{key}); its {what}s are {listed(names, most)}.")
+    return fitting[0]
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -44,15 +145,16 @@ class Chosen:
         """Of the labels, when they are a `ClassLabel`."""
         return None if self.label is None else self.label.class_names
 
-    def joined(self, before: Chosen | None, where: str) -> Chosen:
-        """These columns for the rows of the files before as well, with the class names that one of them has.
+    @property
+    def aside(self) -> list[str]:
+        """Names of the columns beside that of the contents."""
+        return [column.name for column in (self.label, self.split) if column is not None]
 
-        Args:
-            before: the columns of the files before, or None for the first.
-            where: of these, for the sentence.
+    def joined(self, before: Chosen | None, where: str) -> Chosen:
+        """These columns for the rows of the files `before` as well, with the class names that one of them has.
 
         Raises:
-            UserError: the columns have other names, or the labels two lists of classes.
+            UserError: the columns here have other names than those before, or the labels two lists of classes.
         """
         if before is None:
             return self
@@ -85,33 +187,26 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
         UserError: none fits, several do, or a named one is not there.
     """
     by_name = {column.name: column for column in columns}
-    content_key: str | None = getattr(options, modality.key)
+    every = [column.name for column in columns]
     wants_labels = options.label_key != NO_COLUMN or NO_COLUMN in by_name
-    label_key = options.label_key if wants_labels else None
-    for key, wanted in ((modality.key, content_key), ("label_key", label_key)):
-        if wanted is not None and wanted not in by_name:
-            raise UserError(f"{where} has no column {wanted!r} (data.{key}); its columns are {_listed(columns)}.")
-    if content_key is not None:
-        content = by_name[content_key]
-    else:
-        chosen = _one(_candidates(columns, options, modality), modality.usual_columns, modality.key, where)
-        if chosen is None:
-            other = TEXTS if modality is IMAGES else IMAGES
-            fix = f": {modality.otherwise}" if _candidates(columns, options, other) else ""
-            raise UserError(f"{where} has no column of {modality.content}s; its columns are {_listed(columns)}{fix}.")
-        content = chosen
+    keys = {modality.key: getattr(options, modality.key), "label_key": options.label_key if wants_labels else None}
+    asked = (_given(every, wanted, key, where, alike=False, most=None) for key, wanted in keys.items())
+    content, label = (None if name is None else by_name[name] for name in asked)
+    if content is None:
+        content = _one(_candidates(columns, options, modality), modality.usual_columns, modality.key, where)
+    if content is None:
+        fix = f": {modality.otherwise}" if _candidates(columns, options, other_than(modality)) else ""
+        raise UserError(f"{where} has no column of {modality.content}s; its columns are {listed(every, None)}{fix}.")
     if content.holds not in modality.held_as:
         what = "neither images nor their bytes" if modality.content == "image" else "no texts"
         raise UserError(f"column {content.name!r} of {where} holds {what}.")
-    label = by_name[label_key] if label_key is not None else None
     if label is None and wants_labels:
         label = _label_column([column for column in columns if column != content], where)
     names = [column.name for column in columns if column.holds in ("text", "classes", "scalar")]
-    split = find_split_column(names, options, where, (content.name, label.name if label is not None else None))
-    others = tuple(
-        name for name in names if name not in (content.name, split) and (label is None or name != label.name)
-    )
-    return Chosen(content, label, by_name[split] if split is not None else None, others)
+    taken = (content.name, None if label is None else label.name)
+    split = find_split_column(names, options, where, taken)
+    others = tuple(name for name in names if name not in (*taken, split))
+    return Chosen(content, label, None if split is None else by_name[split], others)
 
 
 def _label_column(columns: Sequence[Column], where: str) -> Column | None:
@@ -119,7 +214,11 @@ def _label_column(columns: Sequence[Column], where: str) -> Column | None:
 
     A column of a usual name may hold lists or bytes: what no class is, is refused where it is read.
     """
-    classes = [column for column in columns if column.holds == "classes" and not _is_split(column)]
+    classes = [  # but those that name splits
+        column
+        for column in columns
+        if column.holds == "classes" and None in map(split_of_value, column.class_names or ("",))
+    ]
     named = [column for column in columns if column.holds != "image" and column.name in _LABEL_NAMES]
     if not classes and not named:
         usual = [column for column in columns if column.holds in ("scalar", "text")]
@@ -131,16 +230,11 @@ def _label_column(columns: Sequence[Column], where: str) -> Column | None:
 def label_notes(chosen: Chosen, options: DataConfig, modality: Modality, name: str) -> list[str]:
     """Sentences about the source `name`: the labels have a less usual name, or there are none beside other columns."""
     label = None if chosen.label is None else chosen.label.name
-    taken = NamedColumns(modality.column, label)  # the content's name is no matter here
+    content = modality.column  # whatever it is called
     if chosen.label is not None and (chosen.label.holds == "classes" or label in _LABEL_NAMES):
         return []
-    said = taken_notes(taken, options, modality) + unlabelled_notes(taken, chosen.others, options)
+    said = taken_notes(content, label, options, modality) + unlabelled_notes(content, label, chosen.others, options)
     return [f"{name}: {sentence}." for sentence in said]
-
-
-def _is_split(column: Column) -> bool:
-    """Whether a `ClassLabel` names splits and no classes."""
-    return None not in map(split_of_value, column.class_names or ("",))
 
 
 def named_cells(column: Column, cells: Sequence[Any]) -> list[Any]:
@@ -149,38 +243,6 @@ def named_cells(column: Column, cells: Sequence[Any]) -> list[Any]:
     if names is None:
         return list(cells)
     return [names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else None for cell in cells]
-
-
-def cell_reader(cell: Any, folder: Path | None) -> Callable[[], Raw]:
-    """How to read one cell: a text, raw bytes, or a struct of bytes and path.
-
-    Args:
-        cell: str, bytes, {"bytes": ..., "path": ...} or None.
-        folder: where a relative path starts.
-    """
-    if isinstance(cell, str):
-        return text_reader(cell)
-    content = cell.get("bytes") if isinstance(cell, dict) else cell
-    path = cell.get("path") if isinstance(cell, dict) else None
-    if content is not None:
-        return lambda: bytes(content)
-    if path:
-        return file_reader(folder / path if folder is not None else Path(path))
-    return _nothing
-
-
-def held(cell: Any) -> int:
-    """How many characters of a cell with a text are in memory, for `Item.held`."""
-    return len(cell) if isinstance(cell, str) else 0
-
-
-def text_reader(text: str) -> Callable[[], Raw]:
-    """Gives a text in UTF-8; half of a surrogate pair stays, for the pack to refuse."""
-    return lambda: text.encode("utf-8", "surrogatepass")
-
-
-def _nothing() -> Raw:
-    raise OSError("the row has no image and no text")
 
 
 def _candidates(columns: Sequence[Column], options: DataConfig, modality: Modality) -> list[Column]:
@@ -195,12 +257,7 @@ def _candidates(columns: Sequence[Column], options: DataConfig, modality: Modali
 def _one(columns: Sequence[Column], usual: Sequence[str], key: str, where: str) -> Column | None:
     if len(columns) <= 1:
         return columns[0] if columns else None
-    for name in usual:
-        for column in columns:
-            if column.name == name:
-                return column
-    raise UserError(f"{where} has several such columns ({_listed(columns)}); choose one by data.{key}=...")
-
-
-def _listed(columns: Sequence[Column]) -> str:
-    return ", ".join(repr(column.name) for column in columns) or "none"
+    if found := [column for name in usual for column in columns if column.name == name]:
+        return found[0]
+    several = listed([column.name for column in columns], None)
+    raise UserError(f"{where} has several such columns ({several}); choose one by data.{key}=...")

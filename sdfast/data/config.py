@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sdfast.data.transparency import check_background
-
 _LONGEST_SIDE = 1 << 16
+KEEP = "keep"  # as a background: the colours under the transparency, as stored
 NO_COLUMN = "none"  # as `label_key` or `split_key`: do without such a column
 
 
@@ -147,7 +146,9 @@ class DataConfig(BaseModel):
     @field_validator("background", mode="before")
     @classmethod
     def _colour(cls, value: Any) -> str:
-        return check_background(value)
+        if not isinstance(value, str) or (value != KEEP and not _is_opaque(value)):
+            raise ValueError("must be a colour (white, '#rrggbb' in quotes, 'rgb(r, g, b)') or keep")
+        return value
 
     @field_validator("range", mode="before")
     @classmethod
@@ -163,3 +164,14 @@ class DataConfig(BaseModel):
         if value not in (None, 1, 3):
             raise ValueError("must be 1 (grey) or 3 (RGB)")
         return value
+
+
+def _is_opaque(value: str) -> bool:
+    """Whether it is an opaque colour that PIL's ImageColor knows."""
+    from PIL import ImageColor
+
+    try:
+        colour = ImageColor.getrgb(value)
+    except ValueError:
+        return False
+    return len(colour) == 3 and max(colour) <= 255

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +18,8 @@ from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Raw
-from sdfast.data.levels import Deep, NoRange, Range, deep_picture, largest_declared, raw_mode
-from sdfast.data.quiet_tiff import quiet_libtiff
+from sdfast.data.levels import Deep, NoRange, Range, deep_picture, flattened, largest_declared, mend_key, raw_mode
 from sdfast.data.transform import Transform
-from sdfast.data.transparency import flattened, mend_key
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +30,8 @@ _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 
 _BITS, _COMPRESSION, _BANDS, _PLANES, _EXTRA, _FORMAT = 258, 259, 277, 284, 338, 339  # tags of TIFF
 _SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
+
+_MAPS, _SETTERS = Path("/proc/self/maps"), ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 
 # What was done to an image that a person may not expect; counted while packing.
 ANIMATED, ROTATED, TRANSPARENT, GREY16, CMYK = "animated", "exif_rotation", "transparent", "grey16", "cmyk"
@@ -68,8 +70,18 @@ def decode(
     """
     with _explained(raw, options):
         image, notes = _eight_bits(raw, options, levels)
-        row = transform.apply(_without(banner, image))
-        return row, frozenset(notes | ({BANNER} if banner else set()) | _flatness(row))
+        if banner >= image.height:
+            raise BrokenImage(f"{image.height} pixels high, and {banner} of them are a banner")
+        if banner:
+            image = image.crop((0, 0, image.width, image.height - banner))
+            notes.add(BANNER)
+        row = transform.apply(image)
+        pixels = row.reshape(-1, row.shape[-1])
+        if (pixels == pixels[0]).all():
+            notes.add(BLANK)
+        elif pixels.std(axis=0, dtype=np.float64).max() < FAINT_BELOW:
+            notes.add(FAINT)
+        return row, frozenset(notes)
 
 
 def picture(raw: Raw | OSError, options: DataConfig, levels: Range | None = None) -> Image:
@@ -144,17 +156,19 @@ def _eight_bits(raw: Raw | OSError, options: DataConfig, levels: Range | None) -
 
 def _load(raw: bytes, options: DataConfig) -> tuple[Image, Deep | None, set[str]]:
     """A file decoded and turned upright; its samples where it has more than 8 bits a channel; what it was."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     def opened() -> Any:
         return Image.open(io.BytesIO(raw), formats=_known_formats())
 
     def turned(file: Image.Image) -> Image.Image:
-        return _upright(file) if options.exif_rotation == "apply" else file
+        return ImageOps.exif_transpose(file) if options.exif_rotation == "apply" else file
 
     def again(mode: str) -> Image.Image:
         with opened() as file:
-            file.tile = [tile._replace(args=_renamed(tile.args, mode)) for tile in file.tile]
+            for number, tile in enumerate(file.tile):  # the arguments of a decoder begin with the raw mode
+                args = mode if isinstance(tile.args, str) else (mode, *tile.args[1:])
+                file.tile[number] = tile._replace(args=args)
             file.load()
             return turned(file)
 
@@ -176,11 +190,6 @@ def _load(raw: bytes, options: DataConfig) -> tuple[Image, Deep | None, set[str]
     elif ";16" in stored:
         notes.add(CUT16)
     return image, deep, notes
-
-
-def _renamed(arguments: Any, mode: str) -> Any:
-    """The arguments of a decoder with another raw mode."""
-    return mode if isinstance(arguments, str) else (mode, *arguments[1:])
 
 
 def _notes(image: Image) -> set[str]:
@@ -240,26 +249,6 @@ def _unknown(raw: Raw | OSError) -> str:
     )
 
 
-def _flatness(row: NDArray[np.uint8]) -> set[str]:
-    """Whether a row, [height, width, channels], is of one colour or nearly so."""
-    pixels = row.reshape(-1, row.shape[-1])
-    if (pixels == pixels[0]).all():
-        return {BLANK}
-    return {FAINT} if pixels.std(axis=0, dtype=np.float64).max() < FAINT_BELOW else set()
-
-
-def _upright(image: Image) -> Image:
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
-def _without(banner: int, image: Image) -> Image:
-    if banner >= image.height:
-        raise BrokenImage(f"{image.height} pixels high, and {banner} of them are a banner")
-    return image.crop((0, 0, image.width, image.height - banner)) if banner else image
-
-
 @functools.cache
 def _known_formats() -> tuple[str, ...]:
     from PIL import Image
@@ -279,10 +268,37 @@ def decoding(options: DataConfig) -> Iterator[None]:
     Image.MAX_IMAGE_PIXELS = options.max_pixels
     log.setLevel(logging.CRITICAL + 1)  # it would say of each file what the reason of a skipped one says
     try:
-        with warnings.catch_warnings(), quiet_libtiff():
+        with warnings.catch_warnings(), _quiet_libtiff():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
         log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Take libtiff's message handlers away for a while; what went wrong PIL still raises.
+
+    For each damaged file they would print several lines on stderr, which Python cannot catch. Where libtiff is no
+    shared library of the process, nothing is done.
+    """
+    with contextlib.ExitStack() as stack:
+        for library in _loaded():
+            for name in _SETTERS:
+                setter = getattr(library, name)
+                setter.restype, setter.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+                stack.callback(setter, setter(None))
+        yield
+
+
+def _loaded() -> list[ctypes.CDLL]:
+    """The libtiffs in the process (a package may bring its own)."""
+    try:
+        lines = _MAPS.read_text().splitlines()
+        paths = {line.split(maxsplit=5)[-1] for line in lines if "/libtiff" in line}
+        libraries = [ctypes.CDLL(path) for path in sorted(paths)]
+    except OSError:  # another system, or a file that has been replaced since
+        return []
+    return [library for library in libraries if all(hasattr(library, name) for name in _SETTERS)]

@@ -1,25 +1,30 @@
-"""Images or texts in folders: a class per sub-folder, or flat and unlabelled, with or without train/ val/ test/."""
+"""Images or texts in folders (a class per sub-folder, or flat and unlabelled), and tables that list images."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from sdfast.data.columns import choose_names
 from sdfast.data.config import DataConfig
-from sdfast.data.image_table import image_file, open_csv
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader, split_name
-from sdfast.data.labels import compare_classes, encode_labels
-from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality
-from sdfast.data.records import Notes
-from sdfast.data.table import is_table, read_table, table_header, table_names
+from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
+from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality, counted
+from sdfast.data.records import Notes, Record, Rows
+from sdfast.data.splits import split_name
+from sdfast.data.table import is_table, read_header, read_table
 from sdfast.data.text_files import document_reader, is_text_file
 from sdfast.errors import UserError
-from sdfast.regular import refuse
+from sdfast.regular import is_there, refuse
 
 _IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _METADATA = "metadata.csv"
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # a drive, as C:\, has one letter
+_LOOKED_AT = 100  # rows by which names that are no files are told from files that are missing
+_MOST_FILES = 100_000
+_SLASHES = "File names with backslashes, which are read as slashes"
 
 
 @dataclass
@@ -54,7 +59,7 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
     folders = _sub_folders(root)
     splits = _split_folders(root, folders)
     if modality is IMAGES and not splits:
-        from sdfast.data.layouts.find import check_not_above
+        from sdfast.data.paper_images import check_not_above
 
         check_not_above(root, folders)
     found = {
@@ -69,18 +74,29 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
             f"no {modality.many} in {root}{ignored}; {modality.a_folder} holds "
             f"{', '.join(sorted(modality.suffixes))} files{_of_the_other_kind(others, modality)}."
         )
-    names, numbers = encode_labels({split: [label for _, label in entry.items] for split, entry in found.items()})
-    warnings = _warnings(root, folders, splits, found, others, modality)
-    source = Source(root.name, f"{modality.content} folder", names, {}, warnings, modality)
-    for split in SPLITS:
-        if split in found:
-            named = zip(found[split].items, numbers[split], strict=True)
-            read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
-            source.splits[split] = Items(Item(name, label, read(root / name)) for (name, _), label in named)
+    many = modality.many
+    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in modality.suffixes]
+    met = {
+        f"Files in {root.name} that are not {many} and were passed over": others,
+        f"Class folders without {many}, which are no classes": [name for f in found.values() for name in f.empty],
+        "Folders beside the splits that are not used": [name for name in folders if splits and not split_name(name)],
+        f"{many.capitalize()} beside the splits that are not used": beside if splits else [],
+    }
+    source = Source(root.name, f"{modality.content} folder", None, {}, modality=modality)
+    source.warnings += [counted(what, names) for what, names in met.items() if names]
+    for split, directory in splits.items():
+        if split not in found:
+            source.warnings.append(f"{directory.name}/ holds no {many}, so there is no {split} split.")
     for entry in found.values():
         entry.notes.add_to(source)
-    compare_classes(source, strict=True, unseen=options.unseen)
-    return source
+    read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        named = zip(found[split].items, labels, strict=True)
+        return Items(Item(name, label, read(root / name)) for (name, _), label in named)
+
+    rows = Rows({split: [label for _, label in found[split].items] for split in SPLITS if split in found})
+    return rows.fill(source, items, options, options.unseen)
 
 
 def _of_the_other_kind(others: list[str], modality: Modality) -> str:
@@ -91,11 +107,8 @@ def _of_the_other_kind(others: list[str], modality: Modality) -> str:
     if not any(is_text_file(Path(name)) for name in others):
         return ""
     table = next((name for name in others if is_table(Path(name))), None)
-    return (
-        f"; a table of images is passed itself (--data .../{table}), and {IMAGES.otherwise}"
-        if table
-        else (f"; {IMAGES.otherwise}")
-    )
+    passed = f"a table of images is passed itself (--data .../{table}), and " if table else ""
+    return f"; {passed}{IMAGES.otherwise}"
 
 
 def _visible(name: str) -> bool:
@@ -115,24 +128,20 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, Path]:
         return {}  # classes, of which one is called "training"
     splits: dict[str, Path] = {}
     for split, name in named:
-        if split is None:
-            continue
-        if split in splits:
+        if split is not None and splits.setdefault(split, root / name).name != name:
             raise UserError(
                 f"{root} holds {splits[split].name}/ and {name}/, which are both {split}; keep one of them."
             )
-        splits[split] = root / name
     return splits
 
 
 def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
     if modality is not IMAGES or not table.is_file():
         return False
+    header, _ = read_header(table, options, IMAGES)
     if options.image_key is None and len(_sub_folders(table.parent)) > 1:
-        names = {IMAGES.column, LABEL_COLUMN if options.label_key is None else options.label_key}
-        return names <= set(table_names(table, options, IMAGES))
-    columns = table_header(table, options, IMAGES)
-    return columns is not None and columns.label is not None
+        return {IMAGES.column, LABEL_COLUMN if options.label_key is None else options.label_key} <= set(header)
+    return None not in choose_names(header, options, IMAGES, str(table))
 
 
 def _read_split(root: Path, directory: Path, options: DataConfig, modality: Modality) -> _Found:
@@ -142,7 +151,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
         table = directory / _METADATA
         found.items = [
             (prefix + image_file(row, table, found.notes), row.label)
-            for row in read_table(table, options, IMAGES, found.notes)
+            for row in read_table(table, options, found.notes, IMAGES)
         ]
         return found
     for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):
@@ -190,24 +199,99 @@ def _walk(directory: Path, folder: str) -> list[str]:
     return sorted(names)
 
 
-def _warnings(
-    root: Path,
-    folders: list[str],
-    splits: dict[str, Path],
-    found: dict[str, _Found],
-    others: list[str],
-    modality: Modality,
-) -> list[str]:
-    many = modality.many
-    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in modality.suffixes]
-    met = {
-        f"Files in {root.name} that are not {many} and were passed over": others,
-        f"Class folders without {many}, which are no classes": [name for f in found.values() for name in f.empty],
-        "Folders beside the splits that are not used": [name for name in folders if splits and not split_name(name)],
-        f"{many.capitalize()} beside the splits that are not used": beside if splits else [],
-    }
-    sentences = [f"{what}: {len(names):,} (the first: {names[0]})." for what, names in met.items() if names]
-    for split, directory in splits.items():
-        if split not in found:
-            sentences.append(f"{directory.name}/ holds no {many}, so there is no {split} split.")
-    return sentences
+def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | None = None) -> Source:
+    """Open a .csv or .tsv file that lists images.
+
+    Its header has `file_name` and, for labels, `label` (or what `image_key` and `label_key` say, or another usual
+    name). File names are relative to the file; they may lead out of its folder, as the file is the user's own. A column
+    of splits divides the rows (see `use_split_column`). Without one, when every name begins with `train/`, `val/` or
+    `test/` (or another name of these splits), they are the splits; else everything is train. Cells are separated by
+    commas, semicolons, tabs or bars. The source is of this kind and called by the file's name, if by no other.
+
+    Raises:
+        UserError: no such column, no rows, web addresses, a class of test that train lacks, or not a text table.
+    """
+    notes = Notes()
+    rows = [(image_file(row, path, notes), row) for row in read_table(path, options, notes, IMAGES)]
+    if not rows:
+        raise UserError(f"{path} lists no images.")
+    _check_first_names([(file, row.line) for file, row in rows[:_LOOKED_AT]], path)
+    parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
+    splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
+    found = Rows(column=notes.split)
+    files: dict[str, list[str]] = {}
+    for split in (split for split in SPLITS if split in splits):
+        group = [row for row, part in zip(rows, splits, strict=True) if part == split]
+        files[split] = [file for file, _ in group]
+        found.add(split, [row.label for _, row in group], [row.split for _, row in group])
+    source = Source(name or path.name, kind, None, {})
+    notes.add_to(source)
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        named = zip(files[split], labels, strict=True)
+        return Items(
+            Item(_portable(file, path.parent), label, file_reader(path.parent / file)) for file, label in named
+        )
+
+    return found.fill(source, items, options, unseen=None)
+
+
+def image_file(row: Record, table: Path, notes: Notes) -> str:
+    """The name of a row's file, relative to the table's folder or absolute.
+
+    A backslash is a slash where no file has the name with it and one has the name with slashes.
+
+    Raises:
+        UserError: a web address.
+    """
+    name = row.content
+    if address := _ADDRESS.match(name):
+        where = f"{table} line {row.line} names {name[:80]}"
+        if address[1].lower() == "file":
+            raise UserError(f"{where}: write the path alone, without file://.")
+        raise UserError(f"{where}, which is an address and no file: download the images, and name the files.")
+    if "\\" in name and not is_there(table.parent / name):
+        slashes = name.replace("\\", "/")
+        if is_there(table.parent / slashes):
+            notes.count(_SLASHES, name)
+            return slashes
+    return name
+
+
+def _check_first_names(names: list[tuple[str, int]], table: Path) -> None:
+    """Say what is amiss where no first row names a file, but one is called so with a suffix, capitals or a folder.
+
+    Raises:
+        UserError: that is so.
+    """
+    if any(is_there(table.parent / name) for name, _ in names):
+        return
+    wanted = {_stem(name): (name, line) for name, line in reversed(names)}
+    looked_at = 0
+    for where, folders, files in os.walk(table.parent):
+        folders.sort()
+        for file in sorted(files):
+            if (found := wanted.get(_stem(file))) and Path(file).suffix.lower() in IMAGES.suffixes:
+                there = (Path(where) / file).relative_to(table.parent).as_posix()
+                raise UserError(
+                    f"{table} line {found[1]} names {found[0]!r}, which is no file, while {there} is: write names as "
+                    "the files have them, with folder, suffix and capitals, relative to the table."
+                )
+        looked_at += len(files)
+        if looked_at > _MOST_FILES:
+            return
+
+
+def _stem(name: str) -> str:
+    """A file's name without folder, suffix and capitals."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1].casefold()
+    stem, suffix = os.path.splitext(last)
+    return stem if suffix in IMAGES.suffixes else last
+
+
+def _portable(name: str, base: Path) -> str:
+    """The name without an absolute part: below `base` as it is, elsewhere only its last part."""
+    if not os.path.isabs(name):
+        return Path(name).as_posix()
+    relative = Path(os.path.relpath(name, base))
+    return relative.as_posix() if ".." not in relative.parts else relative.name

@@ -11,8 +11,7 @@ import math
 import os
 import re
 import struct
-import zlib
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Items, Raw, Source, split_name
-from sdfast.data.labels import Value, compare_classes, encode_labels
-from sdfast.errors import UserError, said
+from sdfast.data.items import SPLITS, Item, Items, Source
+from sdfast.data.lines import readable
+from sdfast.data.records import Rows
+from sdfast.data.splits import split_name
+from sdfast.errors import UserError
 from sdfast.regular import open_regular
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)[-.]?images[-.]idx3-ubyte(\.gz)?$", re.IGNORECASE)
@@ -49,62 +50,50 @@ def open_idx(path: Path, options: DataConfig) -> Source:
     else:
         found = {"train": path}
     images: dict[str, NDArray[np.uint8]] = {}
-    values: dict[str, list[Value]] = {}
+    rows = Rows()
     for split in (split for split in SPLITS if split in found):
         labels = _labels_of(found[split])
         numbers = None if labels is None else read_idx(labels, 1).tolist()
         images[split] = read_idx(found[split], 3, None if numbers is None else (f"{labels}", len(numbers)))
-        values[split] = [None] * len(images[split]) if numbers is None else numbers
-    names, numbers_of = encode_labels(values)
-    source = Source(path.name, "IDX", names, {})
-    for split, pixels in images.items():
-        if len(pixels):
-            source.splits[split] = Items(
-                Item(f"{found[split].name}:{row}", label, _reader(pixels, row))
-                for row, label in enumerate(numbers_of[split])
-            )
-    if not source.splits:
+        rows.add(split, [None] * len(images[split]) if numbers is None else numbers)
+    if not any(rows.labels.values()):
         raise UserError(f"{path} holds no images.")
-    compare_classes(source, strict=False, unseen=options.unseen)
-    return source
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        name, pixels = found[split].name, images[split]
+        return Items(Item(f"{name}:{row}", label, partial(pixels.__getitem__, row)) for row, label in enumerate(labels))
+
+    return rows.fill(Source(path.name, "IDX", None, {}), items, options, options.unseen, strict=False)
 
 
 def read_idx(path: Path, dimensions: int, labels: tuple[str, int] | None = None) -> NDArray[np.uint8]:
-    """The unsigned bytes of an IDX file.
+    """The unsigned bytes of an IDX file, uint8 with the sizes that the file names; `.gz` is decompressed.
 
     Args:
-        path: the file; `.gz` is decompressed.
+        path: the file.
         dimensions: how many it must have.
         labels: where those of its items are, and how many.
-
-    Returns:
-        uint8 with the sizes that the file names.
 
     Raises:
         UserError: damaged, another element type, another number of dimensions or of items, or not as long as it says.
     """
-    header = 4 + 4 * dimensions
-    try:
-        with open_regular(path) as plain:
-            stored = os.fstat(plain.fileno()).st_size
-            with gzip.open(plain) if path.suffix == ".gz" else plain as file:
-                start = file.read(_BLOCK)
-                if len(start) < header or start[:4] != bytes((0, 0, 8, dimensions)):
-                    raise UserError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions.")
-                shape = struct.unpack(f">{dimensions}I", start[4:header])
-                size = math.prod(shape)
-                if size > (stored * _MOST_UNPACKED if path.suffix == ".gz" else stored):  # before so much is allocated
-                    raise UserError(f"{path} is damaged: it says {size} bytes of data, and has {stored} in all.")
-                if labels is not None and labels[1] != shape[0]:
-                    raise UserError(f"{labels[0]} has {labels[1]} labels for the {shape[0]} images of {path.name}.")
-                data = np.empty(size, np.uint8)
-                found = _fill(file, data, start[header:]) + len(file.read(1))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {said(error)}.") from error
-    except MemoryError:
-        raise UserError(f"{path} holds {size:,} bytes of data, more than there is memory for; cut it.") from None
+    header, packed = 4 + 4 * dimensions, path.suffix == ".gz"
+    with readable(path), open_regular(path) as plain, gzip.open(plain) if packed else plain as file:
+        stored = os.fstat(plain.fileno()).st_size
+        start = file.read(_BLOCK)
+        if len(start) < header or start[:4] != bytes((0, 0, 8, dimensions)):
+            raise UserError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions.")
+        shape = struct.unpack(f">{dimensions}I", start[4:header])
+        size = math.prod(shape)
+        if size > (stored * _MOST_UNPACKED if packed else stored):  # before so much is allocated
+            raise UserError(f"{path} is damaged: it says {size} bytes of data, and has {stored} in all.")
+        if labels is not None and labels[1] != shape[0]:
+            raise UserError(f"{labels[0]} has {labels[1]} labels for the {shape[0]} images of {path.name}.")
+        try:
+            data = np.empty(size, np.uint8)
+            found = _fill(file, data, start[header:]) + len(file.read(1))
+        except MemoryError:
+            raise UserError(f"{path} holds {size:,} bytes of data, more than there is memory for; cut it.") from None
     if found != size:
         has = "more" if found > size else str(found)
         raise UserError(f"{path} is damaged: it says {size} bytes of data and has {has}.")
@@ -152,7 +141,3 @@ def _labels_of(images: Path) -> Path | None:
     name = re.sub("images([-.])idx3", r"labels\1idx1", images.name, flags=re.IGNORECASE)
     stem = name.removesuffix(".gz")
     return next((file for same in (name, stem, f"{stem}.gz") if (file := images.with_name(same)).is_file()), None)
-
-
-def _reader(pixels: NDArray[np.uint8], row: int) -> Callable[[], Raw]:
-    return lambda: pixels[row]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data import decode as decoding
-from sdfast.data.config import DataConfig
+from sdfast.data.config import KEEP, DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decode
 from sdfast.data.items import Item, ItemList, Source, item_record, read_item
 from sdfast.data.levels import Range
@@ -24,7 +24,6 @@ from sdfast.data.pack_checks import Rows, first_names
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import RowWriter, copy_rows, row_digest
 from sdfast.data.transform import Transform
-from sdfast.data.transparency import KEEP
 from sdfast.durable import check_room
 
 _LOOK = "look at some; data.background and data.range decide what is seen of transparent and of 16-bit images"

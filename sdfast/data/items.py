@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +20,10 @@ from sdfast.errors import RunError, said
 from sdfast.regular import of_the_file, read_regular
 
 Raw = bytes | NDArray[np.uint8]
+Cell = tuple[str, Any, Path | None]  # of a row: its name, its cell, and the folder of a path in it
 LARGEST_FILE = 1 << 30  # bytes of one image's file
 
 SPLITS = ("train", "val", "test")
-_SPLIT_PREFIX = re.compile(r"([a-zA-Z]+)(?:[-_.]|$)")
-_ALIASES = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **dict.fromkeys(("val", "validation", "dev", "valid"), "val"),
-}
-
-
-def split_name(name: str) -> str | None:
-    """The split that a folder, file prefix or data set split of this name stands for, or None."""
-    return _ALIASES.get(name.lower())
-
-
-def split_of_file(name: str) -> str | None:
-    """The split of a file, by its own name (`train.jsonl`, `test-00000-of-00001.parquet`) or by the nearest folder's.
-
-    Args:
-        name: relative to the source, '/' between folders.
-    """
-    for part in reversed(name.split("/")):
-        match = _SPLIT_PREFIX.match(part)
-        if match and (split := split_name(match.group(1))):
-            return split
-    return None
 
 
 @dataclass(frozen=True)
@@ -73,31 +51,70 @@ def file_reader(path: Path, largest: int = LARGEST_FILE) -> Callable[[], Raw]:
     return partial(read_regular, path, largest)
 
 
-class ItemList(Protocol):
-    """The items of one split in their fixed order. Iterating reads ahead in small blocks; memory stays bounded."""
+def cell_item(name: str, label: int | None, cell: Any, folder: Path | None = None) -> Item:
+    """The item of one cell of a table.
 
-    @property
-    def labels(self) -> list[int | None]:
-        """One label per item, without reading any item."""
-        ...
+    The cell is a text (half of a surrogate pair stays, for the pack to refuse), raw bytes, {"bytes": ..., "path": ...}
+    or None; a relative path starts in `folder`.
+    """
+    if isinstance(cell, str):
+        return Item(name, label, partial(cell.encode, "utf-8", "surrogatepass"), held=len(cell))
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if content is not None:
+        return Item(name, label, partial(bytes, content))
+    return Item(name, label, file_reader((folder or Path()) / path) if path else _nothing)
 
-    def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Item]: ...
-
-    def __getitem__(self, index: int) -> Item: ...
+def _nothing() -> Raw:
+    raise OSError("the row has no image and no text")
 
 
-class Items(list[Item]):
+class ItemList:
+    """The items of one split in their fixed order. Iterating reads ahead in small blocks; memory stays bounded.
+
+    Args:
+        labels: one per item, known without reading any.
+        items: gives those from an item of a number on, read anew each time.
+    """
+
+    def __init__(self, labels: list[int | None], items: Callable[[int], Iterator[Item]]) -> None:
+        self.labels = labels
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items(0)
+
+    def __getitem__(self, index: int) -> Item:
+        return next(self._items(range(len(self))[index]))
+
+
+class Items(ItemList):
     """An `ItemList` whose items are all known; only their bytes are read later."""
 
-    @property
-    def labels(self) -> list[int | None]:
-        """One label per item."""
-        return [item.label for item in self]
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self._known = list(items)
+        super().__init__([item.label for item in self._known], lambda start: islice(self._known, start, None))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._known[index]
 
 
-class ChosenItems:
+def read_items(labels: list[int | None], cells: Callable[[int], Iterator[Cell]]) -> ItemList:
+    """An `ItemList` of the cells of a table or lines of files; `cells` gives those from a row on (see `cell_item`)."""
+
+    def items(start: int) -> Iterator[Item]:
+        rows = zip(islice(labels, start, None), cells(start), strict=False)
+        return (cell_item(name, label, cell, folder) for label, (name, cell, folder) in rows)
+
+    return ItemList(labels, items)
+
+
+def chosen_items(
+    lists: Mapping[str, ItemList], rows: Sequence[tuple[str, int]], numbers: Mapping[int, int] | None = None
+) -> ItemList:
     """An `ItemList`: some items of other lists. Iterating reads each of the other lists once.
 
     Args:
@@ -106,36 +123,17 @@ class ChosenItems:
         numbers: the class number in place of each class number; as they are when not given.
     """
 
-    def __init__(
-        self,
-        lists: Mapping[str, ItemList],
-        rows: Sequence[tuple[str, int]],
-        numbers: Mapping[int, int] | None = None,
-    ) -> None:
-        self._lists = lists
-        self._rows = rows
-        self._numbers = numbers
-        labels = {name: items.labels for name, items in lists.items()}
-        self.labels = [self._number(labels[name][index]) for name, index in rows]
+    def number(label: int | None) -> int | None:
+        return label if label is None or numbers is None else numbers[label]
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def items() -> Iterator[Item]:
+        for name, each in lists.items():
+            if wanted := {index for of, index in rows if of == name}:
+                chosen = (item for index, item in enumerate(each) if index in wanted)
+                yield from chosen if numbers is None else (replace(item, label=number(item.label)) for item in chosen)
 
-    def __iter__(self) -> Iterator[Item]:
-        for name, items in self._lists.items():
-            wanted = {index for each, index in self._rows if each == name}
-            if wanted:
-                yield from (self._numbered(item) for index, item in enumerate(items) if index in wanted)
-
-    def __getitem__(self, index: int) -> Item:
-        name, inner = self._rows[index]
-        return self._numbered(self._lists[name][inner])
-
-    def _numbered(self, item: Item) -> Item:
-        return item if self._numbers is None else replace(item, label=self._number(item.label))
-
-    def _number(self, label: int | None) -> int | None:
-        return label if label is None or self._numbers is None else self._numbers[label]
+    labels = {name: each.labels for name, each in lists.items()}
+    return ItemList([number(labels[name][index]) for name, index in rows], lambda start: islice(items(), start, None))
 
 
 @dataclass
@@ -166,7 +164,7 @@ class Source:
         """
         digest = SourceDigest(self.class_names)
         for split, items in self.splits.items():
-            for record in ordered_map(_item_record, items, threads):
+            for record in ordered_map(lambda item: item_record(item, read_item(item)), items, threads):
                 digest.add(split, record)
         return digest.hexdigest()
 
@@ -191,12 +189,7 @@ class SourceDigest:
 
 
 def item_record(item: Item, raw: Raw | OSError) -> bytes:
-    """72 bytes that change when the item's name, bytes or label do.
-
-    Args:
-        item: the item.
-        raw: what `item.read()` gave, or the error that it raised.
-    """
+    """72 bytes that change when the item's name, bytes or label do; `raw` is what its `read` gave or raised."""
     name = hashlib.sha256(item.name.encode("utf-8", "surrogateescape"))
     content = hashlib.sha256()
     if isinstance(raw, OSError):
@@ -228,7 +221,3 @@ def read_item(item: Item) -> Raw | OSError:
                 "the file if that is said each time."
             ) from error
         return error
-
-
-def _item_record(item: Item) -> bytes:
-    return item_record(item, read_item(item))

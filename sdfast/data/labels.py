@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdfast.data.items import ChosenItems, Source
+from sdfast.data.items import Source, chosen_items
+from sdfast.data.modality import first_listed
 from sdfast.errors import UserError
 
 Value = Any  # a text, a number, true or false, or None; what a source may hold besides is refused by `label_text`
@@ -21,19 +22,14 @@ Unseen = Literal["error", "drop"]
 _NOT_A_NUMBER = ("nan", "<na>")  # as text, in small letters
 _DECIMAL = re.compile(r"([+-]?)(?=\.?[0-9])(0|[1-9][0-9]*)?(?:\.([0-9]*))?")
 _EMPTY_CELLS = ("nan", "NaN", "<NA>", "None")  # as programs write a missing label among words
-_FEW = 3  # names in a sentence
 _SHOWN = 40  # characters of a label in a sentence
 
 
 def label_text(value: Value, where: str = "") -> str | None:
     """A label as text, without white space around it; None when it is missing: None, NaN, "".
 
-    Args:
-        value: as the source has it.
-        where: begins the sentence.
-
     Raises:
-        UserError: neither a text, a number, nor true or false.
+        UserError: neither a text, a number, nor true or false; `where` begins the sentence.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -74,10 +70,6 @@ def encode_labels(
     its name. Missing labels are those of `label_text`; so is the text "nan" when every other label is a number, and -1
     when every one is an integer, as hidden test labels are written in public data sets.
 
-    Args:
-        values: per split, one label per item.
-        where: begins the sentence about a label that is none.
-
     Returns:
         names: the classes in order, or None when no item has a label.
         numbers: per split, one class number per item, or None where the label is missing.
@@ -111,26 +103,18 @@ def encode_labels(
 def number_labels(
     values: Mapping[str, Sequence[Value]], class_names: Sequence[str] | None, where: str
 ) -> tuple[list[str] | None, dict[str, list[int | None]]]:
-    """Class numbers of all splits: those of a `ClassLabel` column as they are, others by `encode_labels`.
-
-    Args:
-        values: per split, one label per item.
-        class_names: of the `ClassLabel`, or None.
-        where: for the sentence.
+    """Class numbers of all splits: those of a `ClassLabel` with `class_names` as they are, others by `encode_labels`.
 
     Raises:
         UserError: when a number of a `ClassLabel` has no name, or a label is none (see `label_text`).
     """
     if class_names is None:
         return encode_labels(values, where)
-    numbers = {
-        split: check_labels(
-            [_class_number(value, class_names, f"{where} ({split})") for value in column],
-            class_names,
-            f"{where} ({split})",
-        )
-        for split, column in values.items()
-    }
+    numbers = {}
+    for split, column in values.items():
+        here = f"{where} ({split})"
+        found = [_class_number(value, class_names, here) for value in column]
+        numbers[split] = check_labels(found, class_names, here)
     return list(class_names), numbers
 
 
@@ -173,13 +157,14 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
             f"{source.name} has a class called {odd[0]!r}, as a missing label may be written: its {many} are trained "
             "on; leave the label empty where there is none."
         )
-    if alike := _alike(names):
+    times = Counter(map(str.casefold, names))
+    if alike := [name for name in names if times[name.casefold()] > 1]:
         source.warnings.append(
-            f"Classes whose names differ in capitals alone, which stay classes of their own: {_listed(alike)}; spell "
+            f"Classes whose names differ in capitals alone, which stay classes of their own: {_few(alike)}; spell "
             "them alike if they are one."
         )
     trained = _occurring(source, "train")
-    dropped: dict[str, set[int]] = {}
+    dropped: set[int] = set()
     for split in ("val", "test"):
         held_out = _occurring(source, split)
         if not trained or not held_out:
@@ -192,10 +177,10 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
                 drop = f", and data.unseen=drop leaves out the {rows:,} {many} of such classes" if unseen else ""
                 raise UserError(
                     f"{source.name}: c{what}; rename the class or remove its {many}. The classes of train are "
-                    f"{_listed([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
+                    f"{_few([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
                 )
             if unseen == "drop":
-                dropped[split] = unknown
+                dropped |= unknown
                 source.warnings.append(f"C{what}; their {rows:,} {many} are left out (data.unseen=drop).")
             else:
                 source.warnings.append(f"C{what}.")
@@ -207,28 +192,18 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
         _drop(source, names, dropped)
 
 
-def _alike(names: Sequence[str]) -> list[str]:
-    """The class names that are others' in small letters."""
-    times = Counter(name.casefold() for name in names)
-    return [name for name in names if times[name.casefold()] > 1]
-
-
 def _occurring(source: Source, split: str) -> set[int]:
     return {label for label in source.splits[split].labels if label is not None} if split in source.splits else set()
 
 
-def _drop(source: Source, names: list[str], dropped: Mapping[str, set[int]]) -> None:
+def _drop(source: Source, names: list[str], gone: set[int]) -> None:
     """Leave the rows of classes that train lacks out of the splits, and the classes out of the names."""
-    gone = set().union(*dropped.values())
     kept = [number for number in range(len(names)) if number not in gone]
     numbers = {number: index for index, number in enumerate(kept)}
     source.class_names = [names[number] for number in kept]
-    source.splits = {
-        split: ChosenItems(
-            {split: items}, [(split, row) for row, label in enumerate(items.labels) if label not in gone], numbers
-        )
-        for split, items in source.splits.items()
-    }
+    for split, items in source.splits.items():
+        rows = [(split, row) for row, label in enumerate(items.labels) if label not in gone]
+        source.splits[split] = chosen_items({split: items}, rows, numbers)
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -251,7 +226,7 @@ def _class_number(value: Value, names: Sequence[str], where: str) -> int | None:
         return number
     key = class_key(text)
     if not _is_integer(key):
-        raise UserError(f"{where}: label {text[:_SHOWN]!r} is none of its classes {_listed(names)}.")
+        raise UserError(f"{where}: label {text[:_SHOWN]!r} is none of its classes {_few(names)}.")
     return int(key)
 
 
@@ -260,9 +235,8 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), f"of type {type(value).__name__}")
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
-    return ", ".join(repr(name[:_SHOWN]) for name in names[:_FEW]) + more
+def _few(names: Sequence[str]) -> str:
+    return first_listed([name[:_SHOWN] for name in names])
 
 
 def _is_number(text: str) -> bool:

@@ -1,8 +1,10 @@
-"""From samples of more than 8 bits to 8 bits, by one range for all pictures of a source.
+"""From samples of more than 8 bits to 8 bits, by one range for all pictures of a source, and what is transparent.
 
 A 16-bit file rarely says how much of its range is used: detectors of 10, 12 or 14 bits leave the upper part empty. A
 stretch of each picture by its own extremes would lose how bright they are beside each other, so there is one range
 for all: `data.range`, or from 0 to the least 2^k - 1 that holds every value of the source.
+
+What is transparent is put on a background: the picture that a person sees, not the colours that lie under it.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdfast.data.config import KEEP
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Range = tuple[float, float]
+
+_LEVELS_OF_GREY = {"L;2": 3, "L;4": 15}  # largest sample of a PNG's grey of fewer than 8 bits
 
 FULL: Range = (0.0, 65535.0)
 _GREY_ALPHA = "LA;16B"  # a PNG of 16-bit grey and alpha
@@ -68,11 +74,7 @@ class Deep:
 
 
 def to_8_bit(samples: NDArray[Any], levels: Range) -> NDArray[np.uint8]:
-    """Samples of any type as uint8: LOW becomes 0, HIGH 255, what lies between is rounded, the rest cut off.
-
-    Args:
-        samples: any shape, integers or floating point.
-        levels: LOW and HIGH, LOW < HIGH.
+    """Samples of any type and shape as uint8: LOW becomes 0, HIGH 255, what lies between is rounded, the rest cut off.
 
     Raises:
         ValueError: a sample is not a number.
@@ -144,3 +146,38 @@ def deep_picture(image: Image, stored: str, declared: int | None, again: Callabl
 
 def _opaque(where: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.where(where, 255, 0).astype(np.uint8)
+
+
+def mend_key(image: Image, stored: str) -> None:
+    """Scale the transparent sample of a grey PNG of 2 or 4 bits (in its `info`) as PIL scales its pixels."""
+    key = image.info.get("transparency")
+    if stored in _LEVELS_OF_GREY and isinstance(key, int):
+        image.info["transparency"] = key * 255 // _LEVELS_OF_GREY[stored]
+
+
+def flattened(image: Image, background: str) -> tuple[Image, bool]:
+    """The image on its background.
+
+    Colours are blended as stored (gamma-encoded, as browsers do): round((alpha colour + (255 - alpha) background) /
+    255) exactly. An image without a transparent pixel is returned as it is.
+
+    Args:
+        image: any of 8 bits a channel: with an alpha channel, a palette with alphas, or one transparent colour.
+        background: a colour, or `keep`.
+
+    Returns:
+        image: mode RGB where something was transparent and the background is a colour.
+        transparent: whether a pixel was not opaque.
+    """
+    from PIL import Image, ImageColor
+
+    if not image.has_transparency_data:
+        return image, False
+    with_alpha = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    alpha = with_alpha.getchannel("A")
+    least = alpha.getextrema()[0]
+    if least == 255 or background == KEEP:
+        return image, least != 255
+    canvas = Image.new("RGB", image.size, ImageColor.getrgb(background)[:3])
+    canvas.paste(with_alpha.convert("RGB"), mask=alpha)
+    return canvas, True

@@ -47,6 +47,22 @@ class Modality:
     otherwise: str
 
 
+def listed(names: Sequence[str], most: int | None = 10) -> str:
+    """Names for a sentence, at most so many."""
+    return ", ".join(map(repr, names[:most])) or "none"
+
+
+def counted(what: str, names: Sequence[str]) -> str:
+    """A sentence about some names: what they are, how many, and which is the first."""
+    return f"{what}: {len(names):,} (the first: {names[0]})."
+
+
+def first_listed(names: Sequence[str]) -> str:
+    """The first three names for a sentence, and how many more there are."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
+
+
 _PICTURES = ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "tif", "tiff", "webp")
 _MORE_PICTURES = ("ppm", "pgm", "pbm", "pnm", "avif", "jp2")
 _FILE_COLUMNS = (
@@ -91,3 +107,8 @@ TEXTS = Modality(
     "class, a saved Hugging Face data set, or the id of a hub data set",
     otherwise="images need a model of images, and this is one of text: name another by --model",
 )
+
+
+def other_than(modality: Modality) -> Modality:
+    """Texts for images, images for texts."""
+    return TEXTS if modality is IMAGES else IMAGES

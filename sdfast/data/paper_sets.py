@@ -30,50 +30,34 @@ class PaperSet:
     rows: Mapping[str, int]
     classes: int
     metric: Literal["accuracy", "macro_f1", "micro_f1"]
-    names: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
     layout: str | None = None
     held_out: bool = False
 
 
-def _texts(
-    title: str,
-    names: tuple[str, ...],
-    rows: tuple[int, int, int],
-    classes: int,
-    metric: Literal["macro_f1", "micro_f1"],
-) -> PaperSet:
-    counts = dict(zip(("train", "val", "test"), rows, strict=True))
-    return PaperSet(title, "texts", counts, classes, metric, frozenset(names))
-
-
-def _images(
-    title: str, layout: str, train: int, test: int, classes: int, names: tuple[str, ...] = (), held_out: bool = False
-) -> PaperSet:
-    rows = {"train": train, "test": test}
-    return PaperSet(title, "images", rows, classes, "accuracy", frozenset(names), layout, held_out)
-
-
 PAPER_SETS = (
-    _images("Aircraft", "FGVC-Aircraft", 6667, 3333, 100),
-    _images("CUB", "CUB-200-2011", 5994, 5794, 200, ("cub2002011",)),
-    _images("Chest-Xray", "Chest X-ray", 5216, 624, 2, ("chestxraypneumonia",)),
-    _images("DTD", "DTD", 4230, 1410, 47, held_out=True),
-    _images("Dogs", "Stanford Dogs", 12000, 8580, 120),
-    _images("Flower", "Oxford Flowers 102", 2040, 6149, 102),
-    _images("CIFAR-100", "CIFAR-100", 50000, 10000, 100, ("cifar100",)),
-    _texts("SCIERC", ("sciie", "scierc"), (3219, 455, 974), 7, "macro_f1"),
-    _texts("ACL-ARC", ("citationintent", "aclarc"), (1688, 114, 139), 6, "macro_f1"),
-    _texts("Chemprot", ("chemprot",), (4169, 2427, 3469), 13, "micro_f1"),
-    _texts("Twitter-Emotion", ("tweetevalemotion",), (3257, 374, 1421), 4, "macro_f1"),
+    PaperSet("Aircraft", "images", {"train": 6667, "test": 3333}, 100, "accuracy", layout="FGVC-Aircraft"),
+    PaperSet("CUB", "images", {"train": 5994, "test": 5794}, 200, "accuracy", ("cub2002011",), "CUB-200-2011"),
+    PaperSet(
+        "Chest-Xray", "images", {"train": 5216, "test": 624}, 2, "accuracy", ("chestxraypneumonia",), "Chest X-ray"
+    ),
+    PaperSet("DTD", "images", {"train": 4230, "test": 1410}, 47, "accuracy", layout="DTD", held_out=True),
+    PaperSet("Dogs", "images", {"train": 12000, "test": 8580}, 120, "accuracy", layout="Stanford Dogs"),
+    PaperSet("Flower", "images", {"train": 2040, "test": 6149}, 102, "accuracy", layout="Oxford Flowers 102"),
+    PaperSet("CIFAR-100", "images", {"train": 50000, "test": 10000}, 100, "accuracy", ("cifar100",), "CIFAR-100"),
+    PaperSet("SCIERC", "texts", {"train": 3219, "val": 455, "test": 974}, 7, "macro_f1", ("sciie", "scierc")),
+    PaperSet("ACL-ARC", "texts", {"train": 1688, "val": 114, "test": 139}, 6, "macro_f1", ("citationintent", "aclarc")),
+    PaperSet("Chemprot", "texts", {"train": 4169, "val": 2427, "test": 3469}, 13, "micro_f1", ("chemprot",)),
+    PaperSet(
+        "Twitter-Emotion", "texts", {"train": 3257, "val": 374, "test": 1421}, 4, "macro_f1", ("tweetevalemotion",)
+    ),
 )
 
 
 def paper_set(name: str, kind: str, modality: Literal["images", "texts"]) -> PaperSet | None:
-    """The paper's data set of that layout or name, or None.
+    """The paper's data set of that layout or name, or None, by the name, kind and modality of a source.
 
-    Args:
-        name, kind: of a source. `emotion` is the paper's in TweetEval's layout only; others have that name too.
-        modality: what the source's items are.
+    `emotion` is the paper's in TweetEval's layout only; others have that name too.
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
     if kind == "TweetEval":

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sdfast.data.config import DataConfig
+from sdfast.data.config import KEEP, DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decoding, picture
 from sdfast.data.items import LARGEST_FILE
 from sdfast.data.levels import FULL, Range
-from sdfast.data.transparency import KEEP
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
@@ -26,12 +25,7 @@ _BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose fold
 
 
 def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
-    """The options that turn a file into colours, as a JSON value.
-
-    Args:
-        options: the `data` section that a model was trained with.
-        levels: of its pack.
-    """
+    """The options (of the `data` section, the range of a pack) that turn a file into colours, as a JSON value."""
     return options.model_copy(update={"range": levels or options.range}).model_dump(mode="json", include=set(_KEYS))
 
 

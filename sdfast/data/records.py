@@ -1,17 +1,20 @@
-"""What a table or a file of JSON lines gives, row by row, and what a person should know about it."""
+"""What the files of a source give, row by row, what a person should know about it, and the source made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sdfast.data.items import Source
-from sdfast.data.labels import Value
+from sdfast.data.config import DataConfig
+from sdfast.data.items import ItemList, Source
+from sdfast.data.labels import Unseen, Value, compare_classes, number_labels
+from sdfast.data.modality import counted
+from sdfast.data.splits import use_split_column
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row.
+    """One row of a table or of JSON lines.
 
     Attributes:
         line: on which it ends, from 1.
@@ -49,4 +52,52 @@ class Notes:
     def add_to(self, source: Source) -> None:
         """Put everything among a source's warnings."""
         source.warnings += [f"{source.name}: {sentence}." for sentence in self._sentences]
-        source.warnings += [f"{what}: {len(where):,} (the first: {where[0]})." for what, where in self._lines.items()]
+        source.warnings += [counted(what, where) for what, where in self._lines.items()]
+
+
+@dataclass
+class Rows:
+    """What the rows of a source say beside their contents, per split of its files.
+
+    Attributes:
+        labels: as written, None where a row has none.
+        column: of the splits, None without one.
+        splits: what that column says of each row; where a file has none, the split of the file.
+    """
+
+    labels: dict[str, list[Value]] = field(default_factory=dict)
+    column: str | None = None
+    splits: dict[str, list[object]] = field(default_factory=dict)
+
+    def add(self, split: str, labels: Sequence[Value], splits: Sequence[object] | None = None) -> None:
+        """Add the rows of one file of a split, without `splits` where it has no column of them."""
+        self.labels.setdefault(split, []).extend(labels)
+        self.splits.setdefault(split, []).extend([split] * len(labels) if splits is None else splits)
+
+    def fill(
+        self,
+        source: Source,
+        items: Callable[[str, list[int | None]], ItemList],
+        options: DataConfig,
+        unseen: Unseen | None,
+        class_names: Sequence[str] | None = None,
+        where: str = "",
+        strict: bool = True,
+    ) -> Source:
+        """Give `source` its classes, its splits as the files or a column say, and what there is to say of them.
+
+        Args:
+            source: without splits.
+            items: those of a split, by their class numbers.
+            options: its `split_key`.
+            unseen, strict: see `compare_classes`.
+            class_names, where: see `number_labels`.
+
+        Raises:
+            UserError: labels that are none, splits that contradict each other, or classes that differ between them.
+        """
+        source.class_names, numbers = number_labels(self.labels, class_names, where)
+        source.splits.update({split: items(split, each) for split, each in numbers.items() if each})
+        use_split_column(source, self.column, self.splits, options)
+        compare_classes(source, strict, unseen)
+        return source

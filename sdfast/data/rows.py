@@ -72,7 +72,7 @@ def row_digest(row: NDArray[np.uint8]) -> bytes:
 def stratified_rows(
     digests: NDArray[np.uint8], labels: NDArray[np.int64] | None, limit: int | None, seed: int
 ) -> NDArray[np.int64]:
-    """`limit` rows in which the classes keep their shares, chosen by content and seed.
+    """`limit` rows, int64 ascending, in which the classes keep their shares, chosen by content and seed.
 
     Every class gives its first row before any gives its second; from there on the counts follow the shares, at most
     one row above them. Rows without a label come after all that have one: fine-tuning takes those with a label alone,
@@ -84,9 +84,6 @@ def stratified_rows(
         labels: [n] int64, -1 where there is none, or None for one class.
         limit: rows wanted; None or more than there are: all of them.
         seed: another seed, another choice.
-
-    Returns:
-        [min(limit, n)] int64, ascending.
     """
     count = len(digests)
     if limit is None or limit >= count:

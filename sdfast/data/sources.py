@@ -7,9 +7,11 @@ import re
 import stat
 from pathlib import Path
 
+from sdfast.data import arrow, folder, idx, table, text_files
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
+from sdfast.data.paper_images import layout_of
 from sdfast.data.paper_sets import compare_with_paper
 from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
@@ -23,10 +25,8 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> Source:
     """Open the source that `spec` names: a path that exists, or else an id of the Hugging Face hub.
 
-    Args:
-        spec: path (with or without `~`) or hub id (`owner/name`, `owner/name:configuration`).
-        options: columns and bounds; `options.source` is not looked at.
-        modality: what to look for in it: `IMAGES` or `TEXTS`.
+    A path may begin with `~`; an id is `owner/name` or `owner/name:configuration`. It is searched for `modality`.
+    Of the options, `source` is not looked at.
 
     Raises:
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.
@@ -42,7 +42,10 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     except RuntimeError as error:
         raise UserError(f"{_printable(spec)}: there is no such user's home; write the whole path.") from error
     try:
-        mode = _mode(path)
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+            mode = None
         if mode is not None and stat.S_ISDIR(mode):
             return _open_directory(path.resolve(), options, modality)
         if mode is not None:
@@ -50,19 +53,10 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
         raise UserError(f"{_printable(name)} cannot be read: {said(error)}.") from error
-    if not _looks_like_hub_id(spec):
+    suffix = Path(spec).suffix.lower()
+    if _HUB_ID.fullmatch(spec) is None or suffix in (*_DATA_SUFFIXES, *_ARCHIVES):
         raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
-    from sdfast.data.hf_dataset import open_hub_dataset
-
-    return open_hub_dataset(spec, options, modality)
-
-
-def _mode(path: Path) -> int | None:
-    """What a path leads to, as `os.stat` says; None when there is nothing."""
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
-        return None
+    return arrow.open_hub_dataset(spec, options, modality)
 
 
 def _printable(name: str) -> str:
@@ -71,16 +65,14 @@ def _printable(name: str) -> str:
 
 
 def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import idx, image_table, parquet, table, text_files
-
     with open_regular(path):  # a pipe or a device is refused before a library waits for it
         pass
     if path.suffix.lower() in (".parquet", ".pq"):
-        return parquet.open_parquet(path, options, modality)
+        return arrow.open_parquet(path, options, modality)
     if modality is TEXTS and text_files.is_text_file(path):
         return text_files.open_text_files(path, [path], options)
     if modality is IMAGES and table.is_table(path):
-        return image_table.open_csv(path, options)
+        return folder.open_csv(path, options)
     if modality is IMAGES and idx.is_idx_images(path):
         return idx.open_idx(path, options)
     if path.name.lower().endswith(_ARCHIVES) or ".tar." in path.name.lower():
@@ -91,25 +83,17 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
 
 
 def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Source:
-    from sdfast.data import folder, hf_dataset, idx, parquet, text_files, tweet_eval
-    from sdfast.data.layouts.find import layout_of
-
     names = {entry.name for entry in path.iterdir()}
     if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
-        return hf_dataset.open_saved_dataset(path, options, modality)
+        return arrow.open_saved_dataset(path, options, modality)
     if modality is IMAGES and any(idx.is_idx_images(path / name) for name in names):
         return idx.open_idx(path, options)
     if modality is IMAGES and (layout := layout_of(path)) is not None:
         return layout.open(path)
-    if modality is TEXTS and tweet_eval.is_tweet_eval(names):
-        return tweet_eval.open_tweet_eval(path, options)
+    if modality is TEXTS and text_files.is_tweet_eval(names):
+        return text_files.open_tweet_eval(path, options)
     if modality is TEXTS and (files := text_files.text_files(path)):
         return text_files.open_text_files(path, files, options)
-    if parquet.parquet_files(path):
-        return parquet.open_parquet(path, options, modality)
+    if arrow.parquet_files(path):
+        return arrow.open_parquet(path, options, modality)
     return folder.open_folder(path, options, modality)
-
-
-def _looks_like_hub_id(spec: str) -> bool:
-    suffix = Path(spec).suffix.lower()
-    return _HUB_ID.fullmatch(spec) is not None and suffix not in (*_DATA_SUFFIXES, *_ARCHIVES)

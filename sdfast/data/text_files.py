@@ -1,88 +1,35 @@
-"""Files that hold many documents: JSON lines, tables and plain lines, one file for each split."""
+"""Files that hold many documents: JSON lines, tables and plain lines, one file for each split, or TweetEval's two."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from sdfast.data.columns import text_reader
-from sdfast.data.config import DataConfig
-from sdfast.data.encoding import SAMPLE, UTF8, decoded, marked_encoding, wide_encoding
-from sdfast.data.items import Item, Raw, Source, split_name, split_of_file
-from sdfast.data.json_lines import read_json_lines
-from sdfast.data.labels import Value, compare_classes, number_labels
-from sdfast.data.lines import LONGEST_LINE, read_lines
-from sdfast.data.modality import TEXTS
-from sdfast.data.records import Notes, Record
-from sdfast.data.split_column import use_split_column
-from sdfast.data.split_files import files_by_split
+from sdfast.data.columns import choose_names, find_split_column, taken_notes, unlabelled_notes
+from sdfast.data.config import NO_COLUMN, DataConfig
+from sdfast.data.items import SPLITS, Cell, Items, Raw, Source, cell_item, read_items
+from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
+from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
+from sdfast.data.records import Notes, Record, Rows
+from sdfast.data.splits import files_by_split, split_name, split_of_file
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
 
-
-def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
-    for line, text in read_lines(path, encoding=options.encoding):
-        yield Record(line, text.strip())
-
-
-def _read_table(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
-    return read_table(path, options, TEXTS, notes)
-
-
-_READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
-    "jsonl": read_json_lines,
-    "ndjson": read_json_lines,
-    "json": read_json_lines,
-    "csv": _read_table,
-    "tsv": _read_table,
-    "txt": _read_lines,
-}
+_Part = tuple[Path, str, int]  # a file of a split, its name relative to the source, and how many documents it holds
+_MOST_CLASSES = 100_000
 _COMMON = ("json", "txt")  # suffixes that other files have too
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One file of a split: its path, its name relative to the source, and its documents."""
-
-    path: Path
-    name: str
-    documents: int
-
-
-class LineItems:
-    """An `ItemList` over the documents of some files, read again from the first one at every pass."""
-
-    def __init__(self, parts: list[_Part], options: DataConfig, labels: list[int | None]) -> None:
-        self._parts = parts
-        self._options = options
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[Item]:
-        row = 0
-        for part in self._parts:
-            for record in islice(_records(part.path, self._options, Notes()), part.documents):
-                text = record.content
-                yield Item(f"{part.name}:{record.line}", self.labels[row], text_reader(text), held=len(text))
-                row += 1
-
-    def __getitem__(self, index: int) -> Item:
-        index = range(len(self))[index]
-        return next(islice(iter(self), index, None))
-
-
 def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
-    """Reads the file of one document in UTF-8, of at most 64 MiB; OSError otherwise.
+    """Reads the file of one document in UTF-8, by a link too, of at most 64 MiB; OSError otherwise.
 
-    Args:
-        path: a link is followed.
-        encoding: of a file that does not begin with a byte order mark. What is to be UTF-8 is given as it is.
+    The encoding is that of a file without a byte order mark. What is to be UTF-8 is given as it is.
     """
 
     def read() -> Raw:
@@ -130,46 +77,203 @@ def _names_split(path: Path) -> bool:
 
 
 def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Source:
-    """Open one or more .jsonl, .csv, .tsv or .txt files (the last: a document per line, without labels).
+    """Open .jsonl, .csv, .tsv or .txt files (the last: a document per line, without labels).
 
-    Args:
-        path: the file, or the folder that holds them.
-        files: of one format, at least one; `train`, `dev` and `test` in their names make the splits.
-        options: the names of the fields or columns.
+    They are at least one, of one format, `path` or in it; `train`, `dev` and `test` in their names make the splits.
 
     Raises:
         UserError: an empty file, a class of test that train lacks, or content that cannot be used (its line is named).
     """
     source = Source(path.name, _format(files[0]), None, {}, modality=TEXTS)
     parts: dict[str, list[_Part]] = {}
-    labels: dict[str, list[Value]] = {}
-    splits: dict[str, list[object]] = {}
-    notes, column = Notes(), None
+    rows, notes = Rows(), Notes()
     for split, named in files_by_split(path, files, source).items():
-        parts[split], labels[split], splits[split] = [], [], []
+        parts[split] = []
         for file, name in named:
-            before = len(labels[split])
-            for record in _records(file, options, notes):
-                labels[split].append(record.label)
-                splits[split].append(record.split)
-            found = len(labels[split]) - before
+            found = [(record.label, record.split) for record in _READERS[_format(file)](file, options, notes)]
             if not found:
                 raise UserError(f"{file} holds no documents.")
-            parts[split].append(_Part(file, name, found))
-            column = column or notes.split
-            if notes.split is None:  # a file without the column is what its name says
-                splits[split][before:] = [split] * found
-    source.class_names, numbers = number_labels(labels, None, source.name)
+            parts[split].append((file, name, len(found)))
+            rows.column = rows.column or notes.split
+            splits = None if notes.split is None else [cell for _, cell in found]
+            rows.add(split, [label for label, _ in found], splits)
     notes.add_to(source)
-    source.splits.update({split: LineItems(parts[split], options, numbers[split]) for split in parts})
-    use_split_column(source, column, splits, options)
-    compare_classes(source, strict=True, unseen=options.unseen)
-    return source
+    return rows.fill(
+        source,
+        lambda split, labels: read_items(labels, partial(_cells, parts[split], options)),
+        options,
+        options.unseen,
+        where=source.name,
+    )
 
 
-def _records(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
-    return _READERS[_format(path)](path, options, notes)
+def _cells(parts: list[_Part], options: DataConfig, start: int) -> Iterator[Cell]:
+    """The documents of some files from one on; the files are read again from the first."""
+    found = (
+        (f"{name}:{record.line}", record.content, None)
+        for path, name, documents in parts
+        for record in islice(_READERS[_format(path)](path, options, Notes()), documents)
+    )
+    return islice(found, start, None)
+
+
+def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
+    for line, text in read_lines(path, encoding=options.encoding):
+        yield Record(line, text.strip())
+
+
+def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
+    """Yield a record for each line; fields other than those of text, label and split are ignored.
+
+    So allenai/dont-stop-pretraining has them. They are called `text` and `label`, or what `text_key` and `label_key`
+    say; where the first object has none of such a name, the one of another usual name. A blank line is a document
+    without text. null is no text or no label. `notes` gets what a person should know.
+
+    Raises:
+        UserError: a line that is not of the encoding, not JSON or not an object, no text field or one of another type,
+            a label that is neither text nor a number, or no field of the name that `label_key` gives.
+    """
+    fields: tuple[str | None, str | None] | None = None
+    names: list[str] = []
+    labelled = False
+    for line, content in read_lines(path, encoding=options.encoding):
+        if not content.strip():
+            yield Record(line, "")
+            continue
+        where = f"{path} line {line}"
+        record = _object(content, where)
+        if fields is None:
+            names = list(record)
+            fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
+            notes.split = find_split_column(names, options, where, fields)
+            notes.take(taken_notes(*fields, options, TEXTS))
+        text_key, label_key = fields[0] or TEXTS.column, fields[1] or LABEL_COLUMN
+        if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
+            missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
+            others = "" if key == "label_key" or "file_name" not in record else f": {TEXTS.otherwise}"
+            raise UserError(
+                f"{where} has no field {missing!r} (data.{key}); its fields are {listed(list(record))}{others}."
+            )
+        if options.label_key is None and label_key != LABEL_COLUMN and LABEL_COLUMN in record:
+            raise UserError(
+                f"{where} has a field {LABEL_COLUMN!r} and the lines before it have their labels in {label_key!r}; "
+                "choose one by data.label_key=..."
+            )
+        text, label = record[text_key], record.get(label_key) if options.label_key != NO_COLUMN else None
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"{where}: field {text_key!r} is {_kind(text)}, not a text.")
+        if isinstance(label, (dict, list)):
+            raise UserError(
+                f"{where}: field {label_key!r} is {_kind(label)}, not one label. Choose another by data.label_key=..., "
+                f"or go without by data.label_key={NO_COLUMN}."
+            )
+        labelled = labelled or label is not None
+        yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
+    if fields is not None and not labelled:
+        notes.take(unlabelled_notes(*fields, names, options))
+
+
+def _object(content: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error.msg}{_of_a_whole_file(content)}.") from error
+    except (RecursionError, ValueError) as error:  # the latter: a number of more than 4,300 digits
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
+        raise UserError(f"{where} is not JSON: {reason}.") from error
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{where} is not a JSON object: one line holds one document with its fields{_of_a_whole_file(content)}."
+        )
+    return record
+
+
+def _of_a_whole_file(content: str) -> str:
+    """What to say where the line looks like a part of one JSON value that goes over many lines, or like a list."""
+    if content.strip() not in ("[", "{") and not content.startswith("[{"):
+        return ""
+    return "; this looks like one list or object in many lines: write each document as an object in a line of its own"
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", bool: "true or false"}.get(type(value), "a number")
+
+
+_READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
+    **dict.fromkeys(("jsonl", "ndjson", "json"), read_json_lines),
+    **dict.fromkeys(("csv", "tsv"), partial(read_table, modality=TEXTS)),
+    "txt": _read_lines,
+}
 
 
 def _format(path: Path) -> str:
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def is_tweet_eval(names: Collection[str]) -> bool:
+    """Whether a folder with entries of these names has the layout."""
+    return {"train_text.txt", "train_labels.txt"} <= set(names)
+
+
+def open_tweet_eval(path: Path, options: DataConfig) -> Source:
+    """Open a folder of TweetEval's layout: `train_text.txt`, `train_labels.txt` (a line each), `val_...`, `test_...`.
+
+    `mapping.txt` names the classes; without it they are called by their numbers.
+
+    Raises:
+        UserError: a split with other numbers of texts and labels, a label that is no number or has no name, a class of
+            test that train lacks, or a file that is not of `options.encoding`.
+    """
+    texts: dict[str, list[str]] = {}
+    rows = Rows()
+    for split in SPLITS:
+        file = path / f"{split}_text.txt"
+        if file.is_file():
+            texts[split] = [text.strip() for _, text in read_lines(file, encoding=options.encoding)]
+            rows.add(split, _read_labels(path / f"{split}_labels.txt", file, len(texts[split]), options.encoding))
+    names = _read_mapping(path / "mapping.txt", options.encoding)
+    if names is None:
+        largest = max((number for part in rows.labels.values() for number in part), default=0)
+        names = [str(number) for number in range(1 + max(largest, 0))]
+
+    def items(split: str, labels: list[int | None]) -> Items:
+        numbered = enumerate(zip(texts[split], labels, strict=True), start=1)
+        return Items(cell_item(f"{split}_text.txt:{line}", label, text) for line, (text, label) in numbered)
+
+    source = Source(path.name, "TweetEval", None, {}, modality=TEXTS)
+    return rows.fill(source, items, options, options.unseen, names, source.name)
+
+
+def _read_labels(file: Path, of: Path, count: int, encoding: str) -> list[int]:
+    if not file.is_file():
+        raise UserError(f"{of} has no {file.name} beside it.")
+    labels: list[int] = []
+    for line, text in read_lines(file, encoding=encoding):
+        try:
+            labels.append(int(text))
+        except ValueError:
+            raise UserError(f"{file} line {line} is not the number of a class.") from None
+        if labels[-1] >= _MOST_CLASSES:
+            raise UserError(f"{file} line {line} has the number {text.strip()[:20]}, which is no class's.")
+    if len(labels) != count:
+        raise UserError(f"{file} has {len(labels):,} labels for the {count:,} texts of {of.name}.")
+    if not count:
+        raise UserError(f"{of} holds no documents.")
+    return labels
+
+
+def _read_mapping(file: Path, encoding: str) -> list[str] | None:
+    """The class names in the order of their numbers: lines of number, tab, name."""
+    if not file.is_file():
+        return None
+    names: dict[int, str] = {}
+    for line, text in read_lines(file, encoding=encoding):
+        number, _, name = text.strip().partition("\t")
+        if not (number or name):
+            continue
+        if not number.strip().isdecimal() or len(number) > 20 or not name.strip():
+            raise UserError(f"{file} line {line} is not a number, a tab and the name of a class.")
+        names[int(number)] = name.strip()
+    if sorted(names) != list(range(len(names))):
+        raise UserError(f"{file} does not number its classes from 0 without a gap.")
+    return [names[number] for number in range(len(names))]

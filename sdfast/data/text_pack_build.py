@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
-from sdfast.data.encoding import remedy
 from sdfast.data.items import Item, ItemList, Raw, Source, item_record, read_item
+from sdfast.data.lines import remedy
 from sdfast.data.pack_build import PackBuilder
 from sdfast.data.pack_checks import Rows, check_broken, first_names
 from sdfast.data.parallel import ordered_map

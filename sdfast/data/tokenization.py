@@ -195,12 +195,9 @@ class Tokenizer:
 def ends_words(tokenizer: Mapping[str, Any]) -> bool:
     """Whether the tokens of a text up to a blank depend on what stands up to there alone.
 
-    So it is where letters are normalised one by one, words are told apart by blanks before anything else (or by the
-    pattern of GPT-2, in which a blank begins a word), and no token that was added has a blank inside. It is so for the
-    tokenizers of BERT and RoBERTa.
-
-    Args:
-        tokenizer: the content of a tokenizer.json.
+    The content of a tokenizer.json says it. So it is where letters are normalised one by one, words are told apart by
+    blanks before anything else (or by the pattern of GPT-2, in which a blank begins a word), and no token that was
+    added has a blank inside. It is so for the tokenizers of BERT and RoBERTa.
     """
     normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
     splitters = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")

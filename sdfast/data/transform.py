@@ -59,15 +59,10 @@ class Transform:
         return self.height, self.width, self.channels
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
-        """The image's row.
+        """The row, [height, width, channels] uint8, of a PIL image of 8 bits a channel.
 
-        Colour conversion is PIL's (`convert("RGB")`: palettes are looked up, CMYK is converted, alpha is dropped).
-
-        Args:
-            image: a PIL image of 8 bits a channel; of an animation, the current frame.
-
-        Returns:
-            [height, width, channels] uint8.
+        Of an animation it is the current frame's. Colour conversion is PIL's (`convert("RGB")`: palettes are looked up,
+        CMYK is converted, alpha is dropped).
 
         Raises:
             ValueError: the image has more than 8 bits a channel.

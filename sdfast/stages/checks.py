@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdfast.context import Context
-from sdfast.data.column_names import NO_LABELS
+from sdfast.data.columns import NO_LABELS
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import dev_split
 from sdfast.objectives.choose import check_whole_batch

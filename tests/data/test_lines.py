@@ -11,8 +11,7 @@ import pytest
 
 from sdfast.data import lines as lines_module
 from sdfast.data.config import DataConfig
-from sdfast.data.encoding import fitting_encoding
-from sdfast.data.lines import read_lines
+from sdfast.data.lines import fitting_encoding, read_lines
 from sdfast.errors import UserError
 
 LETTERS = {

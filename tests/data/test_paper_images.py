@@ -20,8 +20,8 @@ from scipy.io import savemat
 
 from sdfast.config import Config
 from sdfast.data import paper_sets
-from sdfast.data.items import Source
-from sdfast.data.layouts.find import LAYOUTS
+from sdfast.data.items import Items, Source
+from sdfast.data.paper_images import LAYOUTS
 from sdfast.data.paper_sets import PAPER_SETS, paper_set
 from sdfast.data.rows import held_out_rows
 from sdfast.errors import UserError
@@ -166,8 +166,8 @@ def test_an_image_that_is_all_banner_is_broken(tmp_path: Path, build: Callable[.
 def test_the_banner_counts_in_the_digest(tmp_path: Path, open_spec: Open) -> None:
     source = open_spec(samples.write_aircraft(tmp_path / "planes"))
     before = source.content_digest()
-    items = source.splits["test"]
-    items[0] = dataclasses.replace(items[0], banner=0)  # type: ignore[index]
+    first, *others = source.splits["test"]
+    source.splits["test"] = Items([dataclasses.replace(first, banner=0), *others])
     assert source.content_digest() != before
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from paper_image_samples import CIFAR, cifar_pickle, python2_array, python2_pickle, python2_text
 
-from sdfast.data.layouts.plain_pickle import read_plain_pickle
+from sdfast.data.cifar100 import read_plain_pickle
 from sdfast.errors import UserError
 
 

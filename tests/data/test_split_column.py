@@ -17,7 +17,7 @@ from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import TEXTS
 from sdfast.data.sources import open_source
-from sdfast.data.split_column import split_of_value
+from sdfast.data.splits import split_of_value
 from sdfast.errors import UserError
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]

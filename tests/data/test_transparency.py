@@ -14,9 +14,9 @@ from PIL import Image, features
 
 from sdfast.data.config import DataConfig
 from sdfast.data.decode import decode
+from sdfast.data.levels import flattened
 from sdfast.data.pack import Pack
 from sdfast.data.transform import Transform
-from sdfast.data.transparency import flattened
 
 H, W = 6, 8
 RED = (200, 16, 46)
