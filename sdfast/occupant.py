@@ -17,7 +17,8 @@ from sdfast.engine import checkpoint
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
 from sdfast.log import log
-from sdfast.rundir import RESULT, StageDirectory, files_in, read_result
+from sdfast.rundir import RESULT, StageDirectory, read_result
+from sdfast.store.artifact import files_in
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline

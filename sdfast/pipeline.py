@@ -29,13 +29,13 @@ from sdfast.evaluation import predictions
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.dev import dev_inputs, dev_split
 from sdfast.launch import code, join, place
-from sdfast.locks import NotWritable, check_held
+from sdfast.locks import NotWritable, check_held, locked
 from sdfast.log import attach_file, log
 from sdfast.models.hub import find_model_folder
 from sdfast.objectives.choose import check_whole_batch, without_effect
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import check_unspread
-from sdfast.rundir import Outcome, Result, StageDirectory, locked, slug
+from sdfast.rundir import Outcome, Result, StageDirectory, slug
 from sdfast.stages import train_classifier, train_masked
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,13 +23,10 @@ from sdfast.durable import (
 )
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError, said
-from sdfast.locks import check_held, locked
+from sdfast.locks import check_held
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import SAFETENSORS_FILE
-from sdfast.regular import refuse
-from sdfast.stored import Count, Digest, Stored, fitted
-
-__all__ = ["Outcome", "Result", "StageDirectory", "StoredResult", "check_model", "locked", "read_result", "slug"]
+from sdfast.store.artifact import Count, Digest, Stored, files_in, first_changed, first_changed_key, fitted
 
 RESULT = "result.json"
 _MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "README.md", *TOKENIZER_FILES}
@@ -173,24 +169,8 @@ def _load_result(folder: Path) -> StoredResult:
 
 def _damaged(model: Path, files: Mapping[str, str]) -> str | None:
     """The first file of a model that is not there or has other bytes than when it was written."""
-    for name, digest in files.items():
-        path = model / name
-        if not path.is_file() or sha256_file(path) != digest:
-            return name
-    return None
-
-
-def files_in(folder: Path) -> dict[str, Path]:
-    """All files in a folder and those below it, by their names in it; links to folders too. None without the folder.
-
-    Raises:
-        OSError: a folder cannot be listed (`Path.rglob` would pass over it).
-    """
-    paths = []
-    for root, folders, names in os.walk(folder, onerror=refuse) if folder.is_dir() else ():
-        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        paths += [Path(root, name) for name in (*names, *links)]
-    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+    path = first_changed((model / name, digest) for name, digest in files.items())
+    return None if path is None else path.relative_to(model).as_posix()
 
 
 class StageDirectory:
@@ -220,8 +200,7 @@ class StageDirectory:
         old = stored.get("inputs")
         if not isinstance(old, dict):
             return RESULT
-        changed = [name for name in {**inputs, **old} if inputs.get(name) != old.get(name)]
-        return changed[0] if changed else RESULT if read_result(self.path) is None else "the model's files"
+        return first_changed_key(old, inputs) or (RESULT if read_result(self.path) is None else "the model's files")
 
     def check_replaceable(self) -> None:
         """Before the stage is trained: its folder is still this run's, and nothing in it would be lost.

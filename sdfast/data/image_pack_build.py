@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -10,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdfast.data import decode as decoding
 from sdfast.data.config import DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decode
-from sdfast.data.items import Item, ItemList, Source, item_record, read_item
+from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.levels import Range
-from sdfast.data.pack import FORMAT, IMAGES_ENDING, build_options
-from sdfast.data.pack_build import PackBuilder
-from sdfast.data.pack_checks import Rows, first_names
+from sdfast.data.pack import Pack, made_of
+from sdfast.data.pack_build import Converted, PackBuilder
+from sdfast.data.pack_checks import first_names
 from sdfast.data.parallel import ordered_map
-from sdfast.data.rows import RowWriter, copy_rows, row_digest
+from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
 from sdfast.data.transparency import KEEP
 from sdfast.durable import check_room
@@ -77,19 +73,7 @@ def common_range(source: Source, options: DataConfig, threads: int) -> CommonRan
     return CommonRange((0.0, float(top)), largest, name)
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """One item after a worker thread: its row, or the reason why there is none."""
-
-    item: Item
-    record: bytes
-    row: NDArray[np.uint8] | None
-    digest: bytes
-    notes: frozenset[str]
-    reason: str
-
-
-class ImagePackBuilder(PackBuilder[Rows]):
+class ImagePackBuilder(PackBuilder):
     """Writes the files of one pack of images into an empty directory (see `PackBuilder`).
 
     Args:
@@ -97,7 +81,7 @@ class ImagePackBuilder(PackBuilder[Rows]):
         found: the range of the source, where `data.range` is `auto` and it has been looked for.
     """
 
-    contents_ending = IMAGES_ENDING
+    pack = Pack
     libraries = ("pillow", "numpy", "datasets")
 
     def __init__(
@@ -106,78 +90,42 @@ class ImagePackBuilder(PackBuilder[Rows]):
         directory: Path,
         transform: Transform,
         options: DataConfig,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int, int], None] | None,
         threads: int,
         found: CommonRange | None = None,
     ) -> None:
         super().__init__(source, directory, options, progress, threads)
-        self.transform = transform
+        self.transform, self.row_shape = transform, transform.row_shape
         self.found = found
         self.levels: Range | None = options.range if options.range != "auto" else found.levels if found else None
 
     def build(self) -> list[str]:
-        """See `PackBuilder.build`; but first whether the disk has room for it."""
+        """Convert everything, then write the manifest; but first look whether the disk has room for it."""
         images = sum(map(len, self.source.splits.values()))
         size = images * math.prod(self.transform.row_shape)
         check_room(self.directory, size, f"the pack of {images:,} images", "set a smaller data.image_size")
         return super().build()
 
     def made(self) -> dict[str, Any]:
-        """See `PackBuilder.made`."""
-        options = build_options(self.options, self.tally.notes)
+        """What the manifest says of how the rows were made; the range where an image needs one."""
         deep = {decoding.GREY16, decoding.COLOUR16}.intersection(self.tally.notes)
         levels = {"range": list(self.levels)} if deep and self.levels else {}
-        return {"format": FORMAT, "transform": self.transform.to_json(), "options": options, **levels}
+        return {**made_of(self.transform, self.options, self.tally.notes), **levels}
 
-    def transform_json(self) -> dict[str, Any]:
-        """See `PackBuilder.transform_json`."""
-        return self.transform.to_json()
-
-    def write_split(self, split: str, items: ItemList) -> Rows:
-        """See `PackBuilder.write_split`."""
-        unwanted = self.unwanted(split)
-        names: list[str] = []
-        labels: list[int] = []
-        digests: list[bytes] = []
-        work = functools.partial(
-            _decode_item,
-            transform=self.transform,
-            options=self.options,
-            levels=self.found.levels if self.found else None,
-        )
-        with (
-            RowWriter(self.path(split, IMAGES_ENDING), self.transform.row_shape) as writer,
-            contextlib.closing(ordered_map(work, items, self.threads)) as decoded,
-        ):
-            for one in decoded:
-                self.content.add(split, one.record)
-                self.tally.done += 1
-                self.progress(self.tally.done, self.tally.total)
-                if one.row is None:
-                    self.tally.skipped.append({"split": split, "name": one.item.name, "reason": one.reason})
-                    continue
-                if one.digest in unwanted:
-                    self.tally.dropped.append({"name": one.item.name, "also_in": unwanted[one.digest]})
-                    continue
-                for note in one.notes:
-                    self.tally.notes.setdefault(note, []).append(one.item.name)
-                writer.append(one.row)
-                names.append(one.item.name)
-                labels.append(-1 if one.item.label is None else one.item.label)
-                digests.append(one.digest)
-        return Rows(names, np.asarray(labels, np.int64), np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
-
-    def take(self, rows: NDArray[np.int64], whole: Rows, contents: Path, split: str) -> Rows:
-        """See `PackBuilder.take`."""
-        copy_rows(contents, rows, self.path(split, IMAGES_ENDING))
-        return whole.take(rows)
-
-    def write_rest(self, split: str) -> dict[str, str]:
-        """See `PackBuilder.write_rest`."""
-        return {"images": IMAGES_ENDING}
+    def convert(self, items: list[Item]) -> list[Converted]:
+        """Decode the image of a block, which has one."""
+        (item,) = items
+        raw = read_item(item)
+        known = (item.name, -1 if item.label is None else item.label, item_record(item, raw))
+        try:
+            levels = self.found.levels if self.found else None
+            row, notes = decode(raw, self.transform, self.options, item.banner, levels)
+        except BrokenImage as error:
+            return [Converted(*known, reason=str(error))]
+        return [Converted(*known, row[None], row_digest(row), notes=notes)]
 
     def notes(self) -> list[str]:
-        """See `PackBuilder.notes`."""
+        """One sentence for each kind of image that was met and that a person may not expect."""
         met, colour = self.tally.notes, self.options.background
         words = {
             "rotation": _ROTATION[self.options.exif_rotation],
@@ -204,13 +152,3 @@ class ImagePackBuilder(PackBuilder[Rows]):
 
 def _ceiling_of_item(item: Item, options: DataConfig) -> tuple[int, int, str]:
     return *ceiling(read_item(item), options), item.name
-
-
-def _decode_item(item: Item, transform: Transform, options: DataConfig, levels: Range | None) -> _Decoded:
-    raw = read_item(item)
-    record = item_record(item, raw)
-    try:
-        row, notes = decode(raw, transform, options, item.banner, levels)
-    except BrokenImage as error:
-        return _Decoded(item, record, None, b"", frozenset(), str(error))
-    return _Decoded(item, record, row, row_digest(row), notes, "")

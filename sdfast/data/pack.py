@@ -5,9 +5,9 @@ Its contents are `<split>-images.npy`, [n, H, W, C] uint8; what else a pack hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +15,11 @@ from numpy.typing import NDArray
 from sdfast.data.config import DataConfig
 from sdfast.data.decode import COLOUR16, GREY16, TRANSPARENT, decoding
 from sdfast.data.levels import NoRange, Range
-from sdfast.data.pack_files import (
-    MANIFEST,
-    Manifest,
-    OpenPack,
-    SplitFiles,
-    build_pack,
-    conversions_of,
-    current_manifest,
-    explain_damage,
-    no_progress,
-    read_manifest,
-)
+from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles, conversions_of
 from sdfast.data.parallel import available_threads
 from sdfast.data.transform import Transform
 from sdfast.durable import load_array
 
-__all__ = ["FORMAT", "MANIFEST", "Pack", "PackSplit", "build_options", "open_pack", "prepare_pack"]
-
-FORMAT = 1
-IMAGES_ENDING = "images.npy"
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding"}  # what they decide is in the digest of the source
 _LATER = {"background": {TRANSPARENT}, "range": {GREY16, COLOUR16}}  # options, and the images that need them
@@ -62,26 +47,17 @@ class Pack(OpenPack[PackSplit]):
         levels: what became 0 and 255 of the images of more than 8 bits a channel; None when there were none.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        with explain_damage(directory):
-            super().__init__(directory, manifest, PackSplit)
-            self.transform = Transform.from_json(manifest["transform"])
+    format, how, contents = 1, "transform", "images"
+    endings: ClassVar[Mapping[str, str]] = {"images": "images.npy", **ENDINGS}
+    split_kind = PackSplit
+
+    def _take(self, manifest: Manifest) -> None:
+        self.transform = Transform.from_json(manifest["transform"])
         low, high = manifest.get("range") or (None, None)
         self.levels: Range | None = None if low is None or high is None else (float(low), float(high))
 
 
-def open_pack(directory: Path, verify: bool = True) -> Pack:
-    """Open a pack.
-
-    Args:
-        directory: of the pack.
-        verify: compare every file's size and SHA-256 with the manifest.
-
-    Raises:
-        UserError: no pack there, one of another format version, or a file that differs from the manifest.
-    """
-    directory = Path(directory)
-    return Pack(directory, read_manifest(directory, FORMAT, verify))
+open_pack = Pack.open
 
 
 def prepare_pack(
@@ -93,10 +69,7 @@ def prepare_pack(
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> Pack:
-    """The pack of a source, built when it is missing, damaged, or made from other content, transform or options.
-
-    Whether it is up to date is decided by the bytes of the source, not by paths or times. The new pack is staged beside
-    the old one, so that a killed process leaves the old pack or none.
+    """The pack of a source of images, as it is or built anew (see `OpenPack.prepare`).
 
     Args:
         source_spec: what `open_source` takes.
@@ -116,32 +89,28 @@ def prepare_pack(
     from sdfast.data.image_pack_build import ImagePackBuilder, common_range
     from sdfast.data.sources import open_source
 
-    directory = Path(directory)
-    threads = threads or available_threads()
+    directory, threads = Path(directory), threads or available_threads()
     source = open_source(source_spec, options)
-    met = conversions_of(directory)
-    made = {"format": FORMAT, "transform": transform.to_json(), "options": build_options(options, met)}
-    if (manifest := current_manifest(directory, made, source, threads, notify)) is not None:
-        return Pack(directory, manifest)
 
     def build(staging: Path) -> list[str]:
-        parts = (source, staging, transform, options, progress or no_progress, threads)
+        parts = (source, staging, transform, options, progress, threads)
         with decoding(options):
             try:
                 return ImagePackBuilder(*parts).build()
             except NoRange:  # rare, so that only such a source is read twice
                 return ImagePackBuilder(*parts, common_range(source, options, threads)).build()
 
-    build_pack(directory, (f"-{IMAGES_ENDING}",), build, notify)
-    return open_pack(directory, verify=False)
+    made = made_of(transform, options, conversions_of(directory))
+    return Pack.prepare(directory, made, source, threads, build, notify)
 
 
-def build_options(options: DataConfig, met: Collection[str]) -> dict[str, Any]:
-    """The options that decide what is in a pack, as a JSON value.
+def made_of(transform: Transform, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
+    """The entries of the manifest that say how a pack was made; of the options, those that decide what is in it.
 
     Those that came later are left out at their defaults where no image needs them, so that older packs stay valid.
 
     Args:
+        transform: from image to row.
         options: the `data` section.
         met: the kinds of images in the pack, by the notes of `sdfast.data.decode`.
     """
@@ -151,4 +120,5 @@ def build_options(options: DataConfig, met: Collection[str]) -> dict[str, Any]:
         for key, kinds in _LATER.items()
         if getattr(options, key) == getattr(defaults, key) and not kinds.intersection(met)
     }
-    return options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
+    decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
+    return {"format": Pack.format, "transform": transform.to_json(), "options": decide}

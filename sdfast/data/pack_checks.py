@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,15 @@ class Rows:
         names: [n].
         labels: [n] int64, -1 where there is none.
         digests: [n, 32] uint8.
+        lengths: [n] int64, elements of the contents: tokens of a document, 1 of an image; None where nobody asks.
+        text_digests: [n, 32] uint8, of the texts; None of images.
     """
 
     names: list[str]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
+    lengths: NDArray[np.int64] | None = None
+    text_digests: NDArray[np.uint8] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -40,12 +44,36 @@ class Rows:
 
     @property
     def choice_digests(self) -> NDArray[np.uint8]:
-        """[n, 32] uint8: what the choice of rows goes by."""
-        return self.digests
+        """[n, 32] uint8: what the choice of rows goes by: of texts the text's digest.
+
+        Of documents that have the same ids it is one text's for all of them. So equal documents stay together where
+        rows are held out, and the choice depends on the tokenizer only where it makes texts equal that are not.
+        """
+        if self.text_digests is None:
+            return self.digests
+        first: dict[bytes, bytes] = {}
+        pairs = [(ids.tobytes(), text.tobytes()) for ids, text in zip(self.digests, self.text_digests, strict=True)]
+        for ids, text in pairs:
+            first[ids] = min(text, first.get(ids, text))
+        return as_digests(first[ids] for ids, _ in pairs)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """[n + 1] int64: where the contents of each row begin, and where the last ones end."""
+        assert self.lengths is not None
+        return np.concatenate((np.zeros(1, np.int64), np.cumsum(self.lengths)))
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """These rows only."""
-        return Rows([self.names[row] for row in rows], self.labels[rows], self.digests[rows])
+        part = Rows([self.names[row] for row in rows], self.labels[rows], self.digests[rows])
+        if self.lengths is not None:
+            part = replace(part, lengths=self.lengths[rows])
+        return part if self.text_digests is None else replace(part, text_digests=self.text_digests[rows])
+
+
+def as_digests(digests: Iterable[bytes]) -> NDArray[np.uint8]:
+    """[n, 32] uint8."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 @dataclass

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,13 @@ from pydantic import Field, StringConstraints
 from sdfast.data.items import SPLITS, Source
 from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.data.rows import stratified_rows
-from sdfast.durable import load_array, read_json, recover_directory, sha256_file, staged_directory
+from sdfast.durable import load_array, read_json, recover_directory, staged_directory
 from sdfast.errors import UserError, shortened
 from sdfast.regular import read_regular
-from sdfast.stored import Digest, Stored, StoredFile, fitted
+from sdfast.store.artifact import Digest, Stored, StoredFile, first_changed, first_cut, first_foreign, fitted
 
 MANIFEST = "manifest.json"
-ENDINGS = ("-labels.npy", "-digests.npy", "-names.json")
+ENDINGS = {"digests": "digests.npy", "names": "names.json", "labels": "labels.npy"}  # beside those of the contents
 
 Manifest = dict[str, Any]
 
@@ -55,22 +55,6 @@ class _StoredManifest(Stored):
     warnings: list[str]
     source: _SourceEntry
     splits: Annotated[dict[Literal["train", "val", "test"], _SplitEntry], Field(min_length=1)]
-
-
-@contextlib.contextmanager
-def explain_damage(directory: Path) -> Iterator[None]:
-    """Turn what is wrong with the values of a manifest into one sentence.
-
-    Raises:
-        UserError: in place of the error that reading them gave.
-    """
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = str(error) if isinstance(error, ValueError) else "a value is missing or of another kind"
-        raise UserError(
-            f"{directory / MANIFEST} is damaged: {what}; delete {directory} to build the pack anew."
-        ) from error
 
 
 class SplitFiles:
@@ -112,12 +96,17 @@ class SplitFiles:
 
 
 _Split = TypeVar("_Split", bound=SplitFiles)
+_Pack = TypeVar("_Pack", bound="OpenPack[Any]")
 
 
 class OpenPack(Generic[_Split]):
     """An open pack.
 
     Attributes:
+        format: version of the files and of the manifest; each modality has its own.
+        how: the entry of the manifest that says what turned items into rows.
+        contents: the kind of file that holds the rows one after the other.
+        endings: of the files of a split, by kind, in the order of the manifest.
         directory: where it lies.
         manifest: what `manifest.json` holds.
         class_names: the name of each class number, or None without labels.
@@ -127,15 +116,84 @@ class OpenPack(Generic[_Split]):
         warnings: sentences for a person, as they were given when the pack was built.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, split: Callable[[Path, dict[str, Any]], _Split]) -> None:
+    format: ClassVar[int | str]
+    how: ClassVar[str]
+    contents: ClassVar[str]
+    endings: ClassVar[Mapping[str, str]]
+    split_kind: ClassVar[type[SplitFiles]]
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.class_names: list[str] | None = manifest["class_names"]
-        self.fingerprint: str = manifest["fingerprint"]
-        self.warnings: list[str] = manifest["warnings"]
-        self.splits = {
-            name: split(directory, manifest["splits"][name]["files"]) for name in SPLITS if name in manifest["splits"]
-        }
+        with _explain_damage(directory):
+            self.class_names: list[str] | None = manifest["class_names"]
+            self.fingerprint: str = manifest["fingerprint"]
+            self.warnings: list[str] = manifest["warnings"]
+            entries = manifest["splits"]
+            self.splits: dict[str, _Split] = {
+                name: self.split_kind(directory, entries[name]["files"])  # type: ignore[misc]
+                for name in SPLITS
+                if name in entries
+            }
+            self._take(manifest)
+
+    def _take(self, manifest: Manifest) -> None:
+        """Keep what else a manifest says."""
+
+    @classmethod
+    def open(cls: type[_Pack], directory: Path, verify: bool = True) -> _Pack:
+        """Open a pack.
+
+        Args:
+            directory: of the pack.
+            verify: compare every file's SHA-256 with the manifest, not its size alone.
+
+        Raises:
+            UserError: no pack there, one of another format, or a file that differs from the manifest.
+        """
+        directory = Path(directory)
+        return cls(directory, _read_manifest(directory, cls.format, verify))
+
+    @classmethod
+    def prepare(
+        cls: type[_Pack],
+        directory: Path,
+        made: Mapping[str, Any],
+        source: Source,
+        threads: int,
+        build: Callable[[Path], list[str]],
+        notify: Callable[[str], None],
+    ) -> _Pack:
+        """The pack of a source, built when it is missing, damaged, or made from other content or in another way.
+
+        Whether it is up to date is decided by the bytes of the source, not by paths or times. The new pack is staged
+        beside the old one, so that a killed process leaves the old pack or none.
+
+        Args:
+            directory: of the pack.
+            made: `format` and the other entries of the manifest that say how its contents were made.
+            source: opened.
+            threads: that read the source.
+            build: writes the files into the empty directory that it is given; its sentences for a person go to
+                `notify`.
+            notify: also told when the pack is damaged.
+
+        Raises:
+            UserError: what `build` raises, or a `directory` that holds something else than a pack.
+            RunError: the pack cannot be written.
+        """
+        if (manifest := _current_manifest(directory, made, source, threads, notify)) is not None:
+            return cls(directory, manifest)
+        endings = tuple(f"-{ending}" for ending in cls.endings.values())
+        foreign = first_foreign(directory, lambda name: name == MANIFEST or name.endswith(endings))
+        if foreign or (directory.exists() and not directory.is_dir()):
+            what = f"holds {foreign!r}, which is no part of a pack" if foreign else "is a file"
+            raise UserError(f"{directory} {what}; choose another --out.")
+        with staged_directory(directory) as staging:
+            warnings = build(staging)
+        for warning in warnings:
+            notify(warning)
+        return cls.open(directory, verify=False)
 
     def split(self, name: str) -> _Split:
         """The split of that name.
@@ -148,40 +206,6 @@ class OpenPack(Generic[_Split]):
         return self.splits[name]
 
 
-def read_manifest(directory: Path, format_: int | str, verify: bool) -> Manifest:
-    """The manifest of a pack whose files are there.
-
-    Args:
-        directory: of the pack.
-        format_: its `format` must be this.
-        verify: compare every file's SHA-256 with the manifest, not its size alone.
-
-    Raises:
-        UserError: no pack there, one of another format, or a file that differs from the manifest.
-    """
-    recover_directory(directory)
-    manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "fingerprint", "splits"}:
-        raise UserError(f"{directory} holds no pack; run the stage again to build it.")
-    if manifest["format"] != format_:
-        old = shortened(manifest["format"])
-        raise UserError(f"{directory} is a pack of format {old}, not {format_}; delete it to build it anew.")
-    with explain_damage(directory):
-        fitted(_StoredManifest, manifest)
-    files = [entry for split in manifest["splits"].values() for entry in split["files"].values()]
-    for entry in files:
-        path = directory / entry["file"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise UserError(_damaged(path))
-    if verify:
-        paths = [directory / entry["file"] for entry in files]
-        digests = ordered_map(sha256_file, paths, min(available_threads(), len(paths)))
-        for path, entry, digest in zip(paths, files, digests, strict=True):
-            if digest != entry["sha256"]:
-                raise UserError(_damaged(path))
-    return manifest
-
-
 def conversions_of(directory: Path) -> frozenset[str]:
     """The kinds of items that the pack in `directory` says it was made of (`conversions`); none without a pack."""
     recover_directory(directory)
@@ -190,66 +214,59 @@ def conversions_of(directory: Path) -> frozenset[str]:
     return frozenset(kinds) if isinstance(kinds, dict) else frozenset()
 
 
-def current_manifest(
+def _read_manifest(directory: Path, format_: int | str, verify: bool) -> Manifest:
+    """The manifest of a pack whose files are there, as `OpenPack.open` wants it."""
+    recover_directory(directory)
+    manifest = read_json(directory / MANIFEST)
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "fingerprint", "splits"}:
+        raise UserError(f"{directory} holds no pack; run the stage again to build it.")
+    if manifest["format"] != format_:
+        old = shortened(manifest["format"])
+        raise UserError(f"{directory} is a pack of format {old}, not {format_}; delete it to build it anew.")
+    with _explain_damage(directory):
+        stored = fitted(_StoredManifest, manifest)
+    files = [(directory / entry.file, entry) for split in stored.splits.values() for entry in split.files.values()]
+    damaged = first_cut((path, entry.bytes) for path, entry in files)
+    if damaged is None and verify:
+        each = functools.partial(ordered_map, threads=min(available_threads(), len(files)))
+        damaged = first_changed(((path, entry.sha256) for path, entry in files), each)
+    if damaged is not None:
+        raise UserError(
+            f"{damaged} is missing or differs from its manifest; delete {directory} to build the pack anew."
+        )
+    return manifest
+
+
+def _current_manifest(
     directory: Path, made: Mapping[str, Any], source: Source, threads: int, notify: Callable[[str], None]
 ) -> Manifest | None:
-    """The manifest of the whole pack in `directory` that was made of this source in this way; None when there is none.
-
-    Args:
-        directory: of the pack, if there is one.
-        made: `format` and the other entries of the manifest that say how its contents were made.
-        source: opened; its bytes decide, not paths or times.
-        threads: that read the source.
-        notify: told when the pack is damaged.
-    """
+    """The manifest of the whole pack that was made of this source in this way; None when there is none."""
     recover_directory(directory)
     manifest = read_json(directory / MANIFEST)
     if not isinstance(manifest, dict) or any(manifest.get(key) != value for key, value in made.items()):
         return None
     try:
-        with explain_damage(directory):
-            fitted(_StoredManifest, manifest)
-        if manifest["source"]["content"] != source.content_digest(threads):
+        with _explain_damage(directory):
+            stored = fitted(_StoredManifest, manifest)
+        if stored.source.content != source.content_digest(threads):
             return None
-        return read_manifest(directory, made["format"], verify=True)
+        return _read_manifest(directory, made["format"], verify=True)
     except UserError as error:
         notify(f"{error} It is built again now.")
         return None
 
 
-def build_pack(
-    directory: Path, endings: Sequence[str], build: Callable[[Path], list[str]], notify: Callable[[str], None]
-) -> None:
-    """Build a pack beside `directory` and put it in its place, so that a killed process leaves the old pack or none.
-
-    Args:
-        directory: of the pack.
-        endings: of the files with the contents of a split.
-        build: writes the files into the empty directory that it is given; its sentences for a person go to `notify`.
+@contextlib.contextmanager
+def _explain_damage(directory: Path) -> Iterator[None]:
+    """Turn what is wrong with the values of a manifest into one sentence.
 
     Raises:
-        UserError: what `build` raises, or a `directory` that holds something else than a pack.
-        RunError: the pack cannot be written.
+        UserError: in place of the error that reading them gave.
     """
-    _refuse_foreign(directory, (*ENDINGS, *endings))
-    with staged_directory(directory) as staging:
-        warnings = build(staging)
-    for warning in warnings:
-        notify(warning)
-
-
-def no_progress(done: int, total: int) -> None:
-    """For a caller that shows none."""
-
-
-def _refuse_foreign(directory: Path, endings: tuple[str, ...]) -> None:
-    """Stop before a directory that holds other things than a pack would be replaced."""
-    names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
-    foreign = [name for name in names if name != MANIFEST and not name.endswith(endings)]
-    if foreign or (directory.exists() and not directory.is_dir()):
-        what = f"holds {foreign[0]!r}, which is no part of a pack" if foreign else "is a file"
-        raise UserError(f"{directory} {what}; choose another --out.")
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is missing or differs from its manifest; delete {path.parent} to build the pack anew."
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = str(error) if isinstance(error, ValueError) else "a value is missing or of another kind"
+        raise UserError(
+            f"{directory / MANIFEST} is damaged: {what}; delete {directory} to build the pack anew."
+        ) from error

@@ -10,9 +10,9 @@ What else a pack holds, `sdfast.data.pack_files` says.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,22 +21,11 @@ from torch import Tensor
 
 from sdfast.data.config import DataConfig
 from sdfast.data.modality import TEXTS
-from sdfast.data.pack_files import (
-    Manifest,
-    OpenPack,
-    SplitFiles,
-    build_pack,
-    current_manifest,
-    explain_damage,
-    no_progress,
-    read_manifest,
-)
+from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.parallel import available_threads
 from sdfast.data.tokenization import Tokenization, Tokenizer
 from sdfast.durable import load_array
 
-FORMAT = "text 1"
-CONTENT_ENDINGS = {"ids": "ids.npy", "offsets": "offsets.npy", "text_digests": "text-digests.npy"}
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
 
 
@@ -89,24 +78,18 @@ class TextPack(OpenPack[TextSplit]):
         tokenization: how the ids were made.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        with explain_damage(directory):
-            super().__init__(directory, manifest, TextSplit)
-            self.tokenization = Tokenization.from_json(manifest["tokenization"])
+    format, how, contents = "text 1", "tokenization", "ids"
+    endings: ClassVar[Mapping[str, str]] = {
+        **{"ids": "ids.npy", "offsets": "offsets.npy", "text_digests": "text-digests.npy"},
+        **ENDINGS,
+    }
+    split_kind = TextSplit
+
+    def _take(self, manifest: Manifest) -> None:
+        self.tokenization = Tokenization.from_json(manifest["tokenization"])
 
 
-def open_text_pack(directory: Path, verify: bool = True) -> TextPack:
-    """Open a pack of texts.
-
-    Args:
-        directory: of the pack.
-        verify: compare every file's size and SHA-256 with the manifest.
-
-    Raises:
-        UserError: no pack there, one of another format (as of images), or a file that differs from the manifest.
-    """
-    directory = Path(directory)
-    return TextPack(directory, read_manifest(directory, FORMAT, verify))
+open_text_pack = TextPack.open
 
 
 def prepare_text_pack(
@@ -118,15 +101,12 @@ def prepare_text_pack(
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> TextPack:
-    """The pack of a source of texts, built when it is missing, damaged, or made from other content, ids or options.
-
-    Whether it is up to date is decided by the bytes of the source and the content of the tokenizer, not by paths or
-    times. The new pack is staged beside the old one, so that a killed process leaves the old pack or none.
+    """The pack of a source of texts, as it is or built anew (see `OpenPack.prepare`).
 
     Args:
         source_spec: what `open_source` takes for texts.
         directory: of the pack.
-        tokenizer: from text to ids, with the greatest length.
+        tokenizer: from text to ids, with the greatest length; its content decides, not its name.
         options: the `data` section; `source`, `max_length` (the tokenizer has it), `limit`, `limit_seed`,
             `token_budget` and those of images do not matter here.
         notify: called with each sentence that a person should read, while a pack is built.
@@ -141,23 +121,20 @@ def prepare_text_pack(
     from sdfast.data.sources import open_source
     from sdfast.data.text_pack_build import TextPackBuilder
 
-    directory = Path(directory)
-    threads = threads or available_threads()
+    directory, threads = Path(directory), threads or available_threads()
     source = open_source(source_spec, options, TEXTS)
-    made = {"format": FORMAT, "tokenization": tokenizer.tokenization.to_json(), "options": text_build_options(options)}
-    if (manifest := current_manifest(directory, made, source, threads, notify)) is not None:
-        return TextPack(directory, manifest)
 
     def build(staging: Path) -> list[str]:
-        return TextPackBuilder(source, staging, tokenizer, options, progress or no_progress, threads).build()
+        return TextPackBuilder(source, staging, tokenizer, options, progress, threads).build()
 
-    build_pack(directory, [f"-{ending}" for ending in CONTENT_ENDINGS.values()], build, notify)
-    return open_text_pack(directory, verify=False)
+    made = made_of(tokenizer.tokenization, options)
+    return TextPack.prepare(directory, made, source, threads, build, notify)
 
 
-def text_build_options(options: DataConfig) -> dict[str, Any]:
-    """The options that decide what is in a pack of texts, as a JSON value."""
-    return options.model_dump(mode="json", include=_IN_PACK)
+def made_of(tokenization: Tokenization, options: DataConfig) -> dict[str, Any]:
+    """The entries of the manifest that say how a pack of texts was made, with the options that decide what is in it."""
+    decide = options.model_dump(mode="json", include=_IN_PACK)
+    return {"format": TextPack.format, "tokenization": tokenization.to_json(), "options": decide}
 
 
 def ids_digest(ids: NDArray[np.int32]) -> bytes:

@@ -13,9 +13,9 @@ from sdfast.config import nearest
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
 from sdfast.launch import place as launched
+from sdfast.locks import locked
 from sdfast.log import attach_file, log
 from sdfast.pipeline import Pipeline, slug
-from sdfast.rundir import locked
 from sdfast.studies.declared import COST, study_named
 from sdfast.studies.earlier import earlier_tables
 from sdfast.studies.grid import Study

@@ -13,8 +13,9 @@ from sdfast.domains.base import Domain
 from sdfast.durable import sha256_json
 from sdfast.engine.precision import cpu_settings
 from sdfast.engine.teacher_bank import build_or_open
+from sdfast.locks import locked
 from sdfast.pipeline import Pipeline, slug
-from sdfast.rundir import Outcome, Result, StageDirectory, locked
+from sdfast.rundir import Outcome, Result, StageDirectory
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe
 
