@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.data.waiting import waiting
+from sdfast.store.rows import Layout, data_name
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.format import Layout, damaged, shard_name
 from sdfast.teacher.storage import decode
 from sdfast.teacher.targets import Targets
 
@@ -49,7 +49,7 @@ class DiskSource:
         """Open the data files."""
         self.bank, self.layout = bank, bank.layout
         stack = contextlib.ExitStack()
-        self._descriptors = stack.enter_context(bank.data_files())
+        self._descriptors = stack.enter_context(bank.opened())
         weakref.finalize(self, stack.close)
 
     def tasks(self, wanted: NDArray[np.int64]) -> list[NDArray[np.intp]]:
@@ -75,7 +75,7 @@ class DiskSource:
         blocks, starts = np.unique(wanted[places] // layout.rows_per_block, return_index=True)
         self._expect(blocks.tolist())
         scratch = [np.empty((layout.rows_per_block, size), np.uint8) for size in layout.streams.values()]
-        try:
+        with self.bank.explained():
             for block, part in zip(blocks.tolist(), np.split(places, starts[1:]), strict=True):
                 count = layout.block_place(block)[2]
                 if count == len(part) == 1:  # a large row is a block of its own: no copy
@@ -85,8 +85,6 @@ class DiskSource:
                 self.bank.read_block(block, whole, self._descriptors)
                 for values, target in zip(whole, targets, strict=True):
                     target[part] = values[wanted[part] - block * layout.rows_per_block]
-        except ValueError as error:
-            raise damaged(self.bank.directory, error) from error
 
     def _expect(self, blocks: list[int]) -> None:
         """Let the system begin with all blocks of a task at once; by itself it reads a block in several turns."""
@@ -95,7 +93,7 @@ class DiskSource:
         for block in blocks:
             shard, first, count = self.layout.block_place(block)
             for stream, size in self.layout.streams.items():
-                descriptor = self._descriptors[shard_name(shard, stream)]
+                descriptor = self._descriptors[data_name(shard, stream)]
                 os.posix_fadvise(descriptor, first * size, count * size, os.POSIX_FADV_WILLNEED)
 
 

@@ -14,10 +14,10 @@ from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_mo
 from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
 from sdfast.models.attention import Group, Groups
+from sdfast.store.rows import Layout
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.features import select_tokens
-from sdfast.teacher.format import Layout
 from sdfast.teacher.storage import widen
 from sdfast.teacher.verify import sample_errors
 
@@ -83,7 +83,7 @@ def test_too_large_for_float16(tmp_path: Path) -> None:
 
 def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare_bank(tmp_path / "one", make_recipe(tokens="all", dtype="int8"))
-    monkeypatch.setattr("sdfast.teacher.format._SHARD_BYTES", 1)  # one batch of the build in each file
+    monkeypatch.setattr("sdfast.store.rows._SHARD_BYTES", 1)  # one batch of the build in each file
     split = prepare_bank(tmp_path / "many", make_recipe(tokens="all", dtype="int8"))
     assert (whole.layout.shards, split.layout.shards) == (1, 3)
     for one, other in zip(whole.load(), split.load(), strict=True):
