@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from sdfast.data import decode as decoding
 from sdfast.data.config import DataConfig
 from sdfast.data.decode import BrokenImage, ceiling, decode
 from sdfast.data.items import Item, Source, item_record, read_item
-from sdfast.data.levels import Range
-from sdfast.data.pack import Pack, made_of
+from sdfast.data.levels import NoRange, Range
+from sdfast.data.pack import Pack
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import first_names
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import row_digest
-from sdfast.data.transform import Transform
 from sdfast.data.transparency import KEEP
 from sdfast.durable import check_room
 
@@ -73,44 +72,49 @@ def common_range(source: Source, options: DataConfig, threads: int) -> CommonRan
     return CommonRange((0.0, float(top)), largest, name)
 
 
+@dataclass
 class ImagePackBuilder(PackBuilder):
-    """Writes the files of one pack of images into an empty directory (see `PackBuilder`).
+    """Writes the files of one pack of images into an empty directory (see `PackBuilder`); `how` is a `Transform`.
 
-    Args:
-        transform: from image to row.
+    Attributes:
         found: the range of the source, where `data.range` is `auto` and it has been looked for.
     """
+
+    found: CommonRange | None = None
 
     pack = Pack
     libraries = ("pillow", "numpy", "datasets")
 
-    def __init__(
-        self,
-        source: Source,
-        directory: Path,
-        transform: Transform,
-        options: DataConfig,
-        progress: Callable[[int, int], None] | None,
-        threads: int,
-        found: CommonRange | None = None,
-    ) -> None:
-        super().__init__(source, directory, options, progress, threads)
-        self.transform, self.row_shape = transform, transform.row_shape
-        self.found = found
-        self.levels: Range | None = options.range if options.range != "auto" else found.levels if found else None
+    @property
+    def levels(self) -> Range | None:
+        """What becomes 0 and 255 of the images of more than 8 bits a channel, where that is known."""
+        return self.options.range if self.options.range != "auto" else self.found.levels if self.found else None
+
+    @property
+    def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of a row."""
+        return self.how.row_shape, np.dtype(np.uint8)
 
     def build(self) -> list[str]:
-        """Convert everything, then write the manifest; but first look whether the disk has room for it."""
+        """Convert everything, then write the manifest (see `PackBuilder`); but first see whether the disk has room.
+
+        Raises:
+            RunError: it has not.
+        """
         images = sum(map(len, self.source.splits.values()))
-        size = images * math.prod(self.transform.row_shape)
+        size = images * math.prod(self.how.row_shape)
         check_room(self.directory, size, f"the pack of {images:,} images", "set a smaller data.image_size")
-        return super().build()
+        with decoding.decoding(self.options):
+            try:
+                return super().build()
+            except NoRange:  # rare, so that only such a source is read twice
+                found = common_range(self.source, self.options, self.threads)
+                return replace(self, found=found).build()
 
     def made(self) -> dict[str, Any]:
         """What the manifest says of how the rows were made; the range where an image needs one."""
         deep = {decoding.GREY16, decoding.COLOUR16}.intersection(self.tally.notes)
-        levels = {"range": list(self.levels)} if deep and self.levels else {}
-        return {**made_of(self.transform, self.options, self.tally.notes), **levels}
+        return {**super().made(), **({"range": list(self.levels)} if deep and self.levels else {})}
 
     def convert(self, items: list[Item]) -> list[Converted]:
         """Decode the image of a block, which has one."""
@@ -119,7 +123,7 @@ class ImagePackBuilder(PackBuilder):
         known = (item.name, -1 if item.label is None else item.label, item_record(item, raw))
         try:
             levels = self.found.levels if self.found else None
-            row, notes = decode(raw, self.transform, self.options, item.banner, levels)
+            row, notes = decode(raw, self.how, self.options, item.banner, levels)
         except BrokenImage as error:
             return [Converted(*known, reason=str(error))]
         return [Converted(*known, row[None], row_digest(row), notes=notes)]

@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,47 +63,47 @@ class Converted:
     remedy: str = ""
 
 
+@dataclass
 class PackBuilder(ABC):
     """Writes the files of one pack into an empty directory.
 
-    Args:
+    Attributes:
         source: opened.
         directory: empty, staged.
+        how: from item to contents, see `OpenPack.prepare`.
         options: the `data` section.
         progress: called with (items done, items in all).
         threads: that read and convert.
-
-    Attributes:
-        row_shape, dtype: of an element of the contents.
+        tally: what was counted so far.
+        splits: those that are written.
+        content: the digest of the source, as far as it is read.
+        pack: the kind of pack.
+        libraries: those whose versions the manifest tells.
         flood: items that cannot be used, beyond those allowed, at which the rest is not looked at.
     """
 
+    source: Source
+    directory: Path
+    how: Any
+    options: DataConfig
+    progress: Callable[[int, int], None] | None
+    threads: int
+    tally: Tally = field(init=False)
+    splits: dict[str, Rows] = field(init=False, default_factory=dict)
+    content: SourceDigest = field(init=False)
+
     pack: ClassVar[type[OpenPack[Any]]]
     libraries: ClassVar[Sequence[str]]
-    row_shape: tuple[int, ...] = ()
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
-    flood: float = math.inf
+    flood: ClassVar[float] = math.inf
 
-    def __init__(
-        self,
-        source: Source,
-        directory: Path,
-        options: DataConfig,
-        progress: Callable[[int, int], None] | None,
-        threads: int,
-    ) -> None:
-        self.source = source
-        self.directory = directory
-        self.options = options
-        self.progress = progress or (lambda done, total: None)
-        self.threads = threads
-        self.tally = Tally(sum(len(items) for items in source.splits.values()), source.modality)
-        self.splits: dict[str, Rows] = {}
-        self.content = SourceDigest(source.class_names)
+    def __post_init__(self) -> None:
+        self.tally = Tally(sum(len(items) for items in self.source.splits.values()), self.source.modality)
+        self.content = SourceDigest(self.source.class_names)
 
+    @property
     @abstractmethod
-    def made(self) -> dict[str, Any]:
-        """`format` and the other entries of the manifest that say how the contents were made."""
+    def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of an element of the contents."""
 
     @abstractmethod
     def convert(self, items: list[Item]) -> list[Converted]:
@@ -112,6 +112,10 @@ class PackBuilder(ABC):
     @abstractmethod
     def notes(self) -> list[str]:
         """One sentence for each kind of item that a person may expect to be treated in another way."""
+
+    def made(self) -> dict[str, Any]:
+        """The entries of the manifest that say how the contents were made."""
+        return self.pack.made(self.how, self.options, self.tally.notes)
 
     def blocks(self, items: Iterable[Item]) -> Iterable[list[Item]]:
         """The items in the groups that are converted at a time."""
@@ -159,7 +163,7 @@ class PackBuilder(ABC):
         return self.directory / f"{split}-{self.pack.endings[kind]}"
 
     def _writer(self, split: str) -> RowWriter:
-        return RowWriter(self._path(split, self.pack.contents), self.row_shape, self.dtype)
+        return RowWriter(self._path(split, self.pack.contents), *self.element)
 
     def _write_split(self, split: str, items: ItemList) -> Rows:
         """Convert the items of a split, write their contents, and tell the tally and the source's digest."""
@@ -194,7 +198,8 @@ class PackBuilder(ABC):
                 if len(tally.skipped) > self.options.max_broken * tally.total + self.flood:
                     check_broken(self.source, self.splits, tally, self.options)
                 tally.done += len(block)
-                self.progress(tally.done, tally.total)
+                if self.progress is not None:
+                    self.progress(tally.done, tally.total)
         return Rows(
             names,
             np.asarray(labels, np.int64),

@@ -10,9 +10,9 @@ What else a pack holds, `sdfast.data.pack_files` says.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from torch import Tensor
 from sdfast.data.config import DataConfig
 from sdfast.data.modality import TEXTS
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
-from sdfast.data.parallel import available_threads
 from sdfast.data.tokenization import Tokenization, Tokenizer
 from sdfast.durable import load_array
+
+if TYPE_CHECKING:
+    from sdfast.data.pack_build import PackBuilder
 
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
 
@@ -78,7 +80,7 @@ class TextPack(OpenPack[TextSplit]):
         tokenization: how the ids were made.
     """
 
-    format, how, contents = "text 1", "tokenization", "ids"
+    format, modality, how, contents = "text 1", TEXTS, "tokenization", "ids"
     endings: ClassVar[Mapping[str, str]] = {
         **{"ids": "ids.npy", "offsets": "offsets.npy", "text_digests": "text-digests.npy"},
         **ENDINGS,
@@ -88,53 +90,20 @@ class TextPack(OpenPack[TextSplit]):
     def _take(self, manifest: Manifest) -> None:
         self.tokenization = Tokenization.from_json(manifest["tokenization"])
 
+    @classmethod
+    def made(cls, how: Tokenizer, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
+        """How a pack was made: the tokenisation, and the options that decide what is in it."""
+        decide = options.model_dump(mode="json", include=_IN_PACK)
+        return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide}
 
-open_text_pack = TextPack.open
+    @classmethod
+    def _builder(cls) -> type[PackBuilder]:
+        from sdfast.data.text_pack_build import TextPackBuilder
 
-
-def prepare_text_pack(
-    source_spec: str,
-    directory: Path,
-    tokenizer: Tokenizer,
-    options: DataConfig,
-    notify: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
-    threads: int | None = None,
-) -> TextPack:
-    """The pack of a source of texts, as it is or built anew (see `OpenPack.prepare`).
-
-    Args:
-        source_spec: what `open_source` takes for texts.
-        directory: of the pack.
-        tokenizer: from text to ids, with the greatest length; its content decides, not its name.
-        options: the `data` section; `source`, `max_length` (the tokenizer has it), `limit`, `limit_seed`,
-            `token_budget` and those of images do not matter here.
-        notify: called with each sentence that a person should read, while a pack is built.
-        progress: called with (documents done, documents in all).
-        threads: that read and tokenise; by default, those that the process may use, at most 16.
-
-    Raises:
-        UserError: see `open_source`; too many empty or unreadable documents, no usable one in a split, documents that
-            train shares with test, or a `directory` that holds something else.
-        RunError: the pack cannot be written.
-    """
-    from sdfast.data.sources import open_source
-    from sdfast.data.text_pack_build import TextPackBuilder
-
-    directory, threads = Path(directory), threads or available_threads()
-    source = open_source(source_spec, options, TEXTS)
-
-    def build(staging: Path) -> list[str]:
-        return TextPackBuilder(source, staging, tokenizer, options, progress, threads).build()
-
-    made = made_of(tokenizer.tokenization, options)
-    return TextPack.prepare(directory, made, source, threads, build, notify)
+        return TextPackBuilder
 
 
-def made_of(tokenization: Tokenization, options: DataConfig) -> dict[str, Any]:
-    """The entries of the manifest that say how a pack of texts was made, with the options that decide what is in it."""
-    decide = options.model_dump(mode="json", include=_IN_PACK)
-    return {"format": TextPack.format, "tokenization": tokenization.to_json(), "options": decide}
+open_text_pack, prepare_text_pack = TextPack.open, TextPack.prepare
 
 
 def ids_digest(ids: NDArray[np.int32]) -> bytes:

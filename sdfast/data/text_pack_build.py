@@ -4,51 +4,35 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.config import DataConfig
 from sdfast.data.encoding import remedy
-from sdfast.data.items import Item, Raw, Source, item_record, read_item
+from sdfast.data.items import Item, Raw, item_record, read_item
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import Rows, first_names
-from sdfast.data.text_pack import TextPack, ids_digest, made_of
-from sdfast.data.tokenization import LONGEST, Tokenized, Tokenizer
+from sdfast.data.text_pack import TextPack, ids_digest
+from sdfast.data.tokenization import LONGEST, Tokenized
 
 _BLOCK = 128  # documents tokenised at a time
 _HELD = 1 << 20  # characters in memory, from which on a block has fewer
-_TOO_MANY = 100_000  # documents that cannot be used, beyond those allowed, at which the rest is not looked at
 _TRUNCATED = "truncated"
 
 
 class TextPackBuilder(PackBuilder):
-    """Writes the files of one pack of texts into an empty directory (see `PackBuilder`).
-
-    Args:
-        tokenizer: from text to ids.
-    """
+    """Writes the files of one pack of texts into an empty directory (see `PackBuilder`); `how` is a `Tokenizer`."""
 
     pack = TextPack
     libraries = ("numpy", "tokenizers", "transformers", "datasets")
+    flood = 100_000
 
-    def __init__(
-        self,
-        source: Source,
-        directory: Path,
-        tokenizer: Tokenizer,
-        options: DataConfig,
-        progress: Callable[[int, int], None] | None,
-        threads: int,
-    ) -> None:
-        super().__init__(source, directory, options, progress, threads)
-        self.tokenizer, self.dtype, self.flood = tokenizer, tokenizer.tokenization.dtype, _TOO_MANY
-
-    def made(self) -> dict[str, Any]:
-        """What the manifest says of how the ids were made."""
-        return made_of(self.tokenizer.tokenization, self.options)
+    @property
+    def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of an id."""
+        return (), self.how.tokenization.dtype
 
     def blocks(self, items: Iterable[Item]) -> Iterator[list[Item]]:
         """Documents in groups of bounded size, in their order."""
@@ -71,7 +55,7 @@ class TextPackBuilder(PackBuilder):
 
     def notes(self) -> list[str]:
         """One sentence where documents were cut."""
-        names, length = self.tally.notes.get(_TRUNCATED, []), self.tokenizer.tokenization.max_length
+        names, length = self.tally.notes.get(_TRUNCATED, []), self.how.tokenization.max_length
         if not names:
             return []
         return [
@@ -83,7 +67,7 @@ class TextPackBuilder(PackBuilder):
         """Read and tokenise the documents of a block together."""
         raws = [read_item(item) for item in items]
         texts = [read_text(raw) for raw in raws]
-        tokenised = iter(self.tokenizer([text for text, _ in texts if text is not None]))
+        tokenised = iter(self.how([text for text, _ in texts if text is not None]))
         return [
             self._document(item, raw, text, reason, None if text is None else next(tokenised))
             for item, raw, (text, reason) in zip(items, raws, texts, strict=True)
@@ -97,7 +81,7 @@ class TextPackBuilder(PackBuilder):
             return Converted(*known, reason=reason, remedy="" if isinstance(raw, OSError) else remedy(raw))
         if tokens is None:
             return Converted(*known, reason=f"no text in its first {LONGEST:,} characters")
-        how = self.tokenizer.tokenization
+        how = self.how.tokenization
         if len(tokens.ids) == len(how.prefix) + len(how.suffix):
             return Converted(*known, reason="without any token")
         digests = ids_digest(tokens.ids), hashlib.sha256(text.encode()).digest()

@@ -51,13 +51,8 @@ def fitted(kind: type[Kind], value: Any) -> Kind:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise misfit(error) from None
-
-
-def misfit(error: ValidationError, *within: str) -> ValueError:
-    """What pydantic found wrong with a value, in words for the middle of a sentence; the value stands in others."""
-    first = error.errors()[0]
-    return ValueError(f"its {'.'.join(map(str, (*within, *first['loc'])))} does not fit: {first['msg'].lower()}")
+        first = error.errors()[0]
+        raise ValueError(f"its {'.'.join(map(str, first['loc']))} does not fit: {first['msg'].lower()}") from None
 
 
 def described(path: Path) -> dict[str, Any]:

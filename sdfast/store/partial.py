@@ -84,7 +84,7 @@ class Partial:
         self._descriptors: dict[str, int] = {}
         self._started = time.monotonic()
         rows = digests.tobytes()
-        self._plan = {"identity": identity, "rows": checksum(rows).hex(), "layout": layout.to_json()}
+        self._plan = {"identity": identity, "rows": checksum(rows).hex(), "layout": layout.model_dump(mode="json")}
         stored = _stored_plan(directory)
         self.resumed = stored.get("plan") == self._plan and self._sizes_fit()
         if rank and not self.resumed:

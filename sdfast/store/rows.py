@@ -19,17 +19,15 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
 
 from sdfast.regular import naming, of_the_file
-from sdfast.store.artifact import Each, misfit
+from sdfast.store.artifact import Each, Stored
 
 ROWS, CHECKSUMS = "rows.bin", "checksums.bin"
 DIGEST_BYTES = 32
@@ -45,8 +43,7 @@ _READ_BYTES = 8 << 20
 _Number = Annotated[int, Field(ge=1, le=_LARGEST)]
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class Layout:
+class Layout(Stored, extra="forbid"):
     """Where every row lies.
 
     Attributes:
@@ -68,11 +65,13 @@ class Layout:
     rows_per_batch: _Number
     rows_per_shard: _Number
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _fit(self) -> Layout:
         if self.rows_per_batch % self.rows_per_block or self.rows_per_shard % self.rows_per_batch:
             raise ValueError("its blocks do not fit its files")
         if self.rows * self.row_bytes > _LARGEST or self.shards > _MOST_FILES:
             raise ValueError("its size is out of range")
+        return self
 
     @classmethod
     def plan(cls, rows: int, shape: tuple[int, ...], dtype: Any) -> Layout:
@@ -82,7 +81,8 @@ class Layout:
         while block > 1 and block * row_bytes > _BLOCK_BYTES:
             block //= 2
         shard = max(_SHARD_BYTES // row_bytes // _BATCH_ROWS, 1) * _BATCH_ROWS
-        return cls(rows, shape, dtype, block, _BATCH_ROWS, shard)
+        per = {"rows_per_block": block, "rows_per_batch": _BATCH_ROWS, "rows_per_shard": shard}
+        return cls(rows=rows, shape=shape, dtype=dtype, **per)
 
     @property
     def streams(self) -> dict[str, int]:
@@ -132,24 +132,6 @@ class Layout:
         first = block * self.rows_per_block
         shard, inside = divmod(first, self.rows_per_shard)
         return shard, inside, min(self.rows_per_block, self.rows - first)
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON value."""
-        return {**asdict(self), "shape": list(self.shape)}
-
-    @classmethod
-    def from_json(cls, value: Any) -> Layout:
-        """The layout that `to_json` described, every number checked.
-
-        Raises:
-            ValueError: what does not fit.
-        """
-        if not isinstance(value, dict):
-            raise ValueError("its layout is not one")
-        try:
-            return cls(**value)
-        except ValidationError as error:
-            raise misfit(error, "layout") from None
 
 
 def data_name(shard: int, kind: str = "features") -> str:

@@ -152,7 +152,13 @@ def _finish(partial: Partial, recipe: BankRecipe, seconds: float, processes: int
     """Write the manifest of a bank whose batches are all done."""
     part, layout = partial.directory, partial.layout
     spread = _spread(partial, layout, recipe.many)
-    manifest = Manifest(recipe.identity, layout, sha256_file(part / ROWS), sha256_file(part / CHECKSUMS), spread)
+    manifest = Manifest(
+        identity=recipe.identity,
+        layout=layout,
+        rows_sha256=sha256_file(part / ROWS),
+        checksums_sha256=sha256_file(part / CHECKSUMS),
+        spread=spread,
+    )
     built = {
         "at": time.time(),
         "seconds": partial.earlier_seconds + seconds,

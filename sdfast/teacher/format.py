@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_validator
+
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError
+from sdfast.store.artifact import Digest, Stored, fitted
 from sdfast.store.rows import Layout, read_whole
 
 FORMAT = 2  # 1 had BLAKE2b-256 checksums
@@ -29,61 +31,35 @@ class WrongFormat(ValueError):
     """A whole manifest of another version of the format."""
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Stored, extra="forbid"):
     """What `manifest.json` holds.
 
     Attributes:
+        format: version of the files and of the manifest.
         identity: what the features are of (see `sdfast.teacher.fingerprint`).
         layout: where they lie.
         rows_sha256, checksums_sha256: of `rows.bin` and `checksums.bin`.
         spread: largest standard deviation of a feature over a sample of the rows.
     """
 
+    format: int = FORMAT
     identity: dict[str, Any]
     layout: Layout
-    rows_sha256: str
-    checksums_sha256: str
+    rows_sha256: Digest
+    checksums_sha256: Digest
     spread: float
+
+    @field_validator("identity")
+    @classmethod
+    def _has_its_form(cls, identity: dict[str, Any]) -> dict[str, Any]:
+        if not _has_form(identity, _IDENTITY_FORM):
+            raise ValueError("a part is missing or of another kind")
+        return identity
 
     def to_json(self) -> dict[str, Any]:
         """As the JSON value that is written."""
-        inner = {
-            "format": FORMAT,
-            "identity": self.identity,
-            "layout": self.layout.to_json(),
-            "rows_sha256": self.rows_sha256,
-            "checksums_sha256": self.checksums_sha256,
-            "spread": self.spread,
-        }
+        inner = self.model_dump(mode="json")
         return {"sha256": sha256_json(inner), "manifest": inner}
-
-    @classmethod
-    def from_json(cls, value: Any) -> Manifest:
-        """The manifest in a value that is not trusted.
-
-        Raises:
-            ValueError: what does not fit.
-        """
-        if not isinstance(value, dict) or value.keys() != {"sha256", "manifest"}:
-            raise ValueError("its manifest is not one")
-        inner = value["manifest"]
-        if not isinstance(inner, dict) or sha256_json(inner) != value["sha256"]:
-            raise ValueError("its manifest differs from the manifest's own digest")
-        if type(inner.get("format")) is not int or inner["format"] != FORMAT:
-            raise WrongFormat(f"is of format {str(inner.get('format'))[:20]}, and this version reads format {FORMAT}")
-        names = {"format", "identity", "layout", "rows_sha256", "checksums_sha256", "spread"}
-        if inner.keys() != names or not _has_form(inner["identity"], _IDENTITY_FORM):
-            raise ValueError("its manifest is not one")
-        if type(inner["spread"]) not in (int, float):
-            raise ValueError("its spread is not a number")
-        return cls(
-            inner["identity"],
-            Layout.from_json(inner["layout"]),
-            inner["rows_sha256"],
-            inner["checksums_sha256"],
-            inner["spread"],
-        )
 
 
 def _has_form(value: Any, form: Any) -> bool:
@@ -112,7 +88,14 @@ def read_manifest(directory: Path) -> Manifest:
     text = read_whole(directory / MANIFEST, limit=_MANIFEST_LIMIT)
     try:
         value = json.loads(text)
-        return Manifest.from_json(value)
+        if not isinstance(value, dict) or value.keys() != {"sha256", "manifest"}:
+            raise ValueError("its manifest is not one")
+        inner = value["manifest"]
+        if not isinstance(inner, dict) or sha256_json(inner) != value["sha256"]:
+            raise ValueError("its manifest differs from the manifest's own digest")
+        if type(inner.get("format")) is not int or inner["format"] != FORMAT:
+            raise WrongFormat(f"is of format {str(inner.get('format'))[:20]}, and this version reads format {FORMAT}")
+        return fitted(Manifest, inner)
     except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError("its manifest is not whole JSON") from error
 

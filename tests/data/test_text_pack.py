@@ -236,7 +236,7 @@ def test_a_document_that_is_no_text_is_counted(tmp_path: Path, build: Build, mon
 
 
 def test_a_flood_of_blank_lines_ends_early(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdfast.data.text_pack_build._TOO_MANY", 200)
+    monkeypatch.setattr("sdfast.data.text_pack_build.TextPackBuilder.flood", 200)
     (tmp_path / "x.txt").write_text("fine\n" + "\n" * 9_999)
     with pytest.raises(UserError, match=r"x.txt: 767 of 10,000 documents cannot be used"):  # 6 blocks of 128
         build(tmp_path / "x.txt")
