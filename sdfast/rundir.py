@@ -72,7 +72,7 @@ class Result:
 
     @property
     def unit(self) -> str:
-        """Of `rate`."""
+        """What `rate` counts."""
         return "img/s" if self.seq_per_s is None else "seq/s"
 
     @property

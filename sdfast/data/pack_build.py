@@ -68,6 +68,7 @@ class PackBuilder(ABC):
     """Writes the files of one pack into an empty directory.
 
     Attributes:
+        pack: the kind of pack.
         source: opened.
         directory: empty, staged.
         how: from item to contents, see `OpenPack.prepare`.
@@ -77,11 +78,11 @@ class PackBuilder(ABC):
         tally: what was counted so far.
         splits: those that are written.
         content: the digest of the source, as far as it is read.
-        pack: the kind of pack.
         libraries: those whose versions the manifest tells.
         flood: items that cannot be used, beyond those allowed, at which the rest is not looked at.
     """
 
+    pack: type[OpenPack[Any]]
     source: Source
     directory: Path
     how: Any
@@ -92,7 +93,6 @@ class PackBuilder(ABC):
     splits: dict[str, Rows] = field(init=False, default_factory=dict)
     content: SourceDigest = field(init=False)
 
-    pack: ClassVar[type[OpenPack[Any]]]
     libraries: ClassVar[Sequence[str]]
     flood: ClassVar[float] = math.inf
 

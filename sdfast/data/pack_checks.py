@@ -127,8 +127,8 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
     if tally.dropped:
         where = " and ".join(sorted({entry["also_in"] for entry in tally.dropped}))
         warnings.append(
-            f"{many.capitalize()} of train that are also in {where} and were left out of train: {len(tally.dropped):,} "
-            f"({first_names([entry['name'] for entry in tally.dropped])})."
+            f"{many.capitalize()} of train that are also in {where} and were left out of train: "
+            f"{counted([entry['name'] for entry in tally.dropped])}."
         )
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if one not in splits or other not in splits:
@@ -202,8 +202,8 @@ def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str
                 pairs.append(f"{rows.names[before]} and {rows.names[row]}")
         if pairs:
             sentences.append(
-                f"{many} of {split} with the content of another and a different label: {len(pairs):,} "
-                f"({first_names(pairs)}); only one label can be right."
+                f"{many} of {split} with the content of another and a different label: {counted(pairs)}; only one label"
+                " can be right."
             )
     return sentences
 
@@ -220,7 +220,7 @@ def copies_warning(train: Rows, tally: Tally) -> list[str]:
         return []
     return [
         f"{tally.modality.many.capitalize()} with a label of which a copy has none, so that both stay in train: "
-        f"{len(names):,} ({first_names(names)})."
+        f"{counted(names)}."
     ]
 
 
@@ -260,6 +260,11 @@ def class_warnings(
         f"Classes with fewer than two labelled {tally.modality.many} in train{test}: {len(few):,} of "
         f"{len(class_names):,} ({'; '.join(few[:_FEW])}{more})."
     ]
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many there are, and the first few of them."""
+    return f"{len(names):,} ({first_names(names)})"
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ class OpenPack(ABC, Generic[_Split]):
         how: the entry of the manifest that says what turned items into rows.
         contents: the kind of file that holds the rows one after the other.
         endings: of the files of a split, by kind, in the order of the manifest.
-        split_kind: of each split.
+        split_kind, builder: what reads a split, and what writes the pack.
         directory: where it lies.
         manifest: what `manifest.json` holds.
         class_names: the name of each class number, or None without labels.
@@ -130,6 +130,7 @@ class OpenPack(ABC, Generic[_Split]):
     contents: ClassVar[str]
     endings: ClassVar[Mapping[str, str]]
     split_kind: ClassVar[type[SplitFiles]]
+    builder: ClassVar[type[PackBuilder]]
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
@@ -160,10 +161,6 @@ class OpenPack(ABC, Generic[_Split]):
             options: the `data` section.
             met: the kinds of items in the pack, by the notes of its builder.
         """
-
-    @classmethod
-    @abstractmethod
-    def _builder(cls) -> type[PackBuilder]: ...
 
     @classmethod
     def open(cls: type[_Pack], directory: Path, verify: bool = True) -> _Pack:
@@ -240,7 +237,7 @@ class OpenPack(ABC, Generic[_Split]):
             what = f"holds {foreign!r}, which is no part of a pack" if foreign else "is a file"
             raise UserError(f"{directory} {what}; choose another --out.")
         with staged_directory(directory) as staging:
-            warnings = cls._builder()(source, staging, how, options, progress, threads).build()
+            warnings = cls.builder(cls, source, staging, how, options, progress, threads).build()
         for warning in warnings:
             notify(warning)
         return cls.open(directory, verify=False)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sdfast.durable import check_seal, sha256_file
+from sdfast.errors import shortened
 from sdfast.regular import refuse
 
 
@@ -52,7 +53,8 @@ def fitted(kind: type[Kind], value: Any) -> Kind:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"its {'.'.join(map(str, first['loc']))} does not fit: {first['msg'].lower()}") from None
+        place, what = shortened(".".join(map(str, first["loc"]))), first["msg"].lower().removeprefix("value error, ")
+        raise ValueError(f"its {place} does not fit: {what}") from None
 
 
 def described(path: Path) -> dict[str, Any]:

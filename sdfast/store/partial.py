@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sdfast.durable import check_room, fsync_path, put_in_place, read_json, write_bytes, write_json
 from sdfast.errors import RunError
 from sdfast.regular import naming
-from sdfast.store.artifact import Each
+from sdfast.store.artifact import Each, first_cut
 from sdfast.store.rows import (
     CHECKSUMS,
     DIGEST_BYTES,
@@ -107,11 +107,10 @@ class Partial:
 
     def write(self, batch: int, streams: list[NDArray[np.uint8]]) -> None:
         """Write a batch, [b, bytes] for each kind of data file, and note its blocks' checksums; any thread may."""
-        first_block, shard, first = self._place(batch)
-        for (kind, size), values in zip(self.layout.streams.items(), streams, strict=True):
-            write_all(self._descriptors[data_name(shard, kind)], values.reshape(-1).data, first * size)
+        for (descriptor, offset), values in zip(self._places(batch), streams, strict=True):
+            write_all(descriptor, values.reshape(-1).data, offset)
         sums = block_checksums(self.layout, streams)
-        write_all(self._descriptors[CHECKSUMS], memoryview(sums), first_block * DIGEST_BYTES)
+        write_all(self._descriptors[CHECKSUMS], memoryview(sums), self._first_block(batch) * DIGEST_BYTES)
         number = batch.to_bytes(_NUMBER_BYTES, "little")
         self._fresh.append(number + checksum(number + sums))
         self.done.add(batch)
@@ -177,13 +176,15 @@ class Partial:
             fsync_path(self.directory / file)
 
     def _sizes_fit(self) -> bool:
-        paths = {self.directory / file: size for file, size in self.layout.sizes().items()}
-        return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+        return first_cut((self.directory / file, size) for file, size in self.layout.sizes().items()) is None
 
-    def _place(self, batch: int) -> tuple[int, int, int]:
-        """(number of the first block, number of the data file, first row inside it) of a batch."""
-        first_block = batch * self.layout.rows_per_batch // self.layout.rows_per_block
-        return first_block, *self.layout.block_place(first_block)[:2]
+    def _first_block(self, batch: int) -> int:
+        return batch * self.layout.rows_per_batch // self.layout.rows_per_block
+
+    def _places(self, batch: int) -> list[tuple[int, int]]:
+        """(descriptor, first byte) of a batch in each kind of data file."""
+        shard, first, _ = self.layout.block_place(self._first_block(batch))
+        return [(self._descriptors[data_name(shard, kind)], first * size) for kind, size in self.layout.streams.items()]
 
     def _agreeing(self, agrees: Any) -> set[int]:
         """The batches of which a record agrees with what is on the disk; of those that are not known to be done."""
@@ -213,19 +214,17 @@ class Partial:
         if not self._has_its_checksums(record):
             return False
         batch = _batch_of(record)
-        _, shard, first = self._place(batch)
-        streams = [np.empty((self._count(batch), size), np.uint8) for size in self.layout.streams.values()]
-        for (kind, size), values in zip(self.layout.streams.items(), streams, strict=True):
-            read_into(self._descriptors[data_name(shard, kind)], values.reshape(-1).data, first * size)
+        streams = [np.empty((self._rows_in(batch), size), np.uint8) for size in self.layout.streams.values()]
+        for (descriptor, offset), values in zip(self._places(batch), streams, strict=True):
+            read_into(descriptor, values.reshape(-1).data, offset)
         return block_checksums(self.layout, streams) == self._stored_checksums(batch)
 
     def _stored_checksums(self, batch: int) -> bytes:
-        stored = bytearray(-(-self._count(batch) // self.layout.rows_per_block) * DIGEST_BYTES)
-        read_into(self._descriptors[CHECKSUMS], memoryview(stored), self._place(batch)[0] * DIGEST_BYTES)
+        stored = bytearray(-(-self._rows_in(batch) // self.layout.rows_per_block) * DIGEST_BYTES)
+        read_into(self._descriptors[CHECKSUMS], memoryview(stored), self._first_block(batch) * DIGEST_BYTES)
         return bytes(stored)
 
-    def _count(self, batch: int) -> int:
-        """Rows in a batch."""
+    def _rows_in(self, batch: int) -> int:
         return min(self.layout.rows_per_batch, self.layout.rows - batch * self.layout.rows_per_batch)
 
 

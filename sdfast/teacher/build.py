@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.storage import decode, encode, widen
 
 Progress = Callable[[int, int], None]
-_Out = TypeVar("_Out")
 _SPREAD_VALUES = 4 << 20  # of a sample of the rows, which has 32 to 512 of them
 _SMALLEST_SPREAD = 1e-6  # of a feature, relative to the features' size
 _OURS = re.compile(  # the last are files whose writer was killed
@@ -120,20 +119,12 @@ def prepare_bank(
         partial.close()
         publish(part, directory)
 
-    def together(work: Callable[[], _Out], only_rank_0: bool = False) -> _Out | None:
-        """What rank 0 was given by some work, which all do or it alone."""
-
-        def explained() -> _Out | None:
-            with explain_os_error(directory):
-                return None if only_rank_0 and ranks.rank else work()
-
-        return ranks.agree(explained)[0]
-
+    explained = explain_os_error(directory)
     try:
-        done = together(begin, only_rank_0=True)
+        done = ranks.first(explained(begin))
         if done is not None:
-            together(lambda: fill(done))
-            together(finish, only_rank_0=True)
+            ranks.agree(explained(lambda: fill(done)))
+            ranks.first(explained(finish))
     finally:
         if partial is not None:
             partial.close()
