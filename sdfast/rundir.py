@@ -10,17 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from sdfast.durable import (
-    load_json,
-    read_json,
-    recover_directory,
-    sealed,
-    sha256_file,
-    sha256_json,
-    staged_directory,
-    unreadable,
-    write_json,
-)
+from sdfast import durable
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError, said
 from sdfast.locks import check_held
@@ -136,7 +126,7 @@ def read_result(folder: Path) -> StoredResult | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise unreadable(folder / RESULT, error) from error
+        raise durable.unreadable(folder / RESULT, error) from error
 
 
 def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
@@ -161,7 +151,7 @@ def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
 
 
 def _load_result(folder: Path) -> StoredResult:
-    stored = fitted(StoredResult, load_json(folder / RESULT))
+    stored = fitted(StoredResult, durable.load_json(folder / RESULT))
     if stored.img_per_s is None and stored.seq_per_s is None:
         raise ValueError("it has no rate")
     return stored
@@ -185,16 +175,16 @@ class StageDirectory:
 
         Then its checkpoints go too, which a process that was killed as it ended has left.
         """
-        recover_directory(self.model)
+        durable.recover_directory(self.model)
         stored = read_result(self.path)
-        if stored is None or stored.fingerprint != sha256_json(inputs) or _damaged(self.model, stored.files):
+        if stored is None or stored.fingerprint != durable.sha256_json(inputs) or _damaged(self.model, stored.files):
             return None
         checkpoint.clear_finished(self.path / "checkpoints", stored.fingerprint)
         return stored.result(self.model)
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:
         """The first input that differs from those of the stored result; None when there is no result."""
-        stored = read_json(self.path / RESULT)
+        stored = durable.read_json(self.path / RESULT)
         if not isinstance(stored, dict):
             return None
         old = stored.get("inputs")
@@ -235,10 +225,10 @@ class StageDirectory:
             replaced: removes what was of the model before, when the new one is durable and before it counts.
         """
         weights, numbers, metrics = outcome.weights, outcome.numbers, outcome.metrics
-        with staged_directory(self.model) as staging:
+        with durable.staged_directory(self.model) as staging:
             outcome.write_model(staging)
         replaced()
-        fingerprint = sha256_json(inputs)
+        fingerprint = durable.sha256_json(inputs)
         value = {
             "stage": self.stage,
             **numbers,
@@ -246,9 +236,9 @@ class StageDirectory:
             "weights": weights,
             **({"metrics": metrics} if metrics is not None else {}),
             "inputs": inputs,
-            "files": {name: sha256_file(path) for name, path in files_in(self.model).items()},
+            "files": {name: durable.sha256_file(path) for name, path in files_in(self.model).items()},
         }
-        write_json(self.path / RESULT, sealed(value))
+        durable.write_json(self.path / RESULT, durable.sealed(value))
         checkpoint.clear(self.path / "checkpoints")
         return Result(
             self.stage, self.model, fingerprint=fingerprint, weights=weights, metrics=metrics or {}, **numbers

@@ -14,21 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sdfast.data import pack_checks as checks
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, ItemList, Source, SourceDigest
-from sdfast.data.pack_checks import (
-    Rows,
-    Tally,
-    as_digests,
-    check_broken,
-    check_duplicates,
-    class_warnings,
-    contradiction_warnings,
-    copies_warning,
-    label_warnings,
-    repeated_warning,
-    skipped_warning,
-)
+from sdfast.data.pack_checks import Rows, Tally, as_digests, check_broken, check_duplicates
 from sdfast.data.pack_files import MANIFEST, OpenPack
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import RowWriter, held_out_rows
@@ -146,14 +135,14 @@ class PackBuilder(ABC):
         rule, held_out = self._hold_out()
         warnings = [
             *self.source.warnings,
-            *skipped_warning(self.tally),
+            *checks.skipped_warning(self.tally),
             *self.notes(),
             *shared,
-            *label_warnings(self.splits, self.tally),
+            *checks.label_warnings(self.splits, self.tally),
             *held_out,
-            *repeated_warning(self.splits.get("train"), self.tally),
-            *contradiction_warnings(self.splits, self.tally),
-            *class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
+            *checks.repeated_warning(self.splits.get("train"), self.tally),
+            *checks.contradiction_warnings(self.splits, self.tally),
+            *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
         ]
         self._write_manifest(rule, duplicates, warnings)
         return warnings
@@ -228,7 +217,7 @@ class PackBuilder(ABC):
         if not len(test):
             return {"rule": f"too few {many} of each class to hold any out"}, [
                 f"{self.source.name} has no test split and too few {many} of each class to hold any out.",
-                *copies_warning(train, self.tally),
+                *checks.copies_warning(train, self.tally),
             ]
         kept = np.setdiff1d(np.arange(len(train.names)), test)
         whole = self._path("train", self.pack.contents).rename(self.directory / "whole.npy")
@@ -247,7 +236,7 @@ class PackBuilder(ABC):
         }, [
             f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {many} are held out of train "
             f"(data.test_fraction={fraction:g}, data.split_seed={seed}).",
-            *copies_warning(train, self.tally),
+            *checks.copies_warning(train, self.tally),
         ]
 
     def _write_manifest(self, rule: dict[str, Any], duplicates: dict[str, Any], warnings: list[str]) -> None:

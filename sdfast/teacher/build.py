@@ -31,9 +31,8 @@ from sdfast.ranks import Ranks
 from sdfast.store.artifact import first_foreign
 from sdfast.store.partial import Partial, publish
 from sdfast.store.rows import CHECKSUMS, ROWS, Layout
-from sdfast.teacher.bank import Bank, in_threads, open_bank
+from sdfast.teacher.bank import BUILT, MANIFEST, Bank, Manifest, in_threads, open_bank, read_manifest
 from sdfast.teacher.fingerprint import fingerprint
-from sdfast.teacher.format import BUILT, MANIFEST, Manifest, read_manifest
 from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.storage import decode, encode, widen
 
