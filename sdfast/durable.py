@@ -159,12 +159,41 @@ def staged_directory(target: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        old = target.with_name(f"{_OLD}{target.name}")
-        if target.exists():
-            os.rename(target, old)
-        os.rename(staging, target)
-        fsync_path(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(staging, target)
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Let a directory that is on the disk take the name of another beside it, which goes last."""
+    old = target.with_name(f"{_OLD}{target.name}")
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    fsync_path(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory under another name: what a kill or the disk leaves of it is then known to be swept.
+
+    One that the system does not let go of stays, whole; links and files are left alone.
+    """
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(f"{_OLD}{path.name}")
+        with contextlib.suppress(OSError):
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(directory: Path, names: str) -> None:
+    """Remove what a process that was killed left half written or half removed of the directories of such names.
+
+    Args:
+        directory: in which they lie.
+        names: a pattern, as `step-*`.
+    """
+    for beginning in (_STAGING, _OLD):
+        for path in directory.glob(f"{beginning}{names}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def recover_directory(target: Path) -> None:

@@ -18,7 +18,8 @@ from sdfast.engine import checkpoint
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
 from sdfast.log import log
-from sdfast.rundir import RESULT, StageDirectory, files_in, read_result
+from sdfast.rundir import RESULT, StageDirectory, read_result
+from sdfast.store.artifact import files_in
 
 _REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result
 _ORDER = ("head", "pretrain", "distill", "finetune")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,26 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from sdfast.durable import (
-    load_json,
-    read_json,
-    recover_directory,
-    sealed,
-    sha256_file,
-    sha256_json,
-    staged_directory,
-    unreadable,
-    write_json,
-)
+from sdfast import durable
 from sdfast.engine import checkpoint
 from sdfast.errors import UserError, said
-from sdfast.locks import check_held, locked
+from sdfast.locks import check_held
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import SAFETENSORS_FILE
-from sdfast.regular import refuse
-from sdfast.stored import Count, Digest, Stored, fitted
-
-__all__ = ["Outcome", "Result", "StageDirectory", "StoredResult", "check_model", "locked", "read_result", "slug"]
+from sdfast.store.artifact import Count, Digest, Stored, files_in, first_changed, first_changed_key, fitted
 
 RESULT = "result.json"
 _MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "README.md", *TOKENIZER_FILES}
@@ -76,7 +62,7 @@ class Result:
 
     @property
     def unit(self) -> str:
-        """Of `rate`."""
+        """What `rate` counts."""
         return "img/s" if self.seq_per_s is None else "seq/s"
 
     @property
@@ -140,7 +126,7 @@ def read_result(folder: Path) -> StoredResult | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise unreadable(folder / RESULT, error) from error
+        raise durable.unreadable(folder / RESULT, error) from error
 
 
 def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
@@ -165,7 +151,7 @@ def check_model(folder: Path, copy: Path | None = None) -> StoredResult:
 
 
 def _load_result(folder: Path) -> StoredResult:
-    stored = fitted(StoredResult, load_json(folder / RESULT))
+    stored = fitted(StoredResult, durable.load_json(folder / RESULT))
     if stored.img_per_s is None and stored.seq_per_s is None:
         raise ValueError("it has no rate")
     return stored
@@ -173,24 +159,8 @@ def _load_result(folder: Path) -> StoredResult:
 
 def _damaged(model: Path, files: Mapping[str, str]) -> str | None:
     """The first file of a model that is not there or has other bytes than when it was written."""
-    for name, digest in files.items():
-        path = model / name
-        if not path.is_file() or sha256_file(path) != digest:
-            return name
-    return None
-
-
-def files_in(folder: Path) -> dict[str, Path]:
-    """All files in a folder and those below it, by their names in it; links to folders too. None without the folder.
-
-    Raises:
-        OSError: a folder cannot be listed (`Path.rglob` would pass over it).
-    """
-    paths = []
-    for root, folders, names in os.walk(folder, onerror=refuse) if folder.is_dir() else ():
-        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        paths += [Path(root, name) for name in (*names, *links)]
-    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+    path = first_changed((model / name, digest) for name, digest in files.items())
+    return None if path is None else path.relative_to(model).as_posix()
 
 
 class StageDirectory:
@@ -205,23 +175,22 @@ class StageDirectory:
 
         Then its checkpoints go too, which a process that was killed as it ended has left.
         """
-        recover_directory(self.model)
+        durable.recover_directory(self.model)
         stored = read_result(self.path)
-        if stored is None or stored.fingerprint != sha256_json(inputs) or _damaged(self.model, stored.files):
+        if stored is None or stored.fingerprint != durable.sha256_json(inputs) or _damaged(self.model, stored.files):
             return None
         checkpoint.clear_finished(self.path / "checkpoints", stored.fingerprint)
         return stored.result(self.model)
 
     def changed_input(self, inputs: dict[str, Any]) -> str | None:
         """The first input that differs from those of the stored result; None when there is no result."""
-        stored = read_json(self.path / RESULT)
+        stored = durable.read_json(self.path / RESULT)
         if not isinstance(stored, dict):
             return None
         old = stored.get("inputs")
         if not isinstance(old, dict):
             return RESULT
-        changed = [name for name in {**inputs, **old} if inputs.get(name) != old.get(name)]
-        return changed[0] if changed else RESULT if read_result(self.path) is None else "the model's files"
+        return first_changed_key(old, inputs) or (RESULT if read_result(self.path) is None else "the model's files")
 
     def check_replaceable(self) -> None:
         """Before the stage is trained: its folder is still this run's, and nothing in it would be lost.
@@ -256,10 +225,10 @@ class StageDirectory:
             replaced: removes what was of the model before, when the new one is durable and before it counts.
         """
         weights, numbers, metrics = outcome.weights, outcome.numbers, outcome.metrics
-        with staged_directory(self.model) as staging:
+        with durable.staged_directory(self.model) as staging:
             outcome.write_model(staging)
         replaced()
-        fingerprint = sha256_json(inputs)
+        fingerprint = durable.sha256_json(inputs)
         value = {
             "stage": self.stage,
             **numbers,
@@ -267,9 +236,9 @@ class StageDirectory:
             "weights": weights,
             **({"metrics": metrics} if metrics is not None else {}),
             "inputs": inputs,
-            "files": {name: sha256_file(path) for name, path in files_in(self.model).items()},
+            "files": {name: durable.sha256_file(path) for name, path in files_in(self.model).items()},
         }
-        write_json(self.path / RESULT, sealed(value))
+        durable.write_json(self.path / RESULT, durable.sealed(value))
         checkpoint.clear(self.path / "checkpoints")
         return Result(
             self.stage, self.model, fingerprint=fingerprint, weights=weights, metrics=metrics or {}, **numbers

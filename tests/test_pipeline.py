@@ -283,7 +283,7 @@ def test_evaluation_names_classes_it_does_not_know(inputs: dict[str, Path], tmp_
 
 
 def test_two_processes_do_not_share_a_run_directory(inputs: dict[str, Path], tmp_path: Path) -> None:
-    from sdfast.rundir import locked
+    from sdfast.locks import locked
 
     with locked(tmp_path / "run"), pytest.raises(UserError, match="another sdfast process"):
         pipeline(inputs, tmp_path / "run").pretrain()

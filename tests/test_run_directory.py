@@ -467,7 +467,7 @@ def test_a_checkpoint_half_removed_is_swept_by_the_next_command(
 
     remove = shutil.rmtree
     with monkeypatch.context() as patch:
-        patch.setattr("sdfast.engine.checkpoint.shutil.rmtree", half)
+        patch.setattr("sdfast.durable.shutil.rmtree", half)
         first = pipeline(inputs["images"], out, "engine.checkpoint_steps=2").pretrain()
     assert len(list(folder.iterdir())) == 2
     (folder / "step-notes").write_text("mine")

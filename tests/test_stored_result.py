@@ -14,7 +14,8 @@ from changed_json import changes
 
 from sdfast.durable import sha256_json, staged_directory
 from sdfast.errors import RunError
-from sdfast.rundir import Outcome, StageDirectory, StoredResult, files_in, read_result
+from sdfast.rundir import Outcome, StageDirectory, StoredResult, read_result
+from sdfast.store.artifact import files_in
 
 INPUTS = {"stage": "finetune", "seed": 0, "classes": ["a", "b"], "finetune.betas": [0.9, 0.999], "nothing": None}
 METRICS = {"accuracy": 0.5, "test_loss": 1.25}

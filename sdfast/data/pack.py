@@ -1,43 +1,61 @@
-"""The pack of a source of images: decoded once into uint8 rows on the disk.
+"""The pack of a source of images: decoded once, in threads, into uint8 rows on the disk.
 
 Its contents are `<split>-images.npy`, [n, H, W, C] uint8; what else a pack holds, `sdfast.data.pack_files` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import functools
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.config import DataConfig
-from sdfast.data.decode import COLOUR16, GREY16, TRANSPARENT, decoding
+from sdfast.data import decode as decoding
+from sdfast.data.config import KEEP, DataConfig
+from sdfast.data.decode import BrokenImage, ceiling, decode
+from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.levels import NoRange, Range
-from sdfast.data.pack_files import (
-    MANIFEST,
-    Manifest,
-    OpenPack,
-    SplitFiles,
-    build_pack,
-    conversions_of,
-    current_manifest,
-    explain_damage,
-    no_progress,
-    read_manifest,
-)
-from sdfast.data.parallel import available_threads
+from sdfast.data.modality import IMAGES
+from sdfast.data.pack_build import Converted, PackBuilder
+from sdfast.data.pack_checks import counted
+from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
+from sdfast.data.parallel import ordered_map
+from sdfast.data.rows import row_digest
 from sdfast.data.transform import Transform
-from sdfast.durable import load_array
+from sdfast.durable import check_room, load_array
 
-__all__ = ["FORMAT", "MANIFEST", "Pack", "PackSplit", "build_options", "open_pack", "prepare_pack"]
-
-FORMAT = 1
-IMAGES_ENDING = "images.npy"
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding"}  # what they decide is in the digest of the source
-_LATER = {"background": {TRANSPARENT}, "range": {GREY16, COLOUR16}}  # options, and the images that need them
+_LATER = {  # options, and the images that need them
+    "background": {decoding.TRANSPARENT},
+    "range": {decoding.GREY16, decoding.COLOUR16},
+}
+_LOOK = "look at some; data.background and data.range decide what is seen of transparent and of 16-bit images"
+_NOTES = {
+    decoding.ANIMATED: "Images with several frames or pages, of which the first is used",
+    decoding.ROTATED: "Images with an EXIF rotation, which {rotation}",
+    decoding.TRANSPARENT: "Images with transparent pixels, {background}",
+    decoding.GREY16: "Grey images of more than 8 bits, whose samples {range}",
+    decoding.COLOUR16: "Colour images of more than 8 bits a channel, whose samples {range}",
+    decoding.CUT16: "Images of 16 bits a channel in CMYK or stored channel by channel, of which the upper 8 are used",
+    decoding.CLIPPED: "Images with samples outside data.range, which are cut off",
+    decoding.EXTRA_BANDS: "Images with more bands than red, green, blue and alpha, or one grey, which are not used",
+    decoding.CMYK: "CMYK images, converted to RGB without their colour profile",
+    decoding.PROFILE: "Images with a colour profile that does not call itself sRGB, which is not applied",
+    decoding.BANNER: "Images with a banner at their bottom, which is cut off",
+    decoding.BLANK: f"Images of one colour, from which nothing can be learnt ({_LOOK})",
+    decoding.FAINT: f"Images of nearly one colour, with a standard deviation below {decoding.FAINT_BELOW:g} of 255 in "
+    f"every channel ({_LOOK})",
+}
+_ROTATION = {
+    "ignore": "is not applied (data.exif_rotation=apply does)",
+    "apply": "is applied (data.exif_rotation=ignore leaves them as stored)",
+}
 
 
 class PackSplit(SplitFiles):
@@ -54,6 +72,116 @@ class PackSplit(SplitFiles):
         self.images: NDArray[np.uint8] = load_array(directory / files["images"]["file"], mmap_mode="r")
 
 
+@dataclass(frozen=True)
+class CommonRange:
+    """The range of a source that `data.range=auto` found.
+
+    Attributes:
+        levels: what becomes 0 and 255.
+        largest: the largest sample of all.
+        name: of the first item that has it.
+    """
+
+    levels: Range
+    largest: int
+    name: str
+
+
+def common_range(source: Source, options: DataConfig, threads: int) -> CommonRange:
+    """From 0 to the least 2^k - 1 that holds every image of the source that has more than 8 bits a channel."""
+    top, largest, name = 0, -1, ""
+    work = functools.partial(_ceiling_of_item, options=options)
+    for items in source.splits.values():
+        for at_least, sample, item in ordered_map(work, items, threads):
+            top = max(top, at_least)
+            if at_least and sample > largest:
+                largest, name = sample, item
+    return CommonRange((0.0, float(top)), largest, name)
+
+
+@dataclass
+class ImagePackBuilder(PackBuilder):
+    """Writes the files of one pack of images into an empty directory (see `PackBuilder`); `how` is a `Transform`.
+
+    Attributes:
+        found: the range of the source, where `data.range` is `auto` and it has been looked for.
+    """
+
+    found: CommonRange | None = None
+
+    libraries = ("pillow", "numpy", "datasets")
+
+    @property
+    def levels(self) -> Range | None:
+        """What becomes 0 and 255 of the images of more than 8 bits a channel, where that is known."""
+        return self.options.range if self.options.range != "auto" else self.found.levels if self.found else None
+
+    @property
+    def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of a row."""
+        return self.how.row_shape, np.dtype(np.uint8)
+
+    def build(self) -> list[str]:
+        """Convert everything, then write the manifest (see `PackBuilder`); but first see whether the disk has room.
+
+        Raises:
+            RunError: it has not.
+        """
+        images = sum(map(len, self.source.splits.values()))
+        size = images * math.prod(self.how.row_shape)
+        check_room(self.directory, size, f"the pack of {images:,} images", "set a smaller data.image_size")
+        with decoding.decoding(self.options):
+            try:
+                return super().build()
+            except NoRange:  # rare, so that only such a source is read twice
+                found = common_range(self.source, self.options, self.threads)
+                return replace(self, found=found).build()
+
+    def made(self) -> dict[str, Any]:
+        """What the manifest says of how the rows were made; the range where an image needs one."""
+        deep = {decoding.GREY16, decoding.COLOUR16}.intersection(self.tally.notes)
+        return {**super().made(), **({"range": list(self.levels)} if deep and self.levels else {})}
+
+    def convert(self, items: list[Item]) -> list[Converted]:
+        """Decode the image of a block, which has one."""
+        (item,) = items
+        raw = read_item(item)
+        known = (item.name, -1 if item.label is None else item.label, item_record(item, raw))
+        try:
+            levels = self.found.levels if self.found else None
+            row, notes = decode(raw, self.how, self.options, item.banner, levels)
+        except BrokenImage as error:
+            return [Converted(*known, reason=str(error))]
+        return [Converted(*known, row[None], row_digest(row), notes=notes)]
+
+    def notes(self) -> list[str]:
+        """One sentence for each kind of image that was met and that a person may not expect."""
+        met, colour = self.tally.notes, self.options.background
+        words = {
+            "rotation": _ROTATION[self.options.exif_rotation],
+            "background": f"which are put on {colour} (data.background)"
+            if colour != KEEP
+            else "of which the colours are kept without the transparency (data.background=white puts them on white)",
+            "range": self._range_in_words(),
+        }
+        return [
+            f"{what.format(**words)}: {counted(sorted(met[note]))}." for note, what in _NOTES.items() if note in met
+        ]
+
+    def _range_in_words(self) -> str:
+        if self.levels is None:  # no image needs it
+            return ""
+        low, high = self.levels
+        words = f"from {low:,g} to {high:,g} become 0 to 255 (data.range"
+        if self.found is None:
+            return f"{words})"
+        return f"{words}=auto: the largest of the source is {self.found.largest:,}, in {self.found.name})"
+
+
+def _ceiling_of_item(item: Item, options: DataConfig) -> tuple[int, int, str]:
+    return *ceiling(read_item(item), options), item.name
+
+
 class Pack(OpenPack[PackSplit]):
     """An open pack of images (see `OpenPack`).
 
@@ -62,93 +190,29 @@ class Pack(OpenPack[PackSplit]):
         levels: what became 0 and 255 of the images of more than 8 bits a channel; None when there were none.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        with explain_damage(directory):
-            super().__init__(directory, manifest, PackSplit)
-            self.transform = Transform.from_json(manifest["transform"])
+    format, modality, how, contents = 1, IMAGES, "transform", "images"
+    endings: ClassVar[Mapping[str, str]] = {"images": "images.npy", **ENDINGS}
+    split_kind, builder = PackSplit, ImagePackBuilder
+
+    def _take(self, manifest: Manifest) -> None:
+        self.transform = Transform.from_json(manifest["transform"])
         low, high = manifest.get("range") or (None, None)
         self.levels: Range | None = None if low is None or high is None else (float(low), float(high))
 
+    @classmethod
+    def made(cls, how: Transform, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
+        """How a pack was made: the transform, and the options that decide what is in it.
 
-def open_pack(directory: Path, verify: bool = True) -> Pack:
-    """Open a pack.
-
-    Args:
-        directory: of the pack.
-        verify: compare every file's size and SHA-256 with the manifest.
-
-    Raises:
-        UserError: no pack there, one of another format version, or a file that differs from the manifest.
-    """
-    directory = Path(directory)
-    return Pack(directory, read_manifest(directory, FORMAT, verify))
-
-
-def prepare_pack(
-    source_spec: str,
-    directory: Path,
-    transform: Transform,
-    options: DataConfig,
-    notify: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
-    threads: int | None = None,
-) -> Pack:
-    """The pack of a source, built when it is missing, damaged, or made from other content, transform or options.
-
-    Whether it is up to date is decided by the bytes of the source, not by paths or times. The new pack is staged beside
-    the old one, so that a killed process leaves the old pack or none.
-
-    Args:
-        source_spec: what `open_source` takes.
-        directory: of the pack.
-        transform: from image to row.
-        options: the `data` section; `source`, `image_size`, `channels`, `limit`, `limit_seed` and those of texts do
-            not matter here.
-        notify: called with each sentence that a person should read, while a pack is built.
-        progress: called with (images done, images in all).
-        threads: that read and decode; by default, those that the process may use, at most 16.
-
-    Raises:
-        UserError: see `open_source`; too many broken files, no usable image in a split, images that train shares with
-            test, or a `directory` that holds something else.
-        RunError: the pack cannot be written.
-    """
-    from sdfast.data.image_pack_build import ImagePackBuilder, common_range
-    from sdfast.data.sources import open_source
-
-    directory = Path(directory)
-    threads = threads or available_threads()
-    source = open_source(source_spec, options)
-    met = conversions_of(directory)
-    made = {"format": FORMAT, "transform": transform.to_json(), "options": build_options(options, met)}
-    if (manifest := current_manifest(directory, made, source, threads, notify)) is not None:
-        return Pack(directory, manifest)
-
-    def build(staging: Path) -> list[str]:
-        parts = (source, staging, transform, options, progress or no_progress, threads)
-        with decoding(options):
-            try:
-                return ImagePackBuilder(*parts).build()
-            except NoRange:  # rare, so that only such a source is read twice
-                return ImagePackBuilder(*parts, common_range(source, options, threads)).build()
-
-    build_pack(directory, (f"-{IMAGES_ENDING}",), build, notify)
-    return open_pack(directory, verify=False)
+        Those that came later are left out at their defaults where no image needs them, so that older packs stay valid.
+        """
+        defaults = DataConfig()
+        idle = {
+            key
+            for key, kinds in _LATER.items()
+            if getattr(options, key) == getattr(defaults, key) and not kinds.intersection(met)
+        }
+        decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
+        return {"format": cls.format, "transform": how.to_json(), "options": decide}
 
 
-def build_options(options: DataConfig, met: Collection[str]) -> dict[str, Any]:
-    """The options that decide what is in a pack, as a JSON value.
-
-    Those that came later are left out at their defaults where no image needs them, so that older packs stay valid.
-
-    Args:
-        options: the `data` section.
-        met: the kinds of images in the pack, by the notes of `sdfast.data.decode`.
-    """
-    defaults = DataConfig()
-    idle = {
-        key
-        for key, kinds in _LATER.items()
-        if getattr(options, key) == getattr(defaults, key) and not kinds.intersection(met)
-    }
-    return options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
+open_pack, prepare_pack = Pack.open, Pack.prepare

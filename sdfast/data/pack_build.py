@@ -1,99 +1,122 @@
-"""Write a source into the files of a pack, a few rows in memory at a time: what images and texts have in common."""
+"""Write a source into the files of a pack, a few rows in memory at a time; what differs is how an item is converted."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdfast.data import pack_checks as checks
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, ItemList, Source, SourceDigest
-from sdfast.data.pack_checks import (
-    Rows,
-    Tally,
-    check_broken,
-    check_duplicates,
-    class_warnings,
-    contradiction_warnings,
-    copies_warning,
-    label_warnings,
-    repeated_warning,
-    skipped_warning,
-)
-from sdfast.data.pack_files import MANIFEST
-from sdfast.data.rows import held_out_rows
-from sdfast.durable import sealed, sha256_array, sha256_file, sha256_json, write_json
-
-_Rows = TypeVar("_Rows", bound=Rows)
+from sdfast.data.items import SPLITS, Item, ItemList, Source, SourceDigest
+from sdfast.data.pack_checks import Rows, Tally, as_digests, check_broken, check_duplicates
+from sdfast.data.pack_files import MANIFEST, OpenPack
+from sdfast.data.parallel import ordered_map
+from sdfast.data.rows import RowWriter, held_out_rows
+from sdfast.durable import load_array, sealed, sha256_array, sha256_json, write_json
+from sdfast.store.artifact import described
 
 
-class PackBuilder(ABC, Generic[_Rows]):
+@dataclass(frozen=True)
+class Converted:
+    """One item after a worker thread: its contents, or the reason why there are none.
+
+    Attributes:
+        name: of the item.
+        label: -1 where it has none.
+        record: see `item_record`.
+        contents: [k, *shape]: an image alone, or the ids of a document.
+        digest: of the contents.
+        text_digest: of the text; none of an image.
+        notes: what a person may not expect of it.
+        reason: why it cannot be used.
+        remedy: what may help with it: a sentence and a blank.
+    """
+
+    name: str
+    label: int
+    record: bytes
+    contents: NDArray[Any] | None = None
+    digest: bytes = b""
+    text_digest: bytes = b""
+    notes: frozenset[str] = frozenset()
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass
+class PackBuilder(ABC):
     """Writes the files of one pack into an empty directory.
 
-    Args:
+    Attributes:
+        pack: the kind of pack.
         source: opened.
         directory: empty, staged.
+        how: from item to contents, see `OpenPack.prepare`.
         options: the `data` section.
         progress: called with (items done, items in all).
         threads: that read and convert.
+        tally: what was counted so far.
+        splits: those that are written.
+        content: the digest of the source, as far as it is read.
+        libraries: those whose versions the manifest tells.
+        flood: items that cannot be used, beyond those allowed, at which the rest is not looked at.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        directory: Path,
-        options: DataConfig,
-        progress: Callable[[int, int], None],
-        threads: int,
-    ) -> None:
-        self.source = source
-        self.directory = directory
-        self.options = options
-        self.progress = progress
-        self.threads = threads
-        self.tally = Tally(sum(len(items) for items in source.splits.values()), source.modality)
-        self.splits: dict[str, _Rows] = {}
-        self.content = SourceDigest(source.class_names)
+    pack: type[OpenPack[Any]]
+    source: Source
+    directory: Path
+    how: Any
+    options: DataConfig
+    progress: Callable[[int, int], None] | None
+    threads: int
+    tally: Tally = field(init=False)
+    splits: dict[str, Rows] = field(init=False, default_factory=dict)
+    content: SourceDigest = field(init=False)
+
+    libraries: ClassVar[Sequence[str]]
+    flood: ClassVar[float] = math.inf
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(sum(len(items) for items in self.source.splits.values()), self.source.modality)
+        self.content = SourceDigest(self.source.class_names)
+
+    @property
+    @abstractmethod
+    def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of an element of the contents."""
 
     @abstractmethod
-    def made(self) -> dict[str, Any]:
-        """`format` and the other entries of the manifest that say how the contents were made."""
-
-    @abstractmethod
-    def transform_json(self) -> dict[str, Any]:
-        """What turned items into rows, for the fingerprint."""
-
-    @abstractmethod
-    def write_split(self, split: str, items: ItemList) -> _Rows:
-        """Convert the items of a split, write their contents, and tell the tally and the source's digest."""
-
-    @abstractmethod
-    def take(self, rows: NDArray[np.int64], whole: _Rows, contents: Path, split: str) -> _Rows:
-        """Write a part of the rows of a split, whose contents now lie in `contents`, as those of `split`."""
-
-    @abstractmethod
-    def write_rest(self, split: str) -> dict[str, str]:
-        """Write what else belongs to the contents of a split; the endings of all its content files by kind."""
+    def convert(self, items: list[Item]) -> list[Converted]:
+        """Read and convert the items of a block, in a worker thread."""
 
     @abstractmethod
     def notes(self) -> list[str]:
         """One sentence for each kind of item that a person may expect to be treated in another way."""
 
-    def split_details(self, split: str) -> dict[str, Any]:
-        """What else the manifest says of a split."""
+    def made(self) -> dict[str, Any]:
+        """The entries of the manifest that say how the contents were made."""
+        return self.pack.made(self.how, self.options, self.tally.notes)
+
+    def blocks(self, items: Iterable[Item]) -> Iterable[list[Item]]:
+        """The items in the groups that are converted at a time."""
+        return ([item] for item in items)
+
+    def arrays(self, rows: Rows) -> dict[str, NDArray[Any]]:
+        """What else belongs to the contents of a split, by kind."""
         return {}
 
-    def row_digests(self, rows: _Rows) -> list[NDArray[Any]]:
-        """The digests of a split that enter the fingerprint."""
-        return [rows.digests]
-
-    contents_ending: str
-    libraries: Sequence[str]
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """What else the manifest says of a split."""
+        return {}
 
     def build(self) -> list[str]:
         """Convert everything, then write the manifest.
@@ -106,33 +129,79 @@ class PackBuilder(ABC, Generic[_Rows]):
         """
         for split in ("test", "val", "train"):  # train last: what it shares with the others may be left out of it
             if split in self.source.splits:
-                self.splits[split] = self.write_split(split, self.source.splits[split])
+                self.splits[split] = self._write_split(split, self.source.splits[split])
         check_broken(self.source, self.splits, self.tally, self.options)
         duplicates, shared = check_duplicates(self.splits, self.tally, self.options)
         rule, held_out = self._hold_out()
         warnings = [
             *self.source.warnings,
-            *skipped_warning(self.tally),
+            *checks.skipped_warning(self.tally),
             *self.notes(),
             *shared,
-            *label_warnings(self.splits, self.tally),
+            *checks.label_warnings(self.splits, self.tally),
             *held_out,
-            *repeated_warning(self.splits.get("train"), self.tally),
-            *contradiction_warnings(self.splits, self.tally),
-            *class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
+            *checks.repeated_warning(self.splits.get("train"), self.tally),
+            *checks.contradiction_warnings(self.splits, self.tally),
+            *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
         ]
         self._write_manifest(rule, duplicates, warnings)
         return warnings
 
-    def unwanted(self, split: str) -> dict[bytes, str]:
+    def _path(self, split: str, kind: str) -> Path:
+        """The file of a split with its arrays or names of a kind."""
+        return self.directory / f"{split}-{self.pack.endings[kind]}"
+
+    def _writer(self, split: str) -> RowWriter:
+        return RowWriter(self._path(split, self.pack.contents), *self.element)
+
+    def _write_split(self, split: str, items: ItemList) -> Rows:
+        """Convert the items of a split, write their contents, and tell the tally and the source's digest."""
+        tally, unwanted = self.tally, self._unwanted(split)
+        names: list[str] = []
+        labels: list[int] = []
+        lengths: list[int] = []
+        digests: list[bytes] = []
+        text_digests: list[bytes] = []
+        with (
+            self._writer(split) as writer,
+            contextlib.closing(ordered_map(self.convert, self.blocks(items), self.threads)) as blocks,
+        ):
+            for block in blocks:
+                for one in block:
+                    self.content.add(split, one.record)
+                    if one.contents is None:
+                        tally.skipped.append({"split": split, "name": one.name, "reason": one.reason})
+                        tally.remedy = tally.remedy or one.remedy
+                        continue
+                    if one.digest in unwanted:
+                        tally.dropped.append({"name": one.name, "also_in": unwanted[one.digest]})
+                        continue
+                    for note in one.notes:
+                        tally.notes.setdefault(note, []).append(one.name)
+                    writer.extend(one.contents)
+                    names.append(one.name)
+                    labels.append(one.label)
+                    lengths.append(len(one.contents))
+                    digests.append(one.digest)
+                    text_digests.append(one.text_digest)
+                if len(tally.skipped) > self.options.max_broken * tally.total + self.flood:
+                    check_broken(self.source, self.splits, tally, self.options)
+                tally.done += len(block)
+                if self.progress is not None:
+                    self.progress(tally.done, tally.total)
+        return Rows(
+            names,
+            np.asarray(labels, np.int64),
+            as_digests(digests),
+            np.asarray(lengths, np.int64),
+            as_digests(text_digests) if any(text_digests) else None,
+        )
+
+    def _unwanted(self, split: str) -> dict[bytes, str]:
         """Contents that are left out of a split, and the split that has them already."""
         if split != "train" or self.options.duplicates != "drop":
             return {}
         return {content.tobytes(): other for other, rows in self.splits.items() for content in rows.digests}
-
-    def path(self, split: str, ending: str) -> Path:
-        """A file of a split."""
-        return self.directory / f"{split}-{ending}"
 
     def _hold_out(self) -> tuple[dict[str, Any], list[str]]:
         """Make a test split of the labelled rows when the source has neither test nor val."""
@@ -148,15 +217,17 @@ class PackBuilder(ABC, Generic[_Rows]):
         if not len(test):
             return {"rule": f"too few {many} of each class to hold any out"}, [
                 f"{self.source.name} has no test split and too few {many} of each class to hold any out.",
-                *copies_warning(train, self.tally),
+                *checks.copies_warning(train, self.tally),
             ]
         kept = np.setdiff1d(np.arange(len(train.names)), test)
-        contents = self.path("train", self.contents_ending).rename(self.directory / "whole.npy")
-        self.splits = {
-            "train": self.take(kept, train, contents, "train"),
-            "test": self.take(test, train, contents, "test"),
-        }
-        contents.unlink()
+        whole = self._path("train", self.pack.contents).rename(self.directory / "whole.npy")
+        contents, offsets = load_array(whole, mmap_mode="r"), train.offsets
+        for split, rows in (("train", kept), ("test", test)):
+            with self._writer(split) as writer:
+                for row in rows:
+                    writer.extend(contents[offsets[row] : offsets[row + 1]])
+            self.splits[split] = train.take(rows)
+        whole.unlink()
         return {
             "rule": f"a share of each class is held out of train, chosen by content and seed, equal {many} together",
             "test_fraction": fraction,
@@ -165,19 +236,24 @@ class PackBuilder(ABC, Generic[_Rows]):
         }, [
             f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {many} are held out of train "
             f"(data.test_fraction={fraction:g}, data.split_seed={seed}).",
-            *copies_warning(train, self.tally),
+            *checks.copies_warning(train, self.tally),
         ]
 
     def _write_manifest(self, rule: dict[str, Any], duplicates: dict[str, Any], warnings: list[str]) -> None:
         made = self.made()
+        digests: dict[str, list[str | None]] = {}
+        for split, rows in self.splits.items():
+            digests[split] = [sha256_array(each) for each in (rows.digests, rows.text_digests) if each is not None]
+            digests[split].append(sha256_array(rows.labels) if rows.labelled else None)
+        decides = [self.pack.format, made[self.pack.how], self.source.class_names, digests]
         manifest = {
             "format": made.pop("format"),
-            "fingerprint": self._fingerprint(),
+            "fingerprint": sha256_json(decides),
             **made,
             "source": {"name": self.source.name, "kind": self.source.kind, "content": self.content.hexdigest()},
             "class_names": self.source.class_names,
             "split_rule": rule,
-            "splits": {split: self._write_split_rest(split) for split in SPLITS if split in self.splits},
+            "splits": {split: self._write_rest(split, self.splits[split]) for split in SPLITS if split in self.splits},
             "skipped": self.tally.skipped,
             "duplicates": duplicates,
             "conversions": {note: len(names) for note, names in sorted(self.tally.notes.items())},
@@ -186,32 +262,23 @@ class PackBuilder(ABC, Generic[_Rows]):
         }
         write_json(self.directory / MANIFEST, sealed(manifest))
 
-    def _write_split_rest(self, split: str) -> dict[str, Any]:
+    def _write_rest(self, split: str, rows: Rows) -> dict[str, Any]:
         """Write what belongs to the contents of a split; the split's part of the manifest."""
-        rows = self.splits[split]
-        np.save(self.path(split, "digests.npy"), rows.digests)
-        write_json(self.path(split, "names.json"), rows.names)
-        kinds = {**self.write_rest(split), "digests": "digests.npy", "names": "names.json"}
-        if rows.labelled:
-            np.save(self.path(split, "labels.npy"), rows.labels)
-            kinds["labels"] = "labels.npy"
+        labels = {"labels": rows.labels} if rows.labelled else {}
+        arrays = {**self.arrays(rows), "digests": rows.digests, **labels}
+        for kind, array in arrays.items():
+            np.save(self._path(split, kind), array)
+        write_json(self._path(split, "names"), rows.names)
+        kinds = [kind for kind in self.pack.endings if kind in {self.pack.contents, "names", *arrays}]
         names = self.source.class_names or []
         counts = np.bincount(rows.labels[rows.labels >= 0], minlength=len(names))
-        files = {}
-        for kind, ending in kinds.items():
-            path = self.path(split, ending)
-            files[kind] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
         return {
             "rows": len(rows.names),
             "labelled": int(np.sum(rows.labels >= 0)),
             "classes": {name: int(count) for name, count in zip(names, counts, strict=True)},
-            **self.split_details(split),
-            "files": files,
+            **self.details(rows),
+            "files": {
+                kind: {"file": path.name, **described(path)}
+                for kind, path in ((kind, self._path(split, kind)) for kind in kinds)
+            },
         }
-
-    def _fingerprint(self) -> str:
-        splits = {
-            split: [*map(sha256_array, self.row_digests(rows)), sha256_array(rows.labels) if rows.labelled else None]
-            for split, rows in self.splits.items()
-        }
-        return sha256_json([self.made()["format"], self.transform_json(), self.source.class_names, splits])

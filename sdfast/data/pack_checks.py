@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,15 @@ class Rows:
         names: [n].
         labels: [n] int64, -1 where there is none.
         digests: [n, 32] uint8.
+        lengths: [n] int64, elements of the contents: tokens of a document, 1 of an image; None where nobody asks.
+        text_digests: [n, 32] uint8, of the texts; None of images.
     """
 
     names: list[str]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
+    lengths: NDArray[np.int64] | None = None
+    text_digests: NDArray[np.uint8] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -40,12 +44,36 @@ class Rows:
 
     @property
     def choice_digests(self) -> NDArray[np.uint8]:
-        """[n, 32] uint8: what the choice of rows goes by."""
-        return self.digests
+        """[n, 32] uint8: what the choice of rows goes by: of texts the text's digest.
+
+        Of documents that have the same ids it is one text's for all of them. So equal documents stay together where
+        rows are held out, and the choice depends on the tokenizer only where it makes texts equal that are not.
+        """
+        if self.text_digests is None:
+            return self.digests
+        first: dict[bytes, bytes] = {}
+        pairs = [(ids.tobytes(), text.tobytes()) for ids, text in zip(self.digests, self.text_digests, strict=True)]
+        for ids, text in pairs:
+            first[ids] = min(text, first.get(ids, text))
+        return as_digests(first[ids] for ids, _ in pairs)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """[n + 1] int64: where the contents of each row begin, and where the last ones end."""
+        assert self.lengths is not None
+        return np.concatenate((np.zeros(1, np.int64), np.cumsum(self.lengths)))
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """These rows only."""
-        return Rows([self.names[row] for row in rows], self.labels[rows], self.digests[rows])
+        part = Rows([self.names[row] for row in rows], self.labels[rows], self.digests[rows])
+        if self.lengths is not None:
+            part = replace(part, lengths=self.lengths[rows])
+        return part if self.text_digests is None else replace(part, text_digests=self.text_digests[rows])
+
+
+def as_digests(digests: Iterable[bytes]) -> NDArray[np.uint8]:
+    """[n, 32] uint8."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 @dataclass
@@ -99,8 +127,8 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
     if tally.dropped:
         where = " and ".join(sorted({entry["also_in"] for entry in tally.dropped}))
         warnings.append(
-            f"{many.capitalize()} of train that are also in {where} and were left out of train: {len(tally.dropped):,} "
-            f"({first_names([entry['name'] for entry in tally.dropped])})."
+            f"{many.capitalize()} of train that are also in {where} and were left out of train: "
+            f"{counted([entry['name'] for entry in tally.dropped])}."
         )
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if one not in splits or other not in splits:
@@ -174,8 +202,8 @@ def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str
                 pairs.append(f"{rows.names[before]} and {rows.names[row]}")
         if pairs:
             sentences.append(
-                f"{many} of {split} with the content of another and a different label: {len(pairs):,} "
-                f"({first_names(pairs)}); only one label can be right."
+                f"{many} of {split} with the content of another and a different label: {counted(pairs)}; only one label"
+                " can be right."
             )
     return sentences
 
@@ -192,7 +220,7 @@ def copies_warning(train: Rows, tally: Tally) -> list[str]:
         return []
     return [
         f"{tally.modality.many.capitalize()} with a label of which a copy has none, so that both stay in train: "
-        f"{len(names):,} ({first_names(names)})."
+        f"{counted(names)}."
     ]
 
 
@@ -232,6 +260,11 @@ def class_warnings(
         f"Classes with fewer than two labelled {tally.modality.many} in train{test}: {len(few):,} of "
         f"{len(class_names):,} ({'; '.join(few[:_FEW])}{more})."
     ]
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many there are, and the first few of them."""
+    return f"{len(names):,} ({first_names(names)})"
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -10,24 +10,30 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints
 
+from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Source
+from sdfast.data.modality import Modality
 from sdfast.data.parallel import available_threads, ordered_map
 from sdfast.data.rows import stratified_rows
-from sdfast.durable import load_array, read_json, recover_directory, sha256_file, staged_directory
+from sdfast.durable import load_array, read_json, recover_directory, staged_directory
 from sdfast.errors import UserError, shortened
 from sdfast.regular import read_regular
-from sdfast.stored import Digest, Stored, StoredFile, fitted
+from sdfast.store.artifact import Digest, Stored, StoredFile, first_changed, first_cut, first_foreign, fitted
+
+if TYPE_CHECKING:
+    from sdfast.data.pack_build import PackBuilder
 
 MANIFEST = "manifest.json"
-ENDINGS = ("-labels.npy", "-digests.npy", "-names.json")
+ENDINGS = {"digests": "digests.npy", "names": "names.json", "labels": "labels.npy"}  # beside those of the contents
 
 Manifest = dict[str, Any]
 
@@ -55,22 +61,6 @@ class _StoredManifest(Stored):
     warnings: list[str]
     source: _SourceEntry
     splits: Annotated[dict[Literal["train", "val", "test"], _SplitEntry], Field(min_length=1)]
-
-
-@contextlib.contextmanager
-def explain_damage(directory: Path) -> Iterator[None]:
-    """Turn what is wrong with the values of a manifest into one sentence.
-
-    Raises:
-        UserError: in place of the error that reading them gave.
-    """
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = str(error) if isinstance(error, ValueError) else "a value is missing or of another kind"
-        raise UserError(
-            f"{directory / MANIFEST} is damaged: {what}; delete {directory} to build the pack anew."
-        ) from error
 
 
 class SplitFiles:
@@ -112,12 +102,19 @@ class SplitFiles:
 
 
 _Split = TypeVar("_Split", bound=SplitFiles)
+_Pack = TypeVar("_Pack", bound="OpenPack[Any]")
 
 
-class OpenPack(Generic[_Split]):
+class OpenPack(ABC, Generic[_Split]):
     """An open pack.
 
     Attributes:
+        format: version of the files and of the manifest; each modality has its own.
+        modality: what the items of its source are.
+        how: the entry of the manifest that says what turned items into rows.
+        contents: the kind of file that holds the rows one after the other.
+        endings: of the files of a split, by kind, in the order of the manifest.
+        split_kind, builder: what reads a split, and what writes the pack.
         directory: where it lies.
         manifest: what `manifest.json` holds.
         class_names: the name of each class number, or None without labels.
@@ -127,15 +124,150 @@ class OpenPack(Generic[_Split]):
         warnings: sentences for a person, as they were given when the pack was built.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, split: Callable[[Path, dict[str, Any]], _Split]) -> None:
+    format: ClassVar[int | str]
+    modality: ClassVar[Modality]
+    how: ClassVar[str]
+    contents: ClassVar[str]
+    endings: ClassVar[Mapping[str, str]]
+    split_kind: ClassVar[type[SplitFiles]]
+    builder: ClassVar[type[PackBuilder]]
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.class_names: list[str] | None = manifest["class_names"]
-        self.fingerprint: str = manifest["fingerprint"]
-        self.warnings: list[str] = manifest["warnings"]
-        self.splits = {
-            name: split(directory, manifest["splits"][name]["files"]) for name in SPLITS if name in manifest["splits"]
-        }
+        with _explain_damage(directory):
+            self.class_names: list[str] | None = manifest["class_names"]
+            self.fingerprint: str = manifest["fingerprint"]
+            self.warnings: list[str] = manifest["warnings"]
+            entries = manifest["splits"]
+            self.splits: dict[str, _Split] = {
+                name: self.split_kind(directory, entries[name]["files"])  # type: ignore[misc]
+                for name in SPLITS
+                if name in entries
+            }
+            self._take(manifest)
+
+    @abstractmethod
+    def _take(self, manifest: Manifest) -> None:
+        """Keep what turned items into rows."""
+
+    @classmethod
+    @abstractmethod
+    def made(cls, how: Any, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
+        """`format` and the other entries of a manifest that say how the contents were made.
+
+        Args:
+            how: from item to row, a `Transform` or a `Tokenizer`.
+            options: the `data` section.
+            met: the kinds of items in the pack, by the notes of its builder.
+        """
+
+    @classmethod
+    def open(cls: type[_Pack], directory: Path, verify: bool = True) -> _Pack:
+        """Open a pack.
+
+        Args:
+            directory: of the pack.
+            verify: compare every file's SHA-256 with the manifest, not its size alone.
+
+        Raises:
+            UserError: no pack there, one of another format, or a file that differs from the manifest.
+        """
+        directory = Path(directory)
+        recover_directory(directory)
+        manifest = read_json(directory / MANIFEST)
+        if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "fingerprint", "splits"}:
+            raise UserError(f"{directory} holds no pack; run the stage again to build it.")
+        if manifest["format"] != cls.format:
+            old = shortened(manifest["format"])
+            raise UserError(f"{directory} is a pack of format {old}, not {cls.format}; delete it to build it anew.")
+        with _explain_damage(directory):
+            stored = fitted(_StoredManifest, manifest)
+        files = [(directory / entry.file, entry) for split in stored.splits.values() for entry in split.files.values()]
+        damaged = first_cut((path, entry.bytes) for path, entry in files)
+        if damaged is None and verify:
+            each = functools.partial(ordered_map, threads=min(available_threads(), len(files)))
+            damaged = first_changed(((path, entry.sha256) for path, entry in files), each)
+        if damaged is not None:
+            raise UserError(
+                f"{damaged} is missing or differs from its manifest; delete {directory} to build the pack anew."
+            )
+        return cls(directory, manifest)
+
+    @classmethod
+    def prepare(
+        cls: type[_Pack],
+        source_spec: str,
+        directory: Path,
+        how: Any,
+        options: DataConfig,
+        notify: Callable[[str], None],
+        progress: Callable[[int, int], None] | None = None,
+        threads: int | None = None,
+    ) -> _Pack:
+        """The pack of a source, built when it is missing, damaged, or made from other content or in another way.
+
+        Whether it is up to date is decided by the bytes of the source and the content of what converts them, not by
+        paths or times. The new pack is staged beside the old one, so that a killed process leaves the old pack or none.
+
+        Args:
+            source_spec: what `open_source` takes.
+            directory: of the pack.
+            how: from item to row: a `Transform` of images, or of texts a `Tokenizer`, which has their greatest length.
+            options: the `data` section; `source`, `limit`, `limit_seed`, what `how` decides (`image_size`, `channels`,
+                `max_length`), `token_budget` and what is of the other modality alone do not matter here.
+            notify: called with each sentence that a person should read, while a pack is built.
+            progress: called with (items done, items in all).
+            threads: that read and convert; by default, those that the process may use, at most 16.
+
+        Raises:
+            UserError: see `open_source`; too many items that cannot be used, no usable one in a split, items that train
+                shares with test, or a `directory` that holds something else.
+            RunError: the pack cannot be written.
+        """
+        from sdfast.data.sources import open_source
+
+        directory, threads = Path(directory), threads or available_threads()
+        source = open_source(source_spec, options, cls.modality)
+        if (pack := cls._current(directory, how, options, source, threads, notify)) is not None:
+            return pack
+        endings = tuple(f"-{ending}" for ending in cls.endings.values())
+        foreign = first_foreign(directory, lambda name: name == MANIFEST or name.endswith(endings))
+        if foreign or (directory.exists() and not directory.is_dir()):
+            what = f"holds {foreign!r}, which is no part of a pack" if foreign else "is a file"
+            raise UserError(f"{directory} {what}; choose another --out.")
+        with staged_directory(directory) as staging:
+            warnings = cls.builder(cls, source, staging, how, options, progress, threads).build()
+        for warning in warnings:
+            notify(warning)
+        return cls.open(directory, verify=False)
+
+    @classmethod
+    def _current(
+        cls: type[_Pack],
+        directory: Path,
+        how: Any,
+        options: DataConfig,
+        source: Source,
+        threads: int,
+        notify: Callable[[str], None],
+    ) -> _Pack | None:
+        """The whole pack that is there and was made of this source in this way; None when there is none."""
+        recover_directory(directory)
+        manifest = read_json(directory / MANIFEST)
+        if not isinstance(manifest, dict):
+            return None
+        met = manifest.get("conversions")
+        made = cls.made(how, options, met if isinstance(met, dict) else ())
+        if any(manifest.get(key) != value for key, value in made.items()):
+            return None
+        try:
+            with _explain_damage(directory):
+                stored = fitted(_StoredManifest, manifest)
+            return cls.open(directory) if stored.source.content == source.content_digest(threads) else None
+        except UserError as error:
+            notify(f"{error} It is built again now.")
+            return None
 
     def split(self, name: str) -> _Split:
         """The split of that name.
@@ -148,108 +280,17 @@ class OpenPack(Generic[_Split]):
         return self.splits[name]
 
 
-def read_manifest(directory: Path, format_: int | str, verify: bool) -> Manifest:
-    """The manifest of a pack whose files are there.
-
-    Args:
-        directory: of the pack.
-        format_: its `format` must be this.
-        verify: compare every file's SHA-256 with the manifest, not its size alone.
+@contextlib.contextmanager
+def _explain_damage(directory: Path) -> Iterator[None]:
+    """Turn what is wrong with the values of a manifest into one sentence.
 
     Raises:
-        UserError: no pack there, one of another format, or a file that differs from the manifest.
+        UserError: in place of the error that reading them gave.
     """
-    recover_directory(directory)
-    manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "fingerprint", "splits"}:
-        raise UserError(f"{directory} holds no pack; run the stage again to build it.")
-    if manifest["format"] != format_:
-        old = shortened(manifest["format"])
-        raise UserError(f"{directory} is a pack of format {old}, not {format_}; delete it to build it anew.")
-    with explain_damage(directory):
-        fitted(_StoredManifest, manifest)
-    files = [entry for split in manifest["splits"].values() for entry in split["files"].values()]
-    for entry in files:
-        path = directory / entry["file"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise UserError(_damaged(path))
-    if verify:
-        paths = [directory / entry["file"] for entry in files]
-        digests = ordered_map(sha256_file, paths, min(available_threads(), len(paths)))
-        for path, entry, digest in zip(paths, files, digests, strict=True):
-            if digest != entry["sha256"]:
-                raise UserError(_damaged(path))
-    return manifest
-
-
-def conversions_of(directory: Path) -> frozenset[str]:
-    """The kinds of items that the pack in `directory` says it was made of (`conversions`); none without a pack."""
-    recover_directory(directory)
-    manifest = read_json(directory / MANIFEST)
-    kinds = manifest.get("conversions") if isinstance(manifest, dict) else None
-    return frozenset(kinds) if isinstance(kinds, dict) else frozenset()
-
-
-def current_manifest(
-    directory: Path, made: Mapping[str, Any], source: Source, threads: int, notify: Callable[[str], None]
-) -> Manifest | None:
-    """The manifest of the whole pack in `directory` that was made of this source in this way; None when there is none.
-
-    Args:
-        directory: of the pack, if there is one.
-        made: `format` and the other entries of the manifest that say how its contents were made.
-        source: opened; its bytes decide, not paths or times.
-        threads: that read the source.
-        notify: told when the pack is damaged.
-    """
-    recover_directory(directory)
-    manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or any(manifest.get(key) != value for key, value in made.items()):
-        return None
     try:
-        with explain_damage(directory):
-            fitted(_StoredManifest, manifest)
-        if manifest["source"]["content"] != source.content_digest(threads):
-            return None
-        return read_manifest(directory, made["format"], verify=True)
-    except UserError as error:
-        notify(f"{error} It is built again now.")
-        return None
-
-
-def build_pack(
-    directory: Path, endings: Sequence[str], build: Callable[[Path], list[str]], notify: Callable[[str], None]
-) -> None:
-    """Build a pack beside `directory` and put it in its place, so that a killed process leaves the old pack or none.
-
-    Args:
-        directory: of the pack.
-        endings: of the files with the contents of a split.
-        build: writes the files into the empty directory that it is given; its sentences for a person go to `notify`.
-
-    Raises:
-        UserError: what `build` raises, or a `directory` that holds something else than a pack.
-        RunError: the pack cannot be written.
-    """
-    _refuse_foreign(directory, (*ENDINGS, *endings))
-    with staged_directory(directory) as staging:
-        warnings = build(staging)
-    for warning in warnings:
-        notify(warning)
-
-
-def no_progress(done: int, total: int) -> None:
-    """For a caller that shows none."""
-
-
-def _refuse_foreign(directory: Path, endings: tuple[str, ...]) -> None:
-    """Stop before a directory that holds other things than a pack would be replaced."""
-    names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
-    foreign = [name for name in names if name != MANIFEST and not name.endswith(endings)]
-    if foreign or (directory.exists() and not directory.is_dir()):
-        what = f"holds {foreign[0]!r}, which is no part of a pack" if foreign else "is a file"
-        raise UserError(f"{directory} {what}; choose another --out.")
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is missing or differs from its manifest; delete {path.parent} to build the pack anew."
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = str(error) if isinstance(error, ValueError) else "a value is missing or of another kind"
+        raise UserError(
+            f"{directory / MANIFEST} is damaged: {what}; delete {directory} to build the pack anew."
+        ) from error

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-
-from sdfast.durable import load_array
 
 _HEADER = 128  # bytes; a multiple of 64, as the format asks for
 
@@ -141,14 +138,6 @@ def duplicate_rows(digests: NDArray[np.uint8], others: NDArray[np.uint8]) -> lis
         first.setdefault(others[row].tobytes(), row)
     pairs = ((row, first.get(digests[row].tobytes())) for row in range(len(digests)))
     return [(row, other) for row, other in pairs if other is not None]
-
-
-def copy_rows(source: Path, rows: Sequence[int] | NDArray[np.int64], target: Path) -> None:
-    """Write the given rows of one .npy file to another, one row in memory at a time."""
-    images = load_array(source, mmap_mode="r")
-    with RowWriter(target, images.shape[1:]) as writer:
-        for row in rows:
-            writer.append(images[row])
 
 
 def _shuffled(digests: NDArray[np.uint8], key: str) -> NDArray[np.int64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,15 @@ from pydantic import Field, StringConstraints
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sdfast.durable import (
-    load_json,
-    numbered_errors,
-    save_tensors,
-    sealed,
-    sha256_file,
-    sha256_json,
-    staged_directory,
-    write_json,
-)
+from sdfast import durable
 from sdfast.log import log
 from sdfast.regular import of_the_file
-from sdfast.stored import Count, Digest, Stored, StoredFile, fitted
+from sdfast.store import artifact
+from sdfast.store.artifact import Count, Digest, Stored, StoredFile
 
 _MANIFEST = "checkpoint.json"
 _FILE_BYTES = 1 << 29  # of tensors in one file, and so in memory, from which the next begins
-_NAME = re.compile(r"step-(\d+)$")
+_NAME, _NAMES = re.compile(r"step-(\d+)$"), "step-*"
 
 
 class _BestValues(Stored):
@@ -62,10 +53,10 @@ def _read_manifest(path: Path) -> _Manifest:
         OSError: it cannot be read.
         ValueError: it is not what was written.
     """
-    manifest = fitted(_Manifest, load_json(path / _MANIFEST))
+    manifest = artifact.fitted(_Manifest, durable.load_json(path / _MANIFEST))
     if path.name != _named(manifest.step):  # all that tells in one that has no digest
         raise ValueError(f"it is of step {manifest.step}")
-    if manifest.fingerprint != sha256_json(manifest.inputs):
+    if manifest.fingerprint != durable.sha256_json(manifest.inputs):
         raise ValueError("its inputs have changed")
     return manifest
 
@@ -96,7 +87,7 @@ class Checkpoint:
         manifest = _read_manifest(path)
         places: dict[str, Any] = {}
         for name in manifest.files:
-            with numbered_errors(path / name):
+            with durable.numbered_errors(path / name):
                 file: Any = safe_open(path / name, framework="pt")
             places |= dict.fromkeys(file.keys(), file)
         values = manifest.values.model_dump()
@@ -121,20 +112,18 @@ def save(
         values: small JSON values beside it.
         keep: how many to keep.
     """
-    _sweep(directory)
-    fingerprint = sha256_json(inputs)
-    with staged_directory(directory / _named(step)) as staging:
+    durable.sweep(directory, _NAMES)
+    fingerprint = durable.sha256_json(inputs)
+    with durable.staged_directory(directory / _named(step)) as staging:
         _write_tensors(staging, state)
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(staging.iterdir())
-        }
+        files = {path.name: artifact.described(path) for path in sorted(staging.iterdir())}
         manifest = {"step": step, "fingerprint": fingerprint, "inputs": inputs, "values": values, "files": files}
-        write_json(staging / _MANIFEST, sealed(manifest))
+        durable.write_json(staging / _MANIFEST, durable.sealed(manifest))
     kept = 0
     for other, path in _by_step(directory):
         kept += other <= step
         if other > step or kept > keep or _identity(path) != fingerprint:  # left by a run that this one replaces
-            _drop(path)
+            durable.remove_directory(path)
 
 
 def _write_tensors(directory: Path, state: Iterable[tuple[str, Callable[[], Tensor]]]) -> None:
@@ -144,10 +133,10 @@ def _write_tensors(directory: Path, state: Iterable[tuple[str, Callable[[], Tens
         held[name] = read().detach().cpu().contiguous()
         size += held[name].nbytes
         if size >= _FILE_BYTES:
-            save_tensors(directory / f"state-{number:05d}.safetensors", held)
+            durable.save_tensors(directory / f"state-{number:05d}.safetensors", held)
             held, number, size = {}, number + 1, 0
     if held:
-        save_tensors(directory / f"state-{number:05d}.safetensors", held)
+        durable.save_tensors(directory / f"state-{number:05d}.safetensors", held)
 
 
 def newest(directory: Path, inputs: dict[str, Any] | None = None) -> Path | None:
@@ -157,19 +146,18 @@ def newest(directory: Path, inputs: dict[str, Any] | None = None) -> Path | None
         directory: where the checkpoints lie.
         inputs: what it must have been made from; any when not given.
     """
-    fingerprint = None if inputs is None else sha256_json(inputs)
+    fingerprint = None if inputs is None else durable.sha256_json(inputs)
     for _, path in _by_step(directory):
         try:
             manifest = _read_manifest(path)
             files = {path / name: entry for name, entry in manifest.files.items()}
-            if any(entry.bytes != file.stat().st_size for file, entry in files.items()):
+            if artifact.first_cut((file, entry.bytes) for file, entry in files.items()):
                 raise ValueError("it is not whole")
             if inputs is not None and manifest.fingerprint != fingerprint:
-                old = manifest.inputs
-                changed = next((name for name in {**inputs, **old} if inputs.get(name) != old.get(name)), "the format")
+                changed = artifact.first_changed_key(manifest.inputs, inputs) or "the format"
                 log.warning("not resuming %s: %s changed since", path, changed)
                 continue
-            if any(entry.sha256 != sha256_file(file) for file, entry in files.items()):
+            if artifact.first_changed((file, entry.sha256) for file, entry in files.items()):
                 raise ValueError("its bytes have changed")
             Checkpoint.open(path)
             return path
@@ -182,13 +170,13 @@ def newest(directory: Path, inputs: dict[str, Any] | None = None) -> Path | None
 
 def clear(directory: Path) -> None:
     """Remove all checkpoints of a stage, and their folder where a person has put nothing else into it."""
-    _sweep(directory)
+    durable.sweep(directory, _NAMES)
     _remove(directory, [path for _, path in _by_step(directory)])
 
 
 def clear_finished(directory: Path, fingerprint: str) -> None:
     """Remove those of an identity that is finished, which a kill has left; those of another may be gone on with."""
-    _sweep(directory)
+    durable.sweep(directory, _NAMES)
     _remove(directory, [path for _, path in _by_step(directory) if _identity(path) == fingerprint])
 
 
@@ -202,18 +190,9 @@ def inputs_of(directory: Path) -> dict[str, Any] | None:
 
 def _remove(directory: Path, paths: Iterable[Path]) -> None:
     for path in paths:
-        _drop(path)
+        durable.remove_directory(path)
     with contextlib.suppress(OSError):  # not empty, or not there
         directory.rmdir()
-
-
-def _drop(path: Path) -> None:
-    """Remove a checkpoint under another name: what a kill or the disk leaves of it is then known to be swept."""
-    if path.is_dir() and not path.is_symlink():
-        aside = path.with_name(f".old-{path.name}")
-        with contextlib.suppress(OSError):  # it stays, whole, until the next time
-            path.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _identity(path: Path) -> str | None:
@@ -221,13 +200,6 @@ def _identity(path: Path) -> str | None:
         return _read_manifest(path).fingerprint
     except (OSError, ValueError):
         return None
-
-
-def _sweep(directory: Path) -> None:
-    """Remove what a process that was killed left half written or half removed."""
-    for pattern in (".staging-step-*", ".old-step-*"):
-        for path in directory.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _by_step(directory: Path) -> list[tuple[int, Path]]:

@@ -11,10 +11,10 @@ from sdfast import occupant
 from sdfast.engine.teacher_bank import build_or_open
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
-from sdfast.locks import NotWritable, check_held
+from sdfast.locks import NotWritable, check_held, locked
 from sdfast.log import attach_file, log
 from sdfast.ranks import Ranks
-from sdfast.rundir import StageDirectory, locked
+from sdfast.rundir import StageDirectory
 from sdfast.stages.graph import Stage
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe

@@ -8,8 +8,7 @@ from typing import Any
 from sdfast.studies.paper_results import COST_SECONDS
 from sdfast.studies.results import Found
 from sdfast.studies.tables import aligned
-from sdfast.teacher.bank import Built
-from sdfast.teacher.format import BUILT
+from sdfast.teacher.bank import BUILT, Built
 
 _TITLES = {
     "head": "new language-model head",

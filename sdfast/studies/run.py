@@ -13,9 +13,10 @@ from sdfast.config import Config
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, nearest
 from sdfast.launch import launch_info
+from sdfast.locks import locked
 from sdfast.log import attach_file, log
 from sdfast.opening import device_of
-from sdfast.rundir import locked, slug
+from sdfast.rundir import slug
 from sdfast.studies.declared import COST, study_named
 from sdfast.studies.earlier import earlier_tables
 from sdfast.studies.grid import Study

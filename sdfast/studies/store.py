@@ -13,10 +13,11 @@ from sdfast.context import Context
 from sdfast.durable import sha256_json
 from sdfast.engine.machine import cpu_settings
 from sdfast.engine.teacher_bank import build_or_open
+from sdfast.locks import locked
 from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
-from sdfast.rundir import StageDirectory, locked, slug
+from sdfast.rundir import StageDirectory, slug
 from sdfast.stages.graph import Stage
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe

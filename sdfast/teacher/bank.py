@@ -1,13 +1,18 @@
-"""An open bank: features by content digest, every block checked before it is used."""
+"""A bank: the teacher's features by content digest, every block checked before it is used.
+
+It is a directory of rows (`sdfast.store.rows` says where they lie), and beside them
+
+* `manifest.json`: `{"sha256": ..., "manifest": {...}}`, the digest being that of the inner value in canonical form;
+* `built.json`: when and how long it was built, for people; nothing depends on it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,32 +20,111 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import field_validator
 from torch import Tensor
 
 from sdfast.data.parallel import available_threads, ordered_map
-from sdfast.durable import recover_directory
+from sdfast.durable import recover_directory, sha256_json
 from sdfast.errors import UserError
-from sdfast.regular import naming
+from sdfast.store.artifact import Digest, Stored, fitted
+from sdfast.store.rows import CHECKSUMS, DIGEST_BYTES, ROWS, Layout, RowFiles, checksum, open_sized, read_whole
 from sdfast.teacher.fingerprint import check_identity, digest_keys, fingerprint, rows_digest
-from sdfast.teacher.format import (
-    BUILT,
-    CHECKSUMS,
-    MANIFEST,
-    ROWS,
-    Layout,
-    Manifest,
-    as_digests,
-    checksum,
-    damaged,
-    open_regular,
-    read_into,
-    read_manifest,
-    read_whole,
-    shard_name,
-)
 from sdfast.teacher.storage import decode
 
-_READ_BYTES = 8 << 20
+FORMAT = 2  # 1 had BLAKE2b-256 checksums
+MANIFEST, BUILT = "manifest.json", "built.json"
+
+_MANIFEST_LIMIT = 1 << 20  # bytes; a real one has about two thousand
+
+
+class WrongFormat(ValueError):
+    """A whole manifest of another version of the format."""
+
+
+class Manifest(Stored, extra="forbid"):
+    """What `manifest.json` holds.
+
+    Attributes:
+        format: version of the files and of the manifest.
+        identity: what the features are of (see `sdfast.teacher.fingerprint`).
+        layout: where they lie.
+        rows_sha256, checksums_sha256: of `rows.bin` and `checksums.bin`.
+        spread: largest standard deviation of a feature over a sample of the rows.
+    """
+
+    format: int = FORMAT
+    identity: dict[str, Any]
+    layout: Layout
+    rows_sha256: Digest
+    checksums_sha256: Digest
+    spread: float
+
+    @field_validator("identity")
+    @classmethod
+    def _has_its_form(cls, identity: dict[str, Any]) -> dict[str, Any]:
+        if not _has_form(identity, _IDENTITY_FORM):
+            raise ValueError("a part is missing or of another kind")
+        return identity
+
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON value that is written."""
+        inner = self.model_dump(mode="json")
+        return {"sha256": sha256_json(inner), "manifest": inner}
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a JSON value has (at least) the keys and kinds of `form`."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(_has_form(value.get(key), part) for key, part in form.items())
+    return isinstance(value, form)
+
+
+_IDENTITY_FORM = {
+    "teacher": {"weights": str, "config": {}},
+    "rows": str,
+    "transform": {},
+    "augment": {"kind": str},
+    "features": {"tokens": str, "shape": list},
+    "dtype": str,
+}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a bank.
+
+    Raises:
+        ValueError: none, or not a valid one; the message says what.
+    """
+    text = read_whole(directory / MANIFEST, limit=_MANIFEST_LIMIT)
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict) or value.keys() != {"sha256", "manifest"}:
+            raise ValueError("its manifest is not one")
+        inner = value["manifest"]
+        if not isinstance(inner, dict) or sha256_json(inner) != value["sha256"]:
+            raise ValueError("its manifest differs from the manifest's own digest")
+        if type(inner.get("format")) is not int or inner["format"] != FORMAT:
+            raise WrongFormat(f"is of format {str(inner.get('format'))[:20]}, and this version reads format {FORMAT}")
+        return fitted(Manifest, inner)
+    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError("its manifest is not whole JSON") from error
+
+
+@contextlib.contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Turn what is wrong with a bank that is read inside into one sentence.
+
+    Raises:
+        UserError: in place of the ValueError that says it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        what = str(error) if isinstance(error, WrongFormat) else f"is damaged: {error}"
+        raise UserError(
+            f"the teacher bank {directory} {what}; delete it, or run `sdfast cache build --out {directory.parent} "
+            "--rebuild`, to build it anew."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -68,7 +152,7 @@ class Built:
             return None
 
 
-class Bank:
+class Bank(RowFiles):
     """The features of a data set, on the disk.
 
     Attributes:
@@ -80,12 +164,10 @@ class Bank:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, digests: NDArray[np.uint8], checksums: bytes) -> None:
-        self.directory = directory
+        super().__init__(directory, manifest.layout, checksums, in_threads)
         self.identity: dict[str, Any] = manifest.identity
-        self.layout: Layout = manifest.layout
         self.spread: float = manifest.spread
         self.digests = digests
-        self._checksums = checksums
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -113,14 +195,6 @@ class Bank:
         rows = order[place]
         return np.where(keys[rows] == wanted, rows, -1).astype(np.int64)
 
-    def shard(self, number: int, stream: str = "features") -> NDArray[np.uint8]:
-        """One data file as a read-only memory map, [rows, bytes of a row] uint8; its blocks are not checked."""
-        path = self.directory / shard_name(number, stream)
-        shape = (self.layout.shard_rows(number), self.layout.streams[stream])
-        os.close(open_regular(path, shape[0] * shape[1]))
-        with naming(path):
-            return np.memmap(path, np.uint8, "r", shape=shape)
-
     def load(self) -> tuple[Tensor, Tensor | None]:
         """All features in memory, each block compared with its checksum.
 
@@ -143,7 +217,8 @@ class Bank:
         """
         sizes = self.layout.streams.values()
         whole = [torch.empty(len(self), size, dtype=torch.uint8, pin_memory=pinned) for size in sizes]
-        self._read_all([values.numpy() for values in whole])
+        with self.explained():
+            self.read_all([values.numpy() for values in whole])
         return whole
 
     def check(self) -> None:
@@ -152,60 +227,12 @@ class Bank:
         Raises:
             UserError: a block is damaged.
         """
-        self._read_all(None)
+        with self.explained():
+            self.read_all(None)
 
-    def read_block(self, block: int, targets: list[NDArray[np.uint8]], descriptors: dict[str, int]) -> None:
-        """Read one block and compare it with its checksum.
-
-        Args:
-            block: its number.
-            targets: [rows, bytes of a row] for each stream, contiguous, filled here.
-            descriptors: of the data files, by name.
-
-        Raises:
-            ValueError: it is damaged.
-        """
-        shard, first, _ = self.layout.block_place(block)
-        views = [target.reshape(-1).data for target in targets]
-        for (stream, size), view in zip(self.layout.streams.items(), views, strict=True):
-            read_into(descriptors[shard_name(shard, stream)], view, first * size)
-        if checksum(*views) != self._checksums[block * 32 : block * 32 + 32]:
-            raise ValueError(f"block {block} of {shard_name(shard)} differs from its checksum")
-
-    @contextlib.contextmanager
-    def data_files(self) -> Iterator[dict[str, int]]:
-        """Descriptors of the data files, by name; a damaged block read inside becomes a UserError."""
-        descriptors: dict[str, int] = {}
-        try:
-            for name, size in self.layout.sizes().items():
-                if name not in (ROWS, CHECKSUMS):
-                    descriptors[name] = open_regular(self.directory / name, size)
-            with naming(self.directory):
-                yield descriptors
-        except ValueError as error:
-            raise damaged(self.directory, error) from error
-        finally:
-            for descriptor in descriptors.values():
-                os.close(descriptor)
-
-    def _read_all(self, whole: list[NDArray[np.uint8]] | None) -> None:
-        """Read and check all blocks in threads, into `whole` when it is given."""
-        layout = self.layout
-        each = max(1, _READ_BYTES // (layout.rows_per_block * layout.row_bytes))
-        parts = [range(first, min(first + each, layout.blocks)) for first in range(0, layout.blocks, each)]
-        with self.data_files() as descriptors:
-
-            def read(part: range) -> None:
-                for block in part:
-                    first, (_, _, count) = block * layout.rows_per_block, layout.block_place(block)
-                    if whole is None:
-                        targets = [np.empty((count, size), np.uint8) for size in layout.streams.values()]
-                    else:
-                        targets = [values[first : first + count] for values in whole]
-                    self.read_block(block, targets, descriptors)
-
-            for _ in ordered_map(read, parts, min(available_threads(), len(parts))):
-                pass
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """A damaged block that is read inside becomes a UserError."""
+        return explained(self.directory)
 
 
 def open_bank(directory: Path, wanted: dict[str, Any] | None = None) -> Bank:
@@ -224,32 +251,32 @@ def open_bank(directory: Path, wanted: dict[str, Any] | None = None) -> Bank:
         raise UserError(
             f"{directory} holds no teacher bank; run `sdfast cache build --out {directory.parent}` to make it."
         )
-    try:
+    with explained(directory):
         manifest = read_manifest(directory)
-    except ValueError as error:
-        raise damaged(directory, error) from error
     if wanted is not None:
         check_identity(manifest.identity, wanted, directory)
-    try:
+    with explained(directory):
         return _opened(directory, manifest)
-    except ValueError as error:
-        raise damaged(directory, error) from error
 
 
 def _opened(directory: Path, manifest: Manifest) -> Bank:
     layout = manifest.layout
-    features = manifest.identity.get("features")
-    shape = features.get("shape") if isinstance(features, dict) else None
-    if manifest.identity.get("dtype") != layout.dtype or shape != list(layout.shape):
+    features = manifest.identity["features"]
+    if manifest.identity["dtype"] != layout.dtype or features["shape"] != list(layout.shape):
         raise ValueError("its layout does not fit its identity")
     for name, size in layout.sizes().items():
-        os.close(open_regular(directory / name, size))
-    rows = read_whole(directory / ROWS, layout.rows * 32)
-    checksums = read_whole(directory / CHECKSUMS, layout.blocks * 32)
+        os.close(open_sized(directory / name, size))
+    rows = read_whole(directory / ROWS, layout.rows * DIGEST_BYTES)
+    checksums = read_whole(directory / CHECKSUMS, layout.blocks * DIGEST_BYTES)
     for name, data, digest in ((ROWS, rows, manifest.rows_sha256), (CHECKSUMS, checksums, manifest.checksums_sha256)):
-        if hashlib.sha256(data).hexdigest() != digest:
+        if checksum(data).hex() != digest:
             raise ValueError(f"{name} differs from the manifest")
-    digests = as_digests(rows)
-    if rows_digest(digests) != manifest.identity.get("rows"):
+    digests = np.frombuffer(rows, np.uint8).reshape(-1, DIGEST_BYTES)
+    if rows_digest(digests) != manifest.identity["rows"]:
         raise ValueError(f"{ROWS} is not of the images that the manifest names")
     return Bank(directory, manifest, digests, checksums)
+
+
+def in_threads(work: Callable[[Any], Any], parts: Sequence[Any]) -> Iterable[Any]:
+    """Like `map`, in the threads that this process may use."""
+    return ordered_map(work, parts, min(available_threads(), len(parts)))

@@ -9,14 +9,14 @@ as one.
 from __future__ import annotations
 
 import math
-import os
+import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,17 +28,20 @@ from sdfast.data.parallel import available_threads
 from sdfast.durable import explain_os_error, fsync_path, recover_directory, sha256_file, write_json
 from sdfast.errors import RunError, UserError
 from sdfast.ranks import Ranks
-from sdfast.teacher.bank import Bank, open_bank
-from sdfast.teacher.format import BUILT, CHECKSUMS, MANIFEST, ROWS, Layout, Manifest, read_manifest
-from sdfast.teacher.partial import PLAN, Partial
+from sdfast.store.artifact import first_foreign
+from sdfast.store.partial import Partial, publish
+from sdfast.store.rows import CHECKSUMS, ROWS, Layout
+from sdfast.teacher.bank import BUILT, MANIFEST, Bank, Manifest, in_threads, open_bank, read_manifest
+from sdfast.teacher.fingerprint import fingerprint
 from sdfast.teacher.recipe import BankRecipe
-from sdfast.teacher.storage import encode
+from sdfast.teacher.storage import decode, encode, widen
 
 Progress = Callable[[int, int], None]
-_Out = TypeVar("_Out")
 _SPREAD_VALUES = 4 << 20  # of a sample of the rows, which has 32 to 512 of them
 _SMALLEST_SPREAD = 1e-6  # of a feature, relative to the features' size
-_KNOWN = (MANIFEST, ROWS, CHECKSUMS, BUILT, PLAN)
+_OURS = re.compile(  # the last are files whose writer was killed
+    r"(manifest|built|plan)\.json|(rows|checksums)\.bin|(features|scales|journal)-.*\.bin|\.staging-.*", re.DOTALL
+)
 
 
 def prepare_bank(
@@ -75,6 +78,10 @@ def prepare_bank(
     partial: Partial | None = None
     started = time.monotonic()
 
+    def join(rank: int, done: Iterable[int] = ()) -> Partial:
+        of = fingerprint(recipe.identity), recipe.entry_digests, layout
+        return Partial(part, *of, "the teacher bank", "train with teacher.mode=live", rank, done, in_threads)
+
     def begin() -> list[int] | None:
         """On rank 0: the batches that are done already; None when the bank is there, or finished by the way."""
         nonlocal partial
@@ -88,14 +95,14 @@ def prepare_bank(
         if rebuild:
             shutil.rmtree(part, ignore_errors=True)
         if _complete(part, recipe):
-            _publish(part, directory)
+            publish(part, directory)
             return None
-        partial = Partial(part, recipe, layout)
+        partial = join(0)
         return sorted(partial.done)
 
     def fill(done: list[int]) -> None:
         nonlocal partial
-        partial = partial or Partial(part, recipe, layout, ranks.rank, done)
+        partial = partial or join(ranks.rank, done)
         finished = set(done)
         share = ranks.share([batch for batch in range(layout.batches) if batch not in finished])
         try:
@@ -109,22 +116,14 @@ def prepare_bank(
         partial.take_in_others()
         _finish(partial, recipe, time.monotonic() - started, ranks.world)
         partial.close()
-        _publish(part, directory)
+        publish(part, directory)
 
-    def together(work: Callable[[], _Out], only_rank_0: bool = False) -> _Out | None:
-        """What rank 0 was given by some work, which all do or it alone."""
-
-        def explained() -> _Out | None:
-            with explain_os_error(directory):
-                return None if only_rank_0 and ranks.rank else work()
-
-        return ranks.agree(explained)[0]
-
+    explained = explain_os_error(directory)
     try:
-        done = together(begin, only_rank_0=True)
+        done = ranks.first(explained(begin))
         if done is not None:
-            together(lambda: fill(done))
-            together(finish, only_rank_0=True)
+            ranks.agree(explained(lambda: fill(done)))
+            ranks.first(explained(finish))
     finally:
         if partial is not None:
             partial.close()
@@ -143,7 +142,13 @@ def _finish(partial: Partial, recipe: BankRecipe, seconds: float, processes: int
     """Write the manifest of a bank whose batches are all done."""
     part, layout = partial.directory, partial.layout
     spread = _spread(partial, layout, recipe.many)
-    manifest = Manifest(recipe.identity, layout, sha256_file(part / ROWS), sha256_file(part / CHECKSUMS), spread)
+    manifest = Manifest(
+        identity=recipe.identity,
+        layout=layout,
+        rows_sha256=sha256_file(part / ROWS),
+        checksums_sha256=sha256_file(part / CHECKSUMS),
+        spread=spread,
+    )
     built = {
         "at": time.time(),
         "seconds": partial.earlier_seconds + seconds,
@@ -223,7 +228,8 @@ def _spread(partial: Partial, layout: Layout, many: str) -> float:
     if layout.rows < 2:
         return 0.0
     count = min(layout.rows, max(_SPREAD_VALUES // math.prod(layout.shape), 32), 512)
-    sample = partial.read_rows(np.unique(np.linspace(0, layout.rows - 1, count).astype(np.int64)))
+    streams = partial.read_rows(np.unique(np.linspace(0, layout.rows - 1, count).astype(np.int64)))
+    sample = widen(*decode([torch.from_numpy(values) for values in streams], layout))
     size = float(sample.square().mean().sqrt())
     spread = float(sample.std(dim=0, correction=0).max())
     if spread <= _SMALLEST_SPREAD * size:
@@ -246,30 +252,9 @@ def _complete(part: Path, recipe: BankRecipe) -> bool:
     return True
 
 
-def _publish(part: Path, directory: Path) -> None:
-    """Put a finished part in the place of the bank; what was there goes last."""
-    for path in (part / PLAN, *part.glob("journal-*.bin"), *part.glob(".staging-*")):  # the last were left by a kill
-        path.unlink(missing_ok=True)
-    fsync_path(part)
-    old = directory.with_name(f".old-{directory.name}")
-    if directory.exists():
-        os.rename(directory, old)
-    os.rename(part, directory)
-    fsync_path(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _refuse_foreign(directory: Path) -> None:
     """Stop before a directory that holds other things than a bank would be replaced."""
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise UserError(f"{directory} is not a folder; move it away or choose another --out.")
-    names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
-    foreign = [
-        n
-        for n in names
-        if n not in _KNOWN
-        and not n.startswith(".staging-")  # a file whose writer was killed
-        and not (n.startswith(("features-", "scales-", "journal-")) and n.endswith(".bin"))
-    ]
-    if foreign:
-        raise UserError(f"{directory} holds {foreign[0]!r}, which is no part of a bank; move it away.")
+    if foreign := first_foreign(directory, lambda name: _OURS.fullmatch(name) is not None):
+        raise UserError(f"{directory} holds {foreign!r}, which is no part of a bank; move it away.")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,32 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.data.waiting import waiting
+from sdfast.store.rows import data_name
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.format import Layout, damaged, shard_name
 from sdfast.teacher.storage import decode
 from sdfast.teacher.targets import Targets
 
 _READERS = 8  # threads; most of them wait for the disk
 _TASKS = 16  # that a batch's rows are shared out to
 _HELD = 2  # batches: the one that is used and the one that is fetched
-
-
-class Source(Protocol):
-    """Where rows are fetched from."""
-
-    layout: Layout
-
-    def tasks(self, wanted: NDArray[np.int64]) -> list[NDArray[np.intp]]:
-        """Share out the places of a batch: which of them (numbers below len(wanted)) each thread fills."""
-        ...
-
-    def fill(self, wanted: NDArray[np.int64], places: NDArray[np.intp], streams: list[Tensor]) -> None:
-        """Bring the rows `wanted[places]` to `places` of [B, bytes] uint8 for each stream of the layout.
-
-        Raises:
-            UserError: a block is damaged.
-        """
-        ...
 
 
 class DiskSource:
@@ -49,11 +31,14 @@ class DiskSource:
         """Open the data files."""
         self.bank, self.layout = bank, bank.layout
         stack = contextlib.ExitStack()
-        self._descriptors = stack.enter_context(bank.data_files())
+        self._descriptors = stack.enter_context(bank.opened())
         weakref.finalize(self, stack.close)
 
     def tasks(self, wanted: NDArray[np.int64]) -> list[NDArray[np.intp]]:
-        """See `Source.tasks`: by the order on the disk, no block in two tasks."""
+        """Share out the places of a batch: which of them (numbers below len(wanted)) each thread fills.
+
+        They go by the order on the disk, and no block is in two tasks.
+        """
         order = np.argsort(wanted, kind="stable")
         if not len(order):
             return []
@@ -70,12 +55,16 @@ class DiskSource:
         return streams
 
     def fill(self, wanted: NDArray[np.int64], places: NDArray[np.intp], streams: list[Tensor]) -> None:
-        """See `Source.fill`."""
+        """Bring the rows `wanted[places]` to `places` of [B, bytes] uint8 for each stream of the layout.
+
+        Raises:
+            UserError: a block is damaged.
+        """
         layout, targets = self.layout, [stream.numpy() for stream in streams]
         blocks, starts = np.unique(wanted[places] // layout.rows_per_block, return_index=True)
         self._expect(blocks.tolist())
         scratch = [np.empty((layout.rows_per_block, size), np.uint8) for size in layout.streams.values()]
-        try:
+        with self.bank.explained():
             for block, part in zip(blocks.tolist(), np.split(places, starts[1:]), strict=True):
                 count = layout.block_place(block)[2]
                 if count == len(part) == 1:  # a large row is a block of its own: no copy
@@ -85,8 +74,6 @@ class DiskSource:
                 self.bank.read_block(block, whole, self._descriptors)
                 for values, target in zip(whole, targets, strict=True):
                     target[part] = values[wanted[part] - block * layout.rows_per_block]
-        except ValueError as error:
-            raise damaged(self.bank.directory, error) from error
 
     def _expect(self, blocks: list[int]) -> None:
         """Let the system begin with all blocks of a task at once; by itself it reads a block in several turns."""
@@ -95,7 +82,7 @@ class DiskSource:
         for block in blocks:
             shard, first, count = self.layout.block_place(block)
             for stream, size in self.layout.streams.items():
-                descriptor = self._descriptors[shard_name(shard, stream)]
+                descriptor = self._descriptors[data_name(shard, stream)]
                 os.posix_fadvise(descriptor, first * size, count * size, os.POSIX_FADV_WILLNEED)
 
 
@@ -108,11 +95,11 @@ class MemorySource:
         self._streams = bank.load_streams(pinned)
 
     def tasks(self, wanted: NDArray[np.int64]) -> list[NDArray[np.intp]]:
-        """See `Source.tasks`."""
+        """Share out the places of a batch (see `DiskSource.tasks`): consecutive ones to each thread."""
         return [part for part in np.array_split(np.arange(len(wanted)), _READERS) if len(part)]
 
     def fill(self, wanted: NDArray[np.int64], places: NDArray[np.intp], streams: list[Tensor]) -> None:
-        """See `Source.fill`."""
+        """Bring the rows `wanted[places]` to `places`, which are consecutive, of [B, bytes] uint8 for each stream."""
         rows = torch.from_numpy(wanted[places])
         for values, target in zip(self._streams, streams, strict=True):
             torch.index_select(values, 0, rows, out=target[int(places[0]) : int(places[-1]) + 1])
@@ -140,7 +127,7 @@ class FetchedBank:
     The tensors of `targets` hold good until the second announcement from then, as a step needs them.
     """
 
-    def __init__(self, source: Source, bank_rows: Tensor, device: torch.device) -> None:
+    def __init__(self, source: DiskSource | MemorySource, bank_rows: Tensor, device: torch.device) -> None:
         """Set up the threads.
 
         Args:
@@ -185,7 +172,7 @@ class FetchedBank:
         self._batches.append(batch)
 
     def targets(self, pixels: Tensor, rows: Tensor, epoch: int) -> Targets:
-        """See `Teacher.targets`.
+        """The targets of some rows of an announced batch, or of one that is fetched now.
 
         Raises:
             UserError: a block is damaged.

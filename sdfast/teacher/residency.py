@@ -42,7 +42,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def describe_place(place: Place, device: torch.device) -> str:
-    """For the log."""
+    """Where a bank is, in words for the log."""
     return {
         "device": f"in the memory of {device}",
         "host": "in pinned host memory, each batch's rows copied ahead of their use",

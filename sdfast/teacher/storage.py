@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.errors import RunError
-from sdfast.teacher.format import Layout
+from sdfast.store.rows import Layout
 
 TORCH_DTYPES = {
     "float64": torch.float64,

@@ -59,13 +59,13 @@ class ResidentBank:
 
     @property
     def static(self) -> bool:
-        """See `Teacher.static`."""
+        """Whether all epochs read the same view, so that `targets` depends on the rows alone."""
         return len(self.bank_rows) == 1
 
     def announce(self, rows: Tensor, epoch: int) -> None:
         """Nothing to do."""
 
     def targets(self, inputs: Any, rows: Tensor, epoch: int) -> Targets:
-        """See `Teacher.targets`."""
+        """The whole bank, and which of its rows the samples have."""
         view = self.bank_rows[epoch % len(self.bank_rows)]
         return Targets(self.features, view[rows.to(view.device, non_blocking=True)], self.scale)

@@ -12,8 +12,8 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 from sdfast.cli.main import run
 from sdfast.durable import sha256_json, write_json
-from sdfast.teacher.bank import open_bank
-from sdfast.teacher.format import checksum, read_manifest
+from sdfast.store.rows import checksum
+from sdfast.teacher.bank import open_bank, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -507,7 +507,7 @@ def test_a_pack_that_the_disk_cannot_hold_is_one_sentence_before_anything_is_dec
     if free == 20 * 6 * 8 * 3:
         assert len(build(source).split("train")) == 18
         return
-    monkeypatch.setattr("sdfast.data.image_pack_build.decode", pytest.fail)
+    monkeypatch.setattr("sdfast.data.pack.decode", pytest.fail)
     with pytest.raises(RunError, match=r"the pack of 20 images needs 0\.00 GB .* 0\.00 GB are free; free some space"):
         build(source)
     assert list((tmp_path / "out").iterdir()) == []

@@ -14,12 +14,11 @@ import pytest
 import torch
 from text_samples import bert_tokenizer, records, roberta_tokenizer, sentence, write_json_lines, write_splits
 
-from sdfast.data import text_pack_build
+from sdfast.data import text_pack
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Item
 from sdfast.data.pack import open_pack
-from sdfast.data.text_pack import TextPack, TextSplit, ids_digest, open_text_pack, prepare_text_pack
-from sdfast.data.text_pack_build import _blocks
+from sdfast.data.text_pack import TextPack, TextSplit, _blocks, ids_digest, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer
 from sdfast.errors import UserError
 
@@ -109,7 +108,7 @@ def test_the_pack_does_not_depend_on_threads_blocks_or_place(
     files = {path.name: path.read_bytes() for path in one.directory.iterdir()}
     shutil.rmtree(one.directory)
     shutil.copytree(tmp_path / "mine", tmp_path / "elsewhere" / "mine")
-    monkeypatch.setattr(text_pack_build, "_BLOCK", 7)
+    monkeypatch.setattr(text_pack, "_BLOCK", 7)
     two = build(tmp_path / "elsewhere" / "mine", threads=3)
     assert {path.name: path.read_bytes() for path in two.directory.iterdir()} == files
 
@@ -236,14 +235,14 @@ def test_a_document_that_is_no_text_is_counted(tmp_path: Path, build: Build, mon
 
 
 def test_a_flood_of_blank_lines_ends_early(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdfast.data.text_pack_build._TOO_MANY", 200)
+    monkeypatch.setattr("sdfast.data.text_pack.TextPackBuilder.flood", 200)
     (tmp_path / "x.txt").write_text("fine\n" + "\n" * 9_999)
     with pytest.raises(UserError, match=r"x.txt: 767 of 10,000 documents cannot be used"):  # 6 blocks of 128
         build(tmp_path / "x.txt")
 
 
 def test_few_characters_are_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdfast.data.text_pack_build._HELD", 100)
+    monkeypatch.setattr("sdfast.data.text_pack._HELD", 100)
     held = [10] * 300 + [500, 99, 1, 0]
     items = [Item(str(row), None, bytes, held=characters) for row, characters in enumerate(held)]
     blocks = list(_blocks(items))

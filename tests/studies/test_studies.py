@@ -21,8 +21,9 @@ from text_fixtures import write_text_model, write_texts
 from sdfast.cli.main import run
 from sdfast.config import Config
 from sdfast.errors import UserError
+from sdfast.locks import locked
 from sdfast.regular import read_regular
-from sdfast.rundir import Result, locked
+from sdfast.rundir import Result
 from sdfast.studies.declared import STUDIES
 from sdfast.studies.grid import Arm, configured
 from sdfast.studies.plan import Node, Target, Task, plan

@@ -14,10 +14,11 @@ from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_mo
 from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
 from sdfast.models.attention import Group, Groups
+from sdfast.store.artifact import fitted
+from sdfast.store.rows import Layout
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.features import select_tokens
-from sdfast.teacher.format import Layout
 from sdfast.teacher.storage import widen
 from sdfast.teacher.verify import sample_errors
 
@@ -83,7 +84,7 @@ def test_too_large_for_float16(tmp_path: Path) -> None:
 
 def test_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare_bank(tmp_path / "one", make_recipe(tokens="all", dtype="int8"))
-    monkeypatch.setattr("sdfast.teacher.format._SHARD_BYTES", 1)  # one batch of the build in each file
+    monkeypatch.setattr("sdfast.store.rows._SHARD_BYTES", 1)  # one batch of the build in each file
     split = prepare_bank(tmp_path / "many", make_recipe(tokens="all", dtype="int8"))
     assert (whole.layout.shards, split.layout.shards) == (1, 3)
     for one, other in zip(whole.load(), split.load(), strict=True):
@@ -194,7 +195,7 @@ def test_training_mode_autocast_and_precision_outside_do_not_matter(tmp_path: Pa
 def test_the_layout_covers_every_row_once() -> None:
     for rows, shape in ((1, (3,)), (64, (700,)), (1000, (17, 5000)), (150, (50, 768))):
         layout = Layout.plan(rows, shape, "float32")
-        layout = replace(layout, rows_per_shard=128)
+        layout = layout.model_copy(update={"rows_per_shard": 128})
         filled = dict.fromkeys(range(layout.shards), 0)
         for block in range(layout.blocks):
             shard, first, count = layout.block_place(block)
@@ -202,7 +203,7 @@ def test_the_layout_covers_every_row_once() -> None:
             filled[shard] += count
         assert sum(filled.values()) == rows
         assert all(filled[k] * layout.row_bytes == layout.sizes()[f"features-{k:05d}.bin"] for k in filled)
-        assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+        assert fitted(Layout, json.loads(json.dumps(layout.model_dump(mode="json")))) == layout
 
 
 def test_what_a_kill_left_of_a_write_neither_stays_nor_stops(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def placed(bank: Bank, recipe: Recipe, place: str) -> Any:
 @pytest.mark.parametrize(("tokens", "dtype"), [("cls", "float32"), ("all", "int8"), ("patch", "bfloat16")])
 def test_all_places_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str, dtype: str) -> None:
     monkeypatch.setattr("test_live_and_bank.STEPS", 20)
-    monkeypatch.setattr("sdfast.teacher.format._BLOCK_BYTES", 700)
+    monkeypatch.setattr("sdfast.store.rows._BLOCK_BYTES", 700)
     recipe = make_recipe(tokens=tokens, dtype=dtype)
     bank = prepare_bank(tmp_path / "teacher", recipe)
     for accumulate in (1, 3):
