@@ -38,7 +38,7 @@ from sdfast.models.vit import ViTEncoder, ViTShape, use_attention
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.pretraining import FurtherPretraining
-from sdfast.products import float32_products
+from sdfast.ops.linear.fp32_matmul import float32_products
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from sdfast import _native
-from sdfast.products import bf16x6_is_on, several_processes
+from sdfast.ops import native
+from sdfast.ops.linear.fp32_matmul import bf16x6_is_on, several_processes
 
 _NAMES = {
     "device": "device",
@@ -32,7 +32,7 @@ def arithmetic(device: torch.device) -> dict[str, int | str]:
         "processes": world,
         "threads": torch.get_num_threads(),
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "core": str(torch.ops.sdfast.simd_level()) if _native.available() else "none",
+        "core": str(torch.ops.sdfast.simd_level()) if native.available() else "none",
         "products": "bf16x6" if bf16x6_is_on() else "ieee",
     }
 

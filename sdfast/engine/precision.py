@@ -12,7 +12,7 @@ from sdfast.config import EngineConfig
 from sdfast.errors import UserError
 from sdfast.launch import place
 from sdfast.log import log
-from sdfast.products import bf16x6_is_on, float32_products, why_not_bf16x6
+from sdfast.ops.linear.fp32_matmul import bf16x6_is_on, float32_products, why_not_bf16x6
 
 _HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
 _PRODUCTS = {

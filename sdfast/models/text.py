@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from sdfast.data.text_batch import TokenBatch, starts
 from sdfast.errors import UserError
-from sdfast.models.attention import Groups, Ragged
 from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
-from sdfast.models.gelu import gelu
-from sdfast.models.linear import Linear, linear
 from sdfast.models.vit import Attention, TransformerShape
+from sdfast.ops.attention import Groups, Ragged
+from sdfast.ops.gelu import gelu
+from sdfast.ops.linear import Linear, linear
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Operators of transformers, and losses: they need torch alone, and use the compiled core and Triton where these are."""
+"""Operators of transformers, and losses: torch alone, with the compiled core and Triton used where these are there."""

@@ -7,13 +7,13 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdfast import _native
-from sdfast.models.attention import Group, Groups, Ragged, attend
-from sdfast.models.linear import linear
+from sdfast.ops import native
+from sdfast.ops.attention import Group, Groups, Ragged, attend
 from sdfast.ops.flops import flop_counter
-from sdfast.products import float32_products, has_onednn
+from sdfast.ops.linear import linear
+from sdfast.ops.linear.fp32_matmul import float32_products, why_not_onednn
 
-needs_native = pytest.mark.skipif(not _native.available(), reason=f"no compiled core: {_native.why_not()}")
+needs_native = pytest.mark.skipif(not native.available(), reason=f"no compiled core: {native.why_not()}")
 
 
 def counted(groups: Groups, backend: str, dropout: float = 0.0) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def test_a_linear_layer_is_one_product_and_two_behind_it(how: str) -> None:
     assert (forward.get_total_flops(), backward.get_total_flops()) == (one, 2 * one)
 
 
-@pytest.mark.skipif(not has_onednn(), reason="no oneDNN for linear layers here")
+@pytest.mark.skipif(why_not_onednn() is not None, reason="no oneDNN for linear layers here")
 def test_torchs_own_counter_keeps_what_it_knew() -> None:
     flop_counter()
     with float32_products("ieee"), FlopCounterMode(display=False) as counter:

@@ -13,7 +13,7 @@ from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_mo
 
 from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
-from sdfast.models.attention import Group, Groups
+from sdfast.ops.attention import Group, Groups
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.features import select_tokens

@@ -20,12 +20,13 @@ from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.single import SingleEngine
-from sdfast.losses.mae_distill import triton_backend
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
 from sdfast.objectives.choose_text import masked_text_objective, text_classifier_objective
+from sdfast.ops.mae_distill import triton_backend
+from sdfast.ops.mae_distill.arguments import Arguments
 from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
 from sdfast.teacher.live import LiveTeacher
@@ -113,7 +114,7 @@ def loss_launches() -> Iterator[Recorder]:
 
     def launch(*operands: Any) -> Any:
         with multiprocessors_of_an_h100():
-            return triton_backend.launch(Recorder(), recorder, *operands)
+            return triton_backend.launch(Recorder(), recorder, Arguments(*operands))
 
     with mock.patch.object(triton_backend, "_launch_eagerly", launch):
         yield recorder

@@ -15,10 +15,10 @@ from recorded_graphs import Graphs, recorded_graphs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdfast.models.attention import dispatch
 from sdfast.models.compiled import use_compiled
 from sdfast.models.text import Dropouts, MaskedLanguageModel
 from sdfast.models.vit import MaskedAutoencoder, TransformerShape, View, ViTClassifier, use_attention, with_cls
+from sdfast.ops.attention import dispatch
 
 VISIBLE = PATCHES - MASKED
 SHALLOW = TransformerShape(512, 1, 16, 2048)
