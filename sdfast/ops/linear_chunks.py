@@ -6,7 +6,8 @@ is kept for the backward pass but the gradients themselves.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,39 +43,20 @@ class Head(NamedTuple):
             raise ValueError(f"{prefix}bias should have shape [{weight.shape[0]}], not {list(bias.shape)}")
 
 
-class RowLoss(Protocol):
-    """A loss that is a sum over rows."""
-
-    def __call__(self, rows: slice, logits: Tensor, gradient: bool, /) -> Tensor:
-        """The share of some rows.
-
-        Args:
-            rows: which of all.
-            logits: [c, V] of these, float32 or float64; to be overwritten, by the share's gradient with respect to them
-                when that is asked for.
-            gradient: whether it is.
-
-        Returns:
-            0-D, in the logits' dtype.
-        """
-        ...
+# The share of some rows in a loss that is a sum over rows: of which of all, their logits [c, V] in float32 or float64,
+# and whether to overwrite these by the share's gradient with respect to them; 0-D, in the logits' dtype.
+RowLoss = Callable[[slice, Tensor, bool], Tensor]
 
 
-def chunked_linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, row_loss: RowLoss) -> Tensor:
-    """The sum of a loss over all rows.
-
-    Args:
-        hidden: [M, D].
-        weight: [V, D].
-        bias: [V], or None.
-        row_loss: of the layer's outputs; what it holds gets no gradient.
+def chunked_linear_loss(head: Head, row_loss: RowLoss) -> Tensor:
+    """The sum of a loss of a linear layer's outputs over all rows; what `row_loss` holds gets no gradient.
 
     Returns:
         0-D, float32 or float64; differentiable once, with respect to hidden, weight and bias.
     """
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
-        return _Chunked.apply(row_loss, hidden, weight, bias)
-    return _evaluate(hidden, weight, bias, row_loss, (False, False, False))[0]
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in head):
+        return _Chunked.apply(row_loss, *head)
+    return _evaluate(head, row_loss, (False, False, False))[0]
 
 
 def weights_of_rows(given: Tensor | float | None, hidden: Tensor) -> Tensor:
@@ -119,16 +101,17 @@ def rows_of_a_chunk(rows: int, vocabulary: int, dtype: torch.dtype, device: str)
     return max(1, -(-rows // -(-rows // most))) if rows else 1
 
 
-def operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def operands(head: Head) -> Head:
     """What a linear layer multiplies, in autocast's dtype where that acts.
 
     float32 in float16's place: the gradients are made here and now, before the scale of the loss lifts them into
     float16's range.
     """
+    hidden, weight, bias = head
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     dtype = torch.float32 if dtype == torch.float16 else dtype
-    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return Head(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -146,7 +129,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, row_loss: RowLoss, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        loss, *grads = _evaluate(hidden, weight, bias, row_loss, ctx.needs_input_grad[1:])
+        loss, *grads = _evaluate(Head(hidden, weight, bias), row_loss, ctx.needs_input_grad[1:])
         ctx.save_for_backward(*grads)
         ctx.dtypes = [None if each is None else each.dtype for each in (hidden, weight, bias)]
         return loss
@@ -162,11 +145,12 @@ class _Chunked(torch.autograd.Function):
 
 
 def _evaluate(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, row_loss: RowLoss, wanted: tuple[bool, bool, bool]
+    head: Head, row_loss: RowLoss, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The sum, and the gradients of hidden, weight and bias as far as they are wanted."""
+    hidden, weight, bias = head
     device = hidden.device.type
-    vectors, matrix, added = operands(hidden, weight, bias)
+    vectors, matrix, added = operands(head)
     with torch.autocast(device, enabled=False):
         loss = hidden.new_zeros((), dtype=wide(vectors.dtype))
         grad_hidden = torch.empty_like(vectors) if wanted[0] else None

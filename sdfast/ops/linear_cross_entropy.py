@@ -67,7 +67,7 @@ def chunked_linear_cross_entropy(head: Head, labels: Tensor, row_weights: Tensor
             logits.exp_().mul_(share).scatter_add_(1, target, -share)
         return loss
 
-    return chunked_linear_loss(*head, row_loss)
+    return chunked_linear_loss(head, row_loss)
 
 
 _ROW = add(

@@ -62,7 +62,8 @@ def reference_linear_kl(student: Head, teacher: Head, row_weights: Tensor) -> Te
 
 def chunked_linear_kl(student: Head, teacher: Head, row_weights: Tensor) -> Tensor:
     """Some rows of both layers at a time, whose logits are there together."""
-    hidden, weight, bias = operands(*(None if each is None else each.detach() for each in teacher))  # type: ignore[arg-type]
+    theirs_bias = None if teacher.bias is None else teacher.bias.detach()
+    hidden, weight, bias = operands(Head(teacher.hidden.detach(), teacher.weight.detach(), theirs_bias))
 
     def row_loss(rows: slice, logits: Tensor, gradient: bool) -> Tensor:
         share = row_weights[rows, None].to(logits.dtype)
@@ -75,7 +76,7 @@ def chunked_linear_kl(student: Head, teacher: Head, row_weights: Tensor) -> Tens
             logits.exp_().sub_(p).mul_(share)
         return loss
 
-    return chunked_linear_loss(*student, row_loss)
+    return chunked_linear_loss(student, row_loss)
 
 
 _ROW = add(

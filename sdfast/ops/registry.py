@@ -109,7 +109,7 @@ def constant_to_the_compiler(function: Function) -> Function:
 def why_not(
     op: str, backend: str, device: str, dtype: torch.dtype | None = None, dim: int = 0, dropout: bool = False
 ) -> str | None:
-    """None where a backend can be used (and for `auto`), else the reason in one sentence; see `Use`."""
+    """None where a backend can be used (and for `auto`), else the reason in one sentence; the last four as in `Use`."""
     return _reason(op, backend, Use(device, dtype, dim, dropout))
 
 
@@ -129,9 +129,7 @@ def choose(
 @functools.cache
 def ready(op: str, use: Use) -> tuple[str, ...]:
     """What `auto` may take, best first; at least one."""
-    row = _rows[op]
-    preferred = (*row.preferences.get(use.device, ()), row.otherwise)
-    return tuple(name for name in preferred if _reason(op, name, use) is None)
+    return tuple(name for name in _preferred(op, use) if _reason(op, name, use) is None)
 
 
 def forget() -> None:
@@ -140,32 +138,30 @@ def forget() -> None:
         each.cache_clear()
 
 
+def _preferred(op: str, use: Use) -> tuple[str, ...]:
+    row = _rows[op]
+    return (*row.preferences.get(use.device, ()), row.otherwise)
+
+
 @functools.cache
 def _reason(op: str, name: str, use: Use) -> str | None:
-    backend = _rows[op].backends.get(name)
-    return None if backend is None else backend.why_not(use)
+    return None if name == "auto" else _rows[op].backends[name].why_not(use)
 
 
 @functools.cache
 def _choice(op: str, name: str, use: Use) -> str:
     row = _rows[op]
-    if name == "auto":
-        return _best(row, use)
-    if name not in row.backends:
-        raise ValueError(f"{row.noun} should be one of auto, {', '.join(row.backends)}, not {name!r}")
-    reason = _reason(op, name, use)
-    if reason is not None:
-        where = "" if row.called is None else f" on {use.device}"
-        raise RuntimeError(f"{row.noun} {name!r} is not available{where}: {reason}")
-    return name
-
-
-def _best(row: Op, use: Use) -> str:
-    chosen = ready(row.name, use)[0]
-    preferred = row.preferences.get(use.device, ())
-    missed = preferred[: preferred.index(chosen)] if chosen in preferred else preferred
-    if missed and row.called is not None:
-        named = f"the {chosen}" if chosen == "reference" else f"the {chosen} backend"
-        reasons = "; ".join(f"{name}: {_reason(row.name, name, use)}" for name in missed)
-        logger.warning("%s on %s uses %s (%s)", row.called, use.device, named, reasons)
+    if name != "auto":
+        if name not in row.backends:
+            raise ValueError(f"{row.noun} should be one of auto, {', '.join(row.backends)}, not {name!r}")
+        reason = _reason(op, name, use)
+        if reason is not None:
+            where = "" if row.called is None else f" on {use.device}"
+            raise RuntimeError(f"{row.noun} {name!r} is not available{where}: {reason}")
+        return name
+    chosen, preferred = ready(op, use)[0], _preferred(op, use)
+    reasons = [f"{each}: {_reason(op, each, use)}" for each in preferred[: preferred.index(chosen)]]
+    if reasons and row.called is not None:
+        named = "the reference" if chosen == "reference" else f"the {chosen} backend"
+        logger.warning("%s on %s uses %s (%s)", row.called, use.device, named, "; ".join(reasons))
     return chosen

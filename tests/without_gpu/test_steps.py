@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 # Places that copy from the CPU within a step, without waiting. A static step's inputs are moved before it.
 BEFORE = {"engine.graph.<lambda>"}
 MASK = {"objectives.pretraining._visible", "objectives.pretraining._decode"}
-PADDED = {"models.attention.sdpa._places", "models.attention.sdpa._padded"}
-RAGGED = {"models.attention.groups._offsets"}
+PADDED = {"ops.attention.sdpa._places", "ops.attention.sdpa._padded"}
+RAGGED = {"ops.attention.groups._offsets"}
 WORDS = {"models.text.embed"}  # places of the tokens
 MASKED_WORDS = WORDS | {"data.text_batch.to", "objectives.masked_lm._labels"}
 TAIL = {"models.text.encode"}  # the tokens that ask

@@ -24,7 +24,7 @@ _ROW = add(
         {
             "reference": Backend(reference_attention),
             "sdpa": Backend(sdpa.sdpa_attention),
-            "native": Backend(native.native_self_attention, native.why_not_native),
+            "native": Backend(native.native_attention, native.why_not_native),
             "varlen": Backend(varlen_attention, why_not_varlen),
             "xformers": Backend(xformers_attention, why_not_xformers),
         },
@@ -68,7 +68,7 @@ def attend(
     chosen = choose_backend(backend, some.device, some.dtype, heads, dim, _shape_of(groups), dropout > 0)
     if chosen == "native":
         packed = qkv if isinstance(qkv, Tensor) else torch.stack(qkv, dim=1)
-        return native.native_self_attention(packed, groups).flatten(1)
+        return native.native_attention(packed, None, groups).flatten(1)
     q, k, v = qkv.unbind(1) if isinstance(qkv, Tensor) else qkv
     return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
 
@@ -91,7 +91,7 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto", 
     """
     chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], _shape_of(groups), dropout > 0)
     if chosen == "native":
-        return native.native_attention_across(q, kv, groups).flatten(1)
+        return native.native_attention(q, kv, groups).flatten(1)
     k, v = kv.unbind(1)
     return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
 

@@ -31,14 +31,20 @@ def _register_fakes() -> None:
     torch.library.register_fake("sdfast::attention_backward", _fake_backward)
 
 
-def native_self_attention(qkv: Tensor, groups: Groups) -> Tensor:
-    """Of every sequence to itself: qkv [T, 3, H, d] -> [T, H, d]."""
-    return _Native.apply(_side_by_side(qkv), None, groups.bounds)
+def native_attention(first: Tensor, second: Tensor | None, groups: Groups) -> Tensor:
+    """Attention as `attend` and `attend_across` specify it, without dropout.
 
+    Args:
+        first: [T, 3, H, d], queries, keys and values of all tokens; or with `second` the queries [Tq, H, d].
+        second: [Tk, 2, H, d], keys and values; or None.
+        groups: the sequences.
 
-def native_attention_across(q: Tensor, kv: Tensor, groups: Groups) -> Tensor:
-    """Of some queries to their sequences: q [Tq, H, d], kv [Tk, 2, H, d] -> [Tq, H, d]."""
-    return _Native.apply(_side_by_side(q), _side_by_side(kv), groups.bounds)
+    Returns:
+        [T, H, d].
+    """
+    # The kernel reads rows of any distance, but the values of a head have to be neighbours.
+    dense = [each if each is None or each.stride(-1) == 1 else each.contiguous() for each in (first, second)]
+    return _Native.apply(*dense, groups.bounds)
 
 
 class _Native(torch.autograd.Function):
@@ -58,23 +64,9 @@ class _Native(torch.autograd.Function):
         grad_first = first.new_empty(first.shape)
         grad_second = None if second is None else second.new_empty(second.shape)
         q, k, v = _unpacked(first, second)
-        torch.ops.sdfast.attention_backward(
-            grad_outputs[0].contiguous(),
-            q,
-            k,
-            v,
-            out,
-            lse,
-            bounds,
-            q.shape[-1] ** -0.5,
-            *_unpacked(grad_first, grad_second),
-        )
+        grad, grads = grad_outputs[0].contiguous(), _unpacked(grad_first, grad_second)
+        torch.ops.sdfast.attention_backward(grad, q, k, v, out, lse, bounds, q.shape[-1] ** -0.5, *grads)
         return grad_first, grad_second, None
-
-
-def _side_by_side(heads: Tensor) -> Tensor:
-    """The kernel reads rows of any distance, but the values of a head have to be neighbours."""
-    return heads if heads.stride(-1) == 1 else heads.contiguous()
 
 
 def _unpacked(first: Tensor, second: Tensor | None) -> tuple[Tensor, ...]:

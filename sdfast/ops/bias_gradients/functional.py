@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,21 +82,18 @@ def _why_not_registered() -> str | None:
     except ImportError as error:
         return f"triton cannot be imported ({error})"
 
-    def like_x(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.new_empty(x.shape), x.new_empty((x.shape[1],), dtype=torch.float32)
-
-    def side_by_side(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        rows, heads, dim = q.shape
-        return q.new_empty((rows, 3, heads, dim)), q.new_empty((3 * heads * dim,), dtype=torch.float32)
-
-    for name, arguments, function, fake in (
-        ("gelu_backward_with_bias", "Tensor grad, Tensor x", launch_gelu_backward, like_x),
-        ("join_with_bias", "Tensor q, Tensor k, Tensor v", launch_join, side_by_side),
+    for name, arguments, function, specification in (
+        ("gelu_backward_with_bias", "Tensor grad, Tensor x", launch_gelu_backward, reference.gelu_backward),
+        ("join_with_bias", "Tensor q, Tensor k, Tensor v", launch_join, reference.join),
     ):
         schema = f"({arguments}) -> (Tensor, Tensor)"
         operator = torch.library.custom_op(f"sdfast::{name}", function, mutates_args=(), schema=schema)
-        operator.register_fake(fake)
+        operator.register_fake(functools.partial(_dense, specification))
     return None
+
+
+def _dense(function: Callable[..., tuple[Tensor, Tensor]], *operands: Tensor) -> tuple[Tensor, ...]:
+    return tuple(each.contiguous() for each in function(*operands))
 
 
 for _name, _specification, _operator in (
