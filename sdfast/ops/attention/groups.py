@@ -41,6 +41,12 @@ class Group:
         """[B] int64 each, on the CPU: queries and keys of every sequence, padding included."""
         return torch.full((self.batch,), self.queries), torch.full((self.batch,), self.keys)
 
+    @property
+    def starts(self) -> tuple[Tensor, Tensor]:
+        """[B] int64 each, on the CPU: the first query and the first key of every sequence, among the group's."""
+        index = torch.arange(self.batch)  # no sum over the counts, which torch 2.14's inductor does not take
+        return index * self.queries, index * self.keys
+
 
 class Ragged:
     """Sequences of any length, one after the other, without padding.
@@ -59,6 +65,12 @@ class Ragged:
         self.counts = (keys if queries is None else queries, keys)
         self.rows = (int(self.counts[0].sum()), int(keys.sum()))
         self.longest = (int(self.counts[0].max()), int(keys.max())) if len(keys) else (0, 0)
+
+    @property
+    def starts(self) -> tuple[Tensor, Tensor]:
+        """[B] int64 each, on the CPU: the first query and the first key of every sequence, among all of these."""
+        queries, keys = self.counts
+        return queries.cumsum(0) - queries, keys.cumsum(0) - keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +142,7 @@ class Groups:
         parts, q_first, k_first = [], 0, 0
         for group in self.groups:
             queries, keys = group.counts
-            q, k = q_first + _starts(queries), k_first + _starts(keys)
+            q, k = (first + start for first, start in zip((q_first, k_first), group.starts, strict=True))
             seen = keys if group.valid is None else group.valid.sum(dim=1)
             itself = group.valid is not None and group.longest[0] == group.longest[1]
             asked = seen if itself else queries
@@ -145,12 +157,7 @@ class Groups:
                 length = group.longest[which]
                 parts.append(first + length * torch.arange(group.batch, dtype=torch.int32, device=device))
             else:
-                parts.append((first + _starts(group.counts[which])).int().to(device, non_blocking=True))
+                parts.append((first + group.starts[which]).int().to(device, non_blocking=True))
             first += group.rows[which]
         parts.append(torch.full((1,), first, dtype=torch.int32, device=device))
         return torch.cat(parts)
-
-
-def _starts(counts: Tensor) -> Tensor:
-    """[B]: where each sequence begins among all of a group, by their numbers of tokens."""
-    return counts.cumsum(0) - counts
