@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +100,20 @@ def test_the_compiler_asks_while_it_traces(ask: Callable[..., str | None], op: O
 
     compiled = torch.compile(double, fullgraph=True, backend="eager")
     assert torch.equal(compiled(torch.ones(2)), double(torch.ones(2)))
+
+
+@pytest.mark.parametrize("room", ["ops", "losses"])
+def test_operators_and_losses_import_torch_alone(room: str) -> None:
+    """And each other; Triton and xformers where they are there."""
+    imported: set[str] = set()
+    for path in (ROOT / "sdfast" / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                imported |= {f"{node.module}.{name.name}" for name in node.names}
+    ours = {name for name in imported if name.split(".")[0] == "sdfast"}
+    assert {name.split(".")[1] for name in ours} <= ({"ops"} if room == "ops" else {"ops", "losses"})
+    others = {name.split(".")[0] for name in imported - ours}
+    assert others - sys.stdlib_module_names <= {"torch", "triton"}
