@@ -93,17 +93,13 @@ class _Fused(torch.autograd.Function):
 
 def register_autograd(name: str) -> None:
     """Give the operator ``name`` its own autograd formula (for the compiler and for direct calls)."""
-    torch.library.register_autograd(name, _operator_backward, setup_context=_save_gradients)
 
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[3:])
 
-def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(output[3], output[4])
-
-
-def _operator_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _operand_gradients(ctx, grad_outputs[0], 0)
+    torch.library.register_autograd(name, lambda ctx, *grads: _operand_gradients(ctx, grads[0], 0), setup_context=save)
 
 
 def _operand_gradients(ctx: Any, grad_output: Tensor | None, shift: int) -> tuple[Tensor | None, ...]:
