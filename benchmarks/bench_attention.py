@@ -18,7 +18,8 @@ import losses_setup as setup
 import pytest
 import torch
 
-from sdfast.models.attention import BACKENDS, Group, Groups, attend, choose_backend, why_not
+from sdfast.ops.attention import BACKENDS, Group, Groups, attend, choose_backend
+from sdfast.ops.registry import why_not
 
 CPU = torch.device("cpu")
 
@@ -68,7 +69,9 @@ def contenders(point: Point) -> dict[str, setup.Step]:
     def through(backend: str) -> setup.Step:
         return lambda: torch.autograd.grad(attend(qkv, groups, backend), qkv, grad_output)
 
-    return {name: through(name) for name in BACKENDS if why_not(name, CPU, torch.float32, point.dim) is None}
+    return {
+        name: through(name) for name in BACKENDS if why_not("attention", name, "cpu", torch.float32, point.dim) is None
+    }
 
 
 @pytest.mark.parametrize("point", POINTS, ids=str)

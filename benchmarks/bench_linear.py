@@ -20,8 +20,8 @@ from step_clock import turns
 from torch import Tensor
 
 from sdfast.engine.machine import freed_pages_kept
-from sdfast.models.linear import linear
-from sdfast.products import float32_products, has_amx
+from sdfast.ops.linear import linear
+from sdfast.ops.linear.fp32_matmul import float32_products, has_amx
 
 SHAPES = {
     "ViT-Ti MLP in": (3952, 192, 768),

@@ -23,7 +23,8 @@ import losses_setup as setup
 import pytest
 import torch
 
-from sdfast.losses.mae_distill import dispatch
+from sdfast.ops import registry
+from sdfast.ops.mae_distill.loss import ROW
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TARGETS = {"kept": (8.0, 5.0), "installed": (6.0, 2.5)}  # times faster than eager and than compile, on two CPU cores
@@ -66,7 +67,7 @@ def measure(point: setup.Point, device: str, budget: float) -> dict[str, Any]:
 @pytest.mark.parametrize("point", setup.GRID, ids=str)
 def test_grid(point: setup.Point, benchmark: Any, copy_bandwidth: float) -> None:
     rows = measure(point, DEVICE, budget=1.5)
-    auto = dispatch.choose_backend("auto", DEVICE)
+    auto = registry.choose("mae_distill", "auto", DEVICE)
     auto = "fallback" if auto == "reference" and "fallback" in rows else auto
     benchmark.group = "losses"
     benchmark.extra_info.update(point=str(point), auto=auto, rows=rows, copy_GBps=copy_bandwidth / 1e9)
@@ -83,11 +84,11 @@ def test_grid(point: setup.Point, benchmark: Any, copy_bandwidth: float) -> None
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
-@pytest.mark.parametrize("backend", [b for b in dispatch.BACKENDS if b != "reference"])
+@pytest.mark.parametrize("backend", [b for b in ROW.backends if b != "reference"])
 def test_host_time(backend: str, benchmark: Any) -> None:
     """Time until a forward call returns, with the GPU kept waiting for nothing: at most 40 microseconds."""
-    if dispatch.why_not(backend, DEVICE) is not None:
-        pytest.skip(str(dispatch.why_not(backend, DEVICE)))
+    if registry.why_not("mae_distill", backend, DEVICE) is not None:
+        pytest.skip(str(registry.why_not("mae_distill", backend, DEVICE)))
     call = setup.forward_call(setup.Point(1, "ViT-Ti", False, "float32"), DEVICE, backend)
     for _ in range(20):
         call()

@@ -34,7 +34,7 @@ from step_setup import (
 )
 
 from sdfast.engine.machine import freed_pages_kept
-from sdfast.products import bf16x6_is_on
+from sdfast.ops.linear.fp32_matmul import bf16x6_is_on
 
 BATCHES = {"ViT-Ti/16": 16, "ViT-S/16": 8, "ViT-B/16": 4}
 SWEEPS = 3

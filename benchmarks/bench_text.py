@@ -18,7 +18,7 @@ from step_clock import product, turns
 from text_setup import SHAPES, STAGES, Point, flops_of, naive_step, sdfast_step
 
 from sdfast.engine.machine import freed_pages_kept
-from sdfast.losses.linear_chunks import rows_of_a_chunk
+from sdfast.ops.linear_chunks import rows_of_a_chunk
 
 TEXTS = {("MiniLM", "full"): 4, ("MiniLM", "mix"): 8, ("RoBERTa-base", "full"): 2, ("RoBERTa-base", "mix"): 4}
 ROUNDS = {"MiniLM": 4, "RoBERTa-base": 3}

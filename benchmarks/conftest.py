@@ -13,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 MINUTES: dict[str, float | None] = {  # on two quiet cores; None: not timed apart
     "attention": 0.5,
+    "gelu": None,
     "linear": 0.5,
+    "linear_losses": None,
     "losses": None,
     "methods": 2,
     "scaling": 1,

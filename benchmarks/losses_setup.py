@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from sdfast.losses import mae_distill_loss
-from sdfast.losses.mae_distill import dispatch
-from sdfast.losses.mae_distill.arguments import check_arguments
-from sdfast.losses.mae_distill.in_place import in_place_mae_distill
+from sdfast.ops import registry
+from sdfast.ops.mae_distill.arguments import Arguments, check_arguments
+from sdfast.ops.mae_distill.in_place import in_place_mae_distill
+from sdfast.ops.mae_distill.loss import ROW
 
 PATCHES, PATCH_SIZE, MASKED, TOKENS = 196, 16, 147, 197
 WIDTHS = {"ViT-Ti": 192, "ViT-B": 768, "ViT-L": 1024}
@@ -87,8 +88,8 @@ def operands(point: Point, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor,
 
 def fallback_loss(pred: Tensor, images: Tensor, mask: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
     """What "auto" is without any compiled backend."""
-    given = pred, images, mask, student, teacher, None, None, None, None, None, PATCH_SIZE, True, 1.0, 1.0, "sum"
-    return in_place_mae_distill(check_arguments(*given)).loss
+    given = Arguments(pred, images, mask, student=student, teacher=teacher, patch_size=PATCH_SIZE)
+    return in_place_mae_distill(check_arguments(given)).loss
 
 
 def contenders(point: Point, device: str) -> dict[str, Step]:
@@ -103,8 +104,8 @@ def contenders(point: Point, device: str) -> dict[str, Step]:
     steps = {"eager": through(lambda: plain_loss(*tensors)), "compile": through(lambda: compiled(*tensors))}
     if device == "cpu":
         steps["fallback"] = through(lambda: fallback_loss(*tensors))
-    for backend in dispatch.BACKENDS:
-        if dispatch.why_not(backend, device) is None:
+    for backend in ROW.backends:
+        if registry.why_not("mae_distill", backend, device) is None:
             steps[backend] = through(lambda backend=backend: mae_distill_loss(*tensors, backend=backend).loss)
     return steps
 

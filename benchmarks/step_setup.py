@@ -34,7 +34,7 @@ from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.objectives.base import SHORTCUTS, Normalise, shortcuts
-from sdfast.products import float32_products
+from sdfast.ops.linear.fp32_matmul import float32_products
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage

@@ -14,7 +14,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from sdfast.losses.mae_distill import triton_backend
+from sdfast.ops.mae_distill import triton_backend
+from sdfast.ops.mae_distill.arguments import Arguments
 
 BATCH, PATCHES, MASKED, WIDTH, ROWS = 64, 196, 147, 768, 2048
 MULTIPROCESSORS = 132  # of an H100
@@ -103,9 +104,5 @@ CALLS = {
 
 def launch(count_kernel: Any, kernel: Any, **operands: Any) -> None:
     """Launch what stands for the kernels with a call's operands; those that are not named are left out."""
-    names = ("pred", "images", "mask", "mask_ids", "student", "teacher", "rows", "teacher_scale")
-    given: dict[str, Any] = dict.fromkeys(names)
-    given |= {"mean": [], "std": [], "patch_size": 16, "norm_pix": True, "mae_weight": 1.0, "distill_weight": 1.0}
-    given |= {"distill_mean": False, "want_grad_pred": False, "want_grad_student": False, **operands}
     with multiprocessors_of_an_h100():
-        triton_backend.launch(count_kernel, kernel, **given)
+        triton_backend.launch(count_kernel, kernel, Arguments(**operands))

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdfast import _native
+from sdfast.ops import native
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTHING_BUILT = not (_native.LIB_DIR / "build.json").is_file()
+NOTHING_BUILT = not (native.LIB_DIR / "build.json").is_file()
 built = pytest.mark.skipif(NOTHING_BUILT, reason="installed with SDFAST_NO_EXT=1")
 with_cuda_part = pytest.mark.skipif(
-    not _native.build_metadata().get("cuda", {}).get("built", False),
-    reason=f"no CUDA part: {_native.build_metadata().get('cuda', {}).get('why_not', 'nothing was built')}",
+    not native.build_metadata().get("cuda", {}).get("built", False),
+    reason=f"no CUDA part: {native.build_metadata().get('cuda', {}).get('why_not', 'nothing was built')}",
 )
 
 
@@ -50,25 +50,25 @@ def needed_libraries(path: Path) -> list[str]:
 
 
 def test_importing_the_loader_loads_nothing() -> None:
-    assert python("import sys, sdfast._native; print('torch' in sys.modules)") == "False"
+    assert python("import sys, sdfast.ops.native; print('torch' in sys.modules)") == "False"
 
 
 @built
 def test_the_cpu_library_says_what_it_was_built_with() -> None:
-    _native.load()
+    native.load()
     info = json.loads(torch.ops.sdfast.build_info())
-    written = _native.build_metadata()
+    written = native.build_metadata()
     assert info["stable_abi"] == written["stable_abi"] == "2.10"
     assert info["simd"] == written["simd"]
     assert info["simd_supported"] in info["simd"]
     assert info["cplusplus"] >= 202002
     assert info["threads"] == torch.get_num_threads()
-    assert _native.available()
+    assert native.available()
 
 
 @built
 def test_the_instruction_set_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    _native.load()
+    native.load()
     widest = json.loads(torch.ops.sdfast.build_info())["simd_supported"]
     monkeypatch.delenv("SDFAST_SIMD", raising=False)
     assert torch.ops.sdfast.simd_level() == widest
@@ -81,7 +81,7 @@ def test_the_instruction_set_follows_the_environment(monkeypatch: pytest.MonkeyP
 
 @built
 def test_the_cpu_library_needs_neither_cuda_nor_python_nor_openmp() -> None:
-    names = needed_libraries(_native.LIB_DIR / "libsdfast_cpu.so")
+    names = needed_libraries(native.LIB_DIR / "libsdfast_cpu.so")
     assert any(name.startswith("libtorch_cpu") for name in names)
     assert [name for name in names if re.search("cuda|cudart|python|omp", name)] == []
 
@@ -90,11 +90,11 @@ def test_the_cpu_library_needs_neither_cuda_nor_python_nor_openmp() -> None:
 def test_loading_brings_no_second_openmp_runtime() -> None:
     code = """
 import re, torch
-from sdfast import _native
+from sdfast.ops import native
 def runtimes():
     return sorted(set(re.findall(r"/\\S*lib[gi]?omp\\S*", open("/proc/self/maps").read())))
 before = runtimes()
-_native.load()
+native.load()
 torch.ops.sdfast.build_info()
 print(len(before), before == runtimes())
 """
@@ -103,9 +103,9 @@ print(len(before), before == runtimes())
 
 @with_cuda_part
 def test_the_cuda_library_loads_without_a_device() -> None:
-    _native.load_cuda()
+    native.load_cuda()
     info = json.loads(torch.ops.sdfast.cuda_build_info())
-    written = _native.build_metadata()["cuda"]
+    written = native.build_metadata()["cuda"]
     assert written["nvcc"].startswith(info["nvcc"])
     assert info["runtime"].split(".")[0] == torch.version.cuda.split(".")[0]
     assert written["architectures"] != [""]
@@ -114,7 +114,7 @@ def test_the_cuda_library_loads_without_a_device() -> None:
 @pytest.mark.gpu
 @with_cuda_part
 def test_the_cuda_library_has_code_for_this_device() -> None:
-    _native.load_cuda()
+    native.load_cuda()
     kernel = json.loads(torch.ops.sdfast.cuda_build_info())["kernel"]
     major, minor = torch.cuda.get_device_capability()
     assert kernel["machine_code"] <= 10 * major + minor
@@ -126,10 +126,10 @@ def test_the_cuda_library_has_code_for_this_device() -> None:
 @pytest.fixture
 def lib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An empty library folder; the loaders forget what they loaded, before and after."""
-    loaders = (_native._load_cpu, _native._load_cuda)
+    loaders = (native.load, native.load_cuda)
     for loader in loaders:
         loader.cache_clear()
-    monkeypatch.setattr(_native, "LIB_DIR", tmp_path)
+    monkeypatch.setattr(native, "LIB_DIR", tmp_path)
     yield tmp_path
     for loader in loaders:
         loader.cache_clear()
@@ -141,26 +141,26 @@ def write_metadata(lib: Path, **changes: object) -> None:
 
 
 def test_nothing_built(lib: Path) -> None:
-    with pytest.raises(_native.NativeLibraryError, match=r"libsdfast_cpu\.so is missing.*make build"):
-        _native.load()
-    assert not _native.available()
-    assert "was not built" in (_native.why_not() or "")
+    with pytest.raises(native.NativeLibraryError, match=r"libsdfast_cpu\.so is missing.*make build"):
+        native.load()
+    assert not native.available()
+    assert "was not built" in (native.why_not() or "")
 
 
 def test_a_torch_that_is_too_old(lib: Path) -> None:
     write_metadata(lib, stable_abi="9.9")
     (lib / "libsdfast_cpu.so").touch()
     with pytest.raises(
-        _native.NativeLibraryError, match=rf"needs torch >= 9\.9, but torch {re.escape(torch.__version__)}"
+        native.NativeLibraryError, match=rf"needs torch >= 9\.9, but torch {re.escape(torch.__version__)}"
     ):
-        _native.load()
+        native.load()
 
 
 def test_a_file_that_is_no_library(lib: Path) -> None:
     write_metadata(lib)
     (lib / "libsdfast_cpu.so").write_text("not a library")
-    with pytest.raises(_native.NativeLibraryError) as caught:
-        _native.load()
+    with pytest.raises(native.NativeLibraryError) as caught:
+        native.load()
     message = str(caught.value)
     assert "libsdfast_cpu.so does not load" in message
     assert "built against torch 2.14.1+cu130 with GNU 12.2.0 on Linux x86_64" in message
@@ -170,9 +170,9 @@ def test_a_file_that_is_no_library(lib: Path) -> None:
 
 def test_no_cuda_part(lib: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_metadata(lib, cuda={"built": False, "why_not": "nvcc was not found"})
-    monkeypatch.setattr(_native, "_load_cpu", lambda: None)
-    with pytest.raises(_native.NativeLibraryError, match=r"CUDA part .* was not built \(nvcc was not found\)"):
-        _native.load_cuda()
+    monkeypatch.setattr(native, "load", lambda: None)
+    with pytest.raises(native.NativeLibraryError, match=r"CUDA part .* was not built \(nvcc was not found\)"):
+        native.load_cuda()
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_no_cuda_part(lib: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_cuda_major(lib: Path, monkeypatch: pytest.MonkeyPatch, running: str | None, message: str) -> None:
     write_metadata(lib, cuda={"built": True, "nvcc": "13.0.88"})
     (lib / "libsdfast_cuda.so").touch()
-    monkeypatch.setattr(_native, "_load_cpu", lambda: None)
+    monkeypatch.setattr(native, "load", lambda: None)
     monkeypatch.setattr(torch.version, "cuda", running)
-    with pytest.raises(_native.NativeLibraryError, match=message):
-        _native.load_cuda()
+    with pytest.raises(native.NativeLibraryError, match=message):
+        native.load_cuda()
 
 
 # --- wheels ---------------------------------------------------------------------------------------------------------
@@ -203,8 +203,9 @@ def small_tree(tmp_path: Path) -> Path:
     (tree / "csrc" / "cpu").mkdir(parents=True)
     for name in ("build_info.cpp", "flags_avx2.cpp", "flags_avx512.cpp", "flags_amx.cpp", "simd.cpp", "simd.h"):
         shutil.copy(ROOT / "csrc" / "cpu" / name, tree / "csrc" / "cpu")
-    (tree / "sdfast" / "presets").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "_native.py", "py.typed", "presets/__init__.py"):
+    for folder in ("presets", "ops"):
+        (tree / "sdfast" / folder).mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "ops/__init__.py", "ops/native.py", "py.typed", "presets/__init__.py"):
         shutil.copy(ROOT / "sdfast" / name, tree / "sdfast" / name)
     (tree / "sdfast" / "presets" / "some.yaml").write_text("a: 1\n")
     return tree
@@ -231,10 +232,10 @@ def test_a_wheel_for_any_python_carries_the_library_and_loads(small_tree: Path) 
     code = f"""
 import sys; sys.path.insert(0, {str(small_tree / "site")!r})
 import torch
-from sdfast import _native
-_native.load()
-assert _native.__file__.startswith(sys.path[0])
-print(torch.ops.sdfast.simd_level(), _native.why_not(cuda=True))
+from sdfast.ops import native
+native.load()
+assert native.__file__.startswith(sys.path[0])
+print(torch.ops.sdfast.simd_level(), native.why_not(cuda=True))
 """
     level, reason = python(code, SDFAST_SIMD="plain").split(" ", 1)
     assert level == "plain"
@@ -250,7 +251,7 @@ def test_a_pure_wheel(small_tree: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name in names if "/lib/" in name] == []
-    assert "sdfast/_native.py" in names
+    assert "sdfast/ops/native.py" in names
 
 
 @pytest.mark.parametrize(

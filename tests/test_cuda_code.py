@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sdfast import _native
+from sdfast.ops import native
 
-CUDA = _native.build_metadata().get("cuda", {})
-LIBRARY = _native.LIB_DIR / "libsdfast_cuda.so"
+CUDA = native.build_metadata().get("cuda", {})
+LIBRARY = native.LIB_DIR / "libsdfast_cuda.so"
 # As CMake names them: 90-virtual is PTX alone, 90 is both.
 REAL = {name.removesuffix("-real") for name in CUDA.get("architectures", []) if not name.endswith("-virtual")}
 KERNELS = {"both_parts<float>", "both_parts<double>", "count_rows"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from gpu_parts import attention
 from gpu_parts.context import Context
 from gpu_parts.trajectories import run_steps, weights_of
-from sdfast.models.attention import why_not
 from sdfast.objectives.base import Normalise
+from sdfast.ops.registry import why_not
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.residency import Residency
 
@@ -97,7 +97,7 @@ def settings_agree(context: Context) -> Iterator[dict[str, Any]]:
 def why_absent(backend: str | None, precision: str, device: str) -> str | None:
     """Why an attention cannot be had in that precision; None where it can, or none is named."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return None if backend is None else why_not(backend, torch.device(device), dtype, 64)
+    return None if backend is None else why_not("attention", backend, torch.device(device).type, dtype, 64)
 
 
 def run(context: Context) -> Iterator[dict[str, Any]]:

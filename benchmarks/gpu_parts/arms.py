@@ -13,9 +13,9 @@ from step_setup import MODELS, Arm, Ours, Point, honest_arm, naive_arm, sdfast_a
 
 from gpu_parts.evidence import compiled_modules
 from sdfast.config import EngineConfig
-from sdfast.models.attention import why_not
 from sdfast.objectives.base import SHORTCUTS
-from sdfast.products import float32_products
+from sdfast.ops.linear.fp32_matmul import float32_products
+from sdfast.ops.registry import why_not
 
 IMAGES = 2048  # in memory
 OURS: dict[str, Ours] = {
@@ -59,7 +59,7 @@ def why_absent(name: str, point: Point) -> str | None:
         return None
     width, _, heads = MODELS[point.model].encoder
     dtype = torch.bfloat16 if point.device == "cuda" else torch.float32
-    return why_not(backend, torch.device(point.device), dtype, width // heads)
+    return why_not("attention", backend, torch.device(point.device).type, dtype, width // heads)
 
 
 def describe(name: str, point: Point, folder: Path) -> Arm:

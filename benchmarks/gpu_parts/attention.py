@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_parts.context import AGAIN, Context
-from sdfast.capture import capture_cuda_graph
-from sdfast.models.attention import BACKENDS, Group, Groups, attend, attend_across, why_not
+from sdfast.ops.attention import BACKENDS, Group, Groups, attend, attend_across
+from sdfast.ops.capture import capture_cuda_graph
+from sdfast.ops.registry import why_not
 
 SDPA = {
     "sdpa: flash": SDPBackend.FLASH_ATTENTION,
@@ -86,7 +87,7 @@ class Operands:
         tensor = self.inputs[0]
         if backend in SDPA:
             return None if tensor.is_cuda else "its kernels are for CUDA"
-        return why_not(backend, tensor.device, tensor.dtype, tensor.shape[-1])
+        return why_not("attention", backend, tensor.device.type, tensor.dtype, tensor.shape[-1])
 
 
 def captured(step: Callable[[], Any]) -> Callable[[], None]:

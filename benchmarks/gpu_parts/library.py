@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from gpu_parts.context import Context
-from sdfast import _native
-from sdfast.losses.mae_distill import dispatch
+from sdfast.ops import native, registry
+from sdfast.ops.mae_distill.loss import ROW
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,10 +30,10 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
 
 def state(context: Context) -> dict[str, Any]:
     """What there is, why it cannot be used, and which losses can."""
-    why_not = _native.why_not(cuda=context.device == "cuda")
-    row = {"why_not": why_not, "metadata": _native.build_metadata()}
-    row["losses"] = {name: dispatch.why_not(name, context.device) for name in dispatch.BACKENDS}
-    row["auto"] = dispatch.choose_backend("auto", context.device)
+    why_not = native.why_not(cuda=context.device == "cuda")
+    row = {"why_not": why_not, "metadata": native.build_metadata()}
+    row["losses"] = {name: registry.why_not("mae_distill", name, context.device) for name in ROW.backends}
+    row["auto"] = registry.choose("mae_distill", "auto", context.device)
     if why_not is None and context.device == "cuda":
         row["built_for"] = json.loads(torch.ops.sdfast.cuda_build_info())
     return row
@@ -53,7 +53,7 @@ def build(seconds: float) -> dict[str, Any]:
     took = {"build_s": time.monotonic() - started}
     if done.returncode:
         return {**took, "error": "the build failed", "traceback": (done.stdout + done.stderr)[-8000:]}
-    ask = "from sdfast import _native; print(_native.why_not(cuda=True) or '')"
+    ask = "from sdfast.ops import native; print(native.why_not(cuda=True) or '')"
     loaded = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, timeout=60)
     reason = (loaded.stdout + loaded.stderr).strip() or None
     return {**took, "why_not": reason} if reason is None else {**took, "error": reason}

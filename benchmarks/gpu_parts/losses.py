@@ -12,7 +12,8 @@ import torch
 from bench_losses import NOISE, measure
 
 from gpu_parts.context import Context
-from sdfast.losses.mae_distill import dispatch
+from sdfast.ops import registry
+from sdfast.ops.mae_distill.loss import ROW
 
 CALLS = 300
 
@@ -47,9 +48,9 @@ def host_time(backend: str, context: Context) -> dict[str, Any]:
 
 def run(context: Context) -> Iterator[dict[str, Any]]:
     """A row a point; `lost` where the backend of "auto" is slower than the better of eager and compile."""
-    auto = dispatch.choose_backend("auto", context.device)
-    for backend in dispatch.BACKENDS:
-        if backend != "reference" and dispatch.why_not(backend, context.device) is None:
+    auto = registry.choose("mae_distill", "auto", context.device)
+    for backend in ROW.backends:
+        if backend != "reference" and registry.why_not("mae_distill", backend, context.device) is None:
             yield {"item": f"host, {backend}", **context.attempt(host_time, backend, context)}
     for point in in_order(context.quick):
         row = context.attempt(measure, point, context.device, 0.0 if context.quick else 0.4, needs=4)

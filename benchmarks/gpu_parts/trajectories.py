@@ -13,7 +13,7 @@ from torch import Tensor
 from gpu_parts import plan
 from gpu_parts.context import Context
 from sdfast.config import EngineConfig
-from sdfast.products import float32_products
+from sdfast.ops.linear.fp32_matmul import float32_products
 
 STEPS, PARTS = 60, 10
 APART = 0.01  # of the means over a tenth of the run; quick, of ten steps, five times that

@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <memory>
 #include <optional>
-#include <tuple>
 #include <vector>
 
 #include "cpu/mae_distill.h"
@@ -108,25 +107,20 @@ Tensor scalar(const Tensor& like, bool wide, double value) {
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cpu(
-    const MaybeTensor& pred, const MaybeTensor& images, const MaybeTensor& mask, const MaybeTensor& mask_ids,
-    const MaybeTensor& student, const MaybeTensor& teacher, const MaybeTensor& rows, const MaybeTensor& teacher_scale,
-    std::vector<double> mean, std::vector<double> std, int64_t patch_size, bool norm_pix, double mae_weight,
-    double distill_weight, bool distill_mean, bool want_grad_pred, bool want_grad_student) {
-  STD_TORCH_CHECK(pred.has_value() || student.has_value(), "mae_distill: neither pred nor student was given");
-  const Tensor& like = pred.has_value() ? *pred : *student;
-  const bool wide = computes_in_double(pred, images, student, teacher);
+Outputs mae_distill_cpu(const Operands& o) {
+  const Tensor& like = o.pred.has_value() ? *o.pred : *o.student;
+  const bool wide = o.in_double();
   std::optional<PixelPart> pixels;
   std::optional<TokenPart> tokens;
-  if (pred.has_value()) {
+  if (o.pred.has_value()) {
     PixelPart& part = pixels.emplace();
-    unpack(part, *pred, images, mask, mask_ids, mean, std, patch_size, norm_pix, want_grad_pred);
-    count_rows(part, mae_weight);
+    unpack(part, o);
+    count_rows(part, o.mae_weight);
     part.x.stream = prepare_output(part.x.grad, part.rows * part.values * kind_size(part.x.pred_kind));
   }
-  if (student.has_value()) {
+  if (o.student.has_value()) {
     TokenPart& part = tokens.emplace();
-    unpack(part, *student, teacher, rows, teacher_scale, distill_weight, distill_mean, want_grad_student);
+    unpack(part, o);
     if (part.x.bank_rows != nullptr) check_indices(part.bank_rows, part.bank_size, "rows");
     part.x.stream = prepare_output(part.x.grad, part.rows * part.x.features * kind_size(part.x.student_kind));
   }
@@ -135,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cpu(
   run(pixels ? &*pixels : nullptr, pixel_chunks, tokens ? &*tokens : nullptr, token_chunks, wide);
   const double mae = pixels ? pixel_chunks.total() / pixels->divisor : 0.0;
   const double distill = tokens ? token_chunks.total() / tokens->divisor : 0.0;
-  return {scalar(like, wide, mae_weight * mae + distill_weight * distill), scalar(like, wide, mae),
+  return {scalar(like, wide, o.mae_weight * mae + o.distill_weight * distill), scalar(like, wide, mae),
           scalar(like, wide, distill), pixels ? pixels->grad : gradient_for(like, false),
           tokens ? tokens->grad : gradient_for(like, false)};
 }
@@ -151,4 +145,4 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sdfast, m) {
       "(Tensor loss, Tensor mae, Tensor distill, Tensor grad_pred, Tensor grad_student)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(sdfast, CPU, m) { m.impl("mae_distill", TORCH_BOX(&sdfast::mae_distill_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(sdfast, CPU, m) { m.impl("mae_distill", TORCH_BOX(&sdfast::with_operands<sdfast::mae_distill_cpu>)); }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "cpu/mae_distill.h"
@@ -16,6 +17,38 @@ namespace sdfast {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
+
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // loss, mae, distill and the two gradients
+
+// One call, as the schema in mae_distill_op.cpp has it.
+struct Operands {
+  const MaybeTensor &pred, &images, &mask, &mask_ids, &student, &teacher, &rows, &teacher_scale;
+  const std::vector<double>&mean, &std;
+  int64_t patch_size;
+  bool norm_pix;
+  double mae_weight, distill_weight;
+  bool distill_mean, want_grad_pred, want_grad_student;
+
+  // Any floating operand is of that type.
+  bool in_double() const {
+    for (const MaybeTensor* tensor : {&pred, &images, &student, &teacher}) {
+      if (tensor->has_value() && (*tensor)->scalar_type() == ScalarType::Double) return true;
+    }
+    return false;
+  }
+};
+
+// What torch calls: one after the other they are handed to `evaluate` together.
+template <Outputs (*evaluate)(const Operands&)>
+Outputs with_operands(const MaybeTensor& pred, const MaybeTensor& images, const MaybeTensor& mask,
+                      const MaybeTensor& mask_ids, const MaybeTensor& student, const MaybeTensor& teacher,
+                      const MaybeTensor& rows, const MaybeTensor& teacher_scale, std::vector<double> mean,
+                      std::vector<double> std, int64_t patch_size, bool norm_pix, double mae_weight,
+                      double distill_weight, bool distill_mean, bool want_grad_pred, bool want_grad_student) {
+  STD_TORCH_CHECK(pred.has_value() || student.has_value(), "mae_distill: neither pred nor student was given");
+  return evaluate({pred, images, mask, mask_ids, student, teacher, rows, teacher_scale, mean, std, patch_size, norm_pix,
+                   mae_weight, distill_weight, distill_mean, want_grad_pred, want_grad_student});
+}
 
 inline Kind kind_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
@@ -90,9 +123,10 @@ inline void set_counted_rows(PixelPart& part, const MaybeTensor& mask, const May
 }
 
 // Fills `part`, whose vectors must not move afterwards.
-inline void unpack(PixelPart& part, const Tensor& pred, const MaybeTensor& images, const MaybeTensor& mask,
-                   const MaybeTensor& ids, const std::vector<double>& mean, const std::vector<double>& std,
-                   int64_t patch_size, bool norm_pix, bool want_grad) {
+inline void unpack(PixelPart& part, const Operands& o) {
+  const Tensor& pred = *o.pred;
+  const MaybeTensor& images = o.images;
+  const int64_t patch_size = o.patch_size;
   STD_TORCH_CHECK(images.has_value() && images->dim() == 4 && pred.dim() == 3 && patch_size > 0,
                   "mae_distill: pred should be [B, L, P] and images [B, C, H, W]");
   part.pred = with_adjacent_values(pred);
@@ -108,17 +142,17 @@ inline void unpack(PixelPart& part, const Tensor& pred, const MaybeTensor& image
   x.patch_size = patch_size;
   x.patch_columns = images->size(3) / patch_size;
   x.rows_per_sample = pred.size(1);
-  x.norm_pix = norm_pix;
+  x.norm_pix = o.norm_pix;
   part.batch = pred.size(0);
   part.rows = pred.size(0) * pred.size(1);
   part.values = patch_size * patch_size * x.channels;
   part.patches = (images->size(2) / patch_size) * x.patch_columns;
   STD_TORCH_CHECK(pred.size(0) == images->size(0) && pred.size(2) == part.values,
                   "mae_distill: pred does not fit images and patch_size");
-  set_counted_rows(part, mask, ids);
-  set_pixel_scale(part, mean, std);
-  part.grad = gradient_for(pred, want_grad);
-  if (want_grad) x.grad = part.grad.mutable_data_ptr();
+  set_counted_rows(part, o.mask, o.mask_ids);
+  set_pixel_scale(part, o.mean, o.std);
+  part.grad = gradient_for(pred, o.want_grad_pred);
+  if (o.want_grad_pred) x.grad = part.grad.mutable_data_ptr();
 }
 
 // The representation part.
@@ -159,8 +193,9 @@ inline void set_teacher(TokenPart& part, const Tensor& teacher, const MaybeTenso
   }
 }
 
-inline void unpack(TokenPart& part, const Tensor& student, const MaybeTensor& teacher, const MaybeTensor& bank_rows,
-                   const MaybeTensor& scale, double weight, bool mean, bool want_grad) {
+inline void unpack(TokenPart& part, const Operands& o) {
+  const Tensor& student = *o.student;
+  const MaybeTensor& teacher = o.teacher;
   STD_TORCH_CHECK(teacher.has_value() && teacher->dim() == student.dim() && (student.dim() == 2 || student.dim() == 3),
                   "mae_distill: student and teacher should be [B, D] or [B, N, D]");
   const bool one_token = student.dim() == 2;
@@ -174,21 +209,12 @@ inline void unpack(TokenPart& part, const Tensor& student, const MaybeTensor& te
   x.student_stride[1] = one_token ? 0 : part.student.stride(1);
   part.batch = student.size(0);
   part.rows = part.batch * x.tokens;
-  set_teacher(part, *teacher, bank_rows, scale);
-  const int64_t divisor = mean ? student.numel() : part.batch;
+  set_teacher(part, *teacher, o.rows, o.teacher_scale);
+  const int64_t divisor = o.distill_mean ? student.numel() : part.batch;
   if (divisor > 0) part.divisor = static_cast<double>(divisor);
-  x.grad_factor = 2.0 * weight / part.divisor;
-  part.grad = gradient_for(student, want_grad);
-  if (want_grad) x.grad = part.grad.mutable_data_ptr();
-}
-
-// Whether to compute in double: any floating operand is of that type.
-inline bool computes_in_double(const MaybeTensor& pred, const MaybeTensor& images, const MaybeTensor& student,
-                               const MaybeTensor& teacher) {
-  for (const MaybeTensor* tensor : {&pred, &images, &student, &teacher}) {
-    if (tensor->has_value() && (*tensor)->scalar_type() == ScalarType::Double) return true;
-  }
-  return false;
+  x.grad_factor = 2.0 * o.distill_weight / part.divisor;
+  part.grad = gradient_for(student, o.want_grad_student);
+  if (o.want_grad_student) x.grad = part.grad.mutable_data_ptr();
 }
 
 }  // namespace sdfast

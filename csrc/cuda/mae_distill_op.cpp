@@ -4,40 +4,33 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
-#include <tuple>
-
 #include "cpu/mae_distill_operands.h"
 #include "cuda/mae_distill.h"
 
 namespace sdfast {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cuda(
-    const MaybeTensor& pred, const MaybeTensor& images, const MaybeTensor& mask, const MaybeTensor& mask_ids,
-    const MaybeTensor& student, const MaybeTensor& teacher, const MaybeTensor& rows, const MaybeTensor& teacher_scale,
-    std::vector<double> mean, std::vector<double> std, int64_t patch_size, bool norm_pix, double mae_weight,
-    double distill_weight, bool distill_mean, bool want_grad_pred, bool want_grad_student) {
-  STD_TORCH_CHECK(pred.has_value() || student.has_value(), "mae_distill: neither pred nor student was given");
-  STD_TORCH_CHECK(mean.size() <= kMaxScaledChannels, "mae_distill: mean and std are for at most ", kMaxScaledChannels,
+Outputs mae_distill_cuda(const Operands& o) {
+  STD_TORCH_CHECK(o.mean.size() <= kMaxScaledChannels, "mae_distill: mean and std are for at most ", kMaxScaledChannels,
                   " channels here");
-  const Tensor& like = pred.has_value() ? *pred : *student;
+  const Tensor& like = o.pred.has_value() ? *o.pred : *o.student;
   const int32_t device = like.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   CudaMaeDistill call;
-  call.wide = computes_in_double(pred, images, student, teacher);
-  call.mae_weight = mae_weight;
-  call.distill_weight = distill_weight;
+  call.wide = o.in_double();
+  call.mae_weight = o.mae_weight;
+  call.distill_weight = o.distill_weight;
   PixelPart pixels;
   TokenPart tokens;
-  if (pred.has_value()) {
-    unpack(pixels, *pred, images, mask, mask_ids, mean, std, patch_size, norm_pix, want_grad_pred);
+  if (o.pred.has_value()) {
+    unpack(pixels, o);
     call.pixels = pixels.x;
     call.pixel_rows = pixels.rows;
     call.patch_values = pixels.values;
     call.patches = pixels.patches;
   }
-  if (student.has_value()) {
-    unpack(tokens, *student, teacher, rows, teacher_scale, distill_weight, distill_mean, want_grad_student);
+  if (o.student.has_value()) {
+    unpack(tokens, o);
     call.tokens = tokens.x;
     call.token_rows = tokens.rows;
     call.bank_size = tokens.bank_size;
@@ -59,11 +52,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mae_distill_cuda(
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   const int error = launch_mae_distill(call, blocks, stream);
   STD_TORCH_CHECK(error == 0, "mae_distill: ", mae_distill_error(error));
-  return {loss, mae, distill, pred.has_value() ? pixels.grad : gradient_for(like, false),
-          student.has_value() ? tokens.grad : gradient_for(like, false)};
+  return {loss, mae, distill, o.pred.has_value() ? pixels.grad : gradient_for(like, false),
+          o.student.has_value() ? tokens.grad : gradient_for(like, false)};
 }
 
 }  // namespace
 }  // namespace sdfast
 
-STABLE_TORCH_LIBRARY_IMPL(sdfast, CUDA, m) { m.impl("mae_distill", TORCH_BOX(&sdfast::mae_distill_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(sdfast, CUDA, m) { m.impl("mae_distill", TORCH_BOX(&sdfast::with_operands<sdfast::mae_distill_cuda>)); }

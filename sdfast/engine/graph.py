@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdfast.capture import capture_cuda_graph, is_out_of_memory
 from sdfast.data.order import Batch
 from sdfast.log import log
+from sdfast.ops.capture import capture_cuda_graph, is_out_of_memory
 
 Compute = Callable[[Any, Batch, Any], dict[str, Tensor]]
 Capture = Callable[[Callable[[], dict[str, Tensor]]], tuple[Callable[[], None], dict[str, Tensor]]]

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from sdfast import _native
 from sdfast.config import EngineConfig
 from sdfast.errors import UserError
 from sdfast.launch import launch_info
 from sdfast.log import log
-from sdfast.products import bf16x6_is_on, float32_products, several_processes, why_not_bf16x6
+from sdfast.ops import native
+from sdfast.ops.linear.fp32_matmul import bf16x6_is_on, float32_products, several_processes, why_not_bf16x6
 
 _HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
 _PRECISIONS = {
@@ -141,7 +141,7 @@ def arithmetic(device: torch.device) -> dict[str, int | str]:
         "processes": world,
         "threads": torch.get_num_threads(),
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "core": str(torch.ops.sdfast.simd_level()) if _native.available() else "none",
+        "core": str(torch.ops.sdfast.simd_level()) if native.available() else "none",
         "products": "bf16x6" if bf16x6_is_on() else "ieee",
     }
 

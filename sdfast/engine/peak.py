@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from sdfast.products import bf16x6, bf16x6_is_on
+from sdfast.ops.linear.fp32_matmul import bf16x6, bf16x6_is_on
 
 _SECONDS = 0.25  # spent on repeats; about twice as much in all
 _SATURATED = 0.01  # seconds that one product takes at a size that is large enough
@@ -19,7 +19,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, anew: bool = False) ->
     """FLOP/s of a square product on the device, the best of a few; kept for the process, by setting and threads.
 
     float32 products are measured as the layers compute them: on a GPU TF32 where torch is set so, on a CPU bf16x6 where
-    `sdfast.products` is. Torch's own random numbers are left alone.
+    `sdfast.ops.linear.fp32_matmul` is. Torch's own random numbers are left alone.
 
     Args:
         device: where.

@@ -8,10 +8,10 @@ from torch import nn
 from sdfast.config import EngineConfig, ZeroConfig
 from sdfast.engine.machine import matmul_dtype
 from sdfast.errors import UserError
-from sdfast.models.attention import why_not
 from sdfast.models.blocks import Attention, use_attention
 from sdfast.models.checkpointing import use_checkpointing
 from sdfast.models.compiled import forget_compiled, use_compiled
+from sdfast.ops.registry import why_not
 
 _WORTH_COMPILING = 500  # steps
 
@@ -41,7 +41,7 @@ def prepare(
     for layer in module.modules():
         if not isinstance(layer, Attention):
             continue
-        reason = why_not(name, device, dtype, layer.dim, layer.attention_dropout > 0)
+        reason = why_not("attention", name, device.type, dtype, layer.dim, layer.attention_dropout > 0)
         if reason is not None:
             raise UserError(f"engine.attention={name} cannot be used here: {reason}; use auto.")
     parts = [module] if teacher is None else [module, teacher]

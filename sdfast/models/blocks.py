@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdfast.models.attention import Group, Groups, attend, attend_across
 from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
-from sdfast.models.linear import Linear, linear
+from sdfast.ops.attention import Group, Groups, attend, attend_across
+from sdfast.ops.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def settled(x: Tensor, pending: Tensor | None) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention with one matrix for query, key and value."""
 
-    backend = "auto"  # see sdfast.models.attention.attend
+    backend = "auto"  # see sdfast.ops.attention.attend
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def use_attention(module: nn.Module, backend: str) -> None:
-    """Have all attention layers of a module compute with a backend (see `sdfast.models.attention.attend`)."""
+    """Have all attention layers of a module compute with a backend (see `sdfast.ops.attention.attend`)."""
     for layer in module.modules():
         if isinstance(layer, Attention):
             layer.backend = backend

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sdfast.data.text_batch import TokenBatch, starts
 from sdfast.errors import UserError
-from sdfast.models.attention import Groups, Ragged
 from sdfast.models.blocks import PostNormBlock, TransformerShape
 from sdfast.models.compiled import Compilable, segment
-from sdfast.models.gelu import gelu
-from sdfast.models.linear import Linear, linear
+from sdfast.ops.attention import Groups, Ragged
+from sdfast.ops.gelu import gelu
+from sdfast.ops.linear import Linear, linear
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdfast.models.attention import Group, Groups
 from sdfast.models.blocks import Block, Rows, TransformerShape, settled, take_tokens
 from sdfast.models.compiled import Compilable, segment
-from sdfast.models.linear import Linear, linear
+from sdfast.ops.attention import Group, Groups
+from sdfast.ops.linear import Linear, linear
 
 
 @dataclass(frozen=True)

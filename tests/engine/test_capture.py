@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdfast import capture
-from sdfast.capture import capture_cuda_graph, is_out_of_memory
+from sdfast.ops import capture
+from sdfast.ops.capture import capture_cuda_graph, is_out_of_memory
 
 POOL, DEVICE = (0, 7), 3
 

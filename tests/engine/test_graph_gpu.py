@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdfast.capture import capture_cuda_graph
 from sdfast.engine.loop import Trainer
+from sdfast.ops.capture import capture_cuda_graph
 
 pytestmark = [
     pytest.mark.gpu,

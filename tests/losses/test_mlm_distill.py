@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdfast.losses import mae_distill_loss, mlm_distill_loss
-from sdfast.losses.mae_distill import dispatch
+from sdfast.ops import registry
 
 
 def batch(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
@@ -27,8 +27,8 @@ def batch(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backend", ["reference", "native"])
 def test_parts_and_gradients(backend: str) -> None:
-    if dispatch.why_not(backend, "cpu") is not None:
-        pytest.skip(str(dispatch.why_not(backend, "cpu")))
+    if registry.why_not("mae_distill", backend, "cpu") is not None:
+        pytest.skip(str(registry.why_not("mae_distill", backend, "cpu")))
     arguments = batch()
     out = mlm_distill_loss(**arguments, mlm_weight=0.5, distill_weight=3.0, backend=backend)
     entropies = [

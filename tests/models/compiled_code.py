@@ -30,10 +30,11 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from sdfast.models import bias_gradients, linear
-from sdfast.models.attention import Group, Groups, dispatch
 from sdfast.models.blocks import Block, PostNormBlock, TransformerShape, use_attention
 from sdfast.models.vit import MAEDecoder, ViTEncoder, ViTShape
+from sdfast.ops import registry
+from sdfast.ops.attention import Group, Groups, dispatch
+from sdfast.ops.linear import layer
 
 BATCH, VISIBLE, PATCHES, TEXT_ROWS = 64, 49, 196, 64 * 128
 ENCODER, DECODER = TransformerShape(768, 12, 12, 3072), TransformerShape(512, 8, 16, 2048)
@@ -244,8 +245,8 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
     torch.set_autocast_dtype("cuda", torch.bfloat16)
-    linear._is_mixed = lambda x, weight: weight.requires_grad  # what a GPU would take, while tracing on a CPU
-    linear.why_not = lambda device: bias_gradients.why_not("cuda")
+    layer._is_mixed = lambda x, weight: weight.requires_grad  # what a GPU would take, while tracing on a CPU
+    layer.why_not = lambda op, backend, _: registry.why_not(op, backend, "cuda")
     dispatch.choose_backend = lambda *_: "varlen"
     Groups._once = lambda self, name, make: make()  # as within the compiler
     graphs = {}

@@ -21,12 +21,12 @@ from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.masking import patch_mask
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.models.attention import why_not
 from sdfast.models.blocks import Block, use_attention
 from sdfast.models.compiled import use_compiled
 from sdfast.models.vit import MaskedAutoencoder, View, ViTEncoder, patches_of
 from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
-from sdfast.products import Float32Products, float32_products, why_not_bf16x6
+from sdfast.ops.linear.fp32_matmul import Float32Products, float32_products, why_not_bf16x6
+from sdfast.ops.registry import why_not
 from sdfast.teacher.features import select_tokens
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
@@ -195,7 +195,7 @@ IN_FLOAT32 = [SCENARIOS[0], SCENARIOS[1], SCENARIOS[4], SCENARIOS[7]]
 )
 def test_a_hundred_steps_in_float32(scenario: Scenario, attention: str) -> None:
     """No farther from the truth in float64 than twice the plain float32 steps."""
-    reason = why_not(attention, torch.device("cpu"), torch.float32, 16)
+    reason = why_not("attention", attention, "cpu", torch.float32, 16)
     if reason is not None:
         pytest.skip(reason)
     compare_in_float32(scenario, trajectory(scenario, dtype=torch.float32, attention=attention))
@@ -205,7 +205,7 @@ def test_a_hundred_steps_in_float32(scenario: Scenario, attention: str) -> None:
 def test_a_hundred_steps_with_bf16x6_products(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     if (reason := why_not_bf16x6()) is not None:
         pytest.skip(reason)
-    monkeypatch.setattr("sdfast.models.linear._SMALLEST_WEIGHTS", 0)
+    monkeypatch.setattr("sdfast.ops.linear.layer._SMALLEST_WEIGHTS", 0)
     compare_in_float32(scenario, trajectory(scenario, dtype=torch.float32, products="bf16x6"))
 
 

@@ -13,7 +13,7 @@ from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_mo
 
 from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
-from sdfast.models.attention import Group, Groups
+from sdfast.ops.attention import Group, Groups
 from sdfast.store.artifact import fitted
 from sdfast.store.rows import Layout
 from sdfast.teacher.bank import open_bank

@@ -20,7 +20,6 @@ from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.single import SingleEngine
-from sdfast.losses.mae_distill import triton_backend
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
@@ -28,6 +27,8 @@ from sdfast.objectives.base import Normalise, Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
 from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.objectives.texts import LabelledTexts, MaskedTexts
+from sdfast.ops.mae_distill import triton_backend
+from sdfast.ops.mae_distill.arguments import Arguments
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
 
@@ -110,7 +111,7 @@ def loss_launches() -> Iterator[Recorder]:
 
     def launch(*operands: Any) -> Any:
         with multiprocessors_of_an_h100():
-            return triton_backend.launch(Recorder(), recorder, *operands)
+            return triton_backend.launch(Recorder(), recorder, Arguments(*operands))
 
     with mock.patch.object(triton_backend, "_launch_eagerly", launch):
         yield recorder

@@ -10,15 +10,15 @@ from loss_launches import CALLS, Recorder, launch
 from pretended_steps import Step, take_step
 from torch import Tensor
 
-from sdfast.losses.mae_distill import dispatch
+from sdfast.ops import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by copies of teachers
 
 # Places that copy from the CPU within a step, without waiting. A static step's inputs are moved before it.
 BEFORE = {"engine.graph.<lambda>"}
 MASK = {"data.masking.seen_on", "objectives.images._predict"}
-PADDED = {"models.attention.sdpa._places", "models.attention.sdpa._padded"}
-RAGGED = {"models.attention.groups._offsets"}
+PADDED = {"ops.attention.sdpa._places", "ops.attention.sdpa._padded"}
+RAGGED = {"ops.attention.groups._offsets"}
 WORDS = {"models.text.embed"}  # places of the tokens
 MASKED_WORDS = WORDS | {"data.text_batch.to", "objectives.texts._labels"}
 TAIL = {"models.text.encode"}  # the tokens that ask
@@ -90,8 +90,8 @@ def check(step: Step, moved: set[str], contrastive: bool = False) -> None:
 
 
 def check_launch(step: Step, call: str) -> None:
-    """The loss's kernel is launched as it is compiled in tests/losses/test_mae_distill_triton_hopper.py."""
-    if dispatch.why_not("triton", "cuda") is not None:
+    """The loss's kernel is launched as it is compiled in tests/ops/test_mae_distill_triton_hopper.py."""
+    if registry.why_not("mae_distill", "triton", "cuda") is not None:
         return
     compiled_for = Recorder()
     launch(Recorder(), compiled_for, **CALLS[call].operands)

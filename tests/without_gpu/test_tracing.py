@@ -15,11 +15,11 @@ from recorded_graphs import Graphs, recorded_graphs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdfast.models.attention import dispatch
 from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.compiled import use_compiled
 from sdfast.models.text import Dropouts, MaskedLanguageModel
 from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, with_cls
+from sdfast.ops.attention import dispatch
 
 VISIBLE = PATCHES - MASKED
 SHALLOW = TransformerShape(512, 1, 16, 2048)

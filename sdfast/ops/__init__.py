@@ -1,0 +1,1 @@
+"""Operators of transformers, and losses: torch alone, with the compiled core and Triton used where these are there."""
