@@ -10,11 +10,11 @@ from typing import Any
 
 from sdfast.context import Context
 from sdfast.durable import reason, recover_directory, staged_directory
-from sdfast.engine import checkpoint
 from sdfast.errors import RunError, UserError, nearest
 from sdfast.occupant import Occupant
 from sdfast.regular import open_regular
 from sdfast.rundir import RESULT, check_model
+from sdfast.store import checkpoint
 
 
 def export_stage(out: Path, context: Callable[[], Context], name: str, to: Path) -> int:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from sdfast.durable import sha256_file, sha256_json
 from sdfast.errors import UserError
-from sdfast.ranks import Ranks
+from sdfast.ranks import Ranks, control_group, talk_in
 
 _PATIENCE = datetime.timedelta(days=7)  # of processes that wait for the first one's work, however long that takes
 _control: Any = None
@@ -72,7 +72,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         UserError: the launcher did not say where they meet.
         RunError: another process did not come.
     """
-    global _met, _control
+    global _met
     here = launch_info()
     if here.world == 1 and not alone:
         return Ranks()
@@ -86,7 +86,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         if index is not None:
             torch.cuda.set_device(index)
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
-        _control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        talk_in(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return Ranks.current()
 
 
@@ -114,11 +114,6 @@ def name_local_rank(device: torch.device) -> bool:
     return True
 
 
-def control_group() -> Any:
-    """The group for words between processes, which waits as long as it takes; None before `join`."""
-    return _control
-
-
 def code() -> dict[str, str]:
     """What computes in this process, by name: the version of torch, and a digest of this package's own files."""
     own = Path(__file__).parent
@@ -129,12 +124,12 @@ def code() -> dict[str, str]:
 
 def leave() -> None:
     """End the groups that `join` made, when every process is here."""
-    global _control
-    if _control is not None and dist.is_initialized():
+    group = control_group()
+    if group is not None and dist.is_initialized():
         with contextlib.suppress(RuntimeError):  # one that failed is not waited for
-            dist.barrier(group=_control)
+            dist.barrier(group=group)
         dist.destroy_process_group()
-        _control = None
+        talk_in(None)
 
 
 def end(code: int) -> NoReturn:

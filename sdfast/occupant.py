@@ -14,11 +14,11 @@ from sdfast.data.modality import IMAGES, TEXTS
 from sdfast.data.parallel import available_threads
 from sdfast.data.sources import open_source
 from sdfast.durable import read_json, write_json
-from sdfast.engine import checkpoint
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
 from sdfast.log import log
 from sdfast.rundir import RESULT, StageDirectory, read_result
+from sdfast.store import checkpoint
 from sdfast.store.artifact import files_in
 
 _REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result

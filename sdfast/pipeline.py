@@ -19,7 +19,6 @@ from sdfast.context import Context, Modality
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.machine import cpu_settings
 from sdfast.errors import UserError, nearest
-from sdfast.evaluation.run import evaluate_run
 from sdfast.export import export_stage
 from sdfast.launch import code
 from sdfast.log import log
@@ -29,6 +28,7 @@ from sdfast.opening import device_of, model_path, opened_data, opened_model, ran
 from sdfast.ranks import Ranks
 from sdfast.rundir import Result, slug
 from sdfast.stages.bring import Maker
+from sdfast.stages.evaluate import evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank

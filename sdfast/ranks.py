@@ -13,6 +13,19 @@ from sdfast.errors import Interrupted, RunError, SdfastError, UserError, shorten
 
 _Out = TypeVar("_Out")
 
+_control: Any = None
+
+
+def talk_in(group: Any) -> None:
+    """Have words between processes go through a group of their own; None for torch's."""
+    global _control
+    _control = group
+
+
+def control_group() -> Any:
+    """The group for words between processes, which waits as long as it takes; None before there is one."""
+    return _control
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -33,12 +46,10 @@ class Ranks:
         """Those of torch.distributed where it is initialised, else one process alone.
 
         Args:
-            group: the process group to talk in; that of `sdfast.launch.join`, or else torch's own, when not given.
+            group: the process group to talk in; that of `talk_in`, or else torch's own, when not given.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return cls()
-        from sdfast.launch import control_group
-
         group = group or control_group()
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), lambda v: _all_gather(v, group))
 

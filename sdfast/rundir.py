@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from sdfast import durable
-from sdfast.engine import checkpoint
 from sdfast.errors import UserError, said
 from sdfast.locks import check_held
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import SAFETENSORS_FILE
+from sdfast.store import checkpoint
 from sdfast.store.artifact import Count, Digest, Stored, files_in, first_changed, first_changed_key, fitted
 
 RESULT = "result.json"

@@ -436,7 +436,7 @@ def test_checkpoints_that_a_kill_left_of_a_finished_stage_are_swept(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("sdfast.engine.checkpoint.clear", lambda directory: None)
+        patch.setattr("sdfast.store.checkpoint.clear", lambda directory: None)
         first = pipeline(inputs[kind], out, "engine.checkpoint_steps=2").pretrain()
     assert len(list((out / "pretrain" / "checkpoints").glob("step-*"))) == 2
     assert pipeline(inputs[kind], out).pretrain() == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,12 @@ class _Found:
     notes: Notes = field(default_factory=Notes)
 
 
-def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
+def open_folder(
+    root: Path,
+    options: DataConfig,
+    modality: Modality,
+    check: Callable[[Path, Iterable[str]], object] = lambda root, classes: None,
+) -> Source:
     """Open a folder of images, or of texts with one document per file.
 
     * `train/`, `test/` and `val/` (or `training/`, `validation/`, `dev/`, ...) are splits when `train/` is there, or
@@ -48,6 +54,7 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
       labels. Beside several sub-folders it does so only when its columns are called as documented.
     * Links are followed, also out of the folder: people keep data sets as folders of links. What a link leads to has to
       be a folder or a regular file.
+    * `check` is asked about the folders of classes, where there are no splits.
     * Hidden files and what file managers leave behind are passed over; files of other kinds are counted.
 
     Raises:
@@ -59,9 +66,7 @@ def open_folder(root: Path, options: DataConfig, modality: Modality) -> Source:
     folders = _sub_folders(root)
     splits = _split_folders(root, folders)
     if modality is IMAGES and not splits:
-        from sdfast.data.paper_images import check_not_above
-
-        check_not_above(root, folders)
+        check(root, folders)
     found = {
         split: _read_split(root, directory, options, modality)
         for split, directory in (splits or {"train": root}).items()

@@ -13,7 +13,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,6 @@ from sdfast.durable import load_array, read_json, recover_directory, staged_dire
 from sdfast.errors import UserError, shortened
 from sdfast.regular import read_regular
 from sdfast.store.artifact import Digest, Stored, StoredFile, first_changed, first_cut, first_foreign, fitted
-
-if TYPE_CHECKING:
-    from sdfast.data.pack_build import PackBuilder
 
 MANIFEST = "manifest.json"
 ENDINGS = {"digests": "digests.npy", "names": "names.json", "labels": "labels.npy"}  # beside those of the contents
@@ -130,7 +127,7 @@ class OpenPack(ABC, Generic[_Split]):
     contents: ClassVar[str]
     endings: ClassVar[Mapping[str, str]]
     split_kind: ClassVar[type[SplitFiles]]
-    builder: ClassVar[type[PackBuilder]]
+    builder: ClassVar[Any]  # a `PackBuilder`
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory

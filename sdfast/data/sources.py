@@ -11,7 +11,7 @@ from sdfast.data import arrow, folder, idx, table, text_files
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
-from sdfast.data.paper_images import layout_of
+from sdfast.data.paper_images import check_not_above, layout_of
 from sdfast.data.paper_sets import compare_with_paper
 from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
@@ -96,4 +96,4 @@ def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Sour
         return text_files.open_text_files(path, files, options)
     if arrow.parquet_files(path):
         return arrow.open_parquet(path, options, modality)
-    return folder.open_folder(path, options, modality)
+    return folder.open_folder(path, options, modality, check_not_above)

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from sdfast.config import EngineConfig, OptimisationConfig, ZeroConfig
+from sdfast.config import ZeroConfig
 from sdfast.data.order import Batch
-from sdfast.errors import UserError
 from sdfast.objectives.base import Objective
 from sdfast.ranks import Ranks
 
@@ -65,31 +63,6 @@ class Sharing:
     ranks: Ranks = field(default_factory=Ranks)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
-
-
-def make_engine(
-    objective: Objective,
-    stage: str,
-    config: OptimisationConfig,
-    engine: EngineConfig,
-    device: torch.device,
-    sharing: Sharing,
-) -> Engine:
-    """The engine that a run's settings ask for; the objective's module is on the device.
-
-    Raises:
-        UserError: DeepSpeed is needed and not installed, its settings contradict ours, or something acts on the
-            optimiser that needs every weight whole.
-    """
-    if sharing.ranks.world == 1 and not sharing.zero.stage:
-        from sdfast.engine.single import SingleEngine
-
-        return SingleEngine(objective, config, engine, device)
-    if objective.regularizer is not None and sharing.zero.stage:
-        raise UserError(f"{stage}: RecAdam and MARS need every weight whole; use --zero 0.")
-    from sdfast.engine.zero import ZeroEngine
-
-    return ZeroEngine(objective, stage, config, engine, device, sharing)
 
 
 def trained_parameters(objective: Objective) -> dict[str, nn.Parameter]:

@@ -16,8 +16,7 @@ from torch import Tensor
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.waiting import waiting
-from sdfast.engine import checkpoint
-from sdfast.engine.base import Sharing, make_engine
+from sdfast.engine.base import Sharing
 from sdfast.engine.clock import Clock, Lap, Rate
 from sdfast.engine.machine import (
     arithmetic,
@@ -27,6 +26,7 @@ from sdfast.engine.machine import (
     full_fp32_matmul,
     only_matmul_dtype,
 )
+from sdfast.engine.make import make_engine
 from sdfast.engine.optim import learning_rate
 from sdfast.engine.selection import Best, Selection
 from sdfast.engine.stopping import Agreement, StopRequest, Watchdog, stop_on_signal
@@ -38,6 +38,7 @@ from sdfast.models.compiled import nothing_new_compiled
 from sdfast.objectives.base import Objective
 from sdfast.ranks import explain_lost_process
 from sdfast.rng import derive_seed
+from sdfast.store import checkpoint
 
 
 @dataclass(frozen=True)

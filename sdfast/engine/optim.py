@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdfast.config import OptimisationConfig
+from sdfast.objectives.base import DecayRule
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull, RecAdam
 
-DecayRule = Literal["pretrain", "finetune"]
 _FINETUNE_NO_DECAY = ("bias", "position_embeddings", "cls_token")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sdfast.engine.checkpoint import Checkpoint
+from sdfast.store.checkpoint import Checkpoint
 
 _PREFIX = "best/"
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sdfast.launch import control_group, may_speak
+from sdfast.launch import may_speak
 from sdfast.log import log
-from sdfast.ranks import Ranks
+from sdfast.ranks import Ranks, control_group
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_WORDS = 10.0  # seconds in which to say why

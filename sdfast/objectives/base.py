@@ -6,16 +6,17 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig
 from sdfast.data.order import Batch
-from sdfast.engine.optim import DecayRule
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull
+
+DecayRule = Literal["pretrain", "finetune"]  # which parameters weight decay acts on: see `sdfast.engine.optim`
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from sdfast.config import PretrainConfig
 from sdfast.data.augment import Augmentation
 from sdfast.data.masking import PatchMask, batch_mask
 from sdfast.data.order import Batch
-from sdfast.engine.optim import DecayRule
 from sdfast.losses import mae_distill_loss
 from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, with_cls
-from sdfast.objectives.base import Normalise, Shortcuts
+from sdfast.objectives.base import DecayRule, Normalise, Shortcuts
 from sdfast.objectives.masked import MaskedRows, Match
 from sdfast.regularizers.r3f import R3F
 from sdfast.rng import STREAM_FLIP, philox_bits

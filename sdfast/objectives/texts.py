@@ -10,10 +10,9 @@ from torch import Tensor
 from sdfast.data.masking import TokenMask, TokenMasking, batch_token_mask
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch, TokenReader
-from sdfast.engine.optim import DecayRule
 from sdfast.losses import linear_kl, mlm_distill_loss
 from sdfast.models.text import Asking, MaskedLanguageModel, TextClassifier, TextView
-from sdfast.objectives.base import Shortcuts
+from sdfast.objectives.base import DecayRule, Shortcuts
 from sdfast.objectives.masked import MaskedRows, Match
 from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.features import Layer, Tokens, blocks_before

@@ -15,8 +15,8 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from safetensors.torch import load_file
 
 from sdfast.cli.main import run
-from sdfast.engine import checkpoint
 from sdfast.models.checkpoint import load_classifier, load_mae
+from sdfast.store import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     model, images = write_model(folder / "model"), write_images(folder / "images")
     patch = pytest.MonkeyPatch()
-    patch.setattr("sdfast.engine.checkpoint.clear", lambda directory: None)
+    patch.setattr("sdfast.store.checkpoint.clear", lambda directory: None)
     every = "engine.checkpoint_steps=4"
     arguments = ["train", "--model", str(model), "--data", str(images), "--out", str(folder / "out"), *FEW_STEPS]
     assert run([*arguments, every]) == 0

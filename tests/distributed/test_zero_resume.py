@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from test_zero_trajectories import FACTOR, distance
 from zero_worker import train
 
-from sdfast.engine.checkpoint import Checkpoint, newest
 from sdfast.errors import Interrupted
 from sdfast.ranks import Ranks
+from sdfast.store.checkpoint import Checkpoint, newest
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from changed_json import changed, leaves
 
-from sdfast.engine import checkpoint
 from sdfast.engine.loop import Trainer
+from sdfast.store import checkpoint
 
 INPUTS: dict[str, Any] = {"identity": "f", "classes": ["a", "b"]}
 LIES: list[Any] = [None, True, -1, 3, 10**40, 0.5, 1e308, float("nan"), "", "x", "../state", [], {}, [1], {"a": 1}]

@@ -124,7 +124,7 @@ def test_a_large_state_is_written_in_several_files(
 ) -> None:
     whole = make_trainer("pretrain", directory=tmp_path / "whole")
     whole.run()
-    monkeypatch.setattr("sdfast.engine.checkpoint._FILE_BYTES", 10_000)
+    monkeypatch.setattr("sdfast.store.checkpoint._FILE_BYTES", 10_000)
     make_trainer("pretrain", checkpoint_steps=5).run()
     files = sorted((tmp_path / "checkpoints" / "step-00000010").glob("state-*.safetensors"))
     assert len(files) > 3

@@ -99,7 +99,7 @@ def test_a_stopped_stage_keeps_the_same_weights(
 def test_without_a_selection_a_checkpoint_holds_no_second_model(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
-    from sdfast.engine import checkpoint
+    from sdfast.store import checkpoint
 
     trainer = make_trainer("finetune", checkpoint_steps=8)
     assert trainer.run().best is None
