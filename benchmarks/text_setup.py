@@ -13,7 +13,9 @@ from naive_text import NaiveTextDistillation, NaiveTextPretraining
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
+from sdfast.config import Config, EngineConfig, FinetuneConfig, PretrainConfig
+from sdfast.costs.measure import text_flops
+from sdfast.costs.task import Task
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
@@ -21,7 +23,6 @@ from sdfast.engine.loop import Trainer
 from sdfast.engine.optim import build_optimizer
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm, text_classifier_from_mlm
-from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.models.vit import TransformerShape
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
 from sdfast.objectives.text_classification import TextClassification
@@ -161,5 +162,6 @@ def naive_step(point: Point) -> Step:
 def flops_of(point: Point) -> int:
     """FLOPs of sdfast's step."""
     drawn = objective_of(replace(point, stage="pretrain")).draw(Batch(0, torch.arange(point.texts)))
-    spec = TextStepSpec(point.shape, point.stage)  # type: ignore[arg-type]
-    return text_step_flops(spec, drawn.batch.lengths.tolist(), drawn.counts.tolist()).total
+    stage: Any = point.stage
+    task = Task(stage, Config(), point.shape)
+    return round(text_flops(task, drawn.batch.lengths.tolist(), drawn.counts.tolist()).step)

@@ -18,10 +18,10 @@ from step_setup import Ours, Point, shape_of, trainer_of
 from zero_held import count_before_steps
 
 from sdfast.config import ZeroConfig
+from sdfast.costs.resident import PeakGrowth
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import Trainer
 from sdfast.engine.precision import matmul_precision, resolve_precision
-from sdfast.engine.resident import PeakGrowth
 from sdfast.ranks import Ranks
 from sdfast.teacher.targets import ResidentBank
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdfast import _native, products
 from sdfast.config import EngineConfig
-from sdfast.engine.peak import matmul_peak
+from sdfast.costs.peak import matmul_peak
 from sdfast.engine.precision import cpu_settings
 from sdfast.errors import UserError
 

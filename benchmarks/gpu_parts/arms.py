@@ -13,8 +13,8 @@ from step_setup import MODELS, Arm, Ours, Point, honest_arm, naive_arm, sdfast_a
 
 from gpu_parts.evidence import compiled_modules
 from sdfast.config import EngineConfig
-from sdfast.engine.accounting import SHORTCUTS
 from sdfast.models.attention import why_not
+from sdfast.objectives.base import SHORTCUTS
 from sdfast.products import float32_products
 
 IMAGES = 2048  # in memory

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from sdfast import bundled
 from sdfast.config import Modality, OptimisationConfig
+from sdfast.costs.measure import image_flops
+from sdfast.costs.plan import worth_of_zero
+from sdfast.costs.task import Task
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder
 from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
@@ -20,15 +23,12 @@ from sdfast.data.pictures import kept_options, options_of_model
 from sdfast.data.transform import Transform
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
 from sdfast.domains.card import write_card
-from sdfast.engine.accounting import step_spec
 from sdfast.engine.pixels import image_reader
-from sdfast.engine.plan import worth_of_zero
 from sdfast.engine.teacher_bank import augmentation, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
 from sdfast.models import checkpoint as models
-from sdfast.models.flops import step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise, Objective
@@ -187,14 +187,14 @@ class ImageDomain:
 
     def flops(self, stage: MaskedStage | Literal["finetune"], rows: Tensor) -> float:
         """See `Domain.flops`."""
-        assert stage != "head"
-        classes = len(self.run.pack.class_names or ())
-        return step_flops(step_spec(stage, self.run.config, self.run.initial.shape, classes)).total
+        return image_flops(self._task(stage)).step
 
     def worth_of_zero(self, stage: Any) -> str | None:
         """See `Domain.worth_of_zero`."""
-        run = self.run
-        return worth_of_zero(run.initial.shape, stage, run.config, run.device, run.ranks.world)
+        return worth_of_zero(self._task(stage), self.run.device, self.run.ranks.world)
+
+    def _task(self, stage: Any) -> Task:
+        return Task(stage, self.run.config, self.run.initial.shape, len(self.run.pack.class_names or ()))
 
     def write(self, module: MaskedAutoencoder, folder: Path, stage: str, steps: int) -> None:
         """See `Domain.write`: with the encoder alone in a folder of its own, as transformers masks with the whole."""

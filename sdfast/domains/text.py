@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from sdfast import bundled
 from sdfast.config import Modality, OptimisationConfig
+from sdfast.costs.measure import text_flops
+from sdfast.costs.task import Task
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_masking import TokenMasking
 from sdfast.data.text_order import TextBatchOrder
@@ -20,14 +22,12 @@ from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_t
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
 from sdfast.domains.base import Classifier, MaskedStage, Reader, refuse_settings
 from sdfast.domains.card import write_card
-from sdfast.engine.accounting import text_step_spec
 from sdfast.errors import UserError
 from sdfast.evaluation.text import predict_texts
 from sdfast.log import log, progress_lines
 from sdfast.models import text_checkpoint as models
 from sdfast.models.hub import find_model_folder
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.text_flops import text_step_flops
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import check_banked, check_match, matches_features
 from sdfast.objectives.choose_text import masked_text_objective, matched_tokens, text_classifier_objective
@@ -203,9 +203,9 @@ class TextDomain:
         split, how = self.run.pack.split("train"), self.run.pack.tokenization
         lengths = split.lengths[rows.numpy()]
         maskable = lengths - len(how.prefix) - len(how.suffix)
-        masked = (maskable.clip(min=0) * self.run.config.pretrain.word_ratio).tolist()
-        step = text_step_spec(stage, self.run.config, self.run.initial.shape, len(self.run.pack.class_names or ()))
-        return text_step_flops(step, lengths.tolist(), masked).total / len(lengths)
+        masked = maskable.clip(min=0) * self.run.config.pretrain.word_ratio
+        task = Task(stage, self.run.config, self.run.initial.shape, len(self.run.pack.class_names or ()))
+        return text_flops(task, lengths, masked if stage != "finetune" else ()).step / len(lengths)
 
     def worth_of_zero(self, stage: str) -> str | None:
         """See `Domain.worth_of_zero`."""

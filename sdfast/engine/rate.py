@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdfast.engine.peak import matmul_peak
+from sdfast.costs.peak import matmul_peak
 
 
 class Rate:

@@ -11,7 +11,6 @@ from typing import Any
 from sdfast.errors import UserError
 from sdfast.models import layout
 from sdfast.models.layout import Naming
-from sdfast.models.parameters import decoder_parameters, encoder_parameters
 from sdfast.models.processor import ImageProcessor, replaced_steps
 from sdfast.models.vit import TransformerShape, ViTShape
 from sdfast.models.weights import Weights, read_config
@@ -289,8 +288,18 @@ def _check(shape: ViTShape, weights: Weights, path: Path) -> None:
             f"{shape.patch_size}."
         )
     stacks = [shape.encoder] + ([] if shape.decoder is None else [shape.decoder])
-    parameters = encoder_parameters(shape) + (0 if shape.decoder is None else decoder_parameters(shape))
+    parameters = shape.encoder.width * (shape.patch_values + 1 + 1 + 1 + shape.patches + 2)  # CLS, positions, norm
+    if shape.decoder is not None:
+        width = shape.decoder.width
+        parameters += width * (shape.encoder.width + 1 + 1 + 1 + shape.patches + 2) + (width + 1) * shape.patch_values
+    parameters += sum(stack.depth * block_parameters(stack, shape.qkv_bias) for stack in stacks)
     check_budget(parameters, sum(stack.depth for stack in stacks), weights, path)
+
+
+def block_parameters(shape: TransformerShape, qkv_bias: bool = True) -> int:
+    """Numbers in a block, of sizes that no module could be made of if they are wrong: see `check_budget`."""
+    width, hidden = shape.width, shape.mlp_width
+    return 4 * width * width + 2 * width * hidden + hidden + width * (3 * qkv_bias + 6)  # and two norms
 
 
 def whole_number(values: Mapping[str, Any], key: str, path: Path, default: int) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdfast.errors import UserError
-from sdfast.models.describe import norm_epsilon, whole_number
-from sdfast.models.parameters import block_parameters
+from sdfast.models.describe import block_parameters, norm_epsilon, whole_number
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.vit import TransformerShape
 
@@ -62,7 +61,7 @@ def text_parameters(shape: TextShape) -> int:
     """Numbers of an encoder with embeddings, and of a head's own layer."""
     width = shape.encoder.width
     rows = shape.vocabulary + shape.positions + shape.types + 2
-    return width * (rows + width + 3) + shape.encoder.depth * block_parameters(shape.encoder, qkv_bias=True)
+    return width * (rows + width + 3) + shape.encoder.depth * block_parameters(shape.encoder)
 
 
 def _kind(config: Mapping[str, Any], path: Path) -> Literal["bert", "roberta"]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sdfast.config import EngineConfig
 from sdfast.data.order import Batch
 from sdfast.engine.optim import DecayRule
 from sdfast.regularizers.mars import Mars
@@ -33,6 +34,12 @@ class Shortcuts:
 
 
 ALL_SHORTCUTS = Shortcuts()
+SHORTCUTS = tuple(field.name for field in fields(Shortcuts))
+
+
+def shortcuts(engine: EngineConfig) -> Shortcuts:
+    """The exact shortcuts that are on; each has a key of its name."""
+    return Shortcuts(**{name: getattr(engine, name) for name in SHORTCUTS})
 
 
 class Objective(Protocol):

@@ -7,10 +7,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sdfast.config import Config
-from sdfast.engine.accounting import shortcuts
 from sdfast.errors import UserError
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier
-from sdfast.objectives.base import Normalise
+from sdfast.objectives.base import Normalise, shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import WHOLE_BATCH, SupervisedContrastive, add_projection
 from sdfast.objectives.matching import PredictionMatching, WeightMatching

@@ -9,9 +9,9 @@ from torch import Tensor
 from sdfast.config import Config
 from sdfast.data.text_batch import TokenReader
 from sdfast.data.text_masking import TokenMasking
-from sdfast.engine.accounting import shortcuts
 from sdfast.errors import UserError
 from sdfast.models.text import MaskedLanguageModel, TextClassifier
+from sdfast.objectives.base import shortcuts
 from sdfast.objectives.contrastive import add_projection
 from sdfast.objectives.masked_lm import MaskedLanguageModelling
 from sdfast.objectives.text_classification import TextClassification

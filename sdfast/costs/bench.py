@@ -18,20 +18,22 @@ import torch
 
 from sdfast import __version__
 from sdfast.config import Config
+from sdfast.costs.measure import image_flops
+from sdfast.costs.peak import matmul_peak, peak_name
+from sdfast.costs.plan import setup_of
+from sdfast.costs.resident import PeakGrowth
+from sdfast.costs.task import Task
+from sdfast.costs.workload import workload
+from sdfast.costs.zero_memory import device_memory
 from sdfast.data.order import BatchOrder
-from sdfast.engine.accounting import SHORTCUTS, Stage, step_spec
 from sdfast.engine.allocator import freed_pages_kept
 from sdfast.engine.loop import Trainer
-from sdfast.engine.peak import matmul_peak, peak_name
 from sdfast.engine.precision import cpu_settings, matmul_precision, products_dtype
 from sdfast.engine.prepare import prepare, running_teacher
-from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
-from sdfast.models.flops import step_flops
-from sdfast.models.memory import step_memory
 from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.base import SHORTCUTS, Normalise, Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
 from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.r4f import add_spectral_norm
@@ -39,6 +41,7 @@ from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.residency import free_memory
 from sdfast.teacher.targets import ResidentBank, Teacher
 
+Stage = Literal["pretrain", "distill", "finetune"]
 STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
 _CLASSES = 10
 _SECONDS = 30.0  # that all rows together may take, about
@@ -71,7 +74,7 @@ class Row:
         peak_share: 0 to 1, of the measured peak.
         gflop_per_image: of one image's step, forward and backward.
         memory: largest growth while the stage was set up and run, bytes; None where the system does not tell.
-        memory_predicted: bytes of tensors, by `sdfast.models.memory`.
+        memory_predicted: bytes of tensors, by `sdfast.costs.measure`.
         configured: whether the run would train in this very way.
     """
 
@@ -209,8 +212,12 @@ def _changed(config: Config, mode: Literal["live", "bank"], switches: dict[str, 
     )
 
 
+def _task(variant: Variant, model: PretrainedMAE) -> Task:
+    return Task(variant.stage, variant.config, model.shape, _CLASSES)
+
+
 def _flops(variant: Variant, model: PretrainedMAE) -> tuple[Stage, int]:
-    return variant.stage, step_flops(step_spec(variant.stage, variant.config, model.shape, _CLASSES)).total
+    return variant.stage, round(image_flops(_task(variant, model)).step)
 
 
 def _feasible(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int, peak: float) -> int:
@@ -326,24 +333,12 @@ def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch
 
 
 def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> int:
-    config, shape = variant.config, model.shape
-    spec = step_spec(variant.stage, config, shape, _CLASSES)
-    kept = 0
-    if spec.stage == "finetune" and config.finetune.regularizer in ("recadam", "mars"):  # they keep the start
+    config, task = variant.config, _task(variant, model)
+    work, setup = workload(task), replace(setup_of(task, device, 1), zero=0, offload="none")
+    kept = work.features * batch * getattr(torch, config.teacher.dtype).itemsize
+    if task.stage == "finetune" and config.finetune.regularizer in ("recadam", "mars"):  # they keep the start
         kept = sum(parameter.nbytes for parameter in model.module.encoder.parameters())
-    if spec.banked:
-        tokens = {"cls": 1, "patch": shape.patches, "all": 1 + shape.patches}[spec.tokens]
-        kept = batch * tokens * shape.encoder.width * getattr(torch, config.teacher.dtype).itemsize
-    return step_memory(
-        spec,
-        batch,
-        bf16=products_dtype(config.engine.precision, device) != torch.float32,
-        dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
-        bank=kept,
-        accumulate=min(config.engine.accumulate, batch),
-        cuda=device.type == "cuda",
-        checkpointing=config.engine.activation_checkpointing,
-    ).peak
+    return device_memory(work, replace(setup, accumulate=min(setup.accumulate, batch)), batch, bank=kept).total
 
 
 class _Growth:

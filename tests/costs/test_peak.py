@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdfast.engine import peak
+from sdfast.costs import peak
 
 CPU = torch.device("cpu")
 
