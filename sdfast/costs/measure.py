@@ -198,7 +198,7 @@ def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing
         sizes = (2, 3)
         both = [_deeper(task, run(count)) for count in sizes]
         inside = np.array([[span.fullest for span in spans] for spans in both], float)  # [2, 1 + moments]
-        units = np.array(sizes) * (_TEXT if texts else 1)
+        units = np.array(sizes) * _tokens(task)
         slope = (inside[1] - inside[0]) / (units[1] - units[0])
         lines = np.stack([inside[0] - slope * units[0], slope], axis=1)
         made = np.cumsum([0, *(span.gradient for span in both[0][1:-1])])
@@ -207,9 +207,15 @@ def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing
     return _once(("moments", task.key, bf16, cuda, checkpointing), find)
 
 
+def _tokens(task: Task) -> int:
+    """Of each text of which memory is measured; 1 for images, which are measured one by one."""
+    return min(_TEXT, task.shape.longest) if isinstance(task.shape, TextShape) else 1
+
+
 def _short_texts(task: Task, count: int) -> Step:
-    masked = max(1, round(task.config.pretrain.word_ratio * _TEXT))
-    return text_step(task, [_TEXT] * count, [masked] * count if task.stage != "finetune" else [])
+    tokens = _tokens(task)
+    masked = max(1, round(task.config.pretrain.word_ratio * tokens))
+    return text_step(task, [tokens] * count, [masked] * count if task.stage != "finetune" else [])
 
 
 def _spans(step: Step, backend: str, bf16: bool, cuda: bool, checkpointing: bool) -> list[Span]:
