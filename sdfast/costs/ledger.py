@@ -57,14 +57,11 @@ class Products(TorchDispatchMode):
 
     Attributes:
         flops: of them.
-        again: FLOPs of those that activation checkpointing makes once more in the backward pass.
-        backward: whether it has begun.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.again = 0
-        self.backward = False
+        self.flops = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -79,10 +76,7 @@ class Products(TorchDispatchMode):
         product = _PRODUCTS.get(function)
         if product is not None:
             flops, shape = product(*args, **kwargs)
-            if self.backward and torch.is_grad_enabled():  # what is made once more is differentiated itself
-                self.again += flops
-            else:
-                self.flops += flops
+            self.flops += flops
             return args[0] if function is _ATEN.addmm_.default else args[0].new_empty(shape)
         if function in _ALIKE and _are_alike(args):
             return args[0] if function is _ATEN.add_.Tensor else torch.empty_like(args[0])

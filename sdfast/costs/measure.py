@@ -89,7 +89,7 @@ def image_flops(task: Task, checkpointing: bool = False) -> Flops:
     """Of one image; with `checkpointing`, what that does again is found too."""
 
     def count(images: int) -> Callable[[Task], NDArray[np.int64]]:
-        return lambda task: _flops(image_step(task, images), checkpointing)
+        return lambda task: _flops(lambda: image_step(task, images), checkpointing)
 
     found = _once(("flops", task.key, checkpointing), lambda: _of_one(task, lambda n: _by_depth(task, count(n))))
     return Flops(*found.tolist())
@@ -116,7 +116,7 @@ def _text_polynomial(task: Task, checkpointing: bool) -> NDArray[np.float64]:
 
     def count(texts: int, length: int, some: int) -> Callable[[Task], NDArray[np.int64]]:
         given = [length] * texts, [some] * texts if masks else []
-        return lambda task: _flops(text_step(task, *given), checkpointing)
+        return lambda task: _flops(lambda: text_step(task, *given), checkpointing)
 
     def find() -> NDArray[np.float64]:
         points = [(2, 1), (3, 1), (4, 1), (2, 2), (4, 2)] if masks else [(2, 0), (3, 0), (4, 0)]
@@ -142,13 +142,17 @@ def _of_one(task: Task, count: Callable[[int], NDArray[np.int64]]) -> NDArray[np
     return count(1)
 
 
-def _flops(step: Step, checkpointing: bool) -> NDArray[np.int64]:
+def _flops(make: Callable[[], Step], checkpointing: bool) -> NDArray[np.int64]:
     """[2]: see `Flops`."""
-    with _measuring(step, "reference", checkpointing), Products() as products:
-        loss = step.loss()
-        products.backward = True
-        loss.backward()
-    return np.array([products.flops, products.again])
+
+    def count(again: bool) -> int:
+        step = make()
+        with _measuring(step, "reference", again), Products() as products:
+            step.loss().backward()
+        return products.flops
+
+    plain = count(False)
+    return np.array([plain, count(True) - plain if checkpointing else 0])
 
 
 def size(task: Task) -> Size:

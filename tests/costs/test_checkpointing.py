@@ -85,9 +85,9 @@ def test_the_peak_falls_as_predicted() -> None:
 
 def test_what_is_computed_again_is_counted_apart() -> None:
     """The blocks' forward pass."""
-    task, _, _ = step_of(MODEL, "finetune")
+    task, _, _ = step_of(dataclasses.replace(MODEL, image_size=(160, 160)), "finetune")
     plain, again = image_flops(task), image_flops(task, checkpointing=True)
-    encoder, tokens = MODEL.encoder, 1 + MODEL.patches
+    encoder, tokens = MODEL.encoder, 1 + 100
     attention = 2 * tokens * 4 * encoder.width**2 + 2 * 2 * tokens * tokens * encoder.width
     assert again == (plain.step, encoder.depth * (attention + 2 * 2 * tokens * encoder.width * encoder.mlp_width))
     assert plain.again == 0
