@@ -12,7 +12,6 @@ optimiser's step alone (with MARS's projection): beside a step of a second their
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ import torch
 from step_clock import turns
 from step_setup import CLASSES, Ours, Point, shape_of, trainer_of
 
-from sdfast.config import EngineConfig
+from sdfast.config import Config
+from sdfast.costs.measure import image_flops, text_flops
+from sdfast.costs.task import Task
 from sdfast.engine.loop import Trainer
 from sdfast.engine.machine import freed_pages_kept
 from sdfast.engine.single import SingleEngine
-from sdfast.models.flops import StepSpec, step_flops
-from sdfast.models.text_flops import TextStepSpec, text_step_flops
-from sdfast.objectives.base import shortcuts
 
 METHODS = ("none", "recadam", "mars", "r3f", "r4f")
 ON_OPTIMIZER = ("none", "recadam", "mars")
@@ -45,7 +43,7 @@ def test_steps(benchmark: Any, tmp_path: Path, kind: str) -> None:
         turns(steps, dict.fromkeys(steps, 1), "cpu", 1)
         seconds = medians(turns(steps, dict.fromkeys(steps, 1), "cpu", ROUNDS))
     record(benchmark, kind, seconds, {name: value / seconds["none"] for name, value in seconds.items()}, "ratio")
-    benchmark.extra_info["arithmetic"] = flops(kind, 2) / flops(kind, 1)
+    benchmark.extra_info["arithmetic"] = flops(kind, "r3f") / flops(kind, "none")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,14 +69,12 @@ def trainer_with(kind: str, name: str, folder: Path) -> Trainer:
     return trainer_of(POINT, Ours(finetune={"regularizer": name}), folder / name)
 
 
-def flops(kind: str, passes: int) -> int:
+def flops(kind: str, regularizer: str) -> float:
+    config = Config.model_validate({"finetune": {"regularizer": regularizer}})
     if kind == "texts":
-        lengths = TEXTS.batch().lengths.tolist()
-        return text_step_flops(
-            TextStepSpec(TEXTS.shape, "finetune", classes=text_setup.CLASSES, passes=passes), lengths, []
-        ).total
-    spec = StepSpec(shape_of(POINT.model), "finetune", classes=CLASSES, **asdict(shortcuts(EngineConfig())))
-    return step_flops(replace(spec, passes=passes)).total
+        task = Task("finetune", config, TEXTS.shape, text_setup.CLASSES)
+        return text_flops(task, TEXTS.batch().lengths.tolist(), []).step
+    return image_flops(Task("finetune", config, shape_of(POINT.model), CLASSES)).step
 
 
 def step_of(trainer: Trainer) -> Any:

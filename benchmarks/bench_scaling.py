@@ -3,7 +3,7 @@
     pytest benchmarks/bench_scaling.py --benchmark-only --benchmark-json=F; python benchmarks/scaling_table.py F
 
 A step of `distill` from a bank in memory, with every shortcut, and AdamW; freed pages stay with the process, as in
-training. Memory is what torch's allocator gives in one forward and backward pass, beside what `step_memory` predicts.
+training. Memory is what torch's allocator gives in one forward and backward pass, beside what `sdfast.costs` says.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import losses_setup as setup
 import pytest
 import torch
 
-from sdfast.config import PretrainConfig
-from sdfast.data.masking import visible_count
+from sdfast.config import Config, PretrainConfig
+from sdfast.costs.measure import image_flops, moments
+from sdfast.costs.task import Task
 from sdfast.data.order import Batch
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.flops import StepSpec, step_flops
-from sdfast.models.memory import step_memory
 from sdfast.models.vit import MaskedAutoencoder, ViTShape
 from sdfast.objectives.base import Normalise
 from sdfast.objectives.images import MaskedImages
@@ -96,10 +95,8 @@ def test_point(axis: str, batch: int, size: int, depth: int, benchmark: Any) -> 
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    visible = visible_count(shape.patches, PretrainConfig().patch_ratio)
-    shortcuts = {"packed": True, "cls_tail": True, "masked_tail": True}
-    spec = StepSpec(shape, "distill", visible, shape.patches - visible, **shortcuts)
-    memory, flops = step_memory(spec, batch), batch * step_flops(spec).total
+    task = Task("distill", Config(), shape)
+    memory, flops = max(map(sum, moments(task).at(batch))), batch * image_flops(task).step
     step()
     measured = allocated(gradients)
     optimizer.zero_grad(set_to_none=True)
@@ -118,7 +115,7 @@ def test_point(axis: str, batch: int, size: int, depth: int, benchmark: Any) -> 
         tflops_fastest=flops / benchmark.stats.stats.min / 1e12,
         product_tflops=product / 1e12,
         memory_mb=measured / 1e6,
-        memory_predicted_mb=(memory.peak - memory.parameters - memory.optimizer - memory.inputs) / 1e6,
+        memory_predicted_mb=memory / 1e6,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
     )

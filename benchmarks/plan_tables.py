@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sdfast.config import Config
-from sdfast.engine.accounting import Stage
-from sdfast.engine.plan import Machine, bank_bytes, make_plan, workload_of
-from sdfast.engine.zero_memory import Setup
-from sdfast.models.named import NAMED
+from sdfast.costs.named import NAMED, PUBLISHED_DROPOUTS
+from sdfast.costs.plan import Machine, bank_bytes, make_plan
+from sdfast.costs.task import Stage, Task
+from sdfast.costs.workload import workload
+from sdfast.costs.zero_memory import Setup
 
 H100 = Machine(80_000_000_000, 989e12, 0.4, 450e9)
 DEVICES = (1, 8, 64, 1024)
@@ -31,8 +32,8 @@ def table(devices: int) -> list[str]:
     config = Config()
     for name, shape in NAMED.items():
         for stage in STAGES:
-            work = workload_of(shape, stage, config)
-            batch = devices * A_DEVICE["sequence" if work.text else "image"]
+            work = workload(Task(stage, config, shape, dropouts=PUBLISHED_DROPOUTS))
+            batch = devices * A_DEVICE["sequence" if work.tokens else "image"]
             held = bank_bytes(work, config, EXAMPLES), EXAMPLES * work.example
             plans = [
                 make_plan(work, Setup(devices, zero, precision="bf16"), machine, batch, *held)

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from transformers import ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
-from sdfast.config import Config, EngineConfig, PretrainConfig, ZeroConfig
+from sdfast.config import Config, EngineConfig, ZeroConfig
 from sdfast.context import Context
-from sdfast.data.masking import visible_count
+from sdfast.costs.measure import image_flops
+from sdfast.costs.task import Task
 from sdfast.engine.loop import Trainer
 from sdfast.modalities.drawn import DrawnImages, DrawnPack
 from sdfast.modalities.images import IMAGES
 from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, fresh_mae, load_mae, save_classifier
-from sdfast.models.flops import StepSpec, step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import ViTEncoder, ViTShape
 from sdfast.objectives.base import SHORTCUTS, Normalise, shortcuts
@@ -205,12 +205,10 @@ def shape_of(model: str) -> ViTShape:
 
 def flops_of(point: Point, teacher: Literal["bank", "live"], engine: EngineConfig | None = None) -> float:
     """FLOPs of one image in a step; with `engine`, what its shortcuts leave out is not counted."""
-    shape = shape_of(point.model)
-    visible = visible_count(shape.patches, PretrainConfig().patch_ratio)
-    on = {} if engine is None else asdict(shortcuts(engine))
+    on = dict.fromkeys(SHORTCUTS, False) if engine is None else asdict(shortcuts(engine))
     stage: Any = point.stage
-    spec = StepSpec(shape, stage, visible, shape.patches - visible, teacher=teacher, classes=CLASSES, **on)
-    return float(step_flops(spec).total)
+    config = Config.model_validate({"engine": on, "teacher": {"mode": teacher}})
+    return image_flops(Task(stage, config, shape_of(point.model), CLASSES)).step
 
 
 def naive_arm(point: Point, tf32: bool = False) -> Arm:

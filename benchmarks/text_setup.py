@@ -15,6 +15,8 @@ from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForM
 
 from sdfast.config import Config
 from sdfast.context import Context
+from sdfast.costs.measure import text_flops
+from sdfast.costs.task import Task
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.tokenization import Tokenization
@@ -24,7 +26,6 @@ from sdfast.modalities.texts import TEXTS
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.text_checkpoint import Companions, PretrainedMLM, fresh_mlm
-from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
@@ -160,5 +161,6 @@ def naive_step(point: Point) -> Step:
 def flops_of(point: Point) -> int:
     """FLOPs of sdfast's step."""
     drawn = masks_of(point)
-    spec = TextStepSpec(point.shape, point.stage)  # type: ignore[arg-type]
-    return text_step_flops(spec, drawn.batch.lengths.tolist(), drawn.counts.tolist()).total
+    stage: Any = point.stage
+    task = Task(stage, Config(), point.shape)
+    return round(text_flops(task, drawn.batch.lengths.tolist(), drawn.counts.tolist()).step)

@@ -18,9 +18,9 @@ from step_setup import Ours, Point, shape_of, trainer_of
 from zero_held import count_before_steps
 
 from sdfast.config import ZeroConfig
+from sdfast.costs.resident import PeakGrowth
 from sdfast.engine.loop import Trainer
 from sdfast.engine.machine import fp32_matmul, resolve_precision
-from sdfast.engine.resident import PeakGrowth
 from sdfast.ranks import Ranks
 from sdfast.teacher.targets import ResidentBank
 

@@ -35,7 +35,7 @@ def bench(
     pipeline = Pipeline(model=model, config=config, preset=preset, device=device, overrides=overrides or ())
     if pipeline.modality.name != "images":
         raise UserError(f"sdfast bench times models of images, and {pipeline.config.model_spec} is one of texts.")
-    from sdfast.engine.bench import bench as measure
+    from sdfast.stages.bench import bench as measure
 
     with _status() as say:
         initial = pipeline.initial  # whose own settings enter the configuration

@@ -33,8 +33,10 @@ def plan(
     markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
 ) -> None:
     """Predict memory per device and time per step for ZeRO stages; nothing is trained."""
-    from sdfast.engine.plan import Machine, bank_bytes, device_bytes, make_plan, rows_of, workload_of
-    from sdfast.engine.zero_memory import Offload, Precision, Setup
+    from sdfast.costs.plan import Machine, bank_bytes, device_bytes, make_plan, rows_of
+    from sdfast.costs.task import Task
+    from sdfast.costs.workload import workload
+    from sdfast.costs.zero_memory import Offload, Precision, Setup
 
     _check(stage, ("pretrain", "distill", "finetune"), "--stage")
     _check(offload, get_args(Offload), "--offload")
@@ -43,7 +45,7 @@ def plan(
             raise UserError(f"{name} {number:g} must be above 0.")
     if share > 1:
         raise UserError(f"--share {share:g} must be at most 1: it is a share of the peak.")
-    config, shape, device = _opened(model, overrides or ())
+    config, shape, dropouts, device = _opened(model, overrides or ())
     cuda = memory is not None or device.type == "cuda"
     chosen = precision or _precision(config.engine.precision, cuda, device)
     _check(chosen, get_args(Precision), "--precision")
@@ -57,7 +59,7 @@ def plan(
         None if link is None else 1e9 * link,
     )
     step: Any = stage
-    work = workload_of(shape, step, config)
+    work = workload(Task(step, config, shape, dropouts=dropouts))
     wanted = batch or getattr(config, stage).batch_size
     kind: Any = offload
     exact: Any = chosen
@@ -67,7 +69,6 @@ def plan(
         precision=exact,
         checkpointing=checkpointing or config.engine.activation_checkpointing,
         accumulate=config.engine.accumulate,
-        dropout=stage == "finetune" and config.finetune.dropout > 0,
         cuda=cuda,
     )
     stages = [zero] if zero is not None else {"none": [0, 1, 2, 3], "cpu": [1, 2, 3], "nvme": [3]}[offload]
@@ -91,20 +92,17 @@ def plan(
     _print(columns, markdown)
 
 
-def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any]:
-    """Configuration, shape and local device; a named shape needs no weights."""
-    from sdfast.models.named import NAMED
+def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any, Any]:
+    """Configuration, shape, a text model's dropouts and the local device; a named shape needs no weights."""
+    from sdfast.costs.named import NAMED, PUBLISHED_DROPOUTS
     from sdfast.pipeline import Pipeline
 
     pipeline = Pipeline(model=model, overrides=overrides)
-    named = NAMED.get(model or "")
-    if named is None and pipeline.modality.name != "images":
-        raise UserError(
-            f"sdfast plan knows the texts' models roberta-base and roberta-large by name, and no folder or hub id of"
-            f" one such as {model}."
-        )
-    shape = named or pipeline.initial.shape  # a loaded model's own settings enter the configuration
-    return pipeline.config, shape, pipeline.device
+    shape = NAMED.get(model or "")
+    if shape is not None:
+        return pipeline.config, shape, PUBLISHED_DROPOUTS, pipeline.device
+    initial = pipeline.initial  # whose own settings enter the configuration
+    return pipeline.config, initial.shape, getattr(initial, "dropouts", PUBLISHED_DROPOUTS), pipeline.device
 
 
 def _precision(configured: str, cuda: bool, device: Any) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from sdfast.config import OptimisationConfig, ZeroConfig, leaves
 from sdfast.durable import load_json
-from sdfast.engine.zero_memory import zero_sizes
 from sdfast.errors import UserError, nearest
+
+_PERSISTENT = 100_000  # smaller parameters are never partitioned by stage 3
+_BUCKET, _LIVE = 50_000_000, 100_000_000
 
 # Our keys by the DeepSpeed option that follows from them.
 _OURS = {
@@ -79,6 +81,23 @@ def deepspeed_options(
     _check_no_contradiction(theirs, ours, stage, zero.config)
     defaults = {"zero_optimization": zero_sizes(trained, module)}
     return _merged(_merged(defaults, theirs), ours)
+
+
+def zero_sizes(trained: int, module: int) -> dict[str, int]:
+    """DeepSpeed's sizes in numbers of elements, fit to a model; its own suit models of billions and hold 2 GB each.
+
+    Args:
+        trained: numbers that are trained.
+        module: numbers of the whole module.
+    """
+    bucket, live = min(_BUCKET, max(trained // 8, 1)), min(_LIVE, max(module // 4, 1))
+    return {
+        "reduce_bucket_size": bucket,
+        "stage3_prefetch_bucket_size": bucket,
+        "stage3_max_live_parameters": live,
+        "stage3_max_reuse_distance": live,
+        "stage3_param_persistence_threshold": _PERSISTENT,
+    }
 
 
 def options_in(path: str | None) -> dict[str, Any]:

@@ -14,10 +14,8 @@ from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
 from sdfast.evaluation.classification import labels_of
-from sdfast.log import log
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.regularizers.choose import advice
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
 
@@ -57,8 +55,6 @@ def build_stage(
         names = context.pack.class_names
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
         labels = torch.from_numpy(labels_of(train)).to(context.device)
-        for sentence in advice(context.config.finetune):
-            log.warning("finetune: %s", sentence)
         labelled = modality.labelled_views(context, seed)
         objective: Objective = classifier_objective(module, labelled, labels, context.config, seed)
     else:

@@ -29,6 +29,7 @@ from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.choose import finish, why_no_bank
+from sdfast.regularizers.choose import advice
 from sdfast.rundir import Outcome, Result
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
@@ -133,6 +134,8 @@ def _announce(context: Context, stage: Stage) -> None:
     if config.batch_size < ranks.world:
         idle = ranks.world - config.batch_size
         log.warning("%s.batch_size=%d leaves %d processes idle in every step", kind, config.batch_size, idle)
+    for sentence in advice(context.config.finetune) if kind == "finetune" else ():
+        log.warning("finetune: %s", sentence)
     if context.config.zero.stage and (worth := context.modality.worth_of_zero(context, kind)) is not None:
         log.info(worth)
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 from sdfast.cli.main import run
-from sdfast.engine import bench
+from sdfast.stages import bench
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from pipeline_fixtures import write_model
+from text_fixtures import write_text_model
 
 from sdfast.cli import plan
 from sdfast.cli.main import run
@@ -47,6 +49,15 @@ def test_this_machine_and_a_folder(
         and "0.4 TFLOP/s of 1" in printed
         and "link not given" in printed
     )
+
+
+def test_a_text_model_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(write_text_model(tmp_path / "model"))
+    assert run(["plan", "--model", model, "--stage", "finetune", "finetune.regularizer=r3f", *GPU]) == 0
+    twice = float(re.findall(r"([\d.e-]+) GFLOP an example", capsys.readouterr().out)[0])
+    assert run(["plan", "--model", model, "--stage", "finetune", *GPU]) == 0
+    once = float(re.findall(r"([\d.e-]+) GFLOP an example", capsys.readouterr().out)[0])
+    assert twice == pytest.approx(2 * once, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -14,21 +14,21 @@ from typing_extensions import override
 from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.costs.measure import image_flops
+from sdfast.costs.plan import worth_of_zero
+from sdfast.costs.task import Task
 from sdfast.data.masking import visible_count
 from sdfast.data.order import BatchOrder, all_batches
 from sdfast.data.pack import Pack, PackSplit, open_pack, prepare_pack
 from sdfast.data.pictures import kept_options, options_of_model
 from sdfast.data.transform import Transform
-from sdfast.engine.accounting import step_spec
 from sdfast.engine.pixels import image_reader
-from sdfast.engine.plan import worth_of_zero
 from sdfast.engine.teacher_bank import augmentation, recipe_of
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
 from sdfast.modalities.card import write_card
 from sdfast.models import checkpoint as models
-from sdfast.models.flops import step_flops
 from sdfast.models.processor import ImageProcessor
 from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.objectives.base import Normalise
@@ -119,13 +119,11 @@ class Images(Modality):
 
     @override
     def flops(self, context: Context, kind: Kind) -> float:
-        assert kind != "head"
-        classes = len(context.pack.class_names or ())
-        return step_flops(step_spec(kind, context.config, context.model.shape, classes)).total
+        return image_flops(_task(context, kind)).step
 
     @override
-    def worth_of_zero(self, context: Context, kind: Any) -> str | None:
-        return worth_of_zero(context.model.shape, kind, context.config, context.device, context.ranks.world)
+    def worth_of_zero(self, context: Context, kind: Kind) -> str | None:
+        return worth_of_zero(_task(context, kind), context.device, context.ranks.world)
 
     @override
     def check_distill(self, config: Config, shape: ViTShape) -> None:
@@ -215,6 +213,10 @@ class Images(Modality):
             return models.filled(MaskedAutoencoder, state, shape)
         shape = replace(shape, decoder=None)
         return models.filled(ViTClassifier, finished_state(state), shape, classes, config.finetune.dropout)
+
+
+def _task(context: Context, kind: Kind) -> Task:
+    return Task(kind, context.config, context.model.shape, len(context.pack.class_names or ()))
 
 
 def _normalise(context: Context) -> Normalise:

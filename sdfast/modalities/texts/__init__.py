@@ -14,12 +14,13 @@ from typing_extensions import override
 from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.costs.measure import text_flops
+from sdfast.costs.task import Task
 from sdfast.data.masking import TokenMasking
 from sdfast.data.order import TextBatchOrder, sorted_batches
 from sdfast.data.text_batch import TokenBatch
 from sdfast.data.text_pack import TextPack, TextSplit, open_text_pack, prepare_text_pack
 from sdfast.data.tokenization import Tokenizer, load_tokenizer
-from sdfast.engine.accounting import text_step_spec
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
@@ -27,7 +28,6 @@ from sdfast.modalities.card import write_card
 from sdfast.models import text_checkpoint as models
 from sdfast.models.hub import find_model_folder
 from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.text_flops import text_step_flops
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.rng import derive_seed
@@ -135,9 +135,9 @@ class Texts(Modality):
         """Masked words are counted by their mean."""
         how, lengths = context.pack.tokenization, context.train.lengths[context.train_rows(kind).numpy()]
         maskable = lengths - len(how.prefix) - len(how.suffix)
-        masked = (maskable.clip(min=0) * context.config.pretrain.word_ratio).tolist()
-        step = text_step_spec(kind, context.config, context.model.shape, len(context.pack.class_names or ()))
-        return text_step_flops(step, lengths.tolist(), masked).total / len(lengths)
+        masked = maskable.clip(min=0) * context.config.pretrain.word_ratio
+        task = Task(kind, context.config, context.model.shape, len(context.pack.class_names or ()))
+        return text_flops(task, lengths, masked if kind != "finetune" else ()).step / len(lengths)
 
     @override
     def worth_of_zero(self, context: Context, kind: Kind) -> str | None:

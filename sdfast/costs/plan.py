@@ -9,17 +9,14 @@ from typing import Any
 import torch
 
 from sdfast.config import Config
-from sdfast.engine.accounting import Stage, step_spec
+from sdfast.costs.task import Task
+from sdfast.costs.workload import Workload, workload
+from sdfast.costs.zero_memory import DeviceMemory, Setup, device_memory
 from sdfast.engine.machine import resolve_precision
-from sdfast.engine.zero_memory import DeviceMemory, Setup, device_memory
 from sdfast.errors import UserError
-from sdfast.models.named import NAMED, TextShape
-from sdfast.models.vit import ViTShape
-from sdfast.models.workload import Workload, workload
 
 USABLE = 0.9  # of a device's memory: the rest is for its context, libraries and what the allocator cannot use
 _BANK_SHARE, _PACK_SHARE = 0.5, 0.25  # of the memory, that they may take to be kept there
-_CLASSES = 10
 _LARGEST = 1 << 20  # batch that is looked for
 
 
@@ -100,7 +97,7 @@ def make_plan(work: Workload, setup: Setup, machine: Machine, batch: int, bank: 
     pack = pack if setup.cuda and pack <= _PACK_SHARE * machine.memory else 0
     memory = device_memory(work, setup, own, bank, pack)
     room = int(USABLE * machine.memory)
-    compute = own * (work.flops + setup.checkpointing * work.blocks) / (machine.flops * machine.share)
+    compute = own * (work.flops + setup.checkpointing * work.again) / (machine.flops * machine.share)
     sent, exposed = communication(work, setup), 0.0
     seconds = None if machine.link is None else sent / machine.link
     if seconds is not None:  # by DeepSpeed's defaults only stage 3 sends while it computes
@@ -154,35 +151,32 @@ def largest_batch(work: Workload, setup: Setup, room: int, bank: int = 0, pack: 
     return low
 
 
-def workload_of(shape: ViTShape | TextShape, stage: Stage, config: Config) -> Workload:
-    """What a stage of a run asks of a machine; `finetune` is counted with 10 classes."""
-    like = NAMED["vit-b"] if isinstance(shape, TextShape) else shape
-    assert isinstance(like, ViTShape)
-    return workload(shape, step_spec(stage, config, like, _CLASSES if stage == "finetune" else 0))
-
-
-def worth_of_zero(shape: ViTShape, stage: Stage, config: Config, device: torch.device, processes: int) -> str:
-    """What the run's ZeRO stage saves, or does not, in one sentence."""
-    work, section = workload_of(shape, stage, config), getattr(config, stage)
-    precision: Any = resolve_precision(config.engine.precision, device)
-    setup = Setup(
+def setup_of(task: Task, device: torch.device, processes: int) -> Setup:
+    """How a run trains a stage over so many processes, each on a device like this one."""
+    engine, zero = task.config.engine, task.config.zero
+    precision: Any = resolve_precision(engine.precision, device)
+    return Setup(
         processes,
-        zero=config.zero.stage,
-        offload=config.zero.offload,
+        zero=zero.stage,
+        offload=zero.offload,
         precision="bf16" if precision == "fp16" else precision,
-        checkpointing=config.engine.activation_checkpointing,
-        accumulate=config.engine.accumulate,
-        dropout=stage == "finetune" and config.finetune.dropout > 0,
+        checkpointing=engine.activation_checkpointing,
+        accumulate=engine.accumulate,
         cuda=device.type == "cuda",
     )
-    batch = -(-section.batch_size // processes)
+
+
+def worth_of_zero(task: Task, device: torch.device, processes: int) -> str:
+    """What the run's ZeRO stage saves, or does not, in one sentence."""
+    work, setup = workload(task), setup_of(task, device, processes)
+    batch = -(-getattr(task.config, task.stage).batch_size // processes)
     zero, plain = (
         device_memory(work, each, batch).total / 1e6 for each in (setup, replace(setup, zero=0, offload="none"))
     )
     many = f"{processes} processes" if processes > 1 else "1 process"
     verdict = "" if zero < plain else ": --zero 0 takes no more and is faster"
     return (
-        f"{stage}: ZeRO {config.zero.stage} over {many} is expected to hold {zero:.0f} MB in each, where ZeRO 0 would"
+        f"{task.stage}: ZeRO {setup.zero} over {many} is expected to hold {zero:.0f} MB in each, where ZeRO 0 would"
         f" hold {plain:.0f} MB{verdict} (sdfast plan, docs/zero.md)"
     )
 

@@ -17,30 +17,42 @@ from typing import Any, Literal
 import torch
 
 from sdfast import __version__
-from sdfast.config import Config
-from sdfast.data.order import BatchOrder
-from sdfast.engine.accounting import Stage, step_spec
-from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.engine.machine import cpu_settings, fp32_matmul, freed_pages_kept, matmul_dtype
+from sdfast.config import Config, ZeroConfig
+from sdfast.context import Context
+from sdfast.costs.measure import image_flops
+from sdfast.costs.plan import setup_of
+from sdfast.costs.resident import PeakGrowth
+from sdfast.costs.task import Task
+from sdfast.costs.workload import workload
+from sdfast.costs.zero_memory import device_memory
+from sdfast.engine.loop import Trainer
+from sdfast.engine.machine import (
+    cpu_settings,
+    fp32_matmul,
+    freed_pages_kept,
+    matmul_dtype,
+)
 from sdfast.engine.peak import matmul_peak, peak_name
-from sdfast.engine.prepare import prepare, running_teacher
-from sdfast.engine.resident import PeakGrowth
 from sdfast.errors import RunError
-from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae
-from sdfast.models.flops import step_flops
-from sdfast.models.memory import step_memory
+from sdfast.modalities.drawn import DrawnImages, DrawnPack
+from sdfast.modalities.images import IMAGES
+from sdfast.models.checkpoint import PretrainedMAE
 from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import SHORTCUTS, Normalise, Objective
-from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
-from sdfast.objectives.images import LabelledImages, MaskedImages
+from sdfast.objectives.base import SHORTCUTS
+from sdfast.objectives.choose import matches_features
+from sdfast.ranks import Ranks
+from sdfast.stages.build import build_stage
+from sdfast.stages.graph import Stage
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.residency import free_memory
 from sdfast.teacher.targets import ResidentBank, Teacher
 
-STAGES: tuple[Stage, ...] = ("pretrain", "distill", "finetune")
+StageName = Literal["pretrain", "distill", "finetune"]
+STAGES: tuple[StageName, ...] = ("pretrain", "distill", "finetune")
 _CLASSES = 10
 _SECONDS = 30.0  # that all rows together may take, about
 _STEPS = (3, 9)  # timed in a row, at least and at most
+_ENOUGH = 100  # steps of a stage, so that the rate falls to nothing in none that is timed
 _SHARE = 0.8  # of the free memory that a row may need
 _EXPECTED_PEAK_SHARE = 0.4  # to guess which batches can be timed at all
 
@@ -49,7 +61,7 @@ _EXPECTED_PEAK_SHARE = 0.4  # to guess which batches can be timed at all
 class Variant:
     """One way to run a stage: its configuration, what a person calls it, and whether it is the configured one."""
 
-    stage: Stage
+    stage: StageName
     name: str
     config: Config
     configured: bool = False
@@ -69,11 +81,11 @@ class Row:
         peak_share: 0 to 1, of the measured peak.
         gflop_per_image: of one image's step, forward and backward.
         memory: largest growth while the stage was set up and run, bytes; None where the system does not tell.
-        memory_predicted: bytes of tensors, by `sdfast.models.memory`.
+        memory_predicted: bytes of tensors, by `sdfast.costs.measure`.
         configured: whether the run would train in this very way.
     """
 
-    stage: Stage
+    stage: StageName
     variant: str
     batch: int
     seconds: float
@@ -91,7 +103,7 @@ class Row:
 class Planned:
     """What a stage of the run would take, at the rate of its largest measured batch up to its own."""
 
-    stage: Stage
+    stage: StageName
     steps: int
     batch: int
     seconds: float
@@ -207,8 +219,12 @@ def _changed(config: Config, mode: Literal["live", "bank"], switches: dict[str, 
     )
 
 
-def _flops(variant: Variant, model: PretrainedMAE) -> tuple[Stage, int]:
-    return variant.stage, step_flops(step_spec(variant.stage, variant.config, model.shape, _CLASSES)).total
+def _task(variant: Variant, model: PretrainedMAE) -> Task:
+    return Task(variant.stage, variant.config, model.shape, _CLASSES)
+
+
+def _flops(variant: Variant, model: PretrainedMAE) -> tuple[StageName, int]:
+    return variant.stage, round(image_flops(_task(variant, model)).step)
 
 
 def _feasible(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int, peak: float) -> int:
@@ -275,36 +291,17 @@ def _timed(step: Callable[[], object], device: torch.device, seconds: float, war
 
 
 def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int, folder: Path) -> Trainer:
-    """A stage's trainer, as `sdfast.stages` makes it, over `batch` random images."""
-    config, shape = variant.config, model.shape
-    section = getattr(config, variant.stage).model_copy(update={"batch_size": batch, "steps": 10**6})
-    generator = torch.Generator().manual_seed(0)
-    height, width = shape.image_size
-    images = torch.randint(0, 256, (batch, height, width, shape.channels), dtype=torch.uint8, generator=generator)
-    normalise = Normalise(model.processor.mean, model.processor.std).to(device)
-    objective: Objective
-    if variant.stage == "finetune":
-        classifier = classifier_from_mae(model.module, _CLASSES, config.finetune.dropout, 0).to(device)
-        labels = (torch.arange(batch) % _CLASSES).to(device)
-        labelled = LabelledImages(normalise, config.finetune.flip, 0)
-        objective = classifier_objective(classifier, labelled, labels, config, 0)
-    else:
-        module = copy.deepcopy(model.module).to(device)
-        distils = variant.stage == "distill" and config.distill.weight
-        teacher = _teacher(variant, model, device, batch) if distils else None
-        masked = MaskedImages(normalise, config.pretrain)
-        objective = masked_objective(module, masked, config, variant.stage, 0, teacher)
-    steps = getattr(config, variant.stage).steps
-    prepare(objective.module, config.engine, device, steps, teacher=running_teacher(objective))
-    order = BatchOrder(torch.arange(batch), batch, 0)
-    pixels = images.numpy()
-
-    def gather(rows: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(pixels[rows.numpy()]).to(device, non_blocking=True)
-
-    objective.module.train()
-    data, kept = TrainingData(order, gather), StageFolder(folder, {}, resume=False)
-    return Trainer(variant.stage, objective, section, config.engine, data, kept)
+    """A run's own trainer of the stage, over `batch` drawn images, in one process."""
+    stage, shape = variant.stage, model.shape
+    given = getattr(variant.config, stage)
+    section = given.model_copy(update={"batch_size": batch, "steps": max(given.steps, _ENOUGH)})
+    config = variant.config.model_copy(update={stage: section, "zero": ZeroConfig()})
+    pack = DrawnPack(DrawnImages.of(batch, shape.image_size, shape.channels, _CLASSES))
+    context = Context(config, IMAGES, device, Ranks(), model, pack)
+    teacher = _teacher(variant, model, device, batch) if stage == "distill" and config.distill.weight else None
+    trainer = build_stage(context, Stage(stage, stage), model.module, folder, teacher=teacher)
+    trainer.objective.module.train()
+    return trainer
 
 
 def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> Teacher | MaskedAutoencoder:
@@ -323,24 +320,12 @@ def _teacher(variant: Variant, model: PretrainedMAE, device: torch.device, batch
 
 
 def _predicted_memory(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int) -> int:
-    config, shape = variant.config, model.shape
-    spec = step_spec(variant.stage, config, shape, _CLASSES)
-    kept = 0
-    if spec.stage == "finetune" and config.finetune.regularizer in ("recadam", "mars"):  # they keep the start
+    config, task = variant.config, _task(variant, model)
+    work, setup = workload(task), replace(setup_of(task, device, 1), zero=0, offload="none")
+    kept = work.features * batch * getattr(torch, config.teacher.dtype).itemsize
+    if task.stage == "finetune" and config.finetune.regularizer in ("recadam", "mars"):  # they keep the start
         kept = sum(parameter.nbytes for parameter in model.module.encoder.parameters())
-    if spec.banked:
-        tokens = {"cls": 1, "patch": shape.patches, "all": 1 + shape.patches}[spec.tokens]
-        kept = batch * tokens * shape.encoder.width * getattr(torch, config.teacher.dtype).itemsize
-    return step_memory(
-        spec,
-        batch,
-        bf16=matmul_dtype(config.engine.precision, device) != torch.float32,
-        dropout=config.finetune.dropout > 0 and variant.stage == "finetune",
-        bank=kept,
-        accumulate=min(config.engine.accumulate, batch),
-        cuda=device.type == "cuda",
-        checkpointing=config.engine.activation_checkpointing,
-    ).peak
+    return device_memory(work, replace(setup, accumulate=min(setup.accumulate, batch)), batch, bank=kept).total
 
 
 class _Growth:
@@ -362,7 +347,7 @@ class _Growth:
         return self.resident.bytes()
 
 
-def _planned(stage: Stage, config: Config, rows: Sequence[Row]) -> Planned:
+def _planned(stage: StageName, config: Config, rows: Sequence[Row]) -> Planned:
     section = getattr(config, stage)
     own = [row for row in rows if row.stage == stage and row.configured]
     fitting = [row for row in own if row.batch <= section.batch_size] or own

@@ -9,12 +9,14 @@ import torch
 from pipeline_fixtures import SHAPE, write_model
 
 from sdfast.config import Config
-from sdfast.engine import accounting, bench
-from sdfast.engine.resident import PeakGrowth
+from sdfast.costs.measure import image_flops
+from sdfast.costs.resident import PeakGrowth
+from sdfast.costs.task import Task
 from sdfast.errors import RunError
 from sdfast.models.blocks import Attention
 from sdfast.models.checkpoint import PretrainedMAE, load_mae
-from sdfast.models.flops import step_flops
+from sdfast.objectives.base import shortcuts
+from sdfast.stages import bench
 
 CPU = torch.device("cpu")
 
@@ -96,7 +98,7 @@ def test_a_variant_trains_with_its_own_switches(model: PretrainedMAE, tmp_path: 
     config = config_of(engine={"packed": False, "attention": "reference"}, distill={"layer": 1})
     for variant in bench.variants(config, model):
         trainer = bench._trainer(variant, model, CPU, 4, tmp_path)
-        assert trainer.objective.shortcuts == accounting.shortcuts(variant.config.engine)  # type: ignore[attr-defined]
+        assert trainer.objective.shortcuts == shortcuts(variant.config.engine)  # type: ignore[attr-defined]
         assert {layer.backend for layer in trainer.objective.module.modules() if isinstance(layer, Attention)} == {
             "reference"
         }
@@ -105,7 +107,7 @@ def test_a_variant_trains_with_its_own_switches(model: PretrainedMAE, tmp_path: 
 
 def test_a_batch_is_halved_until_it_can_be_measured(model: PretrainedMAE, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = bench.variants(config_of(), model)[0]
-    flops = step_flops(accounting.step_spec("pretrain", variant.config, SHAPE)).total
+    flops = image_flops(Task("pretrain", variant.config, SHAPE)).step
     peak = flops * 20 / (bench._SECONDS / 10 * bench._EXPECTED_PEAK_SHARE)  # twenty images would take all the time
     assert bench._feasible(variant, model, CPU, 64, peak) == 16
     assert bench._feasible(variant, model, CPU, 64, flops * 1e-6) == 1

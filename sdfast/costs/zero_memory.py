@@ -1,7 +1,9 @@
 """Memory of a device under each of DeepSpeed's ZeRO stages: what version 0.19.8 holds, read from its source.
 
-Sizes are in bytes, of tensors; `docs/plan.md` has the formulae. Largest is one of these moments: a layer of the forward
-or backward pass (activations, gradients so far), the end of the backward pass (gradients are reduced), the step.
+Sizes are in bytes, of tensors; `docs/plan.md` has the formulae. It is arithmetic, as nobody has 1,024 devices to
+measure; what a device computes is measured (`sdfast.costs.measure`). Largest is one of these moments: one of the
+forward or backward pass (activations, gradients so far), the end of the backward pass (gradients are reduced), the
+step.
 """
 
 from __future__ import annotations
@@ -9,15 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sdfast.models.layer_memory import FLOAT
-from sdfast.models.memory import Moment, step_moments
-from sdfast.models.workload import Workload
+from sdfast.costs.workload import Workload
+from sdfast.engine.deepspeed_options import zero_sizes
 
 Offload = Literal["none", "cpu", "nvme"]
 Precision = Literal["fp32", "tf32", "bf16", "bf16-weights"]
+FLOAT = 4  # bytes
 _FLAT = 500_000_000  # numbers that stage 0 copies together to reduce them
-_PERSISTENT = 100_000  # smaller parameters are never partitioned by stage 3
-_BUCKET, _LIVE = 50_000_000, 100_000_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Setup:
             masters of bfloat16 weights.
         checkpointing: of the blocks' activations.
         accumulate: micro-batches of an optimiser step.
-        dropout: of `finetune`, whether there is any.
         cuda: whether the devices are GPUs.
     """
 
@@ -42,7 +41,6 @@ class Setup:
     precision: Precision = "fp32"
     checkpointing: bool = False
     accumulate: int = 1
-    dropout: bool = False
     cuda: bool = True
 
     @property
@@ -86,23 +84,6 @@ class DeviceMemory:
         return states + self.activations + self.buffers + self.bank + self.pack
 
 
-def zero_sizes(trained: int, module: int) -> dict[str, int]:
-    """DeepSpeed's sizes in numbers of elements, fit to a model; its own suit models of billions and hold 2 GB each.
-
-    Args:
-        trained: numbers that are trained.
-        module: numbers of the whole module.
-    """
-    bucket, live = min(_BUCKET, max(trained // 8, 1)), min(_LIVE, max(module // 4, 1))
-    return {
-        "reduce_bucket_size": bucket,
-        "stage3_prefetch_bucket_size": bucket,
-        "stage3_max_live_parameters": live,
-        "stage3_max_reuse_distance": live,
-        "stage3_param_persistence_threshold": _PERSISTENT,
-    }
-
-
 def device_memory(work: Workload, setup: Setup, batch: int, bank: int = 0, pack: int = 0) -> DeviceMemory:
     """The memory of one device.
 
@@ -114,7 +95,9 @@ def device_memory(work: Workload, setup: Setup, batch: int, bank: int = 0, pack:
         pack: bytes of the examples on the device.
     """
     standing = _standing(work, setup)
-    moments = [_with_gradients(work, setup, moment) for moment in _activations(work, setup, batch)]
+    micro = -(-batch // setup.accumulate)
+    alive = work.moments(micro, setup.precision in ("bf16", "bf16-weights"), setup.cuda, setup.checkpointing)
+    moments = [_with_gradients(work, setup, activations, made) for activations, made in alive]
     moments += _afterwards(work, setup)
     worst = max(moments, key=lambda moment: moment.total)
     return replace(
@@ -137,13 +120,6 @@ class _Moment:
     @property
     def total(self) -> int:
         return self.activations + self.gradients + self.buffers
-
-
-def _activations(work: Workload, setup: Setup, batch: int) -> list[Moment]:
-    micro = -(-batch // setup.accumulate)
-    bf16 = setup.precision in ("bf16", "bf16-weights")
-    layers = work.layers(micro, bf16, setup.cuda, setup.dropout, setup.checkpointing)
-    return step_moments(layers, FLOAT * work.trained if setup.accumulate > 1 else 0)[1]
 
 
 def _standing(work: Workload, setup: Setup) -> DeviceMemory:
@@ -169,21 +145,22 @@ def _bucket(work: Workload) -> int:
     return zero_sizes(work.trained, work.module)["reduce_bucket_size"]
 
 
-def _with_gradients(work: Workload, setup: Setup, moment: Moment) -> _Moment:
-    """A moment of the forward and backward pass, with what the stage holds of the gradients made so far."""
+def _with_gradients(work: Workload, setup: Setup, activations: int, made: int) -> _Moment:
+    """A moment of the forward and backward pass, with what the stage holds of the gradients made so far.
+
+    After an earlier micro-batch all gradients are there; a new one counts as an activation until it is added.
+    """
     weight, bucket = setup.weight, setup.weight * _bucket(work)
-    made, added = (size * weight // FLOAT for size in (moment.gradients, moment.added))
+    made = (FLOAT * work.trained if setup.accumulate > 1 else made) * weight // FLOAT
     fresh = min(made, weight * work.largest)  # until it is copied into the bucket
-    if setup.zero == 0:
-        return _Moment(moment.activations, made + added, 0)
-    if setup.zero == 1:
-        return _Moment(moment.activations, made + added, bucket if made else 0)
+    if setup.zero < 2:
+        return _Moment(activations, made, bucket if made and setup.zero else 0)
     if setup.zero == 2:
         held = weight * setup.share(work.trained) if made > bucket and setup.offload == "none" else 0
         held *= 2 if setup.accumulate > 1 else 1
-        return _Moment(moment.activations, held + fresh + added, bucket if made else 0)
+        return _Moment(activations, held + fresh, bucket if made else 0)
     gathered = weight * min(work.module, zero_sizes(work.trained, work.module)["stage3_max_live_parameters"])
-    return _Moment(moment.activations, fresh + added, gathered + (bucket if made else 0))  # copied to be scattered
+    return _Moment(activations, fresh, gathered + (bucket if made else 0))  # copied to be scattered
 
 
 def _afterwards(work: Workload, setup: Setup) -> list[_Moment]:

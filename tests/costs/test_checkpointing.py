@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_flops import BATCH, ODD, SHORTCUTS, step_of
-from test_memory import MODEL, bytes_kept, check_peak, peak_bytes
+from steps import BATCH, MODEL, ODD, SHORTCUTS, bytes_kept, check_peak, peak_bytes, step_of
 
 from sdfast.config import EngineConfig
+from sdfast.costs.measure import image_flops, moments
 from sdfast.data.order import Batch
 from sdfast.engine.prepare import prepare
 from sdfast.models.blocks import Block
 from sdfast.models.checkpointing import use_checkpointing
-from sdfast.models.memory import step_memory
 from sdfast.models.vit import ViTShape
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -64,27 +63,35 @@ def test_gradients_are_equal_bit_for_bit(
 def test_what_is_kept_and_the_peak(stage: str, more: dict[str, Any], on: bool, bf16: bool) -> None:
     step, objective, images = step_of(MODEL, stage, **more, **dict.fromkeys(SHORTCUTS, on))
     use_checkpointing(objective.module)
-    dropout = stage == "finetune"
-    predicted = step_memory(step, BATCH, bf16=bf16, dropout=dropout, checkpointing=True)
-    assert predicted.kept < 0.8 * step_memory(step, BATCH, bf16=bf16, dropout=dropout).kept
-    assert predicted.kept == pytest.approx(bytes_kept(objective, images, bf16), rel=0.002, abs=400)
+    kept, without = (moments(step, bf16=bf16, checkpointing=each).kept @ (1, BATCH) for each in (True, False))
+    assert kept < 0.8 * without
+    assert kept == pytest.approx(bytes_kept(objective, images, bf16), rel=0.002, abs=400)
     check_peak(step, objective, images, bf16, checkpointing=True)
 
 
-def test_the_peak_falls_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("test_flops.BATCH", 16)
+def test_the_peak_falls_as_predicted() -> None:
     shape = dataclasses.replace(MODEL, encoder=dataclasses.replace(MODEL.encoder, depth=12))
     falls = {}
     for what in ("measured", "predicted"):
         peaks = []
         for on in (False, True):
-            step, objective, images = step_of(shape, "distill", **dict.fromkeys(SHORTCUTS, True))
+            step, objective, images = step_of(shape, "distill", batch=16, **dict.fromkeys(SHORTCUTS, True))
             use_checkpointing(objective.module, on)
-            predicted = step_memory(step, 16, checkpointing=on).peak
+            predicted = max(map(sum, moments(step, checkpointing=on).at(16)))
             peaks.append(peak_bytes(objective, images, False) if what == "measured" else predicted)
         falls[what] = peaks[0] - peaks[1]
     assert falls["measured"] > 30e6
     assert falls["predicted"] == pytest.approx(falls["measured"], rel=0.1)
+
+
+def test_what_is_computed_again_is_counted_apart() -> None:
+    """The blocks' forward pass."""
+    task, _, _ = step_of(dataclasses.replace(MODEL, image_size=(160, 160)), "finetune")
+    plain, again = image_flops(task), image_flops(task, checkpointing=True)
+    encoder, tokens = MODEL.encoder, 1 + 100
+    attention = 2 * tokens * 4 * encoder.width**2 + 2 * 2 * tokens * tokens * encoder.width
+    assert again == (plain.step, encoder.depth * (attention + 2 * 2 * tokens * encoder.width * encoder.mlp_width))
+    assert plain.again == 0
 
 
 def test_the_setting() -> None:

@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from test_flops import ONEDNN
+from steps import ONEDNN
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdfast.config import Config
+from sdfast.costs.ledger import Products
+from sdfast.costs.measure import text_flops
+from sdfast.costs.task import Task, text_step
 from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch
 from sdfast.data.text_batch import TokenBatch
 from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.text import TextClassifier, TextShape
 from sdfast.models.text_checkpoint import fresh_mlm
-from sdfast.models.text_flops import TextStepSpec, text_step_flops
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
@@ -33,45 +36,65 @@ TEXTS = TokenBatch(IDS, LENGTHS)
 MASKING = TokenMasking(4, 50, (0, 1, 2, 4), rate=0.4)
 
 
-def objective_of(step: TextStepSpec, shortcuts: Shortcuts) -> Any:
-    if step.stage == "finetune":
-        classifier, labels = TextClassifier(SHAPE, step.classes), torch.arange(4) % 5
-        if step.projection:
-            add_projection(classifier, step.projection, 0)
+def config_of(on: bool, **more: Any) -> Config:
+    """The settings of a step."""
+    distill = {name: more[name] for name in ("tokens", "layer") if name in more}
+    distill |= {"mae_weight": float(more.get("mlm", True)), "weight": float(more.get("distill", True))}
+    distill["match"] = {"weights": "weights-l2"}.get(more.get("match", "features"), more.get("match", "features"))
+    distill["predictions"] = {"patches": more.get("compared", "all")}
+    finetune: dict[str, Any] = {"regularizer": "r3f"} if more.get("passes") == 2 else {}
+    if "projection" in more:
+        finetune = {"objective": "supcon", "supcon": {"projection": more["projection"]}}
+    engine = dict.fromkeys(("packed", "cls_tail", "masked_tail"), on)
+    teacher = {"mode": more.get("teacher", "bank")}
+    return Config.model_validate({"distill": distill, "finetune": finetune, "teacher": teacher, "engine": engine})
+
+
+def objective_of(stage: Any, shortcuts: Shortcuts, more: dict[str, Any]) -> Any:
+    """Made by hand, to compare with."""
+    if stage == "finetune":
+        classifier, labels = TextClassifier(SHAPE, more["classes"]), torch.arange(4) % 5
+        if "projection" in more:
+            add_projection(classifier, more["projection"], 0)
             return SupervisedContrastive(classifier, LabelledTexts(), labels, 0.1, shortcuts)
-        return Classification(classifier, LabelledTexts(), labels, shortcuts, R3F() if step.passes == 2 else None)
+        return Classification(
+            classifier, LabelledTexts(), labels, shortcuts, R3F() if more.get("passes") == 2 else None
+        )
     module = fresh_mlm(SHAPE, 0)
-    layer: Any = step.layer or "last"
+    layer: Any = more.get("layer", "last")
+    tokens: Any = more.get("tokens", "cls")
     teacher: Any = None
+    mlm, distil = float(more.get("mlm", True)), float(more.get("distill", True))
+    match = more.get("match", "features") if stage == "distill" and distil else "features"
     masked = MaskedTexts(lambda rows: (IDS, LENGTHS), MASKING)
-    if step.matched in ("predictions", "weights"):
+    if match in ("predictions", "weights"):
         mine = (module, masked, 3)
-        mlm: Any = {"mae_weight": float(step.mlm), "shortcuts": shortcuts}
-        if step.match == "weights":
-            return WeightMatching(*mine, fresh_mlm(SHAPE, 1), "l2", **mlm)
+        own: Any = {"mae_weight": mlm, "shortcuts": shortcuts}
+        if match == "weights":
+            return WeightMatching(*mine, fresh_mlm(SHAPE, 1), "l2", **own)
         teacher = fresh_mlm(SHAPE, 1)
         use_attention(teacher, "reference")
-        return PredictionMatching(*mine, teacher, compared=step.compared, **mlm)
-    if step.stage == "distill":
-        rows = len(IDS) if step.tokens == "all" else len(LENGTHS)
+        return PredictionMatching(*mine, teacher, compared=more.get("compared", "all"), **own)
+    if stage == "distill":
+        rows = len(IDS) if tokens == "all" else len(LENGTHS)
         teacher = ResidentBank(torch.zeros(rows, 12), None, torch.arange(rows)[None])
         teacher.targets = lambda inputs, rows, epoch: type(teacher).targets(
             teacher, inputs, torch.arange(len(teacher.features)), epoch
         )
-        if step.teacher == "live":
-            teacher = LiveTeacher(module.encoder, step.tokens, layer)
+        if more.get("teacher") == "live":
+            teacher = LiveTeacher(module.encoder, tokens, layer)
             use_attention(teacher, "reference")
-    weights = {"mae_weight": float(step.mlm), "weight": float(step.distill)}
     return MaskedTraining(
         module,
         masked,
         3,
         teacher,
-        step.tokens,
+        tokens,
         layer,
-        head_only=step.stage == "head",
+        head_only=stage == "head",
         shortcuts=shortcuts,
-        **weights,
+        mae_weight=mlm,
+        weight=distil,
     )
 
 
@@ -106,31 +129,44 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize("on", [True, False])
 @pytest.mark.parametrize(("stage", "more"), CASES)
 def test_the_step_is_what_torch_counts(stage: Any, more: dict[str, Any], on: bool) -> None:
-    step = TextStepSpec(SHAPE, stage, cls_tail=on, masked_tail=on, **more)
-    objective = objective_of(step, Shortcuts(packed=on, cls_tail=on, masked_tail=on))
+    task = Task(stage, config_of(on, **more), SHAPE, more.get("classes", 0))
+    objective = objective_of(stage, Shortcuts(packed=on, cls_tail=on, masked_tail=on), more)
     use_attention(objective.module, "reference")
     batch = Batch(0, torch.arange(4))
     drawn = objective.draw(batch)
     masked = [] if drawn is None else drawn.counts.tolist()
-    flops = text_step_flops(step, LENGTHS.tolist(), masked)
     with FlopCounterMode(display=False, custom_mapping=NOT_COUNTED) as counted:
         objective.loss(TEXTS, batch, drawn, slice(0, 4))["loss"].backward()
     # of the contrastive loss, which is not counted: all products of projections, forward and twice backward
-    compared = 3 * 2 * 8**2 * step.projection
-    assert flops.total == counted.get_total_flops() - compared
-    assert flops.total == sum(flops.of(part) for part in flops.forward)
-    assert min(flops.forward.values()) > 0
+    compared = 3 * 2 * 8**2 * more.get("projection", 0)
+    assert text_flops(task, LENGTHS.tolist(), masked).step == counted.get_total_flops() - compared
+
+
+def test_the_polynomial_is_that_of_every_length() -> None:
+    """What two to four tokens say of a text is what is counted of long ones."""
+    for stage, more in CASES:
+        if "projection" in more:  # whose loss is not counted
+            continue
+        task = Task(stage, config_of(True, **more), SHAPE, 5)
+        step = text_step(task, [9, 30, 17], [2, 7, 3] if stage != "finetune" else [])
+        with Products() as products:
+            use_attention(step.objective.module, "reference")
+            if step.teacher is not None:
+                use_attention(step.teacher, "reference")
+            step.loss().backward()
+        assert text_flops(task, [9, 30, 17], [2, 7, 3]).step == products.flops
 
 
 def test_roberta_base() -> None:
     """GFLOP of a text of 128 tokens, by the published number of weights: 85.05 million in the blocks' matrices."""
     shape = TextShape("roberta", 50265, 514, 1, 1, TransformerShape(768, 12, 12, 3072), 1e-5)
     weights, products = 12 * 12 * 768 * 768, 12 * 2 * 128 * 768
-    dense = text_step_flops(TextStepSpec(shape, "pretrain", masked_tail=False), [128], [19])
-    assert dense.forward["masked encoder"] == 2 * 128 * (weights + products)
-    assert dense.forward["language-model head"] == 2 * 128 * (768 * 768 + 768 * 50265)
-    sparse = text_step_flops(TextStepSpec(shape, "pretrain"), [128], [19])
-    assert sparse.forward["language-model head"] * 128 == dense.forward["language-model head"] * 19
+
+    def of(masked_tail: bool) -> float:
+        config = Config.model_validate({"engine": {"masked_tail": masked_tail}})
+        return text_flops(Task("pretrain", config, shape), [128], [19]).step
+
+    head = 2 * 128 * (768 * 768 + 768 * 50265)
+    assert of(False) == 3 * (2 * 128 * (weights + products) + head)
     left_out = 2 * 109 * (10 * 768 * 768 + 2 * 128 * 768)
-    assert dense.forward["masked encoder"] - sparse.forward["masked encoder"] == left_out
-    assert sparse.backward == {part: 2 * count for part, count in sparse.forward.items()}
+    assert of(False) - of(True) == 3 * (left_out + head - head * 19 // 128)

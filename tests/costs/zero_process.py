@@ -14,8 +14,8 @@ from torch import nn
 
 from sdfast.config import PretrainConfig
 from sdfast.data.order import Batch
+from sdfast.engine.deepspeed_options import zero_sizes
 from sdfast.engine.zero import import_deepspeed
-from sdfast.engine.zero_memory import zero_sizes
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.checkpointing import use_checkpointing
 from sdfast.models.vit import MaskedAutoencoder, ViTShape

@@ -1,0 +1,69 @@
+"""What a stage's step asks of a machine: everything that the arithmetic of ZeRO and of a plan starts from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from sdfast.costs.measure import image_flops, moments, size, text_flops
+from sdfast.costs.task import Task
+from sdfast.models.text import TextShape
+
+_TOKEN_BYTES = 4  # of an id in a pack
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One example's training step.
+
+    Attributes:
+        task: what is computed.
+        trained: numbers that are trained.
+        module: numbers of the trained module, fixed ones included.
+        teacher: numbers of a live teacher, or of one whose weights are compared.
+        largest: numbers of the largest matrix.
+        flops: of an example's step, forward and backward.
+        again: FLOPs of what activation checkpointing computes a second time.
+        example: bytes of an example in the pack, and in a batch.
+        features: numbers of an example in the teacher's bank; 0 without one.
+        tokens: of a text; 0 for images.
+    """
+
+    task: Task
+    trained: int
+    module: int
+    teacher: int
+    largest: int
+    flops: int
+    again: int
+    example: int
+    features: int
+    tokens: int = 0
+
+    def moments(self, examples: int, bf16: bool, cuda: bool, checkpointing: bool) -> list[tuple[int, int]]:
+        """Bytes of activations and of finished gradients at the moments of a micro-batch: see `Moments`."""
+        found = moments(self.task, bf16=bf16, cuda=cuda, checkpointing=checkpointing)
+        return found.at(examples * (self.tokens or 1))
+
+
+def workload(task: Task) -> Workload:
+    """Of a stage; texts are as long as the model and `data.max_length` allow, and masked at the run's rate."""
+    shape, config, tokens = task.shape, task.config, 0
+    if isinstance(shape, TextShape):
+        tokens = min(config.data.max_length, shape.longest)
+        masked = round(config.pretrain.word_ratio * tokens)
+        flops = text_flops(task, [tokens], [masked], checkpointing=True)
+        example, rows = _TOKEN_BYTES * tokens, 1
+    else:
+        flops = image_flops(task, checkpointing=True)
+        example = shape.channels * shape.image_size[0] * shape.image_size[1]
+        rows = {"cls": 1, "patch": shape.patches, "all": 1 + shape.patches}[config.distill.tokens]
+    features = rows * shape.encoder.width if task.banked else 0
+    return Workload(
+        task,
+        **asdict(size(task)),
+        flops=round(flops.step),
+        again=round(flops.again),
+        example=example,
+        features=features,
+        tokens=tokens,
+    )
