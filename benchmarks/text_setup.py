@@ -116,7 +116,9 @@ def trainer_of(
     sections: dict[str, Any] = {stage: {"batch_size": point.texts} for stage in (*STAGES, "finetune")}
     sections["finetune"] |= {"regularizer": regularizer, "dropout": point.dropout}
     config = Config.model_validate({**sections, "engine": engine or {}}).resolved("texts")
-    model = PretrainedMLM(fresh_mlm(shape, 0, dropouts), shape, dropouts, Companions(), "drawn", "")
+    model = PretrainedMLM(
+        fresh_mlm(shape, 0, dropouts), shape, "drawn", "", [], dropouts, Companions(), fresh_head=False
+    )
     texts = point.batch()
     how = Tokenization("", shape.vocabulary, 512, (1,), (2,), (0, 1, 2, 4), 4, 0)
     pack = DrawnPack(DrawnTexts(point.texts, CLASSES, texts.ids, texts.lengths.numpy()), how)

@@ -21,7 +21,8 @@ def test_it_stands_on_the_lowest_layer_alone() -> None:
     for path in Path(sdfast.store.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("sdfast"):
-                assert node.module in LOWER or node.module.startswith("sdfast.store"), (path, node.module)
+                names = [f"sdfast.{alias.name}" for alias in node.names] if node.module == "sdfast" else [node.module]
+                assert all(name in LOWER or name.startswith("sdfast.store") for name in names), (path, names)
 
 
 def test_files_are_told_by_size_and_digest(tmp_path: Path) -> None:
