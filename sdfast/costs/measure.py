@@ -96,7 +96,7 @@ def image_flops(task: Task, checkpointing: bool = False) -> Flops:
 
 
 def text_flops(task: Task, lengths: Sequence[int], masked: Sequence[float], checkpointing: bool = False) -> Flops:
-    """Of some texts together.
+    """FLOPs of a step on some texts together.
 
     Args:
         task: what is measured.
@@ -143,7 +143,7 @@ def _of_one(task: Task, count: Callable[[int], NDArray[np.int64]]) -> NDArray[np
 
 
 def _flops(make: Callable[[], Step], checkpointing: bool) -> NDArray[np.int64]:
-    """[2]: see `Flops`."""
+    """The two numbers of `Flops` of a step, as an array [2]."""
 
     def count(again: bool) -> int:
         step = make()
@@ -156,7 +156,7 @@ def _flops(make: Callable[[], Step], checkpointing: bool) -> NDArray[np.int64]:
 
 
 def size(task: Task) -> Size:
-    """Of the parameters."""
+    """How many numbers the parameters of a stage have: trained ones, the module's, a live teacher's, the largest."""
 
     largest = 0
 

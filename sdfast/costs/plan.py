@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of a step."""
+        """Seconds of a step; None without a link."""
         return None if self.exposed is None else self.compute + self.exposed
 
     @property

@@ -93,7 +93,7 @@ def patch_mask(
         seed, epoch, rows: the address; rows is [B] int64, the result lies on its device.
         patches: L.
         mask_ratio: share of masked patches, in (0, 1).
-        kind: see above.
+        kind: `fixed` or `bernoulli`.
     """
     bits = philox_bits(seed, epoch, rows, patches, STREAM_MASK)
     order = torch.argsort(bits, dim=1, stable=True)

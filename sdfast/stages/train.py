@@ -173,7 +173,7 @@ def _dev_metric(context: Context) -> str:
 
 
 def _scores(context: Context, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:
-    """See `classification_metrics`; of rows that the processes share, the same in each."""
+    """Metrics of the classifier on some rows, which the processes share out; each of them gets the same ones."""
     ranks, modality = context.ranks, context.modality
     companions, share = modality.companions(context.model), rows[context.ranks.part(len(rows))]
     logits = modality.predict(module, companions, split, share, context.read(split))
