@@ -209,7 +209,7 @@ class Modality(ABC):
 
     @abstractmethod
     def flops(self, context: Context, kind: Kind) -> float:
-        """Of the training step, for one row, in the mean."""
+        """FLOPs of the training step for one row, in the mean over the rows."""
 
     @abstractmethod
     def worth_of_zero(self, context: Context, kind: Kind) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import io
 import re
@@ -114,6 +115,14 @@ def test_keys_and_their_values_fit(document: Path) -> None:
         assert key in known or key in sections, key
         if value and not PLACEHOLDER.fullmatch(value) and not key.startswith("zero."):  # those go together with others
             Config().changed([f"{key}={value.rstrip('.')}"])
+
+
+def test_docstrings_can_be_read_alone() -> None:
+    for path in (ROOT / "sdfast").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                begins = (ast.get_docstring(node) or "").partition(" ")[0]
+                assert begins not in ("Of", "See"), f"{path}:{node.lineno} {node.name} says of what, and not what"
 
 
 def field_of(key: str) -> Any:

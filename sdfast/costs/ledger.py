@@ -96,7 +96,7 @@ def _are_alike(args: Any) -> bool:
 
 @dataclass
 class Span:
-    """From one parameter's gradient to the next one's.
+    """The part of a step from one parameter's gradient to the next one's.
 
     Attributes:
         fullest: the most bytes alive in it, but for the gradients of parameters that have got them.

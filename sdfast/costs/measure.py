@@ -86,7 +86,7 @@ class Flops(NamedTuple):
 
 
 def image_flops(task: Task, checkpointing: bool = False) -> Flops:
-    """Of one image; with `checkpointing`, what that does again is found too."""
+    """FLOPs of a step on one image; with `checkpointing`, what that does again is found too."""
 
     def count(images: int) -> Callable[[Task], NDArray[np.int64]]:
         return lambda task: _flops(lambda: image_step(task, images), checkpointing)
@@ -177,7 +177,7 @@ def size(task: Task) -> Size:
 
 
 def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing: bool = False) -> Moments:
-    """Of a step after the first, measured on two small batches.
+    """The bytes at the moments of a step after the first, measured on two small batches.
 
     On a GPU attention is counted as `sdpa` keeps it, with one byte for each number that dropout may drop.
 
@@ -212,7 +212,7 @@ def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing
 
 
 def _tokens(task: Task) -> int:
-    """Of each text of which memory is measured; 1 for images, which are measured one by one."""
+    """Tokens of each text of which memory is measured; 1 for images, which are measured one by one."""
     return min(_TEXT, task.shape.longest) if isinstance(task.shape, TextShape) else 1
 
 

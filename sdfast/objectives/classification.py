@@ -33,7 +33,7 @@ class LabelledViews(Protocol):
         """What the classifier is given of some rows: their first views, and then their other ones."""
 
     def noise(self, module: Any, seen: Any, r3f: R3F) -> Tensor:
-        """Noise of the size of their embeddings."""
+        """Noise for the embeddings of what is seen, of their shape."""
 
     def states(self, module: Any, seen: Any, cls_tail: bool) -> Tensor:
         """[views * b, D]: what the classifier's head is given."""

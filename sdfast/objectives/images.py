@@ -155,7 +155,7 @@ class LabelledImages:
         return torch.where(flipped, pixels.flip(-1), pixels)
 
     def noise(self, module: ViTClassifier, seen: Tensor, r3f: R3F) -> Tensor:
-        """Noise of the size of the patches' embeddings: [b, L, D]."""
+        """Noise for the patches' embeddings: [b, L, D]."""
         size = (len(seen), module.shape.patches, module.shape.encoder.width)
         return r3f.draw(size, seen.device, seen.dtype)
 

@@ -176,7 +176,7 @@ class LabelledTexts:
         return inputs if views == 1 else TokenBatch(inputs.ids.repeat(views), inputs.lengths.repeat(views))
 
     def noise(self, module: TextClassifier, seen: TokenBatch, r3f: R3F) -> Tensor:
-        """Noise of the size of the words' embeddings: [T, D]."""
+        """Noise for the words' embeddings: [T, D]."""
         words = module.encoder.word_embeddings.weight
         return r3f.draw((len(seen.ids), words.shape[1]), seen.device, words.dtype)
 

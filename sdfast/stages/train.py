@@ -156,7 +156,7 @@ def _evaluated(context: Context, module: Any) -> dict[str, float]:
 
 
 def _selection(context: Context) -> Selection:
-    """Of the weights that do best on the val split; their scores there are called `dev_...`."""
+    """How to select the weights that do best on the val split; their scores there are called `dev_...`."""
     config, classes = context.config, len(context.pack.class_names)
     dev = dev_split(context.pack, config.data_spec)
 
