@@ -209,7 +209,7 @@ class Modality(ABC):
 
     @abstractmethod
     def flops(self, context: Context, kind: Kind) -> float:
-        """Of the training step, for one row, in the mean."""
+        """FLOPs of the training step for one row, in the mean over the rows."""
 
     @abstractmethod
     def worth_of_zero(self, context: Context, kind: Kind) -> str | None:
@@ -261,7 +261,7 @@ class Modality(ABC):
 
     @abstractmethod
     def companions(self, model: Any) -> Any:
-        """Of a pre-trained model: see `Classifier`."""
+        """What a classifier on a pre-trained model is saved with (`Classifier.companions`)."""
 
     @abstractmethod
     def write_classifier(self, context: Context, module: Any, folder: Path, names: list[str], steps: int) -> None:
@@ -269,7 +269,7 @@ class Modality(ABC):
 
     @abstractmethod
     def read_classifier(self, folder: Path) -> Classifier:
-        """Read one."""
+        """Read a fine-tuned model that `write_classifier` wrote, with its companions and class names."""
 
     @abstractmethod
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> Any:
@@ -277,7 +277,7 @@ class Modality(ABC):
 
     @abstractmethod
     def fits(self, pack: Any, config: Config, classifier: Classifier) -> bool:
-        """Whether a pack was made for it."""
+        """Whether a pack was made for a classifier."""
 
     @abstractmethod
     def filled(self, state: dict[str, Tensor], config: Config, shape: Any, classes: int | None) -> nn.Module:

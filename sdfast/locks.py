@@ -86,7 +86,7 @@ def check_held(path: Path) -> None:
 
 
 def _still_there(directory: Path, held: _Held) -> bool:
-    """By the lock file; without one, which a person may have removed, by the directory."""
+    """Whether a held directory is the same: told by its lock file, or by itself where a person removed that file."""
     for path, identity in ((directory / _FILE, held.file), (directory, held.directory)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return _identity(os.stat(path)) == identity

@@ -87,7 +87,7 @@ class Occupant:
 
 
 def make_room(out: Path, config: Config, modality: Modality, digest: str, replace_it: bool) -> None:
-    """See to it that a run's directory holds nothing, or the same run.
+    """Check that a run's directory holds nothing or the same run; note what of another one is to be replaced.
 
     Args:
         out: the run directory.

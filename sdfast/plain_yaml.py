@@ -11,7 +11,7 @@ _VALUES = 10_000  # after aliases have been followed
 
 
 class _TooMuch(ValueError):
-    """Of values or levels."""
+    """A document has more values, or deeper levels, than are read."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -79,7 +79,7 @@ def of_the_file(error: OSError) -> bool:
 
 
 def refuse(error: OSError) -> None:
-    """For `os.walk`: what cannot be listed is no empty folder."""
+    """Raise what `os.walk` could not do: what cannot be listed is no empty folder."""
     raise error
 
 

@@ -111,7 +111,7 @@ class StoredResult(Stored):
     files: Annotated[dict[_Name, Digest], Field(min_length=1)]
 
     def result(self, model: Path) -> Result:
-        """With the folder of the model."""
+        """The stage's result, with the folder of the model."""
         return Result(model=model, **self.model_dump(exclude={"inputs", "files"}))
 
 

@@ -155,7 +155,7 @@ def config_show(
 
 
 def _for_model(config: Config) -> Config:
-    """With what depends on the model, when that is here and would not have to be fetched."""
+    """The configuration with what depends on the model, when that is here and would not have to be fetched."""
     name = config.model or "bundled"
     folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
@@ -297,7 +297,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _one_sentence(message: str) -> str:
-    """In one line, with an end, and no longer than is read; what a library says may be otherwise."""
+    """A message in one line, with an end, and no longer than is read; what a library says may be otherwise."""
     message = brief(re.sub(r"\s*[\r\n]\s*", " ", message.strip()))
     message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} [...]"
     return message if message.endswith((".", "?", "!")) else f"{message}."

@@ -73,7 +73,7 @@ class Config(Section):
         return self.data.source or "bundled"
 
     def resolved(self, modality: ModalityName, rows: Mapping[str, int] | None = None) -> Config:
-        """With a value for each key that depends on what is trained on.
+        """The configuration with a value for each key that depends on what is trained on.
 
         Args:
             modality: decides `pretrain.mask_ratio` and `pretrain.norm_pix`.
@@ -94,7 +94,7 @@ class Config(Section):
         return config
 
     def changed(self, overrides: Iterable[str]) -> Config:
-        """With `key=value` overrides.
+        """The configuration with `key=value` overrides.
 
         Raises:
             UserError: a key or value that does not exist or fit.

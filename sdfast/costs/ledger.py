@@ -56,7 +56,7 @@ class Products(TorchDispatchMode):
     """Counts the products of matrices made inside, which are not computed: their results are arbitrary.
 
     Attributes:
-        flops: of them.
+        flops: of the products so far.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def _are_alike(args: Any) -> bool:
 
 @dataclass
 class Span:
-    """From one parameter's gradient to the next one's.
+    """The part of a step from one parameter's gradient to the next one's.
 
     Attributes:
         fullest: the most bytes alive in it, but for the gradients of parameters that have got them.
@@ -139,7 +139,7 @@ class Ledger(Products):
         return self._sizes[tensor.untyped_storage()._cdata]
 
     def evaluate(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """See `Products.evaluate`."""
+        """What an operator gives; its tensors are followed from now on."""
         result = super().evaluate(function, args, kwargs)
         several = (result,) if isinstance(result, Tensor) else tree_leaves(result)
         self.follow(*(each for each in several if isinstance(each, Tensor)))

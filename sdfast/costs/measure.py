@@ -86,7 +86,7 @@ class Flops(NamedTuple):
 
 
 def image_flops(task: Task, checkpointing: bool = False) -> Flops:
-    """Of one image; with `checkpointing`, what that does again is found too."""
+    """FLOPs of a step on one image; with `checkpointing`, what that does again is found too."""
 
     def count(images: int) -> Callable[[Task], NDArray[np.int64]]:
         return lambda task: _flops(lambda: image_step(task, images), checkpointing)
@@ -96,7 +96,7 @@ def image_flops(task: Task, checkpointing: bool = False) -> Flops:
 
 
 def text_flops(task: Task, lengths: Sequence[int], masked: Sequence[float], checkpointing: bool = False) -> Flops:
-    """Of some texts together.
+    """FLOPs of a step on some texts together.
 
     Args:
         task: what is measured.
@@ -143,7 +143,7 @@ def _of_one(task: Task, count: Callable[[int], NDArray[np.int64]]) -> NDArray[np
 
 
 def _flops(make: Callable[[], Step], checkpointing: bool) -> NDArray[np.int64]:
-    """[2]: see `Flops`."""
+    """The two numbers of `Flops` of a step, as an array [2]."""
 
     def count(again: bool) -> int:
         step = make()
@@ -156,7 +156,7 @@ def _flops(make: Callable[[], Step], checkpointing: bool) -> NDArray[np.int64]:
 
 
 def size(task: Task) -> Size:
-    """Of the parameters."""
+    """How many numbers the parameters of a stage have: trained ones, the module's, a live teacher's, the largest."""
 
     largest = 0
 
@@ -177,7 +177,7 @@ def size(task: Task) -> Size:
 
 
 def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing: bool = False) -> Moments:
-    """Of a step after the first, measured on two small batches.
+    """The bytes at the moments of a step after the first, measured on two small batches.
 
     On a GPU attention is counted as `sdpa` keeps it, with one byte for each number that dropout may drop.
 
@@ -212,7 +212,7 @@ def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing
 
 
 def _tokens(task: Task) -> int:
-    """Of each text of which memory is measured; 1 for images, which are measured one by one."""
+    """Tokens of each text of which memory is measured; 1 for images, which are measured one by one."""
     return min(_TEXT, task.shape.longest) if isinstance(task.shape, TextShape) else 1
 
 

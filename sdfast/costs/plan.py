@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of a step."""
+        """Seconds of a step; None without a link."""
         return None if self.exposed is None else self.compute + self.exposed
 
     @property
@@ -182,7 +182,7 @@ def worth_of_zero(task: Task, device: torch.device, processes: int) -> str:
 
 
 def bank_bytes(work: Workload, config: Config, examples: int) -> int:
-    """Of the teacher's features of so many examples (each view of them), where there is a bank."""
+    """Bytes of a bank of the teacher's features of so many examples, each view of them; 0 where there is none."""
     itemsize = getattr(torch, config.teacher.dtype).itemsize
     return work.features * itemsize * examples * max(config.teacher.views, 1)
 

@@ -61,7 +61,7 @@ class Task:
 
     @property
     def text_dropouts(self) -> Dropouts:
-        """Of a text model in this stage."""
+        """Dropout of a text model in this stage, as far as something is kept of it: see `flash`."""
         own = self.config.finetune.dropout
         given = Dropouts(own, own) if self.stage == "finetune" else self.dropouts
         return replace(given, attention=0.0) if self.flash else given
@@ -135,7 +135,7 @@ class Step:
         return [each for each in some if isinstance(each, Tensor) and each is not self.inputs]
 
     def loss(self) -> Tensor:
-        """0-D, with gradient."""
+        """The loss of the step: 0-D, with gradient."""
         return self.objective.loss(self.inputs, self.batch, self.drawn, slice(0, len(self.inputs)))["loss"]
 
 
@@ -209,7 +209,7 @@ class _Bank(ResidentBank):
         super().__init__(torch.empty(size), None, torch.arange(size[0])[None])
 
     def targets(self, inputs: Any, rows: Tensor, epoch: int) -> Targets:
-        """See `Teacher.targets`."""
+        """The whole bank, and all of its rows."""
         return Targets(self.features, self.bank_rows[0])
 
 

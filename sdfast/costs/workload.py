@@ -46,7 +46,7 @@ class Workload:
 
 
 def workload(task: Task) -> Workload:
-    """Of a stage; texts are as long as the model and `data.max_length` allow, and masked at the run's rate."""
+    """What a stage needs for an example; texts have the greatest length that is allowed, masked at the run's rate."""
     shape, config, tokens = task.shape, task.config, 0
     if isinstance(shape, TextShape):
         tokens = min(config.data.max_length, shape.longest)

@@ -79,7 +79,7 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
-        """On the device."""
+        """All bytes on the device at the worst moment."""
         states = self.parameters + self.gradients + self.optimizer
         return states + self.activations + self.buffers + self.bank + self.pack
 

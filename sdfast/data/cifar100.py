@@ -64,7 +64,7 @@ def _is_binary(path: Path) -> bool:
 
 
 def _reader(pixels: NDArray[np.uint8], row: int) -> Callable[[], Raw]:
-    """Gives [32, 32, 3]."""
+    """A function that gives one image, [32, 32, 3] uint8."""
     return lambda: np.ascontiguousarray(pixels[row].transpose(1, 2, 0))
 
 

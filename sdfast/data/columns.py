@@ -142,7 +142,7 @@ class Chosen:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Of the labels, when they are a `ClassLabel`."""
+        """The names of the classes, when the labels are a `ClassLabel`; else None."""
         return None if self.label is None else self.label.class_names
 
     @property

@@ -76,22 +76,22 @@ def open_folder(
     if not found:
         ignored = f" ({len(others)} other files, the first: {others[0]})" if others else ""
         raise UserError(
-            f"no {modality.many} in {root}{ignored}; {modality.a_folder} holds "
+            f"no {modality.plural} in {root}{ignored}; {modality.a_folder} holds "
             f"{', '.join(sorted(modality.suffixes))} files{_of_the_other_kind(others, modality)}."
         )
-    many = modality.many
+    plural = modality.plural
     beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in modality.suffixes]
     met = {
-        f"Files in {root.name} that are not {many} and were passed over": others,
-        f"Class folders without {many}, which are no classes": [name for f in found.values() for name in f.empty],
+        f"Files in {root.name} that are not {plural} and were passed over": others,
+        f"Class folders without {plural}, which are no classes": [name for f in found.values() for name in f.empty],
         "Folders beside the splits that are not used": [name for name in folders if splits and not split_name(name)],
-        f"{many.capitalize()} beside the splits that are not used": beside if splits else [],
+        f"{plural.capitalize()} beside the splits that are not used": beside if splits else [],
     }
     source = Source(root.name, f"{modality.content} folder", None, {}, modality=modality)
     source.warnings += [counted(what, names) for what, names in met.items() if names]
     for split, directory in splits.items():
         if split not in found:
-            source.warnings.append(f"{directory.name}/ holds no {many}, so there is no {split} split.")
+            source.warnings.append(f"{directory.name}/ holds no {plural}, so there is no {split} split.")
     for entry in found.values():
         entry.notes.add_to(source)
     read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader

@@ -148,13 +148,13 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
     Raises:
         UserError: see `strict`; no class of a held-out split is in train; or the name of a class cannot be written.
     """
-    names, an_item, many = source.class_names, source.modality.an_item, source.modality.many
+    names, an_item, plural = source.class_names, source.modality.an_item, source.modality.plural
     if names is None:
         return
     _check_names(names, source.name)
     if "folder" not in source.kind and (odd := [name for name in names if name in _EMPTY_CELLS]):
         source.warnings.append(
-            f"{source.name} has a class called {odd[0]!r}, as a missing label may be written: its {many} are trained "
+            f"{source.name} has a class called {odd[0]!r}, as a missing label may be written: its {plural} are trained "
             "on; leave the label empty where there is none."
         )
     times = Counter(map(str.casefold, names))
@@ -174,14 +174,14 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
             first = sorted(names[label] for label in unknown)[0]
             what = f"lasses of {split} that train lacks: {len(unknown)} (the first: {first!r})"
             if unknown == held_out or (strict and unseen != "drop"):
-                drop = f", and data.unseen=drop leaves out the {rows:,} {many} of such classes" if unseen else ""
+                drop = f", and data.unseen=drop leaves out the {rows:,} {plural} of such classes" if unseen else ""
                 raise UserError(
-                    f"{source.name}: c{what}; rename the class or remove its {many}. The classes of train are "
+                    f"{source.name}: c{what}; rename the class or remove its {plural}. The classes of train are "
                     f"{_few([names[label] for label in sorted(trained)])}{'' if unknown == held_out else drop}."
                 )
             if unseen == "drop":
                 dropped |= unknown
-                source.warnings.append(f"C{what}; their {rows:,} {many} are left out (data.unseen=drop).")
+                source.warnings.append(f"C{what}; their {rows:,} {plural} are left out (data.unseen=drop).")
             else:
                 source.warnings.append(f"C{what}.")
         if absent := sorted(names[label] for label in trained - held_out):

@@ -117,7 +117,7 @@ def deep_picture(image: Image, stored: str, declared: int | None, again: Callabl
     of bytes, it keeps the lower ones.
 
     Args:
-        image: loaded.
+        image: the loaded image.
         stored: its `raw_mode`.
         declared: see `Deep`.
         again: gives the same file, loaded by another raw mode.

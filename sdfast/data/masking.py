@@ -59,7 +59,7 @@ class PatchMask:
         return PatchMask(self.mask[rows], self.visible_ids[rows], valid, masked_ids)
 
     def seen_on(self, device: torch.device) -> PatchMask:
-        """With what tells the encoder the visible patches on a device; the rest where it is."""
+        """The masks with what tells the encoder the visible patches on a device; the rest stays where it is."""
         valid = None if self.visible_valid is None else self.visible_valid.to(device, non_blocking=True)
         return replace(self, visible_ids=self.visible_ids.to(device, non_blocking=True), visible_valid=valid)
 
@@ -93,7 +93,7 @@ def patch_mask(
         seed, epoch, rows: the address; rows is [B] int64, the result lies on its device.
         patches: L.
         mask_ratio: share of masked patches, in (0, 1).
-        kind: see above.
+        kind: `fixed` or `bernoulli`.
     """
     bits = philox_bits(seed, epoch, rows, patches, STREAM_MASK)
     order = torch.argsort(bits, dim=1, stable=True)
@@ -163,7 +163,7 @@ class TokenMask:
         return TokenMask(self.batch[rows], self.chosen[some] - tokens.start, self.labels[some], self.counts[rows])
 
     def seen_on(self, device: torch.device) -> TokenMask:
-        """With what the encoder sees of the texts on a device; the rest where it is."""
+        """The masks with what the encoder sees of the texts on a device; the rest stays where it is."""
         return replace(self, batch=self.batch.to(device))
 
 

@@ -20,7 +20,7 @@ class Modality:
     """One kind of content.
 
     Attributes:
-        one, an_item, many, a_folder: in a sentence: "image", "an image", "images", "an image folder".
+        one, an_item, plural, a_folder: in a sentence: "image", "an image", "images", "an image folder".
         content: what an item is made of: "image" or "text".
         key: the key of the `data` section that names its column.
         column: its column in a .csv, .tsv or JSON lines file.
@@ -34,7 +34,7 @@ class Modality:
 
     one: str
     an_item: str
-    many: str
+    plural: str
     a_folder: str
     content: str
     key: Literal["image_key", "text_key"]
@@ -77,7 +77,7 @@ _TEXT_COLUMNS = (
 IMAGES = Modality(
     one="image",
     an_item="an image",
-    many="images",
+    plural="images",
     a_folder="an image folder",
     content="image",
     key="image_key",
@@ -94,7 +94,7 @@ IMAGES = Modality(
 TEXTS = Modality(
     one="document",
     an_item="a document",
-    many="documents",
+    plural="documents",
     a_folder="a text folder",
     content="text",
     key="text_key",

@@ -123,7 +123,7 @@ class TextBatchOrder(BatchOrder):
         self.token_budget = token_budget
 
     def share(self, step: int, ranks: Ranks) -> Batch:
-        """See `BatchOrder.share`: the longest documents first, cut by the budget, as often in every process."""
+        """What one process computes of a step's batch: the longest documents first, cut as often in every process."""
         batch = self.batch(step)
         mine = batch.shared(ranks)
         order = _longest_first(self.lengths[mine.rows])

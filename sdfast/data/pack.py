@@ -88,7 +88,7 @@ class CommonRange:
 
 
 def common_range(source: Source, options: DataConfig, threads: int) -> CommonRange:
-    """From 0 to the least 2^k - 1 that holds every image of the source that has more than 8 bits a channel."""
+    """The range from 0 to the least 2^k - 1 that holds every image of the source of more than 8 bits a channel."""
     top, largest, name = 0, -1, ""
     work = functools.partial(_ceiling_of_item, options=options)
     for items in source.splits.values():

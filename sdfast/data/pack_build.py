@@ -58,7 +58,7 @@ class PackBuilder(ABC):
 
     Attributes:
         pack: the kind of pack.
-        source: opened.
+        source: the opened source.
         directory: empty, staged.
         how: from item to contents, see `OpenPack.prepare`.
         options: the `data` section.
@@ -205,7 +205,7 @@ class PackBuilder(ABC):
 
     def _hold_out(self) -> tuple[dict[str, Any], list[str]]:
         """Make a test split of the labelled rows when the source has neither test nor val."""
-        many = self.source.modality.many
+        plural = self.source.modality.plural
         train = self.splits.get("train")
         if train is None or len(self.splits) > 1 or self.source.class_names is None:
             why = "the source's splits" if self.source.class_names is not None else "no labels, so nothing is held out"
@@ -215,8 +215,8 @@ class PackBuilder(ABC):
             return {"rule": "data.test_fraction=0, so nothing is held out"}, []
         test = held_out_rows(train.choice_digests, train.labels, fraction, seed)
         if not len(test):
-            return {"rule": f"too few {many} of each class to hold any out"}, [
-                f"{self.source.name} has no test split and too few {many} of each class to hold any out.",
+            return {"rule": f"too few {plural} of each class to hold any out"}, [
+                f"{self.source.name} has no test split and too few {plural} of each class to hold any out.",
                 *checks.copies_warning(train, self.tally),
             ]
         kept = np.setdiff1d(np.arange(len(train.names)), test)
@@ -229,13 +229,13 @@ class PackBuilder(ABC):
             self.splits[split] = train.take(rows)
         whole.unlink()
         return {
-            "rule": f"a share of each class is held out of train, chosen by content and seed, equal {many} together",
+            "rule": f"a share of each class is held out of train, chosen by content and seed, equal {plural} together",
             "test_fraction": fraction,
             "split_seed": seed,
             "test_digests": sha256_json(sorted(digest.tobytes().hex() for digest in self.splits["test"].digests)),
         }, [
-            f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {many} are held out of train "
-            f"(data.test_fraction={fraction:g}, data.split_seed={seed}).",
+            f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {plural} are held out of "
+            f"train (data.test_fraction={fraction:g}, data.split_seed={seed}).",
             *checks.copies_warning(train, self.tally),
         ]
 

@@ -72,7 +72,7 @@ class Rows:
 
 
 def as_digests(digests: Iterable[bytes]) -> NDArray[np.uint8]:
-    """[n, 32] uint8."""
+    """Digests as an array: [n, 32] uint8."""
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
@@ -95,11 +95,11 @@ def check_broken(source: Source, splits: Mapping[str, Rows], tally: Tally, optio
     Raises:
         UserError: more than `options.max_broken` of all items, or all of a split.
     """
-    skipped, one, many = len(tally.skipped), tally.modality.one, tally.modality.many
+    skipped, one, plural = len(tally.skipped), tally.modality.one, tally.modality.plural
     if skipped > options.max_broken * tally.total:
         first = tally.skipped[0]
         raise UserError(
-            f"{source.name}: {skipped:,} of {tally.total:,} {many} cannot be used, more than data.max_broken="
+            f"{source.name}: {skipped:,} of {tally.total:,} {plural} cannot be used, more than data.max_broken="
             f"{options.max_broken:g} allows; the first is {first['name']}: {first['reason']}. "
             f"{tally.remedy}Repair or remove them, or raise data.max_broken."
         )
@@ -122,12 +122,12 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
         UserError: train shares an item with test or val and `options.duplicates` is "error".
     """
     record: dict[str, Any] = {"policy": options.duplicates, "dropped_from_train": tally.dropped, "shared": {}}
-    one_item, many = tally.modality.one, tally.modality.many
+    one_item, plural = tally.modality.one, tally.modality.plural
     warnings = []
     if tally.dropped:
         where = " and ".join(sorted({entry["also_in"] for entry in tally.dropped}))
         warnings.append(
-            f"{many.capitalize()} of train that are also in {where} and were left out of train: "
+            f"{plural.capitalize()} of train that are also in {where} and were left out of train: "
             f"{counted([entry['name'] for entry in tally.dropped])}."
         )
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
@@ -139,12 +139,14 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
             continue
         first = f"{splits[one].names[pairs[0][0]]} ({one}) and {splits[other].names[pairs[0][1]]} ({other})"
         if one == "train" and options.duplicates == "error":
-            more = f"; in all, {len(pairs):,} {many} of {one} are in {other}" if len(pairs) > 1 else ""
+            more = f"; in all, {len(pairs):,} {plural} of {one} are in {other}" if len(pairs) > 1 else ""
             raise UserError(
                 f"{first} are the same {one_item}{more}; remove them, or set data.duplicates=drop to leave them out of "
                 "train or data.duplicates=keep to train on them."
             )
-        warnings.append(f"{many.capitalize()} of {one} that are also in {other}: {len(pairs):,} (the first: {first}).")
+        warnings.append(
+            f"{plural.capitalize()} of {one} that are also in {other}: {len(pairs):,} (the first: {first})."
+        )
     return record, warnings
 
 
@@ -154,18 +156,19 @@ def skipped_warning(tally: Tally) -> list[str]:
         return []
     named = [f"{entry['name']} ({entry['reason']})" for entry in tally.skipped]
     return [
-        f"Skipped {len(named):,} of {tally.total:,} {tally.modality.many}, which cannot be used: {first_names(named)}."
+        f"Skipped {len(named):,} of {tally.total:,} {tally.modality.plural}, which cannot be used: "
+        f"{first_names(named)}."
     ]
 
 
 def label_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:
     """One sentence for each split in which some rows have a label and some have none."""
-    sentences, many = [], tally.modality.many.capitalize()
+    sentences, plural = [], tally.modality.plural.capitalize()
     for split, rows in splits.items():
         missing = [name for name, label in zip(rows.names, rows.labels, strict=True) if label < 0]
         if missing and rows.labelled:
             sentences.append(
-                f"{many} of {split} without a label, which take no part in fine-tuning: {len(missing):,} of "
+                f"{plural} of {split} without a label, which take no part in fine-tuning: {len(missing):,} of "
                 f"{len(rows.names):,} ({first_names(missing)})."
             )
     return sentences
@@ -179,12 +182,12 @@ def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
     if train is None:
         return []
     _, first, counts = np.unique(train.digests, axis=0, return_index=True, return_counts=True)
-    copies, total, one, many = int(np.sum(counts - 1)), len(train.names), tally.modality.one, tally.modality.many
+    copies, total, one, plural = int(np.sum(counts - 1)), len(train.names), tally.modality.one, tally.modality.plural
     if copies < _MANY_COPIES and (copies < _FEW or copies < _MANY_SHARE * total):
         return []
     most = int(np.argmax(counts))
     return [
-        f"{many.capitalize()} of train that repeat another {one} of train: {copies:,} of {total:,}; the most "
+        f"{plural.capitalize()} of train that repeat another {one} of train: {copies:,} of {total:,}; the most "
         f"frequent one is there {int(counts[most]):,} times ({train.names[first[most]]}). Look whether they should "
         "differ; else remove the copies, as each counts in training."
     ]
@@ -192,7 +195,7 @@ def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
 
 def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:
     """One sentence for each split in which rows have equal content and different labels."""
-    sentences, many = [], tally.modality.many.capitalize()
+    sentences, plural = [], tally.modality.plural.capitalize()
     for split, rows in splits.items():
         first: dict[bytes, int] = {}  # row of each content
         pairs = []
@@ -202,8 +205,8 @@ def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str
                 pairs.append(f"{rows.names[before]} and {rows.names[row]}")
         if pairs:
             sentences.append(
-                f"{many} of {split} with the content of another and a different label: {counted(pairs)}; only one label"
-                " can be right."
+                f"{plural} of {split} with the content of another and a different label: {counted(pairs)}; only one"
+                " label can be right."
             )
     return sentences
 
@@ -219,7 +222,7 @@ def copies_warning(train: Rows, tally: Tally) -> list[str]:
     if not names:
         return []
     return [
-        f"{tally.modality.many.capitalize()} with a label of which a copy has none, so that both stay in train: "
+        f"{tally.modality.plural.capitalize()} with a label of which a copy has none, so that both stay in train: "
         f"{counted(names)}."
     ]
 
@@ -257,7 +260,7 @@ def class_warnings(
     more = f"; and {len(few) - _FEW:,} more" if len(few) > _FEW else ""
     test = " or none in test" if held_out else ""
     return [
-        f"Classes with fewer than two labelled {tally.modality.many} in train{test}: {len(few):,} of "
+        f"Classes with fewer than two labelled {tally.modality.plural} in train{test}: {len(few):,} of "
         f"{len(class_names):,} ({'; '.join(few[:_FEW])}{more})."
     ]
 

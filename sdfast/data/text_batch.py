@@ -31,7 +31,7 @@ class TokenBatch:
         return TokenBatch(self.ids[tokens_of(self.lengths, rows)], self.lengths[rows])
 
     def to(self, device: torch.device) -> TokenBatch:
-        """With the ids on a device."""
+        """The batch with its ids on a device."""
         return TokenBatch(self.ids.to(device, non_blocking=True), self.lengths)
 
     @property

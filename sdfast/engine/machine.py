@@ -48,7 +48,7 @@ def matmul_dtype(requested: str, device: torch.device) -> torch.dtype:
 
 
 def only_matmul_dtype(requested: str, device: torch.device, module: nn.Module) -> torch.dtype | None:
-    """Of a module's matrix products; None where they are of several."""
+    """The dtype of a module's matrix products; None where they are of several."""
     half = matmul_dtype(requested, device)
     dtypes = {parameter.dtype for parameter in module.parameters()} if half == torch.float32 else {half}
     return dtypes.pop() if len(dtypes) == 1 else None

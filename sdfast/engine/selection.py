@@ -39,7 +39,7 @@ class Best:
 
     Attributes:
         step: after which they were.
-        scores: theirs.
+        scores: their metrics on val.
         state: the module's tensors, on the CPU.
     """
 

@@ -35,7 +35,7 @@ def build_or_open(directory: Path, recipe: BankRecipe, rebuild: bool = False, ne
         UserError, RunError: see `prepare_bank`.
         Interrupted: a signal came.
     """
-    started, say = time.monotonic(), progress_lines("teacher bank", recipe.many)
+    started, say = time.monotonic(), progress_lines("teacher bank", recipe.plural)
     work = 0
 
     with stop_on_signal(patient=Ranks.current().world > 1) as stop:
@@ -46,7 +46,7 @@ def build_or_open(directory: Path, recipe: BankRecipe, rebuild: bool = False, ne
             say(done, total)
             if stop.signal_number is not None and done < total:
                 raise Interrupted(
-                    f"stopped at {done} of {total} {recipe.many} of the teacher bank; what is done is saved, and the"
+                    f"stopped at {done} of {total} {recipe.plural} of the teacher bank; what is done is saved, and the"
                     " same command continues from here.",
                     stop.signal_number,
                 )
@@ -54,7 +54,7 @@ def build_or_open(directory: Path, recipe: BankRecipe, rebuild: bool = False, ne
         pages = freed_pages_kept() if recipe.device.type == "cpu" else contextlib.nullcontext()
         with pages:
             bank = prepare_bank(directory, recipe, rebuild, new_teacher, progress)
-    rows = f"{len(bank) // recipe.views} {recipe.many}" + (f", {recipe.views} views of each" * (recipe.views > 1))
+    rows = f"{len(bank) // recipe.views} {recipe.plural}" + (f", {recipe.views} views of each" * (recipe.views > 1))
     what = f"{rows}, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"
     took = f", built in {time.monotonic() - started:.1f} s" if work else ""
     log.info("teacher bank: %s%s (%s)", what, took, directory)

@@ -187,7 +187,7 @@ class ZeroEngine:
         return optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups
 
     def _steps_done(self) -> float | None:
-        """Of the optimiser; None before the first."""
+        """Steps that the optimiser has done; None before the first."""
         for partition in self._partitions():
             state = self._deepspeed.optimizer.optimizer.state.get(partition, {})
             if "step" in state:

@@ -31,7 +31,7 @@ class DrawnSplit:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """[n] int64."""
+        """A class for each row: [n] int64."""
         return np.arange(self.count) % self.classes
 
     @property
@@ -104,14 +104,14 @@ class DrawnPack:
 
     @property
     def splits(self) -> dict[str, DrawnSplit]:
-        """By name."""
+        """The splits by name: `train` alone."""
         return {"train": self.train}
 
     @property
     def class_names(self) -> list[str]:
-        """One for each class."""
+        """Names of the classes: their numbers."""
         return [str(label) for label in range(self.train.classes)]
 
     def split(self, name: str) -> DrawnSplit:
-        """The rows."""
+        """The split of that name."""
         return self.splits[name]

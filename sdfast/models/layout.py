@@ -93,7 +93,7 @@ class Naming:
 
 
 def blocks(ours: str, lists: Sequence[str], names: Names) -> Names:
-    """Of each block of a stack: our list and what the source may call it, and the names behind a block's number."""
+    """Names of every block of a stack, from our list, what the source may call it, and those behind the number."""
     return {
         f"{ours}.*.{name}": [f"{theirs}.*.{source}" for theirs in lists for source in sources]
         for name, sources in names.items()

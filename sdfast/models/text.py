@@ -238,7 +238,7 @@ class LanguageModelHead(Compilable):
 
     @segment(dynamic=True)
     def forward(self, encoded: Tensor) -> Tensor:
-        """[M, D] -> [M, D]."""
+        """What words are scored with, out of encoded tokens: [M, D] -> [M, D]."""
         return self.norm(gelu(self.dense(encoded)))
 
 

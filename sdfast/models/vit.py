@@ -79,7 +79,7 @@ class View:
 
     @property
     def group(self) -> Group:
-        """Its sequences."""
+        """The view's sequences, as attention takes them."""
         batch, count, _ = self.tokens.shape
         return Group(batch, count, count, self.valid)
 
@@ -190,7 +190,7 @@ def _together(views: Sequence[View], going: dict[int, Rows]) -> tuple[Rows, Grou
 
 
 def _apart(rows: Rows, groups: Groups) -> list[Rows]:
-    """Those of each group."""
+    """The rows of each group, apart."""
     sizes = groups.query_sizes
     pending = [None] * len(sizes) if rows.pending is None else rows.pending.split(sizes)
     return [Rows(*each) for each in zip(rows.x.split(sizes), pending, strict=True)]

@@ -193,7 +193,7 @@ def _instead(folder: Path) -> str:
 
 
 def _unwrapped(weights: Weights) -> Weights:
-    """With the names that a model had before it was wrapped for training or compiled."""
+    """The weights under the names that a model had before it was wrapped for training or compiled."""
     taken = []
     while prefix := next((p for p in _WRAPPED if all(name.startswith(p) for name in weights.tensors)), None):
         taken.append(f"{prefix} ({_WRAPPED[prefix]})")

@@ -33,7 +33,7 @@ class LabelledViews(Protocol):
         """What the classifier is given of some rows: their first views, and then their other ones."""
 
     def noise(self, module: Any, seen: Any, r3f: R3F) -> Tensor:
-        """Noise of the size of their embeddings."""
+        """Noise for the embeddings of what is seen, of their shape."""
 
     def states(self, module: Any, seen: Any, cls_tail: bool) -> Tensor:
         """[views * b, D]: what the classifier's head is given."""
@@ -73,15 +73,15 @@ class Classification(Objective):
 
     @property
     def static(self) -> bool:
-        """That of the views."""
+        """Whether the views are static."""
         return self.views.static
 
     def draw(self, batch: Batch) -> Any:
-        """That of the views."""
+        """What is random in the views: flips of images, nothing of texts."""
         return self.views.draw(batch, self.count)
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        """See `Objective.loss`; with R3F the parts are `loss_task` and `loss_r3f`."""
+        """The rows' share of the batch's loss; with R3F the parts are `loss_task` and `loss_r3f`."""
         seen, labels = self._seen(inputs, batch, drawn, part)
         noise = None if self.r3f is None else self.views.noise(self.module, seen, self.r3f)
         logits = self.module(seen, self.shortcuts.cls_tail, noise)

@@ -53,7 +53,7 @@ class SupervisedContrastive(Classification):
         self.temperature = temperature
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        """See `Objective.loss`; the parts are `loss_contrastive` and `loss_task`.
+        """The loss of a whole batch; the parts are `loss_contrastive` and `loss_task`.
 
         Raises:
             UserError: these are not all of the batch's rows.

@@ -27,7 +27,7 @@ Pixels = tuple[Tensor, dict[str, Any]]
 
 
 class MaskedImages:
-    """See `MaskedViews`. With an augmentation, student and teacher see the same augmented pixels."""
+    """What images give to the objectives that mask them; student and teacher see the same augmented pixels."""
 
     part, head = "loss_mae", "decoder"
     after_blocks: tuple[str, ...] = ("encoder.norm.",)
@@ -58,7 +58,7 @@ class MaskedImages:
         match: tuple[Tokens, Layer] | None,
         taken: Shortcuts,
     ) -> tuple[Pixels | None, Tensor | None]:
-        """See `MaskedViews.encode`: of the masked view the encoder sees the visible patches."""
+        """Encode one view or both; of the masked one the encoder sees the visible patches."""
         encoder, mask = module.encoder, rows.mask
         tokens, layer = match or ("cls", "last")
         clean = partial(View, cls_only=tokens == "cls" and taken.cls_tail, layer=blocks_before(layer))
@@ -78,7 +78,7 @@ class MaskedImages:
         return None if encoded is None else self._predict(module, encoded, mask, taken.masked_tail), matched
 
     def _predict(self, module: MaskedAutoencoder, encoded: Tensor, mask: PatchMask, tail: bool) -> Pixels:
-        """Of the masked patches alone with `tail`, where every image has as many."""
+        """The decoder's prediction; with `tail`, where every image has as many masked patches, of these alone."""
         visible = (encoded, mask.visible_ids, mask.visible_valid)
         if tail and mask.masked_ids is not None:
             masked_ids = mask.masked_ids.to(encoded.device, non_blocking=True)
@@ -89,7 +89,7 @@ class MaskedImages:
     def losses(
         self, module: MaskedAutoencoder, rows: MaskedRows, predicted: Pixels | None, weight: float, match: Match
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """See `MaskedViews.losses`: the mean over masked patches, as the share of these rows in the whole batch's."""
+        """The losses of pixels (a mean over masked patches, as these rows' share of the batch's) and features."""
         share = rows.mask.masked_count / rows.drawn.whole_count
         pred, where = predicted or (None, {})
         out = mae_distill_loss(
@@ -117,7 +117,7 @@ class MaskedImages:
         weights: tuple[float, float],
         tail: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """See `MaskedViews.distances`: squared, of the patches' values."""
+        """The squared distance of the patches' values, and the student's own loss."""
         (pred, where), (target, _) = predicted
         student, shape, count = pred, modules[0].shape, rows.drawn.whole_count
         if compared == "masked" and "mask" in where:
@@ -132,7 +132,7 @@ class MaskedImages:
 
 
 class LabelledImages:
-    """See `LabelledViews`: a view is the image, mirrored or not; flips are keyed by (seed, epoch, row)."""
+    """Views of images with labels: each is the image, mirrored or not; flips are keyed by (seed, epoch, row)."""
 
     decay_rule: DecayRule = "finetune"
     static = True
@@ -155,7 +155,7 @@ class LabelledImages:
         return torch.where(flipped, pixels.flip(-1), pixels)
 
     def noise(self, module: ViTClassifier, seen: Tensor, r3f: R3F) -> Tensor:
-        """[b, L, D]."""
+        """Noise for the patches' embeddings: [b, L, D]."""
         size = (len(seen), module.shape.patches, module.shape.encoder.width)
         return r3f.draw(size, seen.device, seen.dtype)
 
@@ -165,5 +165,5 @@ class LabelledImages:
         return encoded if cls_tail else encoded[:, 0]
 
     def classify(self, module: ViTClassifier, states: Tensor) -> Tensor:
-        """[B, D] -> [B, classes]."""
+        """Logits of what the encoder gives: [B, D] -> [B, classes]."""
         return module.classifier(states)

@@ -73,8 +73,8 @@ class MaskedViews(Protocol):
         """Send one view or both through a module.
 
         Args:
-            module: of which.
-            rows: of what.
+            module: the encoder's.
+            rows: what is encoded.
             masked: whether the masked view is wanted.
             match: which tokens after which layer are wanted of the clean view; None for none.
             taken: which shortcuts are.
@@ -108,7 +108,7 @@ class MaskedViews(Protocol):
         Args:
             modules: student and teacher.
             predicted: the reconstruction of each.
-            rows: of which.
+            rows: what both reconstructed.
             compared, reduction: see `PredictionMatching`.
             weights: of the reconstruction's loss and of the distance.
             tail: whether what is not masked is left out of the reconstruction's loss.
@@ -187,7 +187,7 @@ class MaskedTraining(Objective):
         return self.views.draw(self.module, self.seed, batch)
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        """See `Objective.loss`; the parts are `loss_mae` (of texts `loss_mlm`) and `loss_distill`."""
+        """The rows' share of the batch's loss; the parts are `loss_mae` (of texts `loss_mlm`) and `loss_distill`."""
         rows = self._rows(inputs, batch, drawn, part)
         wanted = None if self.teacher is None else (self.tokens, self.layer)
         predicted, student = self.views.encode(self.module, rows, bool(self.mae_weight), wanted, self.shortcuts)

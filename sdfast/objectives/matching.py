@@ -58,7 +58,7 @@ class PredictionMatching(MaskedTraining):
         yield from self.module.named_parameters()
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        """See `Objective.loss`; the parts are those of `MaskedTraining.loss`."""
+        """The rows' share of the batch's loss; the parts are those of `MaskedTraining.loss`."""
         if not self.weight:
             return super().loss(inputs, batch, drawn, part)
         rows, tail = self._rows(inputs, batch, drawn, part), self.shortcuts.masked_tail
@@ -102,7 +102,7 @@ class WeightMatching(MaskedTraining):
         self.distance = EncoderDistance(module.encoder, matched.encoder, norm)
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
-        """See `Objective.loss`; `loss_distill` is the distance's share."""
+        """The rows' share of the batch's loss; `loss_distill` is the distance's share, without its weight."""
         parts = super().loss(inputs, batch, drawn, part)
         if not self.weight:
             return parts
@@ -126,7 +126,7 @@ class EncoderDistance:
         self._anchors = [theirs[name].detach() for name, _ in named]
 
     def __call__(self) -> Tensor:
-        """0-D."""
+        """The distance of the weights as they are now: 0-D, with gradient."""
         if self.norm == "mars":
             return mars_distance(self._weights, self._anchors)
         return squared_distance([weight for weight, _ in self._weights], self._anchors)

@@ -24,7 +24,7 @@ Hidden = tuple[Tensor, bool]
 
 
 class MaskedTexts:
-    """See `MaskedViews`. Nothing is static: every batch has other lengths.
+    """What texts give to the objectives that mask them. Nothing is static: every batch has other lengths.
 
     L_MLM is the cross-entropy at the masked tokens: its mean over those of the whole batch (`mean="token"`, as
     transformers), or over those of each text and then over the texts (`sequence`, equation 2 read literally; a text
@@ -55,7 +55,7 @@ class MaskedTexts:
         match: tuple[Tokens, Layer] | None,
         taken: Shortcuts,
     ) -> tuple[Hidden | None, Tensor | None]:
-        """See `MaskedViews.encode`: of the masked view the encoder sees all tokens, the masked ones replaced."""
+        """Encode one view or both; of the masked one the encoder sees all tokens, the masked ones replaced."""
         encoder, mask, whole = module.encoder, rows.mask.batch, rows.clean
         tokens, layer = match or ("cls", "last")
         chosen = Asking(rows.mask.chosen, rows.mask.counts) if taken.masked_tail else None
@@ -80,7 +80,7 @@ class MaskedTexts:
     def losses(
         self, module: MaskedLanguageModel, rows: MaskedRows, predicted: Hidden | None, weight: float, match: Match
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """See `MaskedViews.losses`: each masked token has its weight in the whole batch's mean."""
+        """The losses of words and features; each masked token has its weight in the whole batch's mean."""
         hidden, at_masked = predicted or (None, True)
         labels, weights = self._labels(module, rows, at_masked)
         words = module.encoder.word_embeddings.weight
@@ -109,7 +109,7 @@ class MaskedTexts:
         weights: tuple[float, float],
         tail: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """See `MaskedViews.distances`: divergences KL(p_teacher || p_student) over the words of the vocabulary.
+        """The divergence KL(p_teacher || p_student) over the words of the vocabulary, and the student's own loss.
 
         Of special tokens too, there is no padding. The predictions of all tokens are never there together.
         """
@@ -159,7 +159,7 @@ class MaskedTexts:
 
 
 class LabelledTexts:
-    """See `LabelledViews`: the views of a text differ in their dropout (as in SimCSE; Gao et al., 2021).
+    """Views of texts with labels, which differ in their dropout (as in SimCSE; Gao et al., 2021).
 
     Biases and LayerNorms are not decayed, unlike in the image classifier: that is the texts' rule. Nothing is static:
     every batch has other lengths.
@@ -176,7 +176,7 @@ class LabelledTexts:
         return inputs if views == 1 else TokenBatch(inputs.ids.repeat(views), inputs.lengths.repeat(views))
 
     def noise(self, module: TextClassifier, seen: TokenBatch, r3f: R3F) -> Tensor:
-        """[T, D]."""
+        """Noise for the words' embeddings: [T, D]."""
         words = module.encoder.word_embeddings.weight
         return r3f.draw((len(seen.ids), words.shape[1]), seen.device, words.dtype)
 
@@ -185,5 +185,5 @@ class LabelledTexts:
         return module.first_states(module.encoder.embed(seen), seen.lengths, cls_tail)
 
     def classify(self, module: TextClassifier, states: Tensor) -> Tensor:
-        """[B, D] -> [B, classes]."""
+        """Logits of the encoded first tokens: [B, D] -> [B, classes]."""
         return module.classify(states)

@@ -38,6 +38,6 @@ def flop_counter() -> FlopCounterMode:
 
 
 def _operator(name: str) -> Any:
-    """By its name "library::operator"; None where this torch has none."""
+    """The operator of the name "library::operator"; None where this torch has none."""
     library, operator = name.split("::")
     return getattr(getattr(torch.ops, library), operator, None)

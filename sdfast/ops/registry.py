@@ -58,7 +58,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Op:
-    """A row.
+    """A row of the registry: an operator.
 
     Attributes:
         name: by which it is found.

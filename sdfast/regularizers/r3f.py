@@ -22,7 +22,7 @@ _EPS = 1e-12
 
 @dataclass(frozen=True)
 class R3F:
-    """Settings.
+    """The settings of R3F and R4F.
 
     Attributes:
         weight: of the two divergences.
@@ -73,7 +73,7 @@ class SpectralNorm(nn.Module):
         self.right.copy_(F.normalize(weight.t().mv(self.left), dim=0, eps=_EPS))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """[C, D] -> [C, D]."""
+        """Divide a weight by its largest singular value: [C, D] -> [C, D]."""
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
                 self._iterate(weight)

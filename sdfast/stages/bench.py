@@ -76,8 +76,8 @@ class Row:
         variant: how it was run; "+ key" adds a shortcut to the row's predecessor.
         batch: images per step.
         seconds: of a step, the median.
-        steps: timed.
-        img_per_s, tflops: rates.
+        steps: how many were timed.
+        img_per_s, tflops: images and TFLOP a second.
         peak_share: 0 to 1, of the measured peak.
         gflop_per_image: of one image's step, forward and backward.
         memory: largest growth while the stage was set up and run, bytes; None where the system does not tell.
@@ -162,7 +162,7 @@ def _report(
     batches: Sequence[int],
     say: Callable[[str], object],
 ) -> Report:
-    """See `bench`; torch is set as the run sets it."""
+    """Measure all variants at all batch sizes, with torch set as a run sets it; `say` is told what begins."""
     dtype = matmul_dtype(config.engine.precision, device)
     say("the peak of a matrix product")
     peak = matmul_peak(device, dtype)

@@ -23,7 +23,7 @@ class Place(Protocol):
     """Where stages and banks lie: a run directory, or the store of a study."""
 
     def directory(self, stage: Stage, inputs: dict[str, Any]) -> StageDirectory:
-        """Of a stage with everything that decides its result."""
+        """The directory of a stage with everything that decides its result."""
         ...
 
     def holding(self, directory: StageDirectory) -> AbstractContextManager[object]:

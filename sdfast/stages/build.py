@@ -74,7 +74,7 @@ def build_stage(
 
 
 def seed_of(context: Context, stage: Stage) -> int:
-    """Of all that is random in a stage."""
+    """The seed of all that is random in a stage: order, masks, flips, dropout and new heads."""
     if stage.kind == "finetune":
         return derive_seed(context.config.seed if stage.seed is None else stage.seed, "finetune")
     return derive_seed(context.config.seed, stage.kind, stage.round or 0)

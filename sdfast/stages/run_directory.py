@@ -73,7 +73,7 @@ class RunDirectory:
         return build_or_open(self.out / "teacher", recipe, rebuild, new_teacher)
 
     def check_trainable(self, directory: StageDirectory, later: Sequence[Stage]) -> None:
-        """See `Place`: nothing that no stage wrote lies where a model will.
+        """Check that nothing which no stage wrote lies where this stage's model or a later one's will.
 
         Raises:
             UserError: something does, or what the run was made of is gone.

@@ -156,7 +156,7 @@ def _evaluated(context: Context, module: Any) -> dict[str, float]:
 
 
 def _selection(context: Context) -> Selection:
-    """Of the weights that do best on the val split; their scores there are called `dev_...`."""
+    """How to select the weights that do best on the val split; their scores there are called `dev_...`."""
     config, classes = context.config, len(context.pack.class_names)
     dev = dev_split(context.pack, config.data_spec)
 
@@ -173,7 +173,7 @@ def _dev_metric(context: Context) -> str:
 
 
 def _scores(context: Context, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:
-    """See `classification_metrics`; of rows that the processes share, the same in each."""
+    """Metrics of the classifier on some rows, which the processes share out; each of them gets the same ones."""
     ranks, modality = context.ranks, context.modality
     companions, share = modality.companions(context.model), rows[context.ranks.part(len(rows))]
     logits = modality.predict(module, companions, split, share, context.read(split))

@@ -47,7 +47,7 @@ class _Manifest(Stored):
 
 
 def _read_manifest(path: Path) -> _Manifest:
-    """Of a checkpoint.
+    """The manifest of a checkpoint, of the step of its name and with the inputs that it was written for.
 
     Raises:
         OSError: it cannot be read.
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """One that `newest` found."""
+        """Open a checkpoint that `newest` found."""
         manifest = _read_manifest(path)
         places: dict[str, Any] = {}
         for name in manifest.files:

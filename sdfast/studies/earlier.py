@@ -21,7 +21,7 @@ class Earlier:
     """A table that is there.
 
     Attributes:
-        protocol: see `Options`.
+        protocol: `paper` or `full`.
         runs: what it shows, by data set as it was asked for.
         points: where the arms of each data set are on the study's axis.
     """
@@ -31,7 +31,7 @@ class Earlier:
     points: Mapping[str, frozenset[int]]
 
     def trained(self) -> frozenset[Trained]:
-        """Of all data sets."""
+        """All runs that the table shows, over all of its data sets."""
         return frozenset().union(*self.runs.values())
 
 

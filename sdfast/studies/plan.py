@@ -212,7 +212,7 @@ def _add_earlier(
     store: Store,
     nodes: dict[str, Node],
 ) -> None:
-    """See `plan`; the study is the whole one, of which a command may have chosen some arms."""
+    """Add cells that an earlier table shows; the study is the whole one, also where a command chose some arms."""
     points = None
     if study.axis is not None:
         points = sorted({*table.points[target.spec], *(int(arm.x) for arm in target.arms if arm.x is not None)})

@@ -55,7 +55,7 @@ class Found:
         return self.target.metric if column == "score" else column
 
     def label(self, column: str) -> str:
-        """Of a column."""
+        """What a column is called in tables and figures."""
         return _LABELS[self.name(column)]
 
     def columns(self) -> list[str]:
@@ -82,16 +82,16 @@ class Found:
         return shown(run.result.metrics, self.name(column))
 
     def by_seed(self, title: str, column: str) -> dict[int, float]:
-        """Of an arm."""
+        """A column's values of an arm, by seed; runs without one are left out."""
         values = {run.cell.seed: self.value(run, column) for run in self.runs.get(title, ())}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def seeds(self) -> set[int]:
-        """Of all runs."""
+        """The seeds of all runs."""
         return {run.cell.seed for runs in self.runs.values() for run in runs}
 
     def trained(self) -> frozenset[Trained]:
-        """What is shown."""
+        """All runs that are shown: title, seed and fingerprint of each."""
         everything = [(title, run) for title, runs in self.runs.items() for run in runs]
         return frozenset((title, run.cell.seed, run.result.fingerprint) for title, run in everything)
 

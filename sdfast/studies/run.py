@@ -67,7 +67,7 @@ def run_study(name: str, configs: Sequence[Config], out: Path, options: Options 
         name: of the study.
         configs: one for each data set.
         out: the study's directory.
-        options: see there.
+        options: how it is run.
 
     Raises:
         UserError: a study, method or point that does not exist, or data that it is not for.
@@ -104,7 +104,7 @@ def run_study(name: str, configs: Sequence[Config], out: Path, options: Options 
 
 
 def _digest(config: Config) -> str:
-    """Of all that was asked for."""
+    """A name for all that was asked for: that of the data, and twelve digits of the configuration's digest."""
     return f"{slug(config.data_spec)}-{sha256_json(config.model_dump(mode='json', exclude={'out'}))[:12]}"
 
 

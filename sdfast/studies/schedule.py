@@ -90,7 +90,7 @@ class _Crew:
     busy: list[_Worker] = field(default_factory=list)
 
     def work(self) -> None:
-        """See `train`."""
+        """Hand out the stages, those first that most others wait for, until none is left or a signal comes."""
         waiting = sorted(self.todo, key=lambda node: -self._dependants(node))  # stable: else in the order declared
         with stop_on_signal() as stop:
             try:

@@ -12,11 +12,11 @@ _ROUNDING = 1e-6  # relative; metrics are computed in float32
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one arm.
+    """The values of one arm.
 
     Attributes:
         count: runs.
-        mean: of them.
+        mean: of their values.
         deviation: sample standard deviation; None for one run.
     """
 
@@ -48,7 +48,7 @@ class Paired:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Of at least one value."""
+    """Number, mean and sample standard deviation of at least one value."""
     return Summary(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 

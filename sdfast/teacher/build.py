@@ -141,7 +141,7 @@ def _of_another_teacher(directory: Path, recipe: BankRecipe) -> bool:
 def _finish(partial: Partial, recipe: BankRecipe, seconds: float, processes: int) -> None:
     """Write the manifest of a bank whose batches are all done."""
     part, layout = partial.directory, partial.layout
-    spread = _spread(partial, layout, recipe.many)
+    spread = _spread(partial, layout, recipe.plural)
     manifest = Manifest(
         identity=recipe.identity,
         layout=layout,
@@ -213,13 +213,13 @@ def _store(
     if not torch.isfinite(torch.stack(torch.aminmax(values))).all():  # cheaper than to ask every feature
         finite = torch.isfinite(values).flatten(1).all(dim=1).numpy()
         raise RunError(
-            f"the teacher's features of {int((~finite).sum())} of {len(rows)} {recipe.many} are not finite (first: "
+            f"the teacher's features of {int((~finite).sum())} of {len(rows)} {recipe.plural} are not finite (first: "
             f"row {rows[~finite][0]}); train the teacher again with a lower pretrain.lr."
         )
     partial.write(batch, encode(values, recipe.dtype))
 
 
-def _spread(partial: Partial, layout: Layout, many: str) -> float:
+def _spread(partial: Partial, layout: Layout, plural: str) -> float:
     """Largest standard deviation of a feature over a sample of the rows.
 
     Raises:
@@ -234,8 +234,8 @@ def _spread(partial: Partial, layout: Layout, many: str) -> float:
     spread = float(sample.std(dim=0, correction=0).max())
     if spread <= _SMALLEST_SPREAD * size:
         raise RunError(
-            f"the teacher gives all {many} the same features (spread {spread:.1e}, size {size:.1e}): it has collapsed;"
-            " train it again with a lower pretrain.lr."
+            f"the teacher gives all {plural} the same features (spread {spread:.1e}, size {size:.1e}): it has"
+            " collapsed; train it again with a lower pretrain.lr."
         )
     return spread
 

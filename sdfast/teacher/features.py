@@ -31,7 +31,7 @@ def matched_features(encoder: ViTEncoder, pixels: Tensor, tokens: Tokens, layer:
 
 
 def blocks_before(layer: Layer) -> int | None:
-    """`View.layer`."""
+    """How many blocks a layer lies behind, as `View.layer` says it: None for all, and the last LayerNorm."""
     return None if layer == "last" else layer
 
 

@@ -38,7 +38,7 @@ class LiveTeacher(nn.Module):
         """Nothing to do."""
 
     def targets(self, inputs: Tensor | TokenBatch, rows: Tensor, epoch: int) -> Targets:
-        """See `Teacher.targets`; rows and epoch do not matter."""
+        """The teacher's features of the samples, computed now; rows and epoch do not matter."""
         return Targets(self(inputs))
 
 
@@ -61,17 +61,17 @@ def asked_tokens(lengths: Tensor, tokens: Tokens) -> Asking | None:
     """Those of texts that are matched: `cls`, the first (`<s>`, `[CLS]`), or `all` (equation 3 read literally), None.
 
     Raises:
-        UserError: patches.
+        UserError: these are patches.
     """
     check_text_tokens(tokens)
     return first_tokens(lengths) if tokens == "cls" else None
 
 
 def check_text_tokens(tokens: Tokens) -> None:
-    """Whether texts have such tokens.
+    """Check that texts have such tokens.
 
     Raises:
-        UserError: patches.
+        UserError: these are patches.
     """
     if tokens == "patch":
         raise UserError("distill.tokens=patch is for images; for texts use cls (the first token) or all.")

@@ -36,7 +36,7 @@ class BankRecipe(ABC):
     """A bank before it is built.
 
     Attributes:
-        many: what the rows are called.
+        plural: what the rows are called, in a sentence.
         encoder: the teacher.
         shape: of its architecture.
         transform: how the contents were made.
@@ -49,7 +49,7 @@ class BankRecipe(ABC):
         augment: K views of each row, in the place of the row; None for the row as it is.
     """
 
-    many: ClassVar[str]
+    plural: ClassVar[str]
     encoder: ViTEncoder | TextEncoder
     shape: ViTShape | TextShape
     transform: Transform | Tokenization
@@ -171,7 +171,7 @@ class Recipe(BankRecipe):
         normalise: from uint8 [B, H, W, C] to the model's input, as training does it.
     """
 
-    many = "images"
+    plural = "images"
     encoder: ViTEncoder
     shape: ViTShape
     images: NDArray[np.uint8]
@@ -184,15 +184,15 @@ class Recipe(BankRecipe):
         return {"cls": (width,), "patch": (patches, width), "all": (1 + patches, width)}[self.tokens]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """[b, H, W, C] uint8."""
+        """The images of some rows: [b, H, W, C] uint8."""
         return np.ascontiguousarray(self.images[rows])
 
     def each(self, contents: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The images."""
+        """The images one by one."""
         return contents
 
     def digest(self, row: NDArray[np.uint8]) -> bytes:
-        """Of an image."""
+        """The content digest of an image."""
         return row_digest(row)
 
     @cached_property
@@ -220,7 +220,7 @@ class TextRecipe(BankRecipe):
         split: the texts.
     """
 
-    many = "texts"
+    plural = "texts"
     encoder: TextEncoder
     shape: TextShape
     split: TextSplit
@@ -235,7 +235,7 @@ class TextRecipe(BankRecipe):
         return (self.shape.encoder.width,)
 
     def read(self, rows: NDArray[np.int64]) -> TokenBatch:
-        """The texts, on the CPU."""
+        """The texts of some rows, on the CPU."""
         return TokenBatch(*self.split.tokens(torch.from_numpy(rows)))
 
     def each(self, contents: TokenBatch) -> tuple[Tensor, ...]:
@@ -243,11 +243,11 @@ class TextRecipe(BankRecipe):
         return contents.ids.split(contents.lengths.tolist())
 
     def digest(self, row: Tensor) -> bytes:
-        """Of a text's ids."""
+        """The content digest of a text, that of its ids."""
         return ids_digest(row.numpy().astype(np.int32))
 
     def seen(self, contents: TokenBatch, entries: NDArray[np.int64]) -> TokenBatch:
-        """The texts."""
+        """The texts on the device, as the teacher sees them."""
         return contents.to(self.device)
 
 

@@ -65,7 +65,7 @@ def draw(settings: Draw, seed: int | tuple[int, ...]) -> tuple[LinearModel, Arra
 
 @dataclass(frozen=True)
 class Survey:
-    """Of `instances` random ones, how many break a statement for some t.
+    """How many of `instances` random instances break a statement for some t.
 
     `norm_rises` counts those where ||w_{t,T}|| grows in some round.
     """

@@ -177,8 +177,8 @@ def _descent(model: LinearModel, rounds: int, time: float) -> float:
 
 
 def _tightness(model: LinearModel, rounds: int, time: float) -> float:
-    """With the targets reflected so that q_i and y~_i agree in sign: ||w_{t,T}|| against zeta~(t), and psi~(t) against
-    the distance from w_init = -w_{t,T}."""
+    """The largest relative gap, with targets reflected so that q_i and y~_i agree in sign: between ||w_{t,T}|| and
+    zeta~(t), and between the distance from w_init = -w_{t,T} and psi~(t)."""
     signs = np.where(model.teacher_outputs < 0, -1.0, 1.0)
     outputs = signs * np.abs(model.solution) * model.scales  # in the basis V
     aligned = replace(model, targets=outputs @ model.outputs_basis.T)

@@ -220,7 +220,7 @@ def _task(context: Context, kind: Kind) -> Task:
 
 
 def _normalise(context: Context) -> Normalise:
-    """From uint8 images to the model's input."""
+    """What turns uint8 images into the model's input, on the device."""
     processor, like = context.model.processor, next(context.model.module.parameters())
     return Normalise(processor.mean, processor.std).to(context.device, like.dtype)
 

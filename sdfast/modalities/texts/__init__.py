@@ -261,7 +261,7 @@ def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
 
 
 def _dropouts(config: Config) -> Dropouts:
-    """Of the classifier."""
+    """The dropout of a classifier: `finetune.dropout`, after embeddings and layers and of attention weights."""
     dropout = config.finetune.dropout
     return replace(Dropouts(), hidden=dropout, attention=dropout)
 

@@ -97,7 +97,7 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto", 
 
 
 def _shape_of(groups: Groups) -> Shape | None:
-    """By which a calibration is remembered; where sizes are symbols to the compiler a typical shape stands for all."""
+    """What a calibration is remembered by; where sizes are symbols to the compiler a typical shape stands for all."""
     shape = groups.shape
     if shape is None or not torch.compiler.is_compiling():
         return shape

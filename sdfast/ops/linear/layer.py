@@ -183,7 +183,7 @@ class _MixedLinear(torch.autograd.Function):
 
 
 def _flops(x: Tensor, *others: Any, out_val: Tensor, **more: Any) -> int:
-    """Of x [rows, in] -> [rows, out]."""
+    """FLOPs of x [rows, in] -> [rows, out], a multiply-add being 2."""
     return 2 * x.shape[0] * x.shape[1] * out_val.shape[1]
 
 
