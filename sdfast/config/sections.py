@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from sdfast.data.modality import ModalityName
+
 
 class Section(BaseModel):
     """Keys that are checked when they are given, and never change."""
@@ -15,7 +17,6 @@ class Section(BaseModel):
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-ModalityName = Literal["images", "texts"]
 _STEPS = 10**9  # more than are ever done; so that a slip is a sentence, and not a run without an end
 _ROWS = 1 << 24  # in a batch
 _BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-batches"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+ModalityName = Literal["images", "texts"]
 Held = Literal["image", "bytes", "text", "classes", "scalar", "other"]  # what a column of a table holds
 
 LABEL_COLUMN = "label"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdfast.data.items import Source
+from sdfast.data.modality import ModalityName
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PaperSet:
     """
 
     title: str
-    modality: Literal["images", "texts"]
+    modality: ModalityName
     rows: Mapping[str, int]
     classes: int
     metric: Literal["accuracy", "macro_f1", "micro_f1"]
@@ -54,7 +55,7 @@ PAPER_SETS = (
 )
 
 
-def paper_set(name: str, kind: str, modality: Literal["images", "texts"]) -> PaperSet | None:
+def paper_set(name: str, kind: str, modality: ModalityName) -> PaperSet | None:
     """The paper's data set of that layout or name, or None, by the name, kind and modality of a source.
 
     `emotion` is the paper's in TweetEval's layout only; others have that name too.

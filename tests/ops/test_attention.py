@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from attention_cases import (
 )
 from torch import Tensor
 
+from sdfast.config import EngineConfig
 from sdfast.models.blocks import Block, TransformerShape, use_attention
 from sdfast.ops import native as core
 from sdfast.ops.attention import (
@@ -341,6 +343,10 @@ def test_xformers_is_not_imported_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     """It prints warnings where its kernels do not load."""
     monkeypatch.setattr(flash.importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
     assert why_not("attention", "xformers", "cpu", torch.float32, 64) is not None
+
+
+def test_the_key_takes_every_backend() -> None:
+    assert get_args(EngineConfig.model_fields["attention"].annotation) == ("auto", *BACKENDS)
 
 
 def test_an_unknown_backend_raises() -> None:

@@ -52,6 +52,19 @@ def test_every_row_has_tests_and_a_benchmark(name: str) -> None:
     assert f"benchmarks/{benchmark} " in said
 
 
+def test_every_module_that_enters_a_row_is_asked_for_it() -> None:
+    found = set()
+    for path in (ROOT / "sdfast" / "ops").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "sdfast.ops.registry":
+                found |= {
+                    path.relative_to(ROOT / "sdfast" / "ops").with_suffix("").parts[0]
+                    for n in node.names
+                    if n.name == "add"
+                }
+    assert found == set(registry._FOLDERS)
+
+
 @pytest.fixture
 def op(monkeypatch: pytest.MonkeyPatch) -> Op:
     """Of three backends, of which the best is not there."""
