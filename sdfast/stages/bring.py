@@ -106,7 +106,7 @@ class Maker:
             stage,
             directory.path,
             inputs,
-            {need: done[need] for need in (stage.start, stage.teacher) if need is not None},
+            {need: done[need] for need in stage.needs},
             lambda recipe: self.place.bank(recipe, rebuild=not self.resume, new_teacher=True),
             self.resume,
         )

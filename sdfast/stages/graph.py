@@ -10,9 +10,9 @@ from sdfast.context import Context, Kind
 Start = Literal["distill", "pretrain", "init"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
-    """One training, and those whose results it needs.
+    """One training, and those whose results it needs; it is equal to itself alone.
 
     Attributes:
         kind: what is done.
@@ -30,13 +30,22 @@ class Stage:
     round: int | None = None
     seed: int | None = None
 
+    @property
+    def needs(self) -> list[Stage]:
+        """Those whose models it is made from."""
+        return [stage for stage in (self.start, self.teacher) if stage is not None]
+
     def chain(self) -> list[Stage]:
         """All that it needs, each once and after what it needs itself; it is the last."""
         found: dict[Stage, None] = {}
-        for need in (self.start, self.teacher):
-            if need is not None:
-                found |= dict.fromkeys(need.chain())
-        return [*found, self]
+        ahead = [self]
+        while ahead:  # a thousand rounds are deeper than Python calls itself
+            missing = [need for need in ahead[-1].needs if need not in found]
+            if missing:
+                ahead += reversed(missing)
+            else:
+                found[ahead.pop()] = None
+        return list(found)
 
 
 def head(context: Context) -> Stage | None:
@@ -62,7 +71,7 @@ def distillation(context: Context, rounds: int | None = None) -> Stage:
         return Stage("distill", "distill", teacher=stage, round=0)
     for number in range(1, (last if rounds is None else rounds) + 1):
         folder = "distill" if number == last else f"distill/round-{number}"
-        stage = Stage("distill", folder, head(context), stage, number)
+        stage = Stage("distill", folder, stage.start, stage, number)
     return stage
 
 
