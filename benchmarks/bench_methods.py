@@ -22,11 +22,11 @@ from step_clock import turns
 from step_setup import CLASSES, Ours, Point, shape_of, trainer_of
 
 from sdfast.config import Config
-from sdfast.costs.measure import image_flops, text_flops
-from sdfast.costs.task import Task
 from sdfast.engine.loop import Trainer
 from sdfast.engine.machine import freed_pages_kept
 from sdfast.engine.single import SingleEngine
+from sdfast.modalities.images.costs import ImageTask
+from sdfast.modalities.texts.costs import TextTask, text_flops
 
 METHODS = ("none", "recadam", "mars", "r3f", "r4f")
 ON_OPTIMIZER = ("none", "recadam", "mars")
@@ -72,9 +72,9 @@ def trainer_with(kind: str, name: str, folder: Path) -> Trainer:
 def flops(kind: str, regularizer: str) -> float:
     config = Config.model_validate({"finetune": {"regularizer": regularizer}})
     if kind == "texts":
-        task = Task("finetune", config, TEXTS.shape, text_setup.CLASSES)
+        task = TextTask("finetune", config, TEXTS.shape, text_setup.CLASSES)
         return text_flops(task, TEXTS.batch().lengths.tolist(), []).step
-    return image_flops(Task("finetune", config, shape_of(POINT.model), CLASSES)).step
+    return ImageTask("finetune", config, shape_of(POINT.model), CLASSES).flops().step
 
 
 def step_of(trainer: Trainer) -> Any:

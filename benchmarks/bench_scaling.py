@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from sdfast.config import Config, PretrainConfig
-from sdfast.costs.measure import image_flops, moments
-from sdfast.costs.task import Task
+from sdfast.costs.measure import moments
 from sdfast.data.order import Batch
+from sdfast.modalities.images.costs import ImageTask
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTShape
+from sdfast.modalities.images.objectives import MaskedImages
+from sdfast.modalities.images.reader import Normalise
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.vit import MaskedAutoencoder, ViTShape
-from sdfast.objectives.base import Normalise
-from sdfast.objectives.images import MaskedImages
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.targets import ResidentBank
 
@@ -95,8 +95,8 @@ def test_point(axis: str, batch: int, size: int, depth: int, benchmark: Any) -> 
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    task = Task("distill", Config(), shape)
-    memory, flops = max(map(sum, moments(task).at(batch))), batch * image_flops(task).step
+    task = ImageTask("distill", Config(), shape)
+    memory, flops = max(map(sum, moments(task).at(batch))), batch * task.flops().step
     step()
     measured = allocated(gradients)
     optimizer.zero_grad(set_to_none=True)

@@ -22,19 +22,19 @@ import torch
 from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.rows import row_digest
-from sdfast.data.transform import Transform
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.teacher_bank import bank_targets
+from sdfast.modalities.images.checkpoint import fresh_mae
+from sdfast.modalities.images.model import ViTShape
+from sdfast.modalities.images.objectives import MaskedImages
+from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.images.teacher import ImageRecipe
+from sdfast.modalities.images.transform import Transform
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.checkpoint import fresh_mae
-from sdfast.models.vit import ViTShape
-from sdfast.objectives.base import Normalise
-from sdfast.objectives.images import MaskedImages
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.bank import Bank, open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.recipe import Recipe
 
 IMAGES = int(os.environ.get("SDFAST_BENCH_IMAGES", "128"))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -44,11 +44,11 @@ WIDE = ViTShape((16, 16), 16, 3, TransformerShape(768, 1, 12, 768), TransformerS
 CUB_ROWS = 5994
 
 
-def recipe_of(shape: ViTShape, count: int, tokens: Any = "cls") -> Recipe:
+def recipe_of(shape: ViTShape, count: int, tokens: Any = "cls") -> ImageRecipe:
     height, width = shape.image_size
     images = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     transform = Transform(height, width)
-    return Recipe(
+    return ImageRecipe(
         encoder=fresh_mae(shape, 1).encoder,
         shape=shape,
         images=images,
@@ -138,7 +138,7 @@ def test_open(benchmark: Any, tmp_path: Path) -> None:
     benchmark.pedantic(lambda: open_bank(tmp_path / "teacher", recipe.identity).load(), rounds=20, warmup_rounds=2)
 
 
-class Invented(Recipe):
+class Invented(ImageRecipe):
     """Features without a teacher: what is timed is the disk."""
 
     def features(self, images: np.ndarray, entries: np.ndarray) -> torch.Tensor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sdfast.config import Config
-from sdfast.costs.named import NAMED, PUBLISHED_DROPOUTS
 from sdfast.costs.plan import Machine, bank_bytes, make_plan
-from sdfast.costs.task import Stage, Task
+from sdfast.costs.task import Stage
 from sdfast.costs.workload import workload
 from sdfast.costs.zero_memory import Setup
+from sdfast.modalities.named import NAMED, PUBLISHED_DROPOUTS, task_of
 
 H100 = Machine(80_000_000_000, 989e12, 0.4, 450e9)
 DEVICES = (1, 8, 64, 1024)
@@ -32,7 +32,7 @@ def table(devices: int) -> list[str]:
     config = Config()
     for name, shape in NAMED.items():
         for stage in STAGES:
-            work = workload(Task(stage, config, shape, dropouts=PUBLISHED_DROPOUTS))
+            work = workload(task_of(stage, config, shape, dropouts=PUBLISHED_DROPOUTS))
             batch = devices * A_DEVICE["sequence" if work.tokens else "image"]
             held = bank_bytes(work, config, EXAMPLES), EXAMPLES * work.example
             plans = [

@@ -25,15 +25,15 @@ from transformers import ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTr
 
 from sdfast.config import Config, EngineConfig, ZeroConfig
 from sdfast.context import Context
-from sdfast.costs.measure import image_flops
-from sdfast.costs.task import Task
 from sdfast.engine.loop import Trainer
 from sdfast.modalities.drawn import DrawnImages, DrawnPack
-from sdfast.modalities.images import IMAGES
-from sdfast.models.checkpoint import PretrainedMAE, classifier_from_mae, fresh_mae, load_mae, save_classifier
-from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import ViTEncoder, ViTShape
-from sdfast.objectives.base import SHORTCUTS, Normalise, shortcuts
+from sdfast.modalities.images.checkpoint import PretrainedMAE, classifier_from_mae, fresh_mae, load_mae, save_classifier
+from sdfast.modalities.images.costs import ImageTask
+from sdfast.modalities.images.modality import IMAGES
+from sdfast.modalities.images.model import ViTEncoder, ViTShape
+from sdfast.modalities.images.processor import ImageProcessor
+from sdfast.modalities.images.reader import Normalise
+from sdfast.objectives.base import SHORTCUTS, shortcuts
 from sdfast.ops.linear.fp32_matmul import float32_products
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
@@ -208,7 +208,7 @@ def flops_of(point: Point, teacher: Literal["bank", "live"], engine: EngineConfi
     on = dict.fromkeys(SHORTCUTS, False) if engine is None else asdict(shortcuts(engine))
     stage: Any = point.stage
     config = Config.model_validate({"engine": on, "teacher": {"mode": teacher}})
-    return image_flops(Task(stage, config, shape_of(point.model), CLASSES)).step
+    return ImageTask(stage, config, shape_of(point.model), CLASSES).flops().step
 
 
 def naive_arm(point: Point, tf32: bool = False) -> Arm:

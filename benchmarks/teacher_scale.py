@@ -23,20 +23,20 @@ import numpy as np
 import torch
 
 from sdfast.data.rows import row_digest
-from sdfast.data.transform import Transform
 from sdfast.engine.teacher_bank import bank_targets, build_or_open
+from sdfast.modalities.images.checkpoint import fresh_mae
+from sdfast.modalities.images.model import ViTShape
+from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.images.teacher import ImageRecipe
+from sdfast.modalities.images.transform import Transform
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.checkpoint import fresh_mae
-from sdfast.models.vit import ViTShape
-from sdfast.objectives.base import Normalise
 from sdfast.teacher.bank import Bank, open_bank
-from sdfast.teacher.recipe import Recipe
 
 SHAPE = ViTShape((224, 224), 16, 3, TransformerShape(768, 1, 12, 768), TransformerShape(8, 0, 1, 8))
 BATCH = 64
 
 
-class Invented(Recipe):
+class Invented(ImageRecipe):
     """Features without a teacher, another for each row."""
 
     def features(self, images: np.ndarray, entries: np.ndarray) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Invented(Recipe):
         return self.noise[: len(entries)] + step / 1e4  # type: ignore[attr-defined]
 
 
-def recipe_of(rows: int, tokens: Any, dtype: str) -> Recipe:
+def recipe_of(rows: int, tokens: Any, dtype: str) -> ImageRecipe:
     pictures = np.random.default_rng(0).integers(0, 256, (rows, 4, 4, 3), dtype=np.uint8)
     transform = Transform(224, 224)
     return Invented(

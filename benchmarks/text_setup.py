@@ -15,17 +15,16 @@ from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForM
 
 from sdfast.config import Config
 from sdfast.context import Context
-from sdfast.costs.measure import text_flops
-from sdfast.costs.task import Task
 from sdfast.data.order import Batch
-from sdfast.data.text_batch import TokenBatch
-from sdfast.data.tokenization import Tokenization
 from sdfast.engine.loop import Trainer
 from sdfast.modalities.drawn import DrawnPack, DrawnTexts
-from sdfast.modalities.texts import TEXTS
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM, fresh_mlm
+from sdfast.modalities.texts.costs import TextTask, text_flops
+from sdfast.modalities.texts.modality import TEXTS
+from sdfast.modalities.texts.model import Dropouts, TextShape
+from sdfast.modalities.texts.tokenization import Tokenization
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import Dropouts, TextShape
-from sdfast.models.text_checkpoint import Companions, PretrainedMLM, fresh_mlm
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
@@ -164,5 +163,5 @@ def flops_of(point: Point) -> int:
     """FLOPs of sdfast's step."""
     drawn = masks_of(point)
     stage: Any = point.stage
-    task = Task(stage, Config(), point.shape)
+    task = TextTask(stage, Config(), point.shape)
     return round(text_flops(task, drawn.batch.lengths.tolist(), drawn.counts.tolist()).step)

@@ -113,10 +113,10 @@ def make_crops(arguments: argparse.Namespace) -> None:
 
 def make_init(arguments: argparse.Namespace) -> None:
     """A new ViT-MAE of the bundled size, seeded."""
+    from sdfast.modalities.images.checkpoint import fresh_mae, save_mae
+    from sdfast.modalities.images.model import ViTShape
+    from sdfast.modalities.images.processor import ImageProcessor
     from sdfast.models.blocks import TransformerShape
-    from sdfast.models.checkpoint import fresh_mae, save_mae
-    from sdfast.models.processor import ImageProcessor
-    from sdfast.models.vit import ViTShape
 
     shape = ViTShape(
         image_size=(SIDE, SIDE),

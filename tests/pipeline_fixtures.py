@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sdfast.modalities.images.checkpoint import fresh_mae, save_mae
+from sdfast.modalities.images.model import ViTShape
+from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.checkpoint import fresh_mae, save_mae
-from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import ViTShape
 
 SHAPE = ViTShape((16, 16), 4, 3, TransformerShape(32, 2, 2, 64), TransformerShape(16, 1, 2, 32))
 FEW_STEPS = (

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
 from sdfast.engine.loop import Trainer
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
+from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
+from sdfast.modalities.images.reader import Normalise
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.base import Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
-from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.teacher.live import LiveTeacher

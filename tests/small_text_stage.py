@@ -8,16 +8,16 @@ import torch
 from small_stage import initialise
 from torch import Tensor
 
-from sdfast.data.masking import TokenMasking
-from sdfast.data.text_batch import TokenBatch
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.objectives.base import Objective
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.teacher.live import LiveTeacher
 
 WORDS, PAD, MASK = 60, 1, 4

@@ -17,7 +17,7 @@ from sdfast.cli.main import run
 from sdfast.config import PretrainConfig
 from sdfast.errors import UserError
 from sdfast.modalities.choose import modality_name
-from sdfast.models.checkpoint import load_mae, save_mae
+from sdfast.modalities.images.checkpoint import load_mae, save_mae
 from sdfast.stages.graph import pretraining
 from sdfast.stages.inputs import inputs_of
 

@@ -14,12 +14,12 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from text_fixtures import WORDS, write_text_model, write_texts
 
 import sdfast
-from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError
-from sdfast.models.checkpoint import load_mae
-from sdfast.models.image_families import TIMM
+from sdfast.modalities.images.checkpoint import load_mae
+from sdfast.modalities.images.families import TIMM
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import load_mlm
 from sdfast.models.layout import write_state
-from sdfast.models.text_checkpoint import load_mlm
 
 transformers = pytest.importorskip("transformers")
 

@@ -18,8 +18,8 @@ import sdfast
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.modalities import images
+from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 from sdfast.models.blocks import Attention
-from sdfast.models.checkpoint import load_classifier, load_mae
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from sdfast.cli.main import run
 from sdfast.durable import read_json
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, UserError
-from sdfast.models.text_checkpoint import load_mlm
+from sdfast.modalities.texts.checkpoint import load_mlm
 from sdfast.objectives.masked import MaskedTraining
 
 KINDS = ("roberta", "bert")

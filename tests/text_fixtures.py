@@ -10,10 +10,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from sdfast.modalities.texts.checkpoint import Companions, fresh_mlm, save_mlm
+from sdfast.modalities.texts.model import Dropouts, TextShape
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.hub import TOKENIZER_FILES
-from sdfast.models.text import Dropouts, TextShape
-from sdfast.models.text_checkpoint import Companions, fresh_mlm, save_mlm
 from sdfast.rng import derive_seed
 
 WORDS = [f"word{number}" for number in range(40)]

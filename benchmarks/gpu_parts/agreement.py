@@ -16,7 +16,7 @@ from torch import Tensor
 from gpu_parts import attention
 from gpu_parts.context import Context
 from gpu_parts.trajectories import run_steps, weights_of
-from sdfast.objectives.base import Normalise
+from sdfast.modalities.images.reader import Normalise
 from sdfast.ops.registry import why_not
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.residency import Residency

@@ -17,8 +17,8 @@ from text_setup import Point, masks_of, their_model, trainer_of
 from gpu_parts.context import Context
 from gpu_parts.evidence import Memory, compilation, compiled_modules, listening
 from sdfast.engine.loop import Trainer
+from sdfast.modalities.texts.model import TextShape
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import TextShape
 
 MAIN = ("RoBERTa-base", "distill", "mix", 64)
 ROUNDS = 7

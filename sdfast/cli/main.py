@@ -162,7 +162,7 @@ def _for_model(config: Config) -> Config:
         return config
     from sdfast.config import with_own_settings
     from sdfast.modalities.choose import modality_name
-    from sdfast.models.image_families import trained_with
+    from sdfast.modalities.images.families import trained_with
     from sdfast.models.weights import read_config
 
     described = read_config(folder)

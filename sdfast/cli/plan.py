@@ -34,9 +34,9 @@ def plan(
 ) -> None:
     """Predict memory per device and time per step for ZeRO stages; nothing is trained."""
     from sdfast.costs.plan import Machine, bank_bytes, device_bytes, make_plan, rows_of
-    from sdfast.costs.task import Task
     from sdfast.costs.workload import workload
     from sdfast.costs.zero_memory import Offload, Precision, Setup
+    from sdfast.modalities.named import task_of
 
     _check(stage, ("pretrain", "distill", "finetune"), "--stage")
     _check(offload, get_args(Offload), "--offload")
@@ -59,7 +59,7 @@ def plan(
         None if link is None else 1e9 * link,
     )
     step: Any = stage
-    work = workload(Task(step, config, shape, dropouts=dropouts))
+    work = workload(task_of(step, config, shape, dropouts=dropouts))
     wanted = batch or getattr(config, stage).batch_size
     kind: Any = offload
     exact: Any = chosen
@@ -94,7 +94,7 @@ def plan(
 
 def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any, Any]:
     """Configuration, shape, a text model's dropouts and the local device; a named shape needs no weights."""
-    from sdfast.costs.named import NAMED, PUBLISHED_DROPOUTS
+    from sdfast.modalities.named import NAMED, PUBLISHED_DROPOUTS
     from sdfast.pipeline import Pipeline
 
     pipeline = Pipeline(model=model, overrides=overrides)

@@ -11,9 +11,9 @@ libraries, cuBLAS), nor what an allocator keeps in reserve. A step that is compi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.costs.ledger import Ledger, Products, Span
-from sdfast.costs.task import Step, Task, image_step, text_step
+from sdfast.costs.task import Step, Task
 from sdfast.models.blocks import use_attention
 from sdfast.models.checkpointing import use_checkpointing
-from sdfast.models.text import TextShape
 from sdfast.ops.linear.fp32_matmul import float32_products
 
 _Found = TypeVar("_Found")
+_Task = TypeVar("_Task", bound=Task)
 _DEEP, _SHALLOW = 12, (4, 5)  # blocks of an encoder: of a deeper one than that two shallow ones are measured
 _FEWEST = 2  # blocks from which on what is counted grows with each alike
-_TEXT = 64  # tokens of a text of which memory is measured: it grows with all tokens, whatever texts they are of
 _known: dict[Any, Any] = {}  # what was measured in this process
 
 
@@ -73,70 +72,16 @@ class Moments:
         return [(round(float(some)), int(made)) for some, made in zip(alive, self.gradients, strict=True)]
 
 
-class Flops(NamedTuple):
-    """FLOPs of a step.
-
-    Attributes:
-        step: forward and backward.
-        again: of what activation checkpointing computes once more, where that was asked for; else 0.
-    """
-
-    step: float
-    again: float
-
-
-def image_flops(task: Task, checkpointing: bool = False) -> Flops:
-    """FLOPs of a step on one image; with `checkpointing`, what that does again is found too."""
-
-    def count(images: int) -> Callable[[Task], NDArray[np.int64]]:
-        return lambda task: _flops(lambda: image_step(task, images), checkpointing)
-
-    found = _once(("flops", task.key, checkpointing), lambda: _of_one(task, lambda n: _by_depth(task, count(n))))
-    return Flops(*found.tolist())
-
-
-def text_flops(task: Task, lengths: Sequence[int], masked: Sequence[float], checkpointing: bool = False) -> Flops:
-    """FLOPs of a step on some texts together.
-
-    Args:
-        task: what is measured.
-        lengths: tokens of each text, L.
-        masked: masked tokens of each, or their mean, m; not for `finetune`.
-        checkpointing: see `image_flops`.
-    """
-    tokens, hidden = np.asarray(lengths, float), np.asarray(masked if len(masked) else np.zeros(len(lengths)), float)
-    return Flops(*(_text_terms(tokens, hidden) @ _text_polynomial(task, checkpointing)).sum(axis=0).tolist())
-
-
-def _text_polynomial(task: Task, checkpointing: bool) -> NDArray[np.float64]:
-    """[5, 2], the two FLOPs of a text: factors of `_text_terms`, which are whole numbers, from so many texts."""
-    assert isinstance(task.shape, TextShape)
-    roomy = replace(task, shape=replace(task.shape, positions=task.shape.positions + 4))  # a table costs no FLOP
-    masks = task.stage != "finetune"
-
-    def count(texts: int, length: int, some: int) -> Callable[[Task], NDArray[np.int64]]:
-        given = [length] * texts, [some] * texts if masks else []
-        return lambda task: _flops(lambda: text_step(task, *given), checkpointing)
-
-    def find() -> NDArray[np.float64]:
-        points = [(2, 1), (3, 1), (4, 1), (2, 2), (4, 2)] if masks else [(2, 0), (3, 0), (4, 0)]
-        found = [_of_one(task, lambda n, at=at: _by_depth(roomy, count(n, *at))) for at in points]  # type: ignore[misc]
-        terms = _text_terms(*np.array(points, float).T)[:, : len(points)]
-        return np.pad(np.linalg.solve(terms, np.array(found, float)).round(), ((0, 5 - len(points)), (0, 0)))
-
-    return _once(("flops", task.key, checkpointing), find)
-
-
-def _text_terms(tokens: NDArray[np.float64], masked: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[texts, 5]: what the FLOPs of a text of L tokens, of which m are masked, are a sum of."""
-    return np.stack([np.ones_like(tokens), tokens, tokens**2, masked, masked * tokens], axis=1)
-
-
-def _of_one(task: Task, count: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """FLOPs of one example, from those of a batch of so many.
+def flops_of_one(task: _Task, step: Callable[[_Task, int], Step], checkpointing: bool) -> NDArray[np.int64]:
+    """The two numbers of `Flops` of one example, as an array [2]: of a step on one.
 
     What a contrastive loss multiplies grows with the square of the batch, and is not counted.
     """
+
+    def count(examples: int) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = _by_depth(task, lambda task: _flops(lambda: step(task, examples), checkpointing))
+        return found
+
     if task.stage == "finetune" and task.config.finetune.objective == "supcon":
         return (4 * count(1) - count(2)) // 2
     return count(1)
@@ -162,7 +107,7 @@ def size(task: Task) -> Size:
 
     def count(task: Task) -> NDArray[np.int64]:
         nonlocal largest
-        step = text_step(task, [2], [1]) if isinstance(task.shape, TextShape) else image_step(task, 1)
+        step = task.step(1)
         module, teacher = step.objective.module, step.teacher
         trained = [each for _, each in step.objective.trained_parameters() if each.requires_grad]
         largest = max(each.numel() for each in trained)
@@ -173,7 +118,7 @@ def size(task: Task) -> Size:
         trained, module, teacher = _by_depth(task, count).tolist()
         return Size(trained, module, teacher, largest)
 
-    return _once(("size", task.key), find)
+    return once(("size", task.key), find)
 
 
 def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing: bool = False) -> Moments:
@@ -188,38 +133,23 @@ def moments(task: Task, *, bf16: bool = False, cuda: bool = False, checkpointing
         checkpointing: blocks keep only their input.
     """
     task = replace(task, flash=cuda)
-    texts, backend = isinstance(task.shape, TextShape), task.config.engine.attention
+    backend = task.config.engine.attention
     backend = backend if backend == "reference" or not cuda else "sdpa"
 
     def run(count: int) -> Callable[[Task], list[Span]]:
-        def measured(task: Task) -> list[Span]:
-            step = _short_texts(task, count) if texts else image_step(task, count)
-            return _spans(step, backend, bf16, cuda, checkpointing)
-
-        return measured
+        return lambda task: _spans(task.step(count), backend, bf16, cuda, checkpointing)
 
     def find() -> Moments:
         sizes = (2, 3)
         both = [_deeper(task, run(count)) for count in sizes]
         inside = np.array([[span.fullest for span in spans] for spans in both], float)  # [2, 1 + moments]
-        units = np.array(sizes) * _tokens(task)
+        units = np.array(sizes) * task.size
         slope = (inside[1] - inside[0]) / (units[1] - units[0])
         lines = np.stack([inside[0] - slope * units[0], slope], axis=1)
         made = np.cumsum([0, *(span.gradient for span in both[0][1:-1])])
         return Moments(lines[1:], made, lines[0])
 
-    return _once(("moments", task.key, bf16, cuda, checkpointing), find)
-
-
-def _tokens(task: Task) -> int:
-    """Tokens of each text of which memory is measured; 1 for images, which are measured one by one."""
-    return min(_TEXT, task.shape.longest) if isinstance(task.shape, TextShape) else 1
-
-
-def _short_texts(task: Task, count: int) -> Step:
-    tokens = _tokens(task)
-    masked = max(1, round(task.config.pretrain.word_ratio * tokens))
-    return text_step(task, [tokens] * count, [masked] * count if task.stage != "finetune" else [])
+    return once(("moments", task.key, bf16, cuda, checkpointing), find)
 
 
 def _spans(step: Step, backend: str, bf16: bool, cuda: bool, checkpointing: bool) -> list[Span]:
@@ -255,7 +185,7 @@ def _measuring(step: Step, backend: str, checkpointing: bool) -> Iterator[None]:
         yield
 
 
-def _by_depth(task: Task, found: Callable[[Task], Any]) -> Any:
+def _by_depth(task: _Task, found: Callable[[_Task], Any]) -> Any:
     """What is found of a task that grows with each block of a deep encoder alike."""
     further = task.shape.encoder.depth - _FEWEST
     if 2 * further < _DEEP or task.inner_layer:
@@ -288,7 +218,7 @@ def _deeper(task: Task, found: Callable[[Task], list[Span]]) -> list[Span]:
     return [*spans, *after]
 
 
-def _once(key: Any, find: Callable[[], _Found]) -> _Found:
+def once(key: Any, find: Callable[[], _Found]) -> _Found:
     """What is found, remembered for the process."""
     if key not in _known:
         _known[key] = find()

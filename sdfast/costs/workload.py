@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from sdfast.costs.measure import image_flops, moments, size, text_flops
+from sdfast.costs.measure import moments, size
 from sdfast.costs.task import Task
-from sdfast.models.text import TextShape
-
-_TOKEN_BYTES = 4  # of an id in a pack
 
 
 @dataclass(frozen=True)
@@ -47,23 +44,13 @@ class Workload:
 
 def workload(task: Task) -> Workload:
     """What a stage needs for an example; texts have the greatest length that is allowed, masked at the run's rate."""
-    shape, config, tokens = task.shape, task.config, 0
-    if isinstance(shape, TextShape):
-        tokens = min(config.data.max_length, shape.longest)
-        masked = round(config.pretrain.word_ratio * tokens)
-        flops = text_flops(task, [tokens], [masked], checkpointing=True)
-        example, rows = _TOKEN_BYTES * tokens, 1
-    else:
-        flops = image_flops(task, checkpointing=True)
-        example = shape.channels * shape.image_size[0] * shape.image_size[1]
-        rows = {"cls": 1, "patch": shape.patches, "all": 1 + shape.patches}[config.distill.tokens]
-    features = rows * shape.encoder.width if task.banked else 0
+    flops = task.flops(checkpointing=True)
     return Workload(
         task,
         **asdict(size(task)),
         flops=round(flops.step),
         again=round(flops.again),
-        example=example,
-        features=features,
-        tokens=tokens,
+        example=task.example,
+        features=task.features * task.shape.encoder.width if task.banked else 0,
+        tokens=task.tokens,
     )

@@ -1,8 +1,8 @@
 """What every pack is: a directory of arrays and names, with a manifest of digests that is written last.
 
-A pack of images (`sdfast.data.pack`) or of texts (`sdfast.data.text_pack`) holds, for each split, its contents,
-`<split>-labels.npy` ([n] int64, -1 = no label; absent when no row has one), `<split>-digests.npy` ([n, 32] uint8),
-`<split>-names.json` and, for all splits, `manifest.json`.
+A pack of images (`sdfast.modalities.images.pack`) or of texts (`sdfast.modalities.texts.pack`) holds, for each split,
+its contents, `<split>-labels.npy` ([n] int64, -1 = no label; absent when no row has one), `<split>-digests.npy`
+([n, 32] uint8), `<split>-names.json` and, for all splits, `manifest.json`.
 """
 
 from __future__ import annotations

@@ -6,24 +6,14 @@ import contextlib
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from sdfast.config import Config
-from sdfast.data.augment import Augmentation, content_keys
-from sdfast.data.pack import Pack
 from sdfast.engine.machine import freed_pages_kept
 from sdfast.engine.stopping import stop_on_signal
 from sdfast.errors import Interrupted
 from sdfast.log import log, progress_lines
-from sdfast.models.checkpoint import PretrainedMAE
-from sdfast.objectives.base import Normalise
 from sdfast.ranks import Ranks
-from sdfast.rng import derive_seed
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.recipe import BankRecipe, Recipe
+from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.residency import Residency, choose_residency, describe_place, place_bank
 from sdfast.teacher.targets import Teacher
 
@@ -70,38 +60,3 @@ def bank_targets(bank: Bank, recipe: BankRecipe, residency: Residency = "device"
     place = choose_residency(residency, bank.bytes, recipe.device)
     log.info("teacher bank: %s", describe_place(place, recipe.device))
     return place_bank(bank, recipe.bank_rows(bank), place, recipe.device)
-
-
-def recipe_of(teacher: PretrainedMAE, pack: Pack, config: Config, device: torch.device) -> Recipe:
-    """What a teacher's bank for a run is made from."""
-    train, transform = pack.split("train"), pack.transform
-    return Recipe(
-        encoder=teacher.module.encoder,
-        shape=teacher.shape,
-        images=train.images,
-        digests=train.digests,
-        rows=train.limited(config.data.limit, config.data.limit_seed),
-        transform=transform,
-        normalise=Normalise(transform.mean, transform.std).to(device),
-        tokens=config.distill.tokens,
-        dtype=config.teacher.dtype,
-        device=device,
-        layer=config.distill.layer,
-        augment=augmentation(config, train.digests) if config.teacher.views else None,
-    )
-
-
-def augmentation(config: Config, digests: NDArray[np.uint8], seed: int | None = None) -> Augmentation | None:
-    """The training transform of a stage; None for images as they are.
-
-    Args:
-        config: of the run.
-        digests: [m, 32] uint8, of the split's images.
-        seed: of draws that are new in every epoch; without one, the views that a bank keeps (`teacher.views`).
-    """
-    kind, views = config.pretrain.augment, config.teacher.views
-    if kind == "none":
-        return None
-    if seed is not None:
-        return Augmentation(kind, seed)
-    return Augmentation(kind, derive_seed(config.seed, "views"), views, content_keys(digests))

@@ -18,8 +18,7 @@ from sdfast.data.pack_checks import first_names
 from sdfast.data.pack_files import OpenPack, SplitFiles
 from sdfast.durable import sha256_array
 from sdfast.errors import UserError
-from sdfast.models.text import TextClassifier
-from sdfast.models.vit import ViTClassifier
+from sdfast.models.base import Classifier
 
 
 def labels_of(split: Any) -> NDArray[np.int64]:
@@ -93,9 +92,7 @@ def dev_inputs(split: Any, modality: ModalityName, metric: str) -> dict[str, Any
 
 
 @torch.no_grad()
-def predict(
-    module: ViTClassifier | TextClassifier, read: Callable[[Tensor], Any], rows: Tensor, batches: Iterable[Batch]
-) -> Tensor:
+def predict(module: Classifier, read: Callable[[Tensor], Any], rows: Tensor, batches: Iterable[Batch]) -> Tensor:
     """Logits in evaluation mode, without augmentation.
 
     Args:

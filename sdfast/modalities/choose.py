@@ -8,7 +8,8 @@ from typing import Any
 
 from sdfast.config import ModalityName
 from sdfast.context import Modality
-from sdfast.models import image_families, text_families
+from sdfast.modalities.images import families as image_families
+from sdfast.modalities.texts import families as text_families
 from sdfast.models.weights import read_config
 
 
@@ -24,10 +25,10 @@ def modality_name(config: Mapping[str, Any]) -> ModalityName:
 def modality_named(name: ModalityName) -> Modality:
     """The modality of a name; what it needs is imported then."""
     if name == "texts":
-        from sdfast.modalities.texts import TEXTS
+        from sdfast.modalities.texts.modality import TEXTS
 
         return TEXTS
-    from sdfast.modalities.images import IMAGES
+    from sdfast.modalities.images.modality import IMAGES
 
     return IMAGES
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdfast.data.tokenization import Tokenization
+from sdfast.modalities.texts.tokenization import Tokenization
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A model's folder: what a family of models has in its `config.json` and calls its tensors; how a folder is written.
 
-A family is a description (`Family`); they stand in tables, `sdfast.models.image_families` and
-`sdfast.models.text_families`. A further one is a row there, and the options of its block.
+A family is a description (`Family`); they stand in tables, `sdfast.modalities.images.families` and
+`sdfast.modalities.texts.families`. A further one is a row there, and the options of its block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Names of tensors, theirs and ours: fused and split projections, folded LayerScale.
 
 What is written is the layout of transformers 4, which 4 and 5 both load without a missing or unexpected key. The tables
-of names are those of the families (`sdfast.models.image_families`, `sdfast.models.text_families`).
+of names are those of the families (`sdfast.modalities.images.families`, `sdfast.modalities.texts.families`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig
@@ -87,23 +86,6 @@ class Objective(ABC):
         Returns:
             `loss` (0-D, with gradient) and the parts to log (0-D, detached).
         """
-
-
-class Normalise(nn.Module):
-    """uint8 [B, H, W, C] -> [B, C, H, W] in the buffers' dtype: (x / 255 - mean) / std, on the images' device."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Scale and normalise."""
-        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
-        return ((pixels - self.mean) / self.std).contiguous()
 
 
 def micro_slices(batch_size: int, micro_batches: int) -> list[slice]:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from sdfast.config import Config, FinetuneConfig
 from sdfast.errors import UserError
+from sdfast.models.base import Classifier, MaskedModel
 from sdfast.objectives.base import shortcuts
 from sdfast.objectives.classification import Classification, LabelledViews
 from sdfast.objectives.contrastive import (
@@ -23,9 +24,9 @@ from sdfast.objectives.contrastive import (
     drop_projection,
     without_projection,
 )
-from sdfast.objectives.masked import MaskedModel, MaskedTraining, MaskedViews
+from sdfast.objectives.masked import MaskedTraining, MaskedViews
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.regularizers.choose import REGULARIZERS, Classifier, on_loss, on_optimizer
+from sdfast.regularizers.choose import REGULARIZERS, on_loss, on_optimizer
 from sdfast.regularizers.r3f import add_spectral_norm, fold_spectral_norm, folded_state
 from sdfast.teacher.targets import Teacher
 

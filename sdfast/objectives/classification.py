@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.data.order import Batch
+from sdfast.models.base import Classifier
 from sdfast.objectives.base import ALL_SHORTCUTS, DecayRule, Objective, Shortcuts
-from sdfast.regularizers.choose import Classifier
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.r3f import R3F, symmetric_kl
 from sdfast.regularizers.recadam import Pull

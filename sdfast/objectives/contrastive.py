@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sdfast.data.order import Batch
 from sdfast.errors import UserError
+from sdfast.models.base import Classifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
 from sdfast.objectives.classification import Classification, LabelledViews
-from sdfast.regularizers.choose import Classifier
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull
 

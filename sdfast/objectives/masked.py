@@ -9,13 +9,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from sdfast.data.order import Batch
-from sdfast.models.text import MaskedLanguageModel
-from sdfast.models.vit import MaskedAutoencoder
+from sdfast.models.base import Layer, MaskedModel, Tokens
 from sdfast.objectives.base import ALL_SHORTCUTS, Objective, Shortcuts
-from sdfast.teacher.features import Layer, Tokens
 from sdfast.teacher.targets import Targets, Teacher
 
-MaskedModel = MaskedAutoencoder | MaskedLanguageModel
 NO_TARGETS = Targets(None)
 
 

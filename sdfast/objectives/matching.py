@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.data.order import Batch
+from sdfast.models.base import MaskedModel
 from sdfast.models.blocks import Attention
-from sdfast.objectives.masked import MaskedModel, MaskedTraining, MaskedViews
+from sdfast.objectives.masked import MaskedTraining, MaskedViews
 
 WeightNorm = Literal["l2", "mars"]
 

@@ -10,13 +10,10 @@ from torch import nn
 
 from sdfast.config import FinetuneConfig
 from sdfast.errors import UserError
-from sdfast.models.text import TextClassifier
-from sdfast.models.vit import ViTClassifier
+from sdfast.models.base import Classifier
 from sdfast.regularizers.mars import Constraint, Mars
 from sdfast.regularizers.r3f import R3F
 from sdfast.regularizers.recadam import Annealing, Pull
-
-Classifier = ViTClassifier | TextClassifier
 
 
 @dataclass(frozen=True)

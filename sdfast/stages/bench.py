@@ -19,10 +19,8 @@ import torch
 from sdfast import __version__
 from sdfast.config import Config, ZeroConfig
 from sdfast.context import Context
-from sdfast.costs.measure import image_flops
 from sdfast.costs.plan import setup_of
 from sdfast.costs.resident import PeakGrowth
-from sdfast.costs.task import Task
 from sdfast.costs.workload import workload
 from sdfast.costs.zero_memory import device_memory
 from sdfast.engine.loop import Trainer
@@ -35,9 +33,10 @@ from sdfast.engine.machine import (
 from sdfast.engine.peak import matmul_peak, peak_name
 from sdfast.errors import RunError
 from sdfast.modalities.drawn import DrawnImages, DrawnPack
-from sdfast.modalities.images import IMAGES
-from sdfast.models.checkpoint import PretrainedMAE
-from sdfast.models.vit import MaskedAutoencoder
+from sdfast.modalities.images.checkpoint import PretrainedMAE
+from sdfast.modalities.images.costs import ImageTask
+from sdfast.modalities.images.modality import IMAGES
+from sdfast.modalities.images.model import MaskedAutoencoder
 from sdfast.objectives.base import SHORTCUTS
 from sdfast.objectives.choose import matches_features
 from sdfast.ranks import Ranks
@@ -219,12 +218,12 @@ def _changed(config: Config, mode: Literal["live", "bank"], switches: dict[str, 
     )
 
 
-def _task(variant: Variant, model: PretrainedMAE) -> Task:
-    return Task(variant.stage, variant.config, model.shape, _CLASSES)
+def _task(variant: Variant, model: PretrainedMAE) -> ImageTask:
+    return ImageTask(variant.stage, variant.config, model.shape, _CLASSES)
 
 
 def _flops(variant: Variant, model: PretrainedMAE) -> tuple[StageName, int]:
-    return variant.stage, round(image_flops(_task(variant, model)).step)
+    return variant.stage, round(_task(variant, model).flops().step)
 
 
 def _feasible(variant: Variant, model: PretrainedMAE, device: torch.device, batch: int, peak: float) -> int:

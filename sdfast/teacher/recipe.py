@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdfast.data.augment import Augmentation, content_keys
-from sdfast.data.rows import row_digest
-from sdfast.data.text_batch import TokenBatch
-from sdfast.data.text_pack import TextSplit, ids_digest
-from sdfast.data.tokenization import Tokenization
-from sdfast.data.transform import Transform
 from sdfast.errors import UserError
-from sdfast.models.text import TextEncoder, TextShape
-from sdfast.models.vit import ViTEncoder, ViTShape
+from sdfast.models.base import Encoder, Layer, Tokens
 from sdfast.models.weights import weights_digest
 from sdfast.teacher.bank import Bank
-from sdfast.teacher.features import Layer, Tokens
 from sdfast.teacher.fingerprint import digest_keys, rows_digest, view_digests
 from sdfast.teacher.live import LiveTeacher
+
+
+class Described(Protocol):
+    """Something that decides features."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All that does, as a JSON value."""
+
+
+class Views(Described, Protocol):
+    """What makes views of rows; so many of each."""
+
+    @property
+    def views(self) -> int:
+        """K."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +56,16 @@ class BankRecipe(ABC):
     """
 
     plural: ClassVar[str]
-    encoder: ViTEncoder | TextEncoder
-    shape: ViTShape | TextShape
-    transform: Transform | Tokenization
+    encoder: Encoder
+    shape: Any
+    transform: Described
     digests: NDArray[np.uint8]
     rows: NDArray[np.int64]
     tokens: Tokens
     dtype: str
     device: torch.device
     layer: Layer = "last"
-    augment: Augmentation | None = None
+    augment: Views | None = None
 
     @property
     @abstractmethod
@@ -160,95 +166,6 @@ class BankRecipe(ABC):
         """[K, m] int64: for each view and row of the split its row of a bank, -1 where it has none."""
         rows = bank.rows_of(view_digests(self.digests, self.views))
         return torch.from_numpy(np.ascontiguousarray(rows.reshape(-1, self.views).T))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(BankRecipe):
-    """A bank of the features of images.
-
-    Attributes:
-        images: [m, H, W, C] uint8, all rows of the split (a memory map will do).
-        normalise: from uint8 [B, H, W, C] to the model's input, as training does it.
-    """
-
-    plural = "images"
-    encoder: ViTEncoder
-    shape: ViTShape
-    images: NDArray[np.uint8]
-    normalise: nn.Module
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        """Shape of one row of features."""
-        width, patches = self.shape.encoder.width, self.shape.patches
-        return {"cls": (width,), "patch": (patches, width), "all": (1 + patches, width)}[self.tokens]
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images of some rows: [b, H, W, C] uint8."""
-        return np.ascontiguousarray(self.images[rows])
-
-    def each(self, contents: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The images one by one."""
-        return contents
-
-    def digest(self, row: NDArray[np.uint8]) -> bytes:
-        """The content digest of an image."""
-        return row_digest(row)
-
-    @cached_property
-    def _normalise(self) -> nn.Module:
-        dtype = torch.float64 if self.dtype == "float64" else torch.float32
-        return copy.deepcopy(self.normalise).to(self.device, dtype)
-
-    def seen(self, contents: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
-        """[b, C, H, W]: the images normalised, or their views."""
-        pixels = self._normalise(torch.from_numpy(contents).to(self.device, non_blocking=True))
-        if self.augment is None:
-            return pixels
-        keys = content_keys(self.digests[self.rows_of_entries(entries)])
-        return self.augment.place(pixels, keys, torch.from_numpy(entries % self.views))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextRecipe(BankRecipe):
-    """A bank of the features of the first token of texts.
-
-    The teacher sees them without padding, and its batches hold texts of similar lengths; what is kept of a text
-    depends on neither but by rounding.
-
-    Attributes:
-        split: the texts.
-    """
-
-    plural = "texts"
-    encoder: TextEncoder
-    shape: TextShape
-    split: TextSplit
-
-    def build_order(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The longest texts first."""
-        return rows[np.argsort(-self.split.lengths[rows], kind="stable")]
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        """Shape of one row of features."""
-        return (self.shape.encoder.width,)
-
-    def read(self, rows: NDArray[np.int64]) -> TokenBatch:
-        """The texts of some rows, on the CPU."""
-        return TokenBatch(*self.split.tokens(torch.from_numpy(rows)))
-
-    def each(self, contents: TokenBatch) -> tuple[Tensor, ...]:
-        """The ids of each text."""
-        return contents.ids.split(contents.lengths.tolist())
-
-    def digest(self, row: Tensor) -> bytes:
-        """The content digest of a text, that of its ids."""
-        return ids_digest(row.numpy().astype(np.int32))
-
-    def seen(self, contents: TokenBatch, entries: NDArray[np.int64]) -> TokenBatch:
-        """The texts on the device, as the teacher sees them."""
-        return contents.to(self.device)
 
 
 @contextlib.contextmanager

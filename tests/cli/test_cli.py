@@ -19,7 +19,7 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 from sdfast.cli.main import _fail, run
 from sdfast.durable import sha256_file
-from sdfast.models.checkpoint import load_mae
+from sdfast.modalities.images.checkpoint import load_mae
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from safetensors.torch import load_file
 
 from sdfast.cli.main import run
-from sdfast.models.checkpoint import load_classifier, load_mae
+from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 from sdfast.store import checkpoint
 
 

@@ -12,14 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdfast.config import Config, PretrainConfig
 from sdfast.costs.measure import moments
-from sdfast.costs.task import Task, image_step
+from sdfast.costs.task import Task
 from sdfast.data.order import Batch
+from sdfast.modalities.images.costs import ImageTask, image_step
+from sdfast.modalities.images.model import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape
+from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
+from sdfast.modalities.images.reader import Normalise
 from sdfast.models.blocks import use_attention
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, ViTClassifier, ViTShape
-from sdfast.objectives.base import Normalise, Shortcuts
+from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
-from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.regularizers.r3f import R3F
@@ -57,7 +59,7 @@ def step_of(
     shape: ViTShape, stage: Any, mask: Any = "fixed", batch: int = BATCH, **more: Any
 ) -> tuple[Task, Any, torch.Tensor]:
     """What is measured, an objective made by hand that it is compared with, and its images."""
-    task = Task(stage, config_of(mask, **more), shape, 5)
+    task = ImageTask(stage, config_of(mask, **more), shape, 5)
     height, width = shape.image_size
     images = torch.randint(0, 256, (batch, height, width, shape.channels), dtype=torch.uint8)
     normalise = Normalise((0.5,) * shape.channels, (0.2,) * shape.channels)
@@ -176,6 +178,6 @@ def peak_bytes(objective: Any, images: torch.Tensor, bf16: bool) -> int:
     return peak
 
 
-def check_peak(task: Task, objective: Any, images: torch.Tensor, bf16: bool, checkpointing: bool = False) -> None:
+def check_peak(task: ImageTask, objective: Any, images: torch.Tensor, bf16: bool, checkpointing: bool = False) -> None:
     measured = moments(task, bf16=bf16, checkpointing=checkpointing).at(len(images))
     assert max(alive + made for alive, made in measured) == pytest.approx(peak_bytes(objective, images, bf16), rel=0.1)

@@ -9,12 +9,11 @@ import torch
 from pipeline_fixtures import SHAPE, write_model
 
 from sdfast.config import Config
-from sdfast.costs.measure import image_flops
 from sdfast.costs.resident import PeakGrowth
-from sdfast.costs.task import Task
 from sdfast.errors import RunError
+from sdfast.modalities.images.checkpoint import PretrainedMAE, load_mae
+from sdfast.modalities.images.costs import ImageTask
 from sdfast.models.blocks import Attention
-from sdfast.models.checkpoint import PretrainedMAE, load_mae
 from sdfast.objectives.base import shortcuts
 from sdfast.stages import bench
 
@@ -107,7 +106,7 @@ def test_a_variant_trains_with_its_own_switches(model: PretrainedMAE, tmp_path: 
 
 def test_a_batch_is_halved_until_it_can_be_measured(model: PretrainedMAE, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = bench.variants(config_of(), model)[0]
-    flops = image_flops(Task("pretrain", variant.config, SHAPE)).step
+    flops = ImageTask("pretrain", variant.config, SHAPE).flops().step
     peak = flops * 20 / (bench._SECONDS / 10 * bench._EXPECTED_PEAK_SHARE)  # twenty images would take all the time
     assert bench._feasible(variant, model, CPU, 64, peak) == 16
     assert bench._feasible(variant, model, CPU, 64, flops * 1e-6) == 1

@@ -11,12 +11,12 @@ import torch
 from steps import BATCH, MODEL, ODD, SHORTCUTS, bytes_kept, check_peak, peak_bytes, step_of
 
 from sdfast.config import EngineConfig
-from sdfast.costs.measure import image_flops, moments
+from sdfast.costs.measure import moments
 from sdfast.data.order import Batch
 from sdfast.engine.prepare import prepare
+from sdfast.modalities.images.model import ViTShape
 from sdfast.models.blocks import Block
 from sdfast.models.checkpointing import use_checkpointing
-from sdfast.models.vit import ViTShape
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("pretrain", {}),
@@ -87,7 +87,7 @@ def test_the_peak_falls_as_predicted() -> None:
 def test_what_is_computed_again_is_counted_apart() -> None:
     """The blocks' forward pass."""
     task, _, _ = step_of(dataclasses.replace(MODEL, image_size=(160, 160)), "finetune")
-    plain, again = image_flops(task), image_flops(task, checkpointing=True)
+    plain, again = task.flops(), task.flops(checkpointing=True)
     encoder, tokens = MODEL.encoder, 1 + 100
     attention = 2 * tokens * 4 * encoder.width**2 + 2 * 2 * tokens * tokens * encoder.width
     assert again == (plain.step, encoder.depth * (attention + 2 * 2 * tokens * encoder.width * encoder.mlp_width))

@@ -11,10 +11,10 @@ from steps import BATCH, GREY, ODD, SHORTCUTS, counted_by_torch, step_of
 
 from sdfast.config import Config
 from sdfast.costs.ledger import Products
-from sdfast.costs.measure import image_flops
-from sdfast.costs.task import Task, hollow, image_step
+from sdfast.costs.task import hollow
+from sdfast.modalities.images.costs import ImageTask, image_step
+from sdfast.modalities.images.model import MaskedAutoencoder, TransformerShape, View, ViTShape
 from sdfast.models.blocks import use_attention
-from sdfast.models.vit import MaskedAutoencoder, TransformerShape, View, ViTShape
 
 DECODER = TransformerShape(512, 8, 16, 2048)
 BASE = ViTShape((224, 224), 16, 3, TransformerShape(768, 12, 12, 3072), DECODER)
@@ -69,7 +69,7 @@ def test_steps_of_the_published_models(
 
     def total(stage: Any, unneeded: float, on: bool = False, teacher: str = "bank") -> float:
         settings = {"engine": dict.fromkeys(SHORTCUTS, on), "teacher": {"mode": teacher}}
-        return (image_flops(Task(stage, Config.model_validate(settings), shape, 1)).step + unneeded) / 1e9
+        return (ImageTask(stage, Config.model_validate(settings), shape, 1).flops().step + unneeded) / 1e9
 
     masked = 2 * embedding / 4 + 3 * embedding * 3 / 4  # all patches embedded, not the visible ones alone
     others = keys_and_values + others_in_the_last_block  # for the CLS token alone, ours leaves them out
@@ -85,7 +85,7 @@ def test_steps_of_the_published_models(
     )
 
 
-def counted(task: Task) -> tuple[int, int]:
+def counted(task: ImageTask) -> tuple[int, int]:
     """FLOPs of the forward and of the backward pass of the step that is measured."""
     step = image_step(task, BATCH)
     for part in (step.objective.module, step.teacher):
@@ -132,7 +132,7 @@ def test_shortcuts_are_what_torch_counts(shape: ViTShape, stage: str, more: dict
     check(*step_of(shape, stage, **more, **dict.fromkeys(SHORTCUTS, True)))
 
 
-def check(task: Task, objective: Any, images: torch.Tensor) -> None:
+def check(task: ImageTask, objective: Any, images: torch.Tensor) -> None:
     forward, backward = counted_by_torch(objective, images)
     assert counted(task) == (forward, backward)
-    assert BATCH * image_flops(task).step == forward + backward
+    assert BATCH * task.flops().step == forward + backward

@@ -10,11 +10,11 @@ from steps import BATCH, MODEL, ODD, SHORTCUTS, bytes_kept, check_peak, step_of
 
 from sdfast.config import Config
 from sdfast.costs import measure
-from sdfast.costs.measure import image_flops, moments, size
-from sdfast.costs.task import Task
+from sdfast.costs.measure import moments, size
 from sdfast.costs.workload import workload
 from sdfast.costs.zero_memory import Setup, device_memory
-from sdfast.models.vit import TransformerShape, ViTShape
+from sdfast.modalities.images.model import TransformerShape, ViTShape
+from sdfast.modalities.named import task_of
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("pretrain", {}),
@@ -100,7 +100,7 @@ def test_parameters(shape: ViTShape, stage: str, more: dict[str, Any]) -> None:
 
 def test_what_else_counts() -> None:
     plain = Config.model_validate({"engine": dict.fromkeys(SHORTCUTS, False)})
-    work = workload(Task("distill", plain, MODEL))
+    work = workload(task_of("distill", plain, MODEL))
     assert 8 * work.example == 8 * 96 * 96 * 3
     whole = device_memory(work, Setup(cuda=False), 8)
     assert whole.total - max(sum(moment) for moment in work.moments(8, False, False, False)) == (
@@ -108,7 +108,7 @@ def test_what_else_counts() -> None:
     )
     assert device_memory(work, Setup(cuda=False), 8, bank=1000).total == whole.total + 1000
     assert device_memory(work, Setup(cuda=False, accumulate=2), 8).total < whole.total
-    assert moments(Task("distill", Config(), MODEL)).kept @ (1, 8) < moments(work.task).kept @ (1, 8)
+    assert moments(task_of("distill", Config(), MODEL)).kept @ (1, 8) < moments(work.task).kept @ (1, 8)
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -116,9 +116,9 @@ def test_what_else_counts() -> None:
 def test_a_deep_encoder_is_measured_by_a_shallow_one(stage: Any, settings: dict[str, Any], bf16: bool) -> None:
     """Against all of its blocks, of which as many are measured where `_DEEP` is more."""
     shape = dataclasses.replace(ODD, encoder=dataclasses.replace(ODD.encoder, depth=14))
-    task = Task(stage, Config.model_validate({"finetune": settings}), shape)
-    shallow = size(task), image_flops(task), moments(task, bf16=bf16).at(9)
+    task = task_of(stage, Config.model_validate({"finetune": settings}), shape)
+    shallow = size(task), task.flops(), moments(task, bf16=bf16).at(9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_DEEP", 14)
         patch.setattr(measure, "_known", {})
-        assert (size(task), image_flops(task), moments(task, bf16=bf16).at(9)) == shallow
+        assert (size(task), task.flops(), moments(task, bf16=bf16).at(9)) == shallow

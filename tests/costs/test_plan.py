@@ -7,12 +7,11 @@ import dataclasses
 import pytest
 
 from sdfast.config import Config
-from sdfast.costs.named import NAMED
 from sdfast.costs.plan import Machine, bank_bytes, communication, largest_batch, make_plan
-from sdfast.costs.task import Task
 from sdfast.costs.workload import Workload, workload
 from sdfast.costs.zero_memory import Setup, device_memory
 from sdfast.errors import UserError
+from sdfast.modalities.named import NAMED, task_of
 
 MACHINE = Machine(80_000_000_000, 1e15, 0.4, 50e9)
 
@@ -20,7 +19,7 @@ MACHINE = Machine(80_000_000_000, 1e15, 0.4, 50e9)
 @pytest.fixture
 def work() -> Workload:
     return dataclasses.replace(
-        workload(Task("distill", Config(), NAMED["vit-b"])),
+        workload(task_of("distill", Config(), NAMED["vit-b"])),
         trained=100_000_000,
         module=120_000_000,
         flops=200_000_000_000,
@@ -65,7 +64,7 @@ def test_the_time_of_a_step(work: Workload) -> None:
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
-    work = workload(Task("pretrain", Config(), NAMED["vit-l"]))
+    work = workload(task_of("pretrain", Config(), NAMED["vit-l"]))
     setup = Setup(8, 1, precision="bf16")
     found = largest_batch(work, setup, 20_000_000_000)
     assert device_memory(work, setup, found).total <= 20_000_000_000 < device_memory(work, setup, found + 1).total
@@ -76,7 +75,7 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
 
 def test_bank_and_pack_are_on_the_device_where_they_are_small() -> None:
     config = Config()
-    work = workload(Task("distill", config, NAMED["vit-b"]))
+    work = workload(task_of("distill", config, NAMED["vit-b"]))
     assert bank_bytes(work, config, 1000) == 1000 * 768 * 4
     plan = make_plan(work, Setup(), MACHINE, 8, bank=10**9, pack=10**9)
     assert (plan.memory.bank, plan.memory.pack) == (10**9, 10**9)
@@ -87,16 +86,16 @@ def test_bank_and_pack_are_on_the_device_where_they_are_small() -> None:
 def test_text_is_counted_as_published() -> None:
     """RoBERTa's parameters, and 6 FLOPs a parameter of the blocks and a token, attention's products besides."""
     plain = Config.model_validate({"engine": {"masked_tail": False}})
-    large = workload(Task("pretrain", plain, NAMED["roberta-large"]))
+    large = workload(task_of("pretrain", plain, NAMED["roberta-large"]))
     assert round(large.trained / 1e6) == 355
     matrices = 24 * 12 * 1024**2
     attention = 24 * 2 * 2 * 512 * 512 * 1024
     head = 1024 * (1024 + 50_265)
     assert large.flops == 3 * (2 * 512 * (matrices + head) + attention)
-    asked = workload(Task("pretrain", Config(), NAMED["roberta-large"]))
+    asked = workload(task_of("pretrain", Config(), NAMED["roberta-large"]))
     others = 512 - 77  # for which neither the head nor the last block computes more than keys and values
     assert large.flops - asked.flops == 3 * 2 * others * (head + 10 * 1024**2 + 2 * 512 * 1024)
-    assert round(workload(Task("pretrain", Config(), NAMED["roberta-base"])).trained / 1e6) == 125
+    assert round(workload(task_of("pretrain", Config(), NAMED["roberta-base"])).trained / 1e6) == 125
 
 
 @pytest.mark.parametrize(
@@ -109,4 +108,4 @@ def test_text_is_counted_as_published() -> None:
 )
 def test_what_cannot_be(setup: Setup, batch: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        make_plan(workload(Task("pretrain", Config(), NAMED["vit-ti"])), setup, MACHINE, batch)
+        make_plan(workload(task_of("pretrain", Config(), NAMED["vit-ti"])), setup, MACHINE, batch)

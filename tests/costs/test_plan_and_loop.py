@@ -17,12 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sdfast
 from sdfast.context import Context
-from sdfast.costs.measure import text_flops
-from sdfast.costs.task import Task
 from sdfast.costs.workload import workload
 from sdfast.data.order import Batch
 from sdfast.engine.prepare import running_teacher
 from sdfast.evaluation.classification import labels_of
+from sdfast.modalities.named import task_of
+from sdfast.modalities.texts.costs import text_flops
 from sdfast.models.blocks import use_attention
 from sdfast.objectives.choose import classifier_objective, masked_objective
 from sdfast.teacher.targets import ResidentBank
@@ -112,7 +112,7 @@ def test_images(sources: dict[str, Path], stage: Any, keys: list[str]) -> None:
     run = opened(sources, "ViT", "images", keys)
     found, batch, _ = counted(run, stage)
     assert found == ROWS * run.modality.flops(of_rows(run, batch), stage)
-    assert found == ROWS * workload(Task(stage, run.config, run.initial.shape, 2)).flops
+    assert found == ROWS * workload(task_of(stage, run.config, run.initial.shape, 2)).flops
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_images(sources: dict[str, Path], stage: Any, keys: list[str]) -> None:
 def test_texts(sources: dict[str, Path], stage: Any, keys: list[str]) -> None:
     run = opened(sources, "RoBERTa", "texts", [*keys, "data.max_length=20", "pretrain.mask_ratio=0.5"])
     found, batch, drawn = counted(run, stage)
-    task = Task(stage, run.config, run.initial.shape, 2)
+    task = task_of(stage, run.config, run.initial.shape, 2)
     lengths = run.pack.split("train").lengths[batch.rows.numpy()]
     masked = [] if drawn is None else drawn.counts.tolist()
     assert found == text_flops(task, lengths.tolist(), masked).step

@@ -10,18 +10,17 @@ import torch
 from small_stage import SHAPE
 
 from sdfast.config import Config, EngineConfig
-from sdfast.costs.measure import image_flops
-from sdfast.costs.task import Task, image_step
-from sdfast.data.masking import patch_mask
+from sdfast.modalities.images.costs import ImageTask, image_step
+from sdfast.modalities.images.masking import patch_mask
 from sdfast.objectives.base import SHORTCUTS, shortcuts
 
 
-def task_of(stage: Any, values: dict[str, Any] | None = None, **more: Any) -> Task:
-    return Task(stage, Config.model_validate(values or {}), SHAPE, **more)
+def task_of(stage: Any, values: dict[str, Any] | None = None, **more: Any) -> ImageTask:
+    return ImageTask(stage, Config.model_validate(values or {}), SHAPE, **more)
 
 
 def flops(stage: Any, values: dict[str, Any] | None = None, **more: Any) -> float:
-    return image_flops(task_of(stage, values, **more)).step
+    return task_of(stage, values, **more).flops().step
 
 
 def test_what_the_keys_decide() -> None:
@@ -36,7 +35,7 @@ def test_what_the_keys_decide() -> None:
     predictions = task_of("distill", {"distill": {"match": "predictions"}})
     assert not predictions.banked
     masked = {"distill": {"match": "predictions", "predictions": {"patches": "masked"}}}
-    assert flops("distill", masked) < image_flops(predictions).step
+    assert flops("distill", masked) < predictions.flops().step
     assert 3 * flops("distill", masked) == 4 * flops("pretrain") + embedding_without_gradient()
     nothing = {"distill": {"match": "predictions", "weight": 0}}
     assert flops("distill", nothing) == flops("pretrain")

@@ -11,20 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdfast.config import Config
 from sdfast.costs.ledger import Products
-from sdfast.costs.measure import text_flops
-from sdfast.costs.task import Task, text_step
-from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch
-from sdfast.data.text_batch import TokenBatch
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import fresh_mlm
+from sdfast.modalities.texts.costs import TextTask, text_flops, text_step
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.model import TextClassifier, TextShape
+from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.models.blocks import TransformerShape, use_attention
-from sdfast.models.text import TextClassifier, TextShape
-from sdfast.models.text_checkpoint import fresh_mlm
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.contrastive import SupervisedContrastive, add_projection
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
-from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.regularizers.r3f import R3F
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
@@ -129,7 +128,7 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize("on", [True, False])
 @pytest.mark.parametrize(("stage", "more"), CASES)
 def test_the_step_is_what_torch_counts(stage: Any, more: dict[str, Any], on: bool) -> None:
-    task = Task(stage, config_of(on, **more), SHAPE, more.get("classes", 0))
+    task = TextTask(stage, config_of(on, **more), SHAPE, more.get("classes", 0))
     objective = objective_of(stage, Shortcuts(packed=on, cls_tail=on, masked_tail=on), more)
     use_attention(objective.module, "reference")
     batch = Batch(0, torch.arange(4))
@@ -147,7 +146,7 @@ def test_the_polynomial_is_that_of_every_length() -> None:
     for stage, more in CASES:
         if "projection" in more:  # whose loss is not counted
             continue
-        task = Task(stage, config_of(True, **more), SHAPE, 5)
+        task = TextTask(stage, config_of(True, **more), SHAPE, 5)
         step = text_step(task, [9, 30, 17], [2, 7, 3] if stage != "finetune" else [])
         with Products() as products:
             use_attention(step.objective.module, "reference")
@@ -164,7 +163,7 @@ def test_roberta_base() -> None:
 
     def of(masked_tail: bool) -> float:
         config = Config.model_validate({"engine": {"masked_tail": masked_tail}})
-        return text_flops(Task("pretrain", config, shape), [128], [19]).step
+        return text_flops(TextTask("pretrain", config, shape), [128], [19]).step
 
     head = 2 * 128 * (768 * 768 + 768 * 50265)
     assert of(False) == 3 * (2 * 128 * (weights + products) + head)

@@ -17,14 +17,13 @@ import pytest
 from zero_process import SHAPE
 
 from sdfast.config import Config
-from sdfast.costs.named import NAMED
-from sdfast.costs.task import Task
 from sdfast.costs.workload import Workload, workload
 from sdfast.costs.zero_memory import DeviceMemory, Setup, device_memory
 from sdfast.engine.deepspeed_options import zero_sizes
+from sdfast.modalities.named import NAMED, task_of
 
 GIANT = dataclasses.replace(  # of which only the states count
-    workload(Task("pretrain", Config(), SHAPE)),
+    workload(task_of("pretrain", Config(), SHAPE)),
     trained=1_000_000_000,
     module=1_000_000_000,
     largest=1_000_000,
@@ -64,7 +63,7 @@ def test_offload_leaves_nothing_of_the_optimiser_on_the_device() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("stage", ["pretrain", "distill", "finetune"])
 def test_one_device_without_zero_is_the_plain_step(stage: Any, checkpointing: bool, precision: Any) -> None:
-    work = workload(Task(stage, Config(), NAMED["vit-s"]))
+    work = workload(task_of(stage, Config(), NAMED["vit-s"]))
     for batch, accumulate in ((1, 1), (32, 1), (32, 4)):
         setup = Setup(1, 0, precision=precision, checkpointing=checkpointing, accumulate=accumulate)
         moments = work.moments(batch // accumulate, precision == "bf16", True, checkpointing)
@@ -79,7 +78,7 @@ def test_one_device_without_zero_is_the_plain_step(stage: Any, checkpointing: bo
 @pytest.mark.parametrize("devices", [8, 64, 1024])
 def test_a_higher_stage_does_not_take_more(name: str, stage: Any, devices: int) -> None:
     """By more than 4 % or a part of the gradients: the moment at which stage 2 begins to keep it is not known."""
-    work = workload(Task(stage, Config(), NAMED[name]))
+    work = workload(task_of(stage, Config(), NAMED[name]))
     for batch in (1, 16):
         totals = [device_memory(work, Setup(devices, zero, precision="bf16"), batch).total for zero in range(4)]
         for lower, higher in pairwise(totals):
@@ -88,7 +87,7 @@ def test_a_higher_stage_does_not_take_more(name: str, stage: Any, devices: int) 
 
 
 def test_more_devices_and_smaller_batches_take_less() -> None:
-    work = workload(Task("distill", Config(), NAMED["vit-l"]))
+    work = workload(task_of("distill", Config(), NAMED["vit-l"]))
     for zero in (1, 2, 3):
         totals = [device_memory(work, Setup(devices, zero), 1).total for devices in (2, 8, 64, 512)]
         assert totals == sorted(totals, reverse=True)
@@ -102,7 +101,7 @@ def test_against_deepspeed_itself() -> None:
     """One rank on a CPU, AdamW, float32: all tensors at the worst moment of a step, within 8 %."""
     # Stage 3 leaves tensors behind in its process, so it comes last.
     cases = [(1, 8, "plain"), (2, 48, "checkpointing"), (3, 8, "plain")]
-    work: Workload = workload(Task("pretrain", Config(), SHAPE))
+    work: Workload = workload(task_of("pretrain", Config(), SHAPE))
     for (zero, batch, more), found in zip(cases, measure(cases), strict=True):
         setup = Setup(1, zero, checkpointing=more == "checkpointing", cuda=False)
         predicted = device_memory(work, setup, batch).total

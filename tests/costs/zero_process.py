@@ -16,11 +16,12 @@ from sdfast.config import PretrainConfig
 from sdfast.data.order import Batch
 from sdfast.engine.deepspeed_options import zero_sizes
 from sdfast.engine.zero import import_deepspeed
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTShape
+from sdfast.modalities.images.objectives import MaskedImages
+from sdfast.modalities.images.reader import Normalise
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.checkpointing import use_checkpointing
-from sdfast.models.vit import MaskedAutoencoder, ViTShape
-from sdfast.objectives.base import Normalise, Shortcuts
-from sdfast.objectives.images import MaskedImages
+from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.masked import MaskedTraining
 
 SHAPE = ViTShape((96, 96), 16, 3, TransformerShape(384, 6, 6, 1536), TransformerShape(192, 2, 6, 768))

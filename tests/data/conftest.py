@@ -10,9 +10,9 @@ import pytest
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
-from sdfast.data.pack import Pack, prepare_pack
 from sdfast.data.sources import open_source
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def open_spec() -> Callable[..., Source]:
 
 
 @pytest.fixture
-def build(tmp_path: Path, transform: Transform) -> Callable[..., Pack]:
+def build(tmp_path: Path, transform: Transform) -> Callable[..., ImagePack]:
     """Prepares the pack of a source in <tmp>/out/pack; the sentences go to `.said`, a list on the function."""
 
-    def prepare(spec: Path | str, **options: Any) -> Pack:
+    def prepare(spec: Path | str, **options: Any) -> ImagePack:
         said.clear()
-        return prepare_pack(str(spec), tmp_path / "out" / "pack", transform, DataConfig(**options), said.append)
+        return ImagePack.prepare(str(spec), tmp_path / "out" / "pack", transform, DataConfig(**options), said.append)
 
     said: list[str] = []
     prepare.said = said  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdfast.data.augment import Augmentation, Placements, content_keys, draw_placements, placed
+from sdfast.modalities.images.augment import Augmentation, Placements, content_keys, draw_placements, placed
 from sdfast.rng import STREAM_AUGMENT, STREAM_FLIP, STREAM_MASK, STREAM_ORDER
 
 ROWS = torch.arange(4000)

@@ -9,15 +9,15 @@ import pytest
 
 from sdfast.bundled import model_folder, text_folder
 from sdfast.data.config import DataConfig
-from sdfast.data.text_pack import TextPack, prepare_text_pack
-from sdfast.data.tokenization import load_tokenizer
+from sdfast.modalities.texts.pack import TextPack
+from sdfast.modalities.texts.tokenization import load_tokenizer
 
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> TextPack:
     tokenizer = load_tokenizer(model_folder("bundled-text"))
     where = tmp_path_factory.mktemp("bundled") / "pack"
-    return prepare_text_pack(str(text_folder()), where, tokenizer, DataConfig(), pytest.fail)
+    return TextPack.prepare(str(text_folder()), where, tokenizer, DataConfig(), pytest.fail)
 
 
 def test_classes_are_balanced_and_no_document_is_twice(pack: TextPack) -> None:

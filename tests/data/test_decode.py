@@ -13,9 +13,9 @@ from data_samples import pixels
 from PIL import Image
 
 from sdfast.data.config import DataConfig
-from sdfast.data.decode import BrokenImage, decode, decoding
 from sdfast.data.items import Item, read_item
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.decode import BrokenImage, decode, decoding
+from sdfast.modalities.images.transform import Transform
 
 TRANSFORM = Transform(6, 8)
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sdfast.data.config import DataConfig
-from sdfast.data.decode import BrokenImage, NoRange, decode, decoding
-from sdfast.data.levels import to_8_bit
-from sdfast.data.pack import Pack
-from sdfast.data.transform import Transform
 from sdfast.errors import UserError
+from sdfast.modalities.images.decode import BrokenImage, NoRange, decode, decoding
+from sdfast.modalities.images.levels import to_8_bit
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
 
-Build = Callable[..., Pack]
+Build = Callable[..., ImagePack]
 H, W = 6, 8
 FULL = (0.0, 65535.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdfast.data.masking import patch_mask, visible_count
 from sdfast.data.order import BatchOrder, all_batches
+from sdfast.modalities.images.masking import patch_mask, visible_count
 
 
 def test_fixed_masks_keep_maes_count() -> None:

@@ -18,15 +18,15 @@ from PIL import Image
 
 from sdfast.data.config import DataConfig
 from sdfast.data.modality import IMAGES
-from sdfast.data.pack import Pack, open_pack, prepare_pack
 from sdfast.data.pack_checks import Rows, Tally, repeated_warning
 from sdfast.data.rows import row_digest
-from sdfast.data.transform import Transform
 from sdfast.errors import RunError, UserError
 from sdfast.evaluation.classification import evaluation_split
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
 from sdfast.regular import read_regular
 
-Build = Callable[..., Pack]
+Build = Callable[..., ImagePack]
 
 
 def split_folder(root: Path, train: int = 2, test: int = 1) -> Path:
@@ -35,7 +35,7 @@ def split_folder(root: Path, train: int = 2, test: int = 1) -> Path:
     return root
 
 
-def rows_of(pack: Pack, split: str) -> dict[str, bytes]:
+def rows_of(pack: ImagePack, split: str) -> dict[str, bytes]:
     return {name: row.tobytes() for name, row in zip(pack.split(split).names, pack.split(split).images, strict=True)}
 
 
@@ -70,7 +70,7 @@ def test_manifest(tmp_path: Path, build: Build) -> None:
 
 def test_one_channel_and_unlabelled(tmp_path: Path) -> None:
     write_image(tmp_path / "flat" / "a.png", 0)
-    pack = prepare_pack(
+    pack = ImagePack.prepare(
         str(tmp_path / "flat"), tmp_path / "pack", Transform(6, 8, 1, (0.5,), (0.5,)), DataConfig(), pytest.fail
     )
     assert pack.split("train").images.shape == (1, 6, 8, 1)
@@ -82,7 +82,9 @@ def test_one_channel_and_unlabelled(tmp_path: Path) -> None:
 def test_threads_change_nothing(tmp_path: Path, transform: Transform) -> None:
     split_folder(tmp_path / "pets", train=20)
     packs = [
-        prepare_pack(str(tmp_path / "pets"), tmp_path / f"p{threads}", transform, DataConfig(), print, threads=threads)
+        ImagePack.prepare(
+            str(tmp_path / "pets"), tmp_path / f"p{threads}", transform, DataConfig(), print, threads=threads
+        )
         for threads in (1, 4)
     ]
     assert packs[0].manifest == packs[1].manifest
@@ -91,7 +93,7 @@ def test_threads_change_nothing(tmp_path: Path, transform: Transform) -> None:
 def test_progress_counts_every_image(tmp_path: Path, transform: Transform) -> None:
     split_folder(tmp_path / "pets")
     seen: list[tuple[int, int]] = []
-    prepare_pack(
+    ImagePack.prepare(
         str(tmp_path / "pets"), tmp_path / "p", transform, DataConfig(), print, lambda *counts: seen.append(counts)
     )
     assert seen == [(done, 6) for done in range(1, 7)]
@@ -117,9 +119,9 @@ def test_built_once_and_again_only_when_the_content_changes(tmp_path: Path, buil
 def test_another_transform_or_option_builds_again(tmp_path: Path, build: Build) -> None:
     source = write_classes(tmp_path / "pets", {"a": 8, "b": 8})
     first = build(source)
-    second = prepare_pack(str(source), first.directory, Transform(4, 4), DataConfig(), print)
+    second = ImagePack.prepare(str(source), first.directory, Transform(4, 4), DataConfig(), print)
     assert second.split("train").images.shape[1:] == (4, 4, 3) and second.fingerprint != first.fingerprint
-    third = prepare_pack(str(source), first.directory, Transform(4, 4), DataConfig(split_seed=7), print)
+    third = ImagePack.prepare(str(source), first.directory, Transform(4, 4), DataConfig(split_seed=7), print)
     assert third.fingerprint != second.fingerprint
 
 
@@ -169,7 +171,7 @@ def test_the_split_is_of_content_not_of_names(tmp_path: Path, transform: Transfo
         (renamed / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, renamed / path.parent.name / f"{999 - int(path.stem)}.png")
     tests = [
-        set(rows_of(prepare_pack(str(spec), tmp_path / f"p{i}", transform, DataConfig(), print), "test").values())
+        set(rows_of(ImagePack.prepare(str(spec), tmp_path / f"p{i}", transform, DataConfig(), print), "test").values())
         for i, spec in enumerate((source, renamed))
     ]
     assert tests[0] == tests[1] and len(tests[0]) == 6
@@ -464,9 +466,9 @@ def test_a_damaged_pack_is_refused_and_built_again(tmp_path: Path, build: Build,
     content[-2] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(content if damage == "flip" else content[:-1])
     with pytest.raises(UserError, match=f"test-{ending} is missing or differs from its manifest; delete"):
-        open_pack(pack.directory)
+        ImagePack.open(pack.directory)
     again = build(source)
-    assert again.fingerprint == pack.fingerprint == open_pack(pack.directory).fingerprint
+    assert again.fingerprint == pack.fingerprint == ImagePack.open(pack.directory).fingerprint
     assert f"test-{ending}" in build.said[0] and "built again" in build.said[0]  # type: ignore[attr-defined]
 
 
@@ -476,13 +478,13 @@ def test_a_damaged_manifest_is_built_again(tmp_path: Path, build: Build, content
     pack = build(source)
     (pack.directory / "manifest.json").write_text(content)
     with pytest.raises(UserError):
-        open_pack(pack.directory)
+        ImagePack.open(pack.directory)
     assert build(source).fingerprint == pack.fingerprint
 
 
 def test_no_pack(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no pack"):
-        open_pack(tmp_path / "nothing")
+        ImagePack.open(tmp_path / "nothing")
 
 
 def test_a_directory_with_other_things_is_never_replaced(tmp_path: Path, build: Build) -> None:
@@ -507,7 +509,7 @@ def test_a_pack_that_the_disk_cannot_hold_is_one_sentence_before_anything_is_dec
     if free == 20 * 6 * 8 * 3:
         assert len(build(source).split("train")) == 18
         return
-    monkeypatch.setattr("sdfast.data.pack.decode", pytest.fail)
+    monkeypatch.setattr("sdfast.modalities.images.pack.decode", pytest.fail)
     with pytest.raises(RunError, match=r"the pack of 20 images needs 0\.00 GB .* 0\.00 GB are free; free some space"):
         build(source)
     assert list((tmp_path / "out").iterdir()) == []
@@ -547,4 +549,4 @@ def test_an_error_that_may_pass_leaves_no_image_out(
         patch.setattr("sdfast.data.items.read_regular", failing)
         with pytest.raises(RunError, match=rf"/new\.png cannot be read: {os.strerror(number).lower()}\. Run the same"):
             build(source, max_broken=1.0)
-    assert open_pack(build(source).directory).fingerprint != before
+    assert ImagePack.open(build(source).directory).fingerprint != before

@@ -11,16 +11,16 @@ import pytest
 from data_samples import write_classes
 
 from sdfast.data.config import DataConfig
-from sdfast.data.pack import open_pack, prepare_pack
-from sdfast.data.transform import Transform
 from sdfast.errors import UserError
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
 
 BUILD = """
 import os, signal, sys
 from pathlib import Path
 from sdfast.data.config import DataConfig
-from sdfast.data.pack import prepare_pack
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
 
 source, directory, moment = sys.argv[1:]
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -35,7 +35,7 @@ def counted(one, other):
 
 os.rename = counted
 progress = lambda done, total: die() if moment == f"image {done}" else None
-prepare_pack(source, Path(directory), Transform(6, 8), DataConfig(), print, progress)
+ImagePack.prepare(source, Path(directory), Transform(6, 8), DataConfig(), print, progress)
 """
 
 
@@ -51,12 +51,12 @@ def test_killed(tmp_path: Path, moment: str) -> None:
     if not moment.startswith("rename"):
         build_and_die(source, directory, moment)
         with pytest.raises(UserError, match="holds no pack"):
-            open_pack(directory)
-    old = prepare_pack(str(source), directory, Transform(6, 8), DataConfig(), print)
+            ImagePack.open(directory)
+    old = ImagePack.prepare(str(source), directory, Transform(6, 8), DataConfig(), print)
     write_classes(source, {"a": 2}, first_seed=70)
     build_and_die(source, directory, moment)
-    left = open_pack(directory)
+    left = ImagePack.open(directory)
     assert (left.fingerprint == old.fingerprint) == (moment != "rename 2")
-    new = prepare_pack(str(source), directory, Transform(6, 8), DataConfig(), print)
-    assert new.fingerprint != old.fingerprint and open_pack(directory).fingerprint == new.fingerprint
+    new = ImagePack.prepare(str(source), directory, Transform(6, 8), DataConfig(), print)
+    assert new.fingerprint != old.fingerprint and ImagePack.open(directory).fingerprint == new.fingerprint
     assert [path.name for path in directory.parent.iterdir()] == ["pack"]

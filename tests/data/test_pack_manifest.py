@@ -14,12 +14,12 @@ from data_samples import write_classes
 from text_samples import roberta_tokenizer, sentence, write_splits
 
 from sdfast.data.config import DataConfig
-from sdfast.data.pack import open_pack, prepare_pack
 from sdfast.data.pack_files import OpenPack
-from sdfast.data.text_pack import open_text_pack, prepare_text_pack
-from sdfast.data.tokenization import Tokenizer
-from sdfast.data.transform import Transform
 from sdfast.errors import UserError
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
+from sdfast.modalities.texts.pack import TextPack
+from sdfast.modalities.texts.tokenization import Tokenizer
 
 LIES: list[Any] = [None, True, -1, 3, 10**40, 0.5, 1e308, "", "x", "../../outside", [], {}, [1], {"a": 1}]
 TRANSFORM = Transform(8, 8, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -30,17 +30,17 @@ class Kept:
 
     def __init__(self, kind: str, root: Path) -> None:
         self.directory, self.said = root / "pack", list[str]()
-        self.open: Callable[[Path], OpenPack[Any]] = open_pack if kind == "images" else open_text_pack
+        self.open: Callable[[Path], OpenPack[Any]] = ImagePack.open if kind == "images" else TextPack.open
         if kind == "images":
             write_classes(root / "pets" / "train", {"a": 2, "b": 2})
             write_classes(root / "pets" / "test", {"a": 1, "b": 1}, first_seed=1000)
             source = str(root / "pets")
-            self.make: Callable[[], OpenPack[Any]] = lambda: prepare_pack(
+            self.make: Callable[[], OpenPack[Any]] = lambda: ImagePack.prepare(
                 source, self.directory, TRANSFORM, DataConfig(), self.said.append
             )
         else:
             texts, raw = str(write_splits(root / "mine")), roberta_tokenizer([sentence(n) for n in range(20)])
-            self.make = lambda: prepare_text_pack(
+            self.make = lambda: TextPack.prepare(
                 texts, self.directory, Tokenizer(raw, 8), DataConfig(), self.said.append
             )
         self.make()

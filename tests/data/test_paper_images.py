@@ -286,11 +286,11 @@ def test_both_versions_of_cifar100_are_the_same(tmp_path: Path, open_spec: Open)
 
 def test_cifar100_is_packed_without_a_codec(tmp_path: Path, build: Callable[..., Any]) -> None:
     from sdfast.data.config import DataConfig
-    from sdfast.data.pack import prepare_pack
-    from sdfast.data.transform import Transform
+    from sdfast.modalities.images.pack import ImagePack
+    from sdfast.modalities.images.transform import Transform
 
     root = samples.write_cifar100_binary(tmp_path / "cifar-100-binary")
-    pack = prepare_pack(str(root), tmp_path / "pack", Transform(32, 32), DataConfig(), lambda said: None)
+    pack = ImagePack.prepare(str(root), tmp_path / "pack", Transform(32, 32), DataConfig(), lambda said: None)
     expected = samples.CIFAR["test"][0].reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
     np.testing.assert_array_equal(pack.split("test").images, expected)
 
@@ -507,7 +507,7 @@ def test_an_ordinary_folder_stays_one(tmp_path: Path, open_spec: Open) -> None:
 def test_a_run_names_accuracy_as_the_papers_metric(capsys: pytest.CaptureFixture[str]) -> None:
     from sdfast.cli.show import show_metrics
     from sdfast.context import Context
-    from sdfast.modalities.images import IMAGES
+    from sdfast.modalities.images.modality import IMAGES
     from sdfast.ranks import Ranks
 
     metrics = []

@@ -15,9 +15,9 @@ from pipeline_fixtures import FEW_STEPS, write_model
 
 import sdfast
 from sdfast.data.config import DataConfig
-from sdfast.data.pack import open_pack
-from sdfast.data.pictures import kept_options, open_picture, options_of_model
 from sdfast.errors import UserError
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.pictures import kept_options, open_picture, options_of_model
 
 S = 16
 
@@ -78,7 +78,7 @@ def test_eval_makes_the_pictures_of_another_source_as_in_training(run: tuple[Pat
         sdfast.Pipeline(config=out / "config.yaml", overrides=["data.background=red"]).evaluate(
             root / f"other{largest}"
         )
-        pack = open_pack(next(out.rglob("eval-pack*")))
+        pack = ImagePack.open(next(out.rglob("eval-pack*")))
         split = pack.split("test")
         assert len(split) == 16 and pack.levels == (0, 4095)
         for name, row in zip(split.names, split.images, strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdfast.data.masking import TokenMasking, batch_token_mask, token_mask
 from sdfast.data.order import Batch
-from sdfast.data.text_batch import TokenBatch, tokens_of
 from sdfast.errors import UserError
+from sdfast.modalities.texts.batch import TokenBatch, tokens_of
+from sdfast.modalities.texts.masking import TokenMasking, batch_token_mask, token_mask
 from sdfast.ranks import Ranks
 
 MASKING = TokenMasking(mask_id=4, vocabulary=1000, special_ids=(0, 1, 2, 4))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdfast.data.order import BatchOrder, TextBatchOrder, budget_parts, sorted_batches
+from sdfast.data.order import BatchOrder
+from sdfast.modalities.texts.order import TextBatchOrder, budget_parts, sorted_batches
 from sdfast.ranks import Ranks
 
 LENGTHS = torch.tensor([5, 500, 7, 30, 30, 8, 200, 6])

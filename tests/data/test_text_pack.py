@@ -14,13 +14,13 @@ import pytest
 import torch
 from text_samples import bert_tokenizer, records, roberta_tokenizer, sentence, write_json_lines, write_splits
 
-from sdfast.data import text_pack
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Item
-from sdfast.data.pack import open_pack
-from sdfast.data.text_pack import TextPack, TextSplit, _blocks, ids_digest, open_text_pack, prepare_text_pack
-from sdfast.data.tokenization import Tokenizer
 from sdfast.errors import UserError
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.texts import pack as text_pack
+from sdfast.modalities.texts.pack import TextPack, TextSplit, _blocks, ids_digest
+from sdfast.modalities.texts.tokenization import Tokenizer
 
 Build = Callable[..., TextPack]
 RAW = roberta_tokenizer([sentence(number) for number in range(50)])
@@ -36,7 +36,7 @@ def build(tmp_path: Path) -> Build:
     def prepare(spec: Path, tokenizer: Tokenizer = TOKENIZER, threads: int | None = None, **options: Any) -> TextPack:
         said.clear()
         where = tmp_path / "out" / "pack"
-        return prepare_text_pack(str(spec), where, tokenizer, DataConfig(**options), said.append, threads=threads)
+        return TextPack.prepare(str(spec), where, tokenizer, DataConfig(**options), said.append, threads=threads)
 
     said: list[str] = []
     prepare.said = said  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ def test_an_unchanged_source_is_not_tokenised_again(tmp_path: Path, build: Build
     source = write_splits(tmp_path / "mine")
     inode = (build(source).directory / "manifest.json").stat().st_ino
     RAW.save_pretrained(tmp_path / "tokenizer")
-    from sdfast.data.tokenization import load_tokenizer
+    from sdfast.modalities.texts.tokenization import load_tokenizer
 
     again = build(source, load_tokenizer(tmp_path / "tokenizer", LONGEST), limit=3, image_size=7, token_budget=9)
     assert (again.directory / "manifest.json").stat().st_ino == inode
@@ -227,7 +227,7 @@ def test_documents_in_another_encoding(tmp_path: Path, build: Build) -> None:
 
 
 def test_a_document_that_is_no_text_is_counted(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdfast.data.tokenization.LONGEST", 20_000)
+    monkeypatch.setattr("sdfast.modalities.texts.tokenization.LONGEST", 20_000)
     write_json_lines(tmp_path / "x.jsonl", [{"text": "x" * 20_001}, {"text": f"{'long ' * 9000}"}, {"text": "fine"}])
     pack = build(tmp_path / "x.jsonl", max_broken=1)
     assert "Skipped 1 of 3 documents, which cannot be used: x.jsonl:1 (no text in its first" in pack.warnings[0]
@@ -235,14 +235,14 @@ def test_a_document_that_is_no_text_is_counted(tmp_path: Path, build: Build, mon
 
 
 def test_a_flood_of_blank_lines_ends_early(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdfast.data.text_pack.TextPackBuilder.flood", 200)
+    monkeypatch.setattr("sdfast.modalities.texts.pack.TextPackBuilder.flood", 200)
     (tmp_path / "x.txt").write_text("fine\n" + "\n" * 9_999)
     with pytest.raises(UserError, match=r"x.txt: 767 of 10,000 documents cannot be used"):  # 6 blocks of 128
         build(tmp_path / "x.txt")
 
 
 def test_few_characters_are_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdfast.data.text_pack._HELD", 100)
+    monkeypatch.setattr("sdfast.modalities.texts.pack._HELD", 100)
     held = [10] * 300 + [500, 99, 1, 0]
     items = [Item(str(row), None, bytes, held=characters) for row, characters in enumerate(held)]
     blocks = list(_blocks(items))
@@ -382,18 +382,18 @@ def test_a_damaged_pack_is_refused_and_built_again(tmp_path: Path, build: Build,
     content[-2] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(content if damage == "flip" else content[:-1])
     with pytest.raises(UserError, match=f"test-{ending} is missing or differs from its manifest; delete"):
-        open_text_pack(pack.directory)
+        TextPack.open(pack.directory)
     again = build(source)
-    assert again.fingerprint == pack.fingerprint == open_text_pack(pack.directory).fingerprint
+    assert again.fingerprint == pack.fingerprint == TextPack.open(pack.directory).fingerprint
     assert f"test-{ending}" in build.said[0] and "built again" in build.said[0]  # type: ignore[attr-defined]
 
 
 def test_packs_of_images_and_texts_are_told_apart(tmp_path: Path, build: Build) -> None:
     pack = build(write_splits(tmp_path / "mine"))
     with pytest.raises(UserError, match="is a pack of format text 1, not 1; delete it"):
-        open_pack(pack.directory)
+        ImagePack.open(pack.directory)
     with pytest.raises(UserError, match="holds no pack"):
-        open_text_pack(tmp_path / "nothing")
+        TextPack.open(tmp_path / "nothing")
 
 
 def test_a_directory_with_other_things_is_never_replaced(tmp_path: Path, build: Build) -> None:

@@ -11,16 +11,16 @@ import pytest
 from text_samples import records, roberta_tokenizer, write_json_lines
 
 from sdfast.data.config import DataConfig
-from sdfast.data.text_pack import open_text_pack, prepare_text_pack
-from sdfast.data.tokenization import load_tokenizer
 from sdfast.errors import UserError
+from sdfast.modalities.texts.pack import TextPack
+from sdfast.modalities.texts.tokenization import load_tokenizer
 
 BUILD = """
 import os, signal, sys
 from pathlib import Path
 from sdfast.data.config import DataConfig
-from sdfast.data.text_pack import prepare_text_pack
-from sdfast.data.tokenization import load_tokenizer
+from sdfast.modalities.texts.pack import TextPack
+from sdfast.modalities.texts.tokenization import load_tokenizer
 
 source, tokenizer, directory, moment = sys.argv[1:]
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -35,7 +35,7 @@ def counted(one, other):
 
 os.rename = counted
 progress = lambda done, total: die() if moment == f"documents {done}" else None
-prepare_text_pack(source, Path(directory), load_tokenizer(tokenizer), DataConfig(), print, progress)
+TextPack.prepare(source, Path(directory), load_tokenizer(tokenizer), DataConfig(), print, progress)
 """
 
 
@@ -47,16 +47,16 @@ def test_killed(tmp_path: Path, moment: str) -> None:
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     old = None
     if moment != "documents 128":
-        old = prepare_text_pack(str(source), directory, tokenizer, DataConfig(), print)
+        old = TextPack.prepare(str(source), directory, tokenizer, DataConfig(), print)
         write_json_lines(source, records(300, first=5000))
     arguments = [str(source), str(tmp_path / "tokenizer"), str(directory), moment]
     ended = subprocess.run([sys.executable, "-c", BUILD, *arguments], cwd=Path.cwd())
     assert ended.returncode == -signal.SIGKILL
     if old is None:
         with pytest.raises(UserError, match="holds no pack"):
-            open_text_pack(directory)
+            TextPack.open(directory)
     else:
-        assert (open_text_pack(directory).fingerprint == old.fingerprint) == (moment != "rename 2")
-    new = prepare_text_pack(str(source), directory, tokenizer, DataConfig(), print)
-    assert open_text_pack(directory).fingerprint == new.fingerprint and len(new.split("train")) == 224
+        assert (TextPack.open(directory).fingerprint == old.fingerprint) == (moment != "rename 2")
+    new = TextPack.prepare(str(source), directory, tokenizer, DataConfig(), print)
+    assert TextPack.open(directory).fingerprint == new.fingerprint and len(new.split("train")) == 224
     assert [path.name for path in directory.parent.iterdir()] == ["pack"]

@@ -19,9 +19,9 @@ from tokenizers import models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import sdfast
-from sdfast.data import tokenization
-from sdfast.data.tokenization import Tokenization, Tokenizer, ends_words, load_tokenizer, tokenizer_digest
 from sdfast.errors import UserError
+from sdfast.modalities.texts import tokenization
+from sdfast.modalities.texts.tokenization import Tokenization, Tokenizer, ends_words, load_tokenizer, tokenizer_digest
 
 TEXTS = [sentence(3), "x", "Unknown \u00e9\u4e2d words, <mask> [MASK] and more.", sentence(8, 40), "a\n b", " \u00ad "]
 
@@ -135,7 +135,7 @@ def test_what_is_no_text_is_not_tokenised_for_ever(monkeypatch: pytest.MonkeyPat
 _CHILD = """
 import resource, sys
 from text_samples import bert_tokenizer, roberta_tokenizer, sentence
-from sdfast.data.tokenization import Tokenizer
+from sdfast.modalities.texts.tokenization import Tokenizer
 make = {"bert": bert_tokenizer, "roberta": roberta_tokenizer}[sys.argv[1]]
 tokenizer = Tokenizer(make([sentence(n) for n in range(50)]), 128)
 text = {"words": "the cell binds ", "word": "kinase"}[sys.argv[2]] * (12 << 17)

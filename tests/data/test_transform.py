@@ -7,7 +7,7 @@ import pytest
 from data_samples import pixels
 from PIL import Image
 
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.transform import Transform
 
 
 def test_resize_is_direct_and_bilinear() -> None:

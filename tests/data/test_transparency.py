@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from sdfast.data.config import DataConfig
-from sdfast.data.decode import decode
-from sdfast.data.levels import flattened
-from sdfast.data.pack import Pack
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.decode import decode
+from sdfast.modalities.images.levels import flattened
+from sdfast.modalities.images.pack import ImagePack
+from sdfast.modalities.images.transform import Transform
 
 H, W = 6, 8
 RED = (200, 16, 46)
@@ -238,7 +238,7 @@ def test_a_fourth_band_without_a_name_is_no_alpha() -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "parquet", "saved data set"])
-def test_every_kind_of_source_is_blended(kind: str, tmp_path: Path, build: Callable[..., Pack]) -> None:
+def test_every_kind_of_source_is_blended(kind: str, tmp_path: Path, build: Callable[..., ImagePack]) -> None:
     names = ["animated GIF", "palette, alphas", "PNG LA"]
     cases = [EXACT[name]() for name in names]
     source = tmp_path / "source"

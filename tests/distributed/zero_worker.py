@@ -20,12 +20,13 @@ from torch import Tensor
 
 from sdfast import launch
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConfig
-from sdfast.data.order import BatchOrder, TextBatchOrder
+from sdfast.data.order import BatchOrder
 from sdfast.engine.base import Sharing
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare
 from sdfast.engine.selection import Selection
 from sdfast.errors import SdfastError
+from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.r3f import R3F

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdfast.data.masking import patch_mask
 from sdfast.data.order import Batch
 from sdfast.engine.graph import GraphedStep
 from sdfast.engine.loop import Trainer
 from sdfast.engine.optim import build_optimizer, set_learning_rate
+from sdfast.modalities.images.masking import patch_mask
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import torch
 
 from sdfast.config import FinetuneConfig, PretrainConfig
 from sdfast.engine.optim import build_optimizer, is_decayed, learning_rate
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
 
 SHAPE = ViTShape((8, 8), 4, 3, TransformerShape(16, 1, 2, 32), TransformerShape(8, 1, 2, 16))
 

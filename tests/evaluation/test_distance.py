@@ -9,7 +9,7 @@ import torch
 from small_stage import SHAPE, initialise, teacher_of
 
 from sdfast.evaluation.distance import encoder_distance
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier
 
 
 def test_it_is_the_root_of_all_squares() -> None:

@@ -30,8 +30,8 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from sdfast.modalities.images.model import MAEDecoder, ViTEncoder, ViTShape
 from sdfast.models.blocks import Block, PostNormBlock, TransformerShape, use_attention
-from sdfast.models.vit import MAEDecoder, ViTEncoder, ViTShape
 from sdfast.ops import registry
 from sdfast.ops.attention import Group, Groups, dispatch
 from sdfast.ops.linear import layer

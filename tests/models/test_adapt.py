@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.models.adapt import (
+from sdfast.modalities.images.adapt import (
     check_image_size,
     grey_weights_for_rgb,
     prediction_for,
     resize_positions,
     rgb_weights_for_grey,
 )
-from sdfast.models.checkpoint import load_mae
+from sdfast.modalities.images.checkpoint import load_mae
 
 FIRST_TWO = {"rtol": 0.0, "atol": 1e-6}
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdfast.models.checkpoint import load_classifier, load_mae
+from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
 VARIANTS = [

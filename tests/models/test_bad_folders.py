@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdfast.errors import UserError
-from sdfast.models.checkpoint import load_classifier, load_mae
+from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 
 
 @pytest.fixture

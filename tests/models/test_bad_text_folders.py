@@ -16,13 +16,13 @@ from test_bad_folders import edit_config, edit_tensors, sentence
 from test_text_checkpoint import DROPOUTS, NAMES, TOKENIZER, scrambled
 
 from sdfast.errors import UserError
-from sdfast.models.text_checkpoint import (
+from sdfast.modalities.texts.checkpoint import (
     Companions,
+    classifier_from_mlm,
+    load_classifier,
     load_mlm,
-    load_text_classifier,
+    save_classifier,
     save_mlm,
-    save_text_classifier,
-    text_classifier_from_mlm,
 )
 
 
@@ -154,15 +154,15 @@ def test_files(folder: Path, tmp_path: Path) -> None:
 
 
 def test_classifier_folders(folder: Path, tmp_path: Path) -> None:
-    assert "holds no RobertaForSequenceClassification" in sentence(folder, load_text_classifier)
-    classifier = text_classifier_from_mlm(scrambled("bert"), 3, DROPOUTS, seed=0)
+    assert "holds no RobertaForSequenceClassification" in sentence(folder, load_classifier)
+    classifier = classifier_from_mlm(scrambled("bert"), 3, DROPOUTS, seed=0)
     with pytest.raises(UserError, match="3 outputs needs as many distinct class names"):
-        save_text_classifier(classifier, tmp_path / "twice", Companions(), ["a", "b", "b"], DROPOUTS)
+        save_classifier(classifier, tmp_path / "twice", Companions(), ["a", "b", "b"], DROPOUTS)
     path = tmp_path / "classifier"
-    save_text_classifier(classifier, path, Companions(), NAMES, DROPOUTS)
+    save_classifier(classifier, path, Companions(), NAMES, DROPOUTS)
     edit_config(path, id2label={"0": "a"})
-    assert "id2label" in sentence(path, load_text_classifier)
+    assert "id2label" in sentence(path, load_classifier)
     tensors = load_file(path / "model.safetensors")
     del tensors["bert.pooler.dense.bias"]
     save_file(tensors, path / "model.safetensors")
-    assert "'bert.pooler.dense.bias'" in sentence(path, load_text_classifier)
+    assert "'bert.pooler.dense.bias'" in sentence(path, load_classifier)

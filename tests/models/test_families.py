@@ -9,11 +9,12 @@ import pytest
 import torch
 from test_bad_folders import edit_config, sentence
 
-from sdfast.models import image_families, text_families
-from sdfast.models.checkpoint import load_classifier, load_mae, save_classifier
+from sdfast.modalities.images import families as image_families
+from sdfast.modalities.images.checkpoint import load_classifier, load_mae, save_classifier
+from sdfast.modalities.texts import families as text_families
+from sdfast.modalities.texts.checkpoint import load_mlm, save_mlm
 from sdfast.models.folder import Family
 from sdfast.models.layout import Naming
-from sdfast.models.text_checkpoint import load_mlm, save_mlm
 
 NAMINGS = {
     **{kind: family.naming for kind, family in image_families.FAMILIES.items()},

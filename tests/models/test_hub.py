@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_bad_folders import sentence
 
-from sdfast.models.checkpoint import load_mae
+from sdfast.modalities.images.checkpoint import load_mae
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from sdfast.modalities.images.checkpoint import decoder_shape_for, fresh_mae, load_mae, save_mae
+from sdfast.modalities.images.model import MAEDecoder, ViTShape
+from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.checkpoint import decoder_shape_for, fresh_mae, load_mae, save_mae
 from sdfast.models.initialise import fresh, sincos_positions
-from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import MAEDecoder, ViTShape
 from sdfast.models.weights import weights_digest
 
 ENCODER = TransformerShape(768, 12, 12, 3072)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdfast.errors import UserError
-from sdfast.models.processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor
+from sdfast.modalities.images.processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from test_bad_folders import edit_config
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.models.blocks import TransformerShape
-from sdfast.models.checkpoint import (
+from sdfast.modalities.images.checkpoint import (
     classifier_from_mae,
     fresh_mae,
     load_classifier,
@@ -25,8 +24,9 @@ from sdfast.models.checkpoint import (
     save_encoder,
     save_mae,
 )
-from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.modalities.images.processor import ImageProcessor
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.weights import weights_digest
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
@@ -324,7 +324,7 @@ def test_digest_sees_content_only(tmp_path: Path) -> None:
 def test_loading_and_saving_import_no_large_library(tmp_path: Path) -> None:
     save_mae(scrambled_mae(), tmp_path / "a", PROCESSOR)
     script = (
-        "import sys; from sdfast.models.checkpoint import load_mae, save_mae; "
+        "import sys; from sdfast.modalities.images.checkpoint import load_mae, save_mae; "
         f"m = load_mae({str(tmp_path / 'a')!r}); save_mae(m.module, {str(tmp_path / 'b')!r}, m.processor); "
         "print([name for name in ('transformers', 'timm', 'PIL', 'torchvision', 'triton') if name in sys.modules])"
     )

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from text_model_samples import BATCH, IDS, LENGTHS, padded, unpadded
 
-from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import load_classifier, load_mlm
+from sdfast.modalities.texts.model import Asking, Dropouts, TextView, first_tokens
 from sdfast.models.blocks import use_attention
-from sdfast.models.text import Asking, Dropouts, TextView, first_tokens
-from sdfast.models.text_checkpoint import load_mlm, load_text_classifier
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
 KINDS = ["Roberta", "Bert"]
@@ -88,7 +88,7 @@ def test_masked_loss_and_gradients(kind: str, hugging_face: Any) -> None:
 def test_classifier(kind: str, hugging_face: Any) -> None:
     theirs, path = hugging_face(f"{kind}ForSequenceClassification", num_labels=3)
     theirs.double()
-    ours, _, names = load_text_classifier(path)
+    ours, _, names = load_classifier(path)
     ours.double().eval()
     assert names == ["LABEL_0", "LABEL_1", "LABEL_2"]
     ids, mask = padded(BATCH, ours.shape.pad_id)
@@ -157,10 +157,10 @@ def test_too_long_a_text(hugging_face: Any) -> None:
 
 def test_dropout_acts_where_theirs_does(hugging_face: Any, tmp_path: Path) -> None:
     """The mean over draws is theirs within five standard errors; each kind alone, as both are given by the folder."""
-    from sdfast.models.text_checkpoint import filled
+    from sdfast.modalities.texts.checkpoint import filled
 
     theirs, path = hugging_face("RobertaForSequenceClassification", num_labels=2)
-    module, _, _ = load_text_classifier(path)
+    module, _, _ = load_classifier(path)
     short = TokenBatch(IDS[:9], torch.tensor([4, 5]))
     ids, mask = padded(short, 1)
     for hidden, attention, classifier in ((0.3, 0.0, 0.0), (0.0, 0.4, 0.0), (0.0, 0.0, 0.4)):

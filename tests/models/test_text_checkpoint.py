@@ -18,20 +18,20 @@ from text_fixtures import WORDS, write_tokenizer
 from text_model_samples import BATCH, padded, unpadded
 
 from sdfast import bundled
-from sdfast.data.tokenization import load_tokenizer
-from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape
-from sdfast.models.text_checkpoint import (
+from sdfast.modalities.texts.checkpoint import (
     Companions,
+    classifier_from_mlm,
     cut_at,
     fresh_mlm,
+    load_classifier,
     load_mlm,
-    load_text_classifier,
     read_tokenizer_files,
+    save_classifier,
     save_mlm,
-    save_text_classifier,
-    text_classifier_from_mlm,
 )
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextShape
+from sdfast.modalities.texts.tokenization import load_tokenizer
+from sdfast.models.blocks import TransformerShape
 from sdfast.models.weights import weights_digest
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
@@ -69,14 +69,14 @@ def test_mlm_in_transformers(kind: str, tmp_path: Path) -> None:
 def test_classifier_in_transformers(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     mlm = scrambled(kind)
-    ours = text_classifier_from_mlm(mlm, 3, DROPOUTS, seed=5)
-    save_text_classifier(ours, tmp_path, Companions({}, TOKENIZER), NAMES, DROPOUTS)
+    ours = classifier_from_mlm(mlm, 3, DROPOUTS, seed=5)
+    save_classifier(ours, tmp_path, Companions({}, TOKENIZER), NAMES, DROPOUTS)
     theirs = loaded_cleanly(transformers.AutoModelForSequenceClassification, tmp_path)
     assert theirs.config.id2label == dict(enumerate(NAMES)) and theirs.config.classifier_dropout == 0.4
     ids, mask = padded(BATCH, ours.shape.pad_id or 0)
     wanted = theirs(ids, attention_mask=mask).logits
     torch.testing.assert_close(ours.double().eval()(BATCH), wanted, **TIGHT)
-    again, companions, names = load_text_classifier(tmp_path)
+    again, companions, names = load_classifier(tmp_path)
     assert names == NAMES and companions.tokenizer == TOKENIZER
     assert weights_digest(again) == weights_digest(ours.float())
     assert again.training and again.drop == 0.4
@@ -87,7 +87,7 @@ def test_classifier_in_transformers(kind: str, tmp_path: Path) -> None:
 
 def test_the_head_is_decided_by_the_seed() -> None:
     mlm = scrambled("roberta")
-    one, same, other = (text_classifier_from_mlm(mlm, 3, DROPOUTS, seed) for seed in (5, 5, 6))
+    one, same, other = (classifier_from_mlm(mlm, 3, DROPOUTS, seed) for seed in (5, 5, 6))
     assert torch.equal(one.dense.weight, same.dense.weight) and not torch.equal(one.dense.weight, other.dense.weight)
     assert 0.015 < one.dense.weight.std() < 0.025 and not one.classifier.bias.any()
 
@@ -236,7 +236,7 @@ def test_the_digest_knows_the_shape(tmp_path: Path) -> None:
 def test_loading_and_saving_import_no_large_library(tmp_path: Path) -> None:
     save_mlm(scrambled("roberta"), tmp_path / "a", Companions(), DROPOUTS)
     script = (
-        "import sys; from sdfast.models.text_checkpoint import load_mlm, save_mlm; "
+        "import sys; from sdfast.modalities.texts.checkpoint import load_mlm, save_mlm; "
         f"m = load_mlm({str(tmp_path / 'a')!r}); "
         f"save_mlm(m.module, {str(tmp_path / 'b')!r}, m.companions, m.dropouts); "
         "print([name for name in ('transformers', 'tokenizers', 'datasets', 'triton') if name in sys.modules])"

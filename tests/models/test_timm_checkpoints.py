@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.models.checkpoint import load_mae
+from sdfast.modalities.images.checkpoint import load_mae
 
 timm = pytest.importorskip("timm")
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 1.5, "img_size": 28, "patch_size": 4}
@@ -80,7 +80,7 @@ def test_heads_by_architecture_when_the_config_has_no_model_args(tmp_path: Path,
 
 
 def test_head_table_agrees_with_timm() -> None:
-    from sdfast.models.image_families import _TIMM_HEADS
+    from sdfast.modalities.images.families import _TIMM_HEADS
 
     names = {"tiny": "16", "small": "16", "base": "16", "large": "16", "huge": "14", "giant": "14", "gigantic": "14"}
     for word, patch in names.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sdfast.data.text_batch import TokenBatch
+from sdfast.modalities.texts.batch import TokenBatch
 
 LENGTHS = torch.tensor([7, 1, 12, 12, 3])
 IDS = torch.randint(5, 60, (35,), generator=torch.Generator().manual_seed(3))  # none is padding

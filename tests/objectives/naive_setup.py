@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sdfast.data.order import Batch, BatchOrder
-from sdfast.objectives.base import Normalise
+from sdfast.modalities.images.reader import Normalise
 from sdfast.rng import STREAM_MASK, philox_bits
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

@@ -13,7 +13,7 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 import sdfast
 from sdfast.durable import read_json
 from sdfast.errors import UserError
-from sdfast.models.checkpoint import load_classifier, load_mae
+from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 
 
 @pytest.fixture(scope="module")

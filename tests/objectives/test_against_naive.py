@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.models.checkpoint import load_mae, save_classifier, save_mae
-from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import ViTClassifier
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.modalities.images.checkpoint import load_mae, save_classifier, save_mae
+from sdfast.modalities.images.model import ViTClassifier
+from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
+from sdfast.modalities.images.processor import ImageProcessor
+from sdfast.modalities.images.reader import Normalise
+from sdfast.objectives.base import Objective
 from sdfast.objectives.classification import Classification
-from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.live import LiveTeacher
 
@@ -115,7 +116,7 @@ def load_names_hf(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 2e-5)])
 def test_finetuning(dtype: torch.dtype, bound: float, naive: ModuleType, mae_folder: Callable, tmp_path: Path) -> None:
-    from sdfast.models.checkpoint import classifier_from_mae
+    from sdfast.modalities.images.checkpoint import classifier_from_mae
 
     names = ["a", "b", "c"]
     labels = torch.arange(40) % 3

@@ -18,7 +18,7 @@ from sdfast.config import EngineConfig, FinetuneConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
-from sdfast.models.vit import ViTClassifier
+from sdfast.modalities.images.model import ViTClassifier
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.contrastive import add_projection, drop_projection, supervised_contrastive_loss
 

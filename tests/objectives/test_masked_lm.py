@@ -15,16 +15,16 @@ from text_step_setup import BATCH, MASKING, ROWS, SEED, WORDS, batches, read, sc
 from torch import Tensor
 
 from sdfast.config import EngineConfig
-from sdfast.data.masking import TokenMasking
-from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.prepare import prepare
 from sdfast.errors import UserError
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.model import Dropouts
+from sdfast.modalities.texts.objectives import MaskedTexts
 from sdfast.models.blocks import PostNormBlock, use_attention
-from sdfast.models.text import Dropouts
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts, micro_slices
 from sdfast.objectives.masked import MaskedTraining
-from sdfast.objectives.texts import MaskedTexts
-from sdfast.teacher.live import LiveTeacher, matched_text_features
+from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank, Targets
 
 NO_SHORTCUTS = Shortcuts(packed=False, cls_tail=False, masked_tail=False)
@@ -184,7 +184,7 @@ def test_both_means_by_hand() -> None:
 def test_a_bank_gives_the_losses_of_the_live_teacher(tokens: Any) -> None:
     """Of all tokens a bank has a row each."""
     texts = [TokenBatch(*read(torch.tensor([row]))) for row in range(ROWS)]
-    features = [matched_text_features(TEACHER.encoder, text, tokens).detach() for text in texts]
+    features = [TEACHER.encoder.features(text, tokens).detach() for text in texts]
     firsts = torch.tensor([0, *(len(each) for each in features)]).cumsum(0)
 
     class Bank(ResidentBank):

@@ -13,18 +13,18 @@ from text_step_setup import LABELS, LR, MASKING, SEED, SHAPE, STEPS, batches, re
 from torch import Tensor
 
 from sdfast.config import FinetuneConfig
-from sdfast.data.text_batch import TokenBatch
-from sdfast.models.text import Dropouts
-from sdfast.models.text_checkpoint import (
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import (
     Companions,
+    classifier_from_mlm,
     load_mlm,
+    save_classifier,
     save_mlm,
-    save_text_classifier,
-    text_classifier_from_mlm,
 )
+from sdfast.modalities.texts.model import Dropouts
+from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.objectives.classification import Classification
 from sdfast.objectives.masked import MaskedTraining
-from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.teacher.live import LiveTeacher
 
 transformers = pytest.importorskip("transformers")
@@ -108,8 +108,8 @@ def test_finetuning(tmp_path: Path) -> None:
     """Against the classifier of transformers, padded, with AdamW on the same two groups."""
     naive_text = importlib.import_module("naive_text")
     names = ["a", "b", "c"]
-    module = text_classifier_from_mlm(scrambled(0, torch.float32), 3, Dropouts(), seed=2)
-    save_text_classifier(module, tmp_path / "start", Companions(), names, Dropouts())
+    module = classifier_from_mlm(scrambled(0, torch.float32), 3, Dropouts(), seed=2)
+    save_classifier(module, tmp_path / "start", Companions(), names, Dropouts())
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "start").double().train()
     module.double()
     config = FinetuneConfig(steps=STEPS, batch_size=8, lr=LR, warmup=0.0)

@@ -16,7 +16,7 @@ from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted
-from sdfast.models.vit import MaskedAutoencoder, ViTEncoder
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTEncoder
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.matching import PredictionMatching, WeightMatching, mars_distance, squared_distance
 

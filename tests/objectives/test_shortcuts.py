@@ -18,16 +18,16 @@ from small_stage import IMAGES, MEAN, SHAPE, STD, initialise, losses_of, objecti
 from torch import Tensor
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
-from sdfast.data.masking import patch_mask
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
+from sdfast.modalities.images.masking import patch_mask
+from sdfast.modalities.images.model import MaskedAutoencoder, View, ViTEncoder, patches_of, select_tokens
+from sdfast.modalities.images.reader import Normalise
 from sdfast.models.blocks import Block, use_attention
 from sdfast.models.compiled import use_compiled
-from sdfast.models.vit import MaskedAutoencoder, View, ViTEncoder, patches_of
-from sdfast.objectives.base import ALL_SHORTCUTS, Normalise, Shortcuts
+from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
 from sdfast.ops.linear.fp32_matmul import Float32Products, float32_products, why_not_bf16x6
 from sdfast.ops.registry import why_not
-from sdfast.teacher.features import select_tokens
 from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
 

@@ -11,11 +11,13 @@ from small_text_stage import MASK, PAD, WORDS, model, read, texts
 from torch import Tensor
 
 from sdfast.config import Config, DistillConfig, FinetuneConfig, PretrainConfig, deciding_keys
-from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch
 from sdfast.errors import UserError
-from sdfast.models.vit import MaskedAutoencoder
-from sdfast.objectives.base import Normalise
+from sdfast.modalities.images.model import MaskedAutoencoder
+from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
+from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.objectives.choose import (
     OBJECTIVES,
     Method,
@@ -23,9 +25,7 @@ from sdfast.objectives.choose import (
     masked_objective,
     matches_features,
 )
-from sdfast.objectives.images import LabelledImages, MaskedImages
 from sdfast.objectives.masked import MaskedTraining
-from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.regularizers.choose import REGULARIZERS
 
 BATCH, WHOLE = Batch(2, torch.arange(6)), slice(0, 6)

@@ -15,7 +15,7 @@ from text_fixtures import FEW_STEPS, write_text_model, write_texts
 import sdfast
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, UserError
-from sdfast.models.text_checkpoint import load_text_classifier
+from sdfast.modalities.texts.checkpoint import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_contrastive_fine_tuning_of_texts_saves_a_plain_classifier(
     plain = pipeline(inputs, out, "finetune.start=init").finetune(name="plain")
     result = pipeline(inputs, out, *chosen).finetune(name="supcon")
     assert result.weights != plain.weights and set(result.metrics) == set(plain.metrics)
-    one, two = (load_text_classifier(out / name / "model")[0].state_dict() for name in ("plain", "supcon"))
+    one, two = (load_classifier(out / name / "model")[0].state_dict() for name in ("plain", "supcon"))
     assert set(one) == set(two) and "views of a text are the same" not in caplog.text
     original = Trainer.step
 
@@ -102,4 +102,4 @@ def test_contrastive_fine_tuning_of_texts_saves_a_plain_classifier(
         pipeline(inputs, out, *chosen, "finetune.dropout=0").finetune()
     assert "views of a text are the same" in caplog.text
     assert sdfast.Pipeline(out=out, config=out / "config.yaml").export("finetune", tmp_path / "exported") == 4
-    assert set(load_text_classifier(tmp_path / "exported")[0].state_dict()) == set(one)
+    assert set(load_classifier(tmp_path / "exported")[0].state_dict()) == set(one)

@@ -15,10 +15,11 @@ from test_contrastive import by_definition
 from torch import Tensor
 
 from sdfast.config import EngineConfig, FinetuneConfig
-from sdfast.data.order import Batch, TextBatchOrder
-from sdfast.data.text_batch import TokenBatch
+from sdfast.data.order import Batch
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted, UserError
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.objectives.base import Shortcuts
 
 BATCH, WHOLE = Batch(1, torch.arange(6)), slice(0, 6)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch
-from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.single import SingleEngine
-from sdfast.models.text import Dropouts
-from sdfast.models.text_checkpoint import Companions, fresh_mlm, load_mlm, save_mlm
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import Companions, fresh_mlm, load_mlm, save_mlm
+from sdfast.modalities.texts.model import Dropouts
+from sdfast.modalities.texts.objectives import MaskedTexts
 from sdfast.objectives.base import ALL_SHORTCUTS
 from sdfast.objectives.masked import MaskedTraining
-from sdfast.objectives.texts import MaskedTexts
 from sdfast.teacher.live import LiveTeacher
 
 transformers = pytest.importorskip("transformers")

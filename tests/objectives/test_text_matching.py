@@ -15,14 +15,15 @@ from small_text_stage import LENGTHS, PAD, model, text_objective_of, texts
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, PretrainConfig
-from sdfast.data.order import Batch, TextBatchOrder
-from sdfast.data.text_batch import TokenBatch
+from sdfast.data.order import Batch
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import Interrupted
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import Companions, save_mlm
+from sdfast.modalities.texts.families import FAMILIES
+from sdfast.modalities.texts.model import NO_DROPOUT
+from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.models import layout
-from sdfast.models.text import NO_DROPOUT
-from sdfast.models.text_checkpoint import Companions, save_mlm
-from sdfast.models.text_families import FAMILIES
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 

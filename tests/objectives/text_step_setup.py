@@ -11,13 +11,13 @@ from small_stage import losses_of
 from torch import Tensor
 
 from sdfast.config import EngineConfig, PretrainConfig
-from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch, BatchOrder
-from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import fresh_mlm
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextShape
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import Dropouts, MaskedLanguageModel, TextShape
-from sdfast.models.text_checkpoint import fresh_mlm
 from sdfast.objectives.base import Objective
 
 STEPS, BATCH, SEED, LR, ROWS = 20, 8, 6, 1e-3, 20

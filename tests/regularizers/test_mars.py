@@ -8,7 +8,7 @@ from small_stage import objective_of
 
 from sdfast.config import FinetuneConfig
 from sdfast.engine.optim import build_optimizer
-from sdfast.models.vit import ViTClassifier
+from sdfast.modalities.images.model import ViTClassifier
 from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.mars import Constraint, Mars
 

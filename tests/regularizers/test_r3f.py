@@ -9,7 +9,7 @@ from small_stage import IMAGES, LABELS, objective_of
 
 from sdfast.config import FinetuneConfig
 from sdfast.data.order import Batch
-from sdfast.models.vit import View, ViTClassifier
+from sdfast.modalities.images.model import View, ViTClassifier
 from sdfast.objectives.classification import Classification
 from sdfast.regularizers.choose import on_loss
 from sdfast.regularizers.r3f import R3F, add_spectral_norm, fold_spectral_norm, folded_state, symmetric_kl

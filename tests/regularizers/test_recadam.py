@@ -11,7 +11,7 @@ from small_stage import objective_of
 
 from sdfast.config import FinetuneConfig
 from sdfast.engine.optim import build_optimizer, is_decayed, set_learning_rate
-from sdfast.models.vit import ViTClassifier
+from sdfast.modalities.images.model import ViTClassifier
 from sdfast.regularizers.choose import advice, on_optimizer
 from sdfast.regularizers.recadam import Annealing, Pull, RecAdam
 

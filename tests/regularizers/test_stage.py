@@ -21,7 +21,7 @@ from sdfast.engine.base import Sharing
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.make import make_engine
 from sdfast.errors import Interrupted, UserError
-from sdfast.models.checkpoint import load_classifier
+from sdfast.modalities.images.checkpoint import load_classifier
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.r3f import add_spectral_norm
 

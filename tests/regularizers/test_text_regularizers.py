@@ -20,21 +20,22 @@ from torch import Tensor, nn
 
 import sdfast
 from sdfast.config import EngineConfig
-from sdfast.data.order import Batch, TextBatchOrder
-from sdfast.data.text_batch import TokenBatch
+from sdfast.data.order import Batch
 from sdfast.durable import read_json
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.optim import build_optimizer, is_decayed
 from sdfast.engine.single import SingleEngine
 from sdfast.errors import Interrupted, UserError
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import Companions, load_classifier, save_classifier
+from sdfast.modalities.texts.families import FAMILIES
+from sdfast.modalities.texts.model import TextClassifier, TextShape
+from sdfast.modalities.texts.objectives import LabelledTexts
+from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.models import layout
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import TextClassifier, TextShape
-from sdfast.models.text_checkpoint import Companions, load_text_classifier, save_text_classifier
-from sdfast.models.text_families import FAMILIES
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.classification import Classification
-from sdfast.objectives.texts import LabelledTexts
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.r3f import R3F, add_spectral_norm
@@ -68,7 +69,7 @@ def test_r3f_is_two_passes_of_transformers(kind: Literal["roberta", "bert"], cls
     """Noise on what comes out of the words' table, before types, positions and LayerNorm: their `inputs_embeds`."""
     transformers = pytest.importorskip("transformers")
     module = classifier(kind)
-    save_text_classifier(module, tmp_path, Companions(), list("abcd"), sdfast.models.text.NO_DROPOUT)
+    save_classifier(module, tmp_path, Companions(), list("abcd"), sdfast.modalities.texts.model.NO_DROPOUT)
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     theirs, module = loaded.double().train(), module.double().train()
     r3f, batch = R3F(weight=0.7, eps=3.0), texts(BATCH.rows)
@@ -292,7 +293,7 @@ def test_a_run_on_texts_with_each(inputs: dict[str, Path], tmp_path: Path, caplo
         chosen = (f"finetune.regularizer={name}", "finetune.mars.head_radius=0.1")
         result = pipeline(inputs, out, *chosen).finetune(name=name)
         assert result.weights != plain.weights and set(result.metrics) == set(plain.metrics)
-        head = load_text_classifier(out / name / "model")[0].classifier
+        head = load_classifier(out / name / "model")[0].classifier
         top = float(torch.linalg.matrix_norm(head.weight.detach(), 2))
         assert head.weight.shape == (2, 32) and (abs(top - 1) < 0.02) == (name == "r4f")
         assert ("t0" in caplog.text) == (name == "recadam")

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from sdfast.data.rows import row_digest
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTShape
+from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.images.teacher import ImageRecipe
+from sdfast.modalities.images.transform import Transform
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.vit import MaskedAutoencoder, ViTShape
-from sdfast.objectives.base import Normalise
-from sdfast.teacher.recipe import Recipe
 
 SHAPE = ViTShape((8, 8), 4, 3, TransformerShape(16, 2, 2, 32), TransformerShape(8, 1, 2, 16))
 TRANSFORM = Transform(8, 8, 3, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -37,7 +37,7 @@ def digests_of(images: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(row_digest(image) for image in images), np.uint8).reshape(-1, 32)
 
 
-def make_recipe(**changes: Any) -> Recipe:
+def make_recipe(**changes: Any) -> ImageRecipe:
     images = changes.pop("images", None)
     images = make_images() if images is None else images
     values: dict[str, Any] = {
@@ -52,7 +52,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "dtype": "float32",
         "device": torch.device("cpu"),
     }
-    return Recipe(**{**values, **changes})
+    return ImageRecipe(**{**values, **changes})
 
 
 def contents(directory: Path) -> dict[str, bytes]:

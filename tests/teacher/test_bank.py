@@ -13,12 +13,12 @@ from bank_samples import COUNT, SHAPE, TRANSFORM, contents, make_images, make_mo
 
 from sdfast.durable import sha256_json
 from sdfast.errors import RunError, UserError
+from sdfast.modalities.images.model import select_tokens
 from sdfast.ops.attention import Group, Groups
 from sdfast.store.artifact import fitted
 from sdfast.store.rows import Layout
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.features import select_tokens
 from sdfast.teacher.storage import widen
 from sdfast.teacher.verify import sample_errors
 

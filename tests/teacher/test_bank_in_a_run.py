@@ -17,7 +17,7 @@ from sdfast.cli.main import run
 from sdfast.context import Context
 from sdfast.durable import read_json
 from sdfast.errors import UserError
-from sdfast.models.checkpoint import load_mae
+from sdfast.modalities.images.checkpoint import load_mae
 from sdfast.stages.graph import distillation
 from sdfast.stages.inputs import inputs_of
 from sdfast.teacher.bank import open_bank

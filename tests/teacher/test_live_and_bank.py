@@ -15,19 +15,25 @@ from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.teacher_bank import bank_targets
-from sdfast.objectives.base import Normalise
-from sdfast.objectives.images import MaskedImages
+from sdfast.modalities.images.objectives import MaskedImages
+from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.images.teacher import ImageRecipe
 from sdfast.objectives.masked import MaskedTraining
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.targets import Teacher
 
 STEPS = 200
 
 
 def train(
-    recipe: Recipe, teacher: Teacher, dtype: torch.dtype, batch_size: int, seed: int, directory: Path, accumulate: int
+    recipe: ImageRecipe,
+    teacher: Teacher,
+    dtype: torch.dtype,
+    batch_size: int,
+    seed: int,
+    directory: Path,
+    accumulate: int,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The loss of every step, and the weights after the last."""
     module = make_module(8).to(dtype)
@@ -51,7 +57,7 @@ class Stopped(Exception):
     pass
 
 
-def interrupted_build(directory: Path, recipe: Recipe) -> Any:
+def interrupted_build(directory: Path, recipe: ImageRecipe) -> Any:
     """A bank whose build was stopped after each of its batches once."""
 
     def stop_at(row: int) -> Any:

@@ -15,9 +15,9 @@ from bank_samples import contents, make_images, make_module, make_recipe
 from test_mutations import flipped
 from test_several_processes import in_threads
 
-from sdfast.data.augment import Augmentation, content_keys
+from sdfast.modalities.images.augment import Augmentation, content_keys
+from sdfast.modalities.images.teacher import ImageRecipe
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.recipe import Recipe
 
 RANKS, BATCHES = 3, 6
 
@@ -26,7 +26,7 @@ class Stopped(Exception):
     pass
 
 
-def the_recipe(**changes: Any) -> Recipe:
+def the_recipe(**changes: Any) -> ImageRecipe:
     recipe = make_recipe(images=make_images(32 * BATCHES), dtype="int8", tokens="all", layer=1)
     recipe = replace(recipe, augment=Augmentation("crop", 5, 2, content_keys(recipe.digests)))
     return replace(recipe, **changes)
@@ -62,14 +62,14 @@ class Case:
     def __init__(self, part: Path, root: Path, whole: dict[str, bytes]) -> None:
         self.part, self.root, self.whole, self.count, self.kept = part, root, whole, 0, 0
 
-    def ends_well(self, change: Callable[[Path], Any], recipe: Recipe | None = None, ranks: int = 1) -> None:
+    def ends_well(self, change: Callable[[Path], Any], recipe: ImageRecipe | None = None, ranks: int = 1) -> None:
         self.count += 1
         directory = self.root / str(self.count) / "teacher"
         copy = Path(shutil.copytree(self.part, directory.with_name(".partial-teacher")))
         change(copy)
         computed = 0
 
-        class Counted(Recipe):
+        class Counted(ImageRecipe):
             def features(self, *arguments: Any) -> Any:
                 nonlocal computed
                 computed += 1
@@ -87,7 +87,7 @@ class Case:
         shutil.rmtree(directory.parent)
 
 
-FIELDS = Recipe.__dataclass_fields__
+FIELDS = ImageRecipe.__dataclass_fields__
 
 
 @pytest.fixture

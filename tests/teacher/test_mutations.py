@@ -22,12 +22,12 @@ import pytest
 import torch
 from bank_samples import SHAPE, TRANSFORM, digests_of, make_images, make_module, make_recipe
 
-from sdfast.data.augment import Augmentation, content_keys
 from sdfast.durable import sha256_json
 from sdfast.errors import SdfastError, UserError
+from sdfast.modalities.images.augment import Augmentation, content_keys
+from sdfast.modalities.images.teacher import ImageRecipe
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.recipe import Recipe
 
 ROWS = 70
 KINDS: dict[str, dict[str, Any]] = {
@@ -37,12 +37,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def the_recipe(kind: str, images: np.ndarray) -> Recipe:
+def the_recipe(kind: str, images: np.ndarray) -> ImageRecipe:
     recipe = make_recipe(images=images, **KINDS[kind])
     return with_keys(recipe)
 
 
-def with_keys(recipe: Recipe) -> Recipe:
+def with_keys(recipe: ImageRecipe) -> ImageRecipe:
     """A recipe whose views are keyed by its images."""
     if recipe.augment is None:
         return recipe
@@ -78,7 +78,7 @@ class Judge:
         prepare_bank(root / "taught" / "teacher", replace(self.recipe, encoder=make_module(4).encoder))
         self.others = [root / "other" / "teacher", root / "taught" / "teacher"]
 
-    def targets(self, recipe: Recipe) -> dict[bytes, bytes]:
+    def targets(self, recipe: ImageRecipe) -> dict[bytes, bytes]:
         """What every image would be matched with, by the image's bytes."""
         bank = open_bank(self.directory, recipe.identity)
         features, scale = bank.load()
@@ -91,7 +91,7 @@ class Judge:
             )
         return found
 
-    def refused(self, recipe: Recipe | None = None) -> bool:
+    def refused(self, recipe: ImageRecipe | None = None) -> bool:
         """Whether the bank as it is now is refused; otherwise it has to be as good as it was."""
         global _opened
         _opened = opened = []

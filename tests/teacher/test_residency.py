@@ -14,10 +14,10 @@ from test_live_and_bank import train
 from sdfast.data.waiting import seconds_waited
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.errors import UserError
+from sdfast.modalities.images.teacher import ImageRecipe
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fetch import FetchedBank
-from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.residency import choose_residency, free_memory, place_bank
 from sdfast.teacher.targets import ResidentBank, Teacher
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 PLACES = ("device", "host", "stream")
 
 
-def placed(bank: Bank, recipe: Recipe, place: str) -> Any:
+def placed(bank: Bank, recipe: ImageRecipe, place: str) -> Any:
     """A bank at its place; host memory too, which nobody would choose beside a CPU."""
     if place == "host":
         return place_bank(bank, recipe.bank_rows(bank), "host", CPU)

@@ -17,9 +17,9 @@ import torch
 from bank_samples import contents, make_images, make_recipe
 
 from sdfast.errors import Interrupted, RunError, SdfastError, UserError
+from sdfast.modalities.images.teacher import ImageRecipe
 from sdfast.ranks import Ranks
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.recipe import Recipe
 
 ROWS = 700
 BATCHES = 11
@@ -27,7 +27,7 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["sdfast.teacher.build", "bank_samples"])
 
 
-def the_recipe() -> Recipe:
+def the_recipe() -> ImageRecipe:
     return make_recipe(images=make_images(ROWS), tokens="all", dtype="int8")
 
 
@@ -38,7 +38,7 @@ def build(directory: str, rank: int, world: int, die_after: int | None, notes: A
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     computed = 0
 
-    class Counted(Recipe):
+    class Counted(ImageRecipe):
         def features(self, *arguments: Any) -> Any:
             nonlocal computed
             if computed == die_after:

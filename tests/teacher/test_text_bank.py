@@ -14,13 +14,12 @@ from text_fixtures import FEW_STEPS, write_text_model, write_texts
 
 import sdfast
 from sdfast.cli.main import run
-from sdfast.data.text_batch import TokenBatch
 from sdfast.errors import UserError
-from sdfast.models.text_checkpoint import load_mlm
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.checkpoint import load_mlm
+from sdfast.modalities.texts.teacher import TextRecipe
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
-from sdfast.teacher.live import matched_text_features
-from sdfast.teacher.recipe import TextRecipe
 from sdfast.teacher.verify import sample_errors
 
 
@@ -40,7 +39,7 @@ def test_it_holds_what_the_teacher_gives_for_each_text_alone(recipe: TextRecipe,
     encoder = recipe.encoder.double().eval()
     for row in range(0, 150, 7):
         text = TokenBatch(*recipe.split.tokens(torch.tensor([row])))
-        alone = matched_text_features(encoder, text, "cls")[0]
+        alone = encoder.features(text, "cls")[0]
         assert (features[place[row]].double() - alone).abs().max() < 1e-5
     recipe.encoder.float()
     lengths = recipe.split.lengths[recipe.distinct_rows]

@@ -15,20 +15,20 @@ from test_live_and_bank import interrupted_build, train
 
 import sdfast
 from sdfast.cli.main import run
-from sdfast.data.augment import Augmentation, content_keys
 from sdfast.durable import read_json
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.errors import UserError
-from sdfast.models.checkpoint import load_mae
+from sdfast.modalities.images.augment import Augmentation, content_keys
+from sdfast.modalities.images.checkpoint import load_mae
+from sdfast.modalities.images.teacher import ImageRecipe
 from sdfast.teacher.bank import open_bank
 from sdfast.teacher.build import prepare_bank
 from sdfast.teacher.fetch import FetchedBank
 from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.recipe import Recipe
 from sdfast.teacher.verify import sample_errors
 
 
-def with_views(kind: str = "crop", seed: int = 11, views: int = 3, **changes: Any) -> Recipe:
+def with_views(kind: str = "crop", seed: int = 11, views: int = 3, **changes: Any) -> ImageRecipe:
     recipe = make_recipe(**changes)
     return replace(recipe, augment=Augmentation(kind, seed, views, content_keys(recipe.digests)))  # type: ignore[arg-type]
 

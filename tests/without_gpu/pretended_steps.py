@@ -14,19 +14,20 @@ from pretend_gpu import PretendGpu
 from torch import Tensor
 
 from sdfast.config import Config
-from sdfast.data.augment import Augmentation
-from sdfast.data.masking import TokenMasking
 from sdfast.data.order import Batch
-from sdfast.data.text_batch import TokenBatch
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.single import SingleEngine
+from sdfast.modalities.images.augment import Augmentation
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
+from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.text import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.vit import MaskedAutoencoder, ViTClassifier, ViTShape
-from sdfast.objectives.base import Normalise, Objective
+from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
-from sdfast.objectives.images import LabelledImages, MaskedImages
-from sdfast.objectives.texts import LabelledTexts, MaskedTexts
 from sdfast.ops.mae_distill import triton_backend
 from sdfast.ops.mae_distill.arguments import Arguments
 from sdfast.teacher.live import LiveTeacher

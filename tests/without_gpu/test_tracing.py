@@ -15,10 +15,10 @@ from recorded_graphs import Graphs, recorded_graphs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sdfast.modalities.images.model import MaskedAutoencoder, View, ViTClassifier, with_cls
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel
 from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.compiled import use_compiled
-from sdfast.models.text import Dropouts, MaskedLanguageModel
-from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, with_cls
 from sdfast.ops.attention import dispatch
 
 VISIBLE = PATCHES - MASKED

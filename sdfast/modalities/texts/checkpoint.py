@@ -1,4 +1,4 @@
-"""BERT and RoBERTa in, Hugging Face folders out: the door between checkpoints and `sdfast.models.text`.
+"""BERT and RoBERTa in, Hugging Face folders out: the door between checkpoints and the model of texts.
 
 Nothing here imports transformers: the files are read and written directly. What a folder holds besides weights (further
 settings, the tokenizer's files) is carried along as it is.
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from sdfast.errors import UserError
+from sdfast.modalities.texts.families import DROPOUTS, FAMILIES, SHAPE, TextSource, describe
+from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models import layout
 from sdfast.models.folder import (
     STACK,
@@ -27,8 +29,6 @@ from sdfast.models.folder import (
 )
 from sdfast.models.hub import TOKENIZER_FILES, find_model_folder
 from sdfast.models.initialise import STD, fresh, fresh_state
-from sdfast.models.text import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
-from sdfast.models.text_families import DROPOUTS, FAMILIES, SHAPE, TextSource, describe
 from sdfast.models.weights import Weights, filled, sizes_of, unreadable, weights_digest
 from sdfast.regular import read_regular
 
@@ -131,7 +131,7 @@ def fresh_mlm(shape: TextShape, seed: int, dropouts: Dropouts = NO_DROPOUT) -> M
     return fresh(MaskedLanguageModel, seed, shape, dropouts)
 
 
-def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: Dropouts, seed: int) -> TextClassifier:
+def classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: Dropouts, seed: int) -> TextClassifier:
     """A classifier that starts from the encoder of `mlm` (copied) with a new head.
 
     The head's two matrices are normal(0, 0.02), decided by `seed` alone, its biases zero: BERT's pooler is not taken
@@ -143,7 +143,7 @@ def text_classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: D
     return classifier_on(TextClassifier, mlm, seed, mlm.shape, classes, dropouts)
 
 
-def save_text_classifier(
+def save_classifier(
     module: TextClassifier,
     directory: Path,
     companions: Companions,
@@ -151,7 +151,7 @@ def save_text_classifier(
     dropouts: Dropouts,
     max_length: int | None = None,
 ) -> None:
-    """Write a folder that transformers' `AutoModelForSequenceClassification` and `load_text_classifier` read.
+    """Write a folder that transformers' `AutoModelForSequenceClassification` and `load_classifier` read.
 
     `max_length` is that of the documents it was trained on, see `save_mlm`.
 
@@ -162,7 +162,7 @@ def save_text_classifier(
     _write(directory, "ForSequenceClassification", module, companions, dropouts, max_length, **further)
 
 
-def load_text_classifier(directory: Path) -> tuple[TextClassifier, Companions, list[str]]:
+def load_classifier(directory: Path) -> tuple[TextClassifier, Companions, list[str]]:
     """Read a folder of `RobertaForSequenceClassification` or `BertForSequenceClassification`.
 
     Returns:

@@ -14,7 +14,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
+from sdfast.models.base import Classifier, Encoder, Layer, MaskedModel, Tokens, blocks_before
 from sdfast.models.blocks import Block, Rows, TransformerShape, settled, take_tokens
 from sdfast.models.compiled import Compilable, segment
 from sdfast.ops.attention import Group, Groups
@@ -84,8 +86,10 @@ class View:
         return Group(batch, count, count, self.valid)
 
 
-class ViTEncoder(Compilable):
+class ViTEncoder(Encoder, Compilable):
     """Patch embedding, CLS token, positions, blocks and the final LayerNorm."""
+
+    static = True
 
     def __init__(self, shape: ViTShape, dropout: float = 0.0) -> None:
         super().__init__()
@@ -145,6 +149,12 @@ class ViTEncoder(Compilable):
         whole = self.embed(pixels)
         return take_tokens(whole, F.pad(patch_ids + 1, (1, 0))), whole  # CLS stays first
 
+    @override
+    def features(self, inputs: Tensor, tokens: Tokens, layer: Layer = "last") -> Tensor:
+        """Images [B, C, H, W], normalised -> [B, D] or [B, N, D]."""
+        (encoded,) = self.encode(View(self.embed(inputs), cls_only=tokens == "cls", layer=blocks_before(layer)))
+        return encoded if tokens == "cls" else select_tokens(encoded, tokens)
+
     def encode(self, *views: View) -> list[Tensor]:
         """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
 
@@ -199,6 +209,21 @@ def _apart(rows: Rows, groups: Groups) -> list[Rows]:
 def _shaped(rows: Rows, tokens: Tensor) -> Rows:
     """Rows of a view as [B, N, D]."""
     return Rows(rows.x.view_as(tokens), None if rows.pending is None else rows.pending.view_as(tokens))
+
+
+def select_tokens(encoded: Tensor, tokens: Tokens) -> Tensor:
+    """Pick the matched tokens of an encoder's output.
+
+    Args:
+        encoded: [B, 1 + L, D], CLS first, then the patches in image order.
+        tokens: see `Encoder.features`.
+
+    Returns:
+        [B, D] for `cls`, [B, L, D] for `patch`, [B, 1 + L, D] for `all`; a view.
+    """
+    if tokens == "cls":
+        return encoded[:, 0]
+    return encoded[:, 1:] if tokens == "patch" else encoded
 
 
 class MAEDecoder(Compilable):
@@ -284,8 +309,11 @@ def with_cls(valid: Tensor | None) -> Tensor | None:
     return None if valid is None else F.pad(valid, (1, 0), value=True)
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(MaskedModel):
     """A ViT encoder with an MAE decoder. Position embeddings are fixed, as in ViTMAE."""
+
+    shape: ViTShape
+    encoder: ViTEncoder
 
     def __init__(self, shape: ViTShape) -> None:
         super().__init__()
@@ -296,12 +324,15 @@ class MaskedAutoencoder(nn.Module):
         self.decoder.position_embeddings.requires_grad_(False)
 
 
-class ViTClassifier(nn.Module):
+class ViTClassifier(Classifier):
     """A ViT encoder with one linear layer on the CLS token after the final LayerNorm (fidelity: no pooler).
 
     Position embeddings are trainable here and dropout acts after the embeddings, the attention projections and the
     MLPs, as in `transformers.ViTForImageClassification`.
     """
+
+    shape: ViTShape
+    encoder: ViTEncoder
 
     def __init__(self, shape: ViTShape, classes: int, dropout: float = 0.0) -> None:
         super().__init__()

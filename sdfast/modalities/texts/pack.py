@@ -27,8 +27,8 @@ from sdfast.data.modality import TEXTS
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import Rows, counted
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
-from sdfast.data.tokenization import LONGEST, Tokenization, Tokenized, Tokenizer
 from sdfast.durable import load_array
+from sdfast.modalities.texts.tokenization import LONGEST, Tokenization, Tokenized, Tokenizer
 
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
 _BLOCK = 128  # documents tokenised at a time
@@ -201,6 +201,3 @@ class TextPack(OpenPack[TextSplit]):
         """How a pack was made: the tokenisation, and the options that decide what is in it."""
         decide = options.model_dump(mode="json", include=_IN_PACK)
         return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide}
-
-
-open_text_pack, prepare_text_pack = TextPack.open, TextPack.prepare

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdfast.data.pack import PackSplit
 from sdfast.log import log
+from sdfast.modalities.images.pack import ImageSplit
 from sdfast.teacher.residency import free_memory
 
 _SHARE = 0.25  # of the device's free memory that images may take: a step needs the rest
@@ -18,7 +18,7 @@ _ROWS = 256  # copied at a time
 Reader = Callable[[Tensor], Tensor]
 
 
-def image_reader(split: PackSplit, device: torch.device) -> Reader:
+def image_reader(split: ImageSplit, device: torch.device) -> Reader:
     """The function that brings rows of a split to the device.
 
     On a CPU the rows are gathered from the pack's memory map. On a GPU the whole split is loaded once when it takes at
@@ -38,3 +38,20 @@ def image_reader(split: PackSplit, device: torch.device) -> Reader:
         return lambda rows: whole[rows.to(device, non_blocking=True)]
     log.info("data: images are brought to %s batch by batch", device)
     return lambda rows: torch.from_numpy(images[rows.numpy()]).pin_memory().to(device, non_blocking=True)
+
+
+class Normalise(nn.Module):
+    """uint8 [B, H, W, C] -> [B, C, H, W] in the buffers' dtype: (x / 255 - mean) / std, on the images' device."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale and normalise."""
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        return ((pixels - self.mean) / self.std).contiguous()

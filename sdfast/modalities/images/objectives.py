@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from sdfast.config import PretrainConfig
-from sdfast.data.augment import Augmentation
-from sdfast.data.masking import PatchMask, batch_mask
 from sdfast.data.order import Batch
 from sdfast.losses import mae_distill_loss
-from sdfast.models.vit import MaskedAutoencoder, View, ViTClassifier, with_cls
-from sdfast.objectives.base import DecayRule, Normalise, Shortcuts
+from sdfast.modalities.images.augment import Augmentation
+from sdfast.modalities.images.masking import PatchMask, batch_mask
+from sdfast.modalities.images.model import MaskedAutoencoder, View, ViTClassifier, select_tokens, with_cls
+from sdfast.modalities.images.reader import Normalise
+from sdfast.models.base import Layer, Tokens, blocks_before
+from sdfast.objectives.base import DecayRule, Shortcuts
 from sdfast.objectives.masked import MaskedRows, Match
 from sdfast.regularizers.r3f import R3F
 from sdfast.rng import STREAM_FLIP, philox_bits
-from sdfast.teacher.features import Layer, Tokens, blocks_before, select_tokens
 from sdfast.teacher.targets import Targets
 
 Pixels = tuple[Tensor, dict[str, Any]]

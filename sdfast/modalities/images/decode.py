@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Raw
-from sdfast.data.levels import Deep, NoRange, Range, deep_picture, flattened, largest_declared, mend_key, raw_mode
-from sdfast.data.transform import Transform
+from sdfast.modalities.images.levels import (
+    Deep,
+    NoRange,
+    Range,
+    deep_picture,
+    flattened,
+    largest_declared,
+    mend_key,
+    raw_mode,
+)
+from sdfast.modalities.images.transform import Transform
 
 if TYPE_CHECKING:
     from PIL.Image import Image

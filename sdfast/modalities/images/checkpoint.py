@@ -1,4 +1,4 @@
-"""Pre-trained models in, Hugging Face folders out: the one door between checkpoints and `sdfast.models.vit`.
+"""Pre-trained ViTs in, Hugging Face folders out: the one door between checkpoints and the model of images.
 
 Nothing here imports transformers: reading and writing the files directly keeps the start of a command short.
 """
@@ -13,7 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdfast.models import adapt, layout
+from sdfast.modalities.images import adapt
+from sdfast.modalities.images.families import (
+    DECODER,
+    FAMILIES,
+    SHAPE,
+    VIT,
+    VIT_MAE,
+    ImageSource,
+    describe,
+    trained_with,
+)
+from sdfast.modalities.images.model import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
+from sdfast.modalities.images.processor import ImageProcessor
+from sdfast.models import layout
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.folder import (
     SHARE,
@@ -25,10 +38,7 @@ from sdfast.models.folder import (
     write_folder,
 )
 from sdfast.models.hub import find_model_folder
-from sdfast.models.image_families import DECODER, FAMILIES, SHAPE, VIT, VIT_MAE, ImageSource, describe, trained_with
 from sdfast.models.initialise import STD, fresh
-from sdfast.models.processor import ImageProcessor
-from sdfast.models.vit import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.models.weights import filled, sizes_of, weights_digest
 
 _GREY_AS_RGB = "sdfast_grey_as_rgb"  # in config.json: three input channels that see the luma of a one-channel model

@@ -7,16 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdfast.data.masking import TokenMask, TokenMasking, batch_token_mask
 from sdfast.data.order import Batch
-from sdfast.data.text_batch import TokenBatch, TokenReader
 from sdfast.losses import linear_kl, mlm_distill_loss
-from sdfast.models.text import Asking, MaskedLanguageModel, TextClassifier, TextView
+from sdfast.modalities.texts.batch import TokenBatch, TokenReader
+from sdfast.modalities.texts.masking import TokenMask, TokenMasking, batch_token_mask
+from sdfast.modalities.texts.model import Asking, MaskedLanguageModel, TextClassifier, TextView, asked_tokens
+from sdfast.models.base import Layer, Tokens, blocks_before
 from sdfast.objectives.base import DecayRule, Shortcuts
 from sdfast.objectives.masked import MaskedRows, Match
 from sdfast.regularizers.r3f import R3F
-from sdfast.teacher.features import Layer, Tokens, blocks_before
-from sdfast.teacher.live import asked_tokens
 
 Mean = Literal["token", "sequence"]
 Hidden = tuple[Tensor, bool]

@@ -15,19 +15,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data import decode as decoding
 from sdfast.data.config import KEEP, DataConfig
-from sdfast.data.decode import BrokenImage, ceiling, decode
 from sdfast.data.items import Item, Source, item_record, read_item
-from sdfast.data.levels import NoRange, Range
 from sdfast.data.modality import IMAGES
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import counted
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import row_digest
-from sdfast.data.transform import Transform
 from sdfast.durable import check_room, load_array
+from sdfast.modalities.images import decode as decoding
+from sdfast.modalities.images.decode import BrokenImage, ceiling, decode
+from sdfast.modalities.images.levels import NoRange, Range
+from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding"}  # what they decide is in the digest of the source
@@ -58,7 +58,7 @@ _ROTATION = {
 }
 
 
-class PackSplit(SplitFiles):
+class ImageSplit(SplitFiles):
     """The rows of one split.
 
     Attributes:
@@ -182,7 +182,7 @@ def _ceiling_of_item(item: Item, options: DataConfig) -> tuple[int, int, str]:
     return *ceiling(read_item(item), options), item.name
 
 
-class Pack(OpenPack[PackSplit]):
+class ImagePack(OpenPack[ImageSplit]):
     """An open pack of images (see `OpenPack`).
 
     Attributes:
@@ -192,7 +192,7 @@ class Pack(OpenPack[PackSplit]):
 
     format, modality, how, contents = 1, IMAGES, "transform", "images"
     endings: ClassVar[Mapping[str, str]] = {"images": "images.npy", **ENDINGS}
-    split_kind, builder = PackSplit, ImagePackBuilder
+    split_kind, builder = ImageSplit, ImagePackBuilder
 
     def _take(self, manifest: Manifest) -> None:
         self.transform = Transform.from_json(manifest["transform"])
@@ -213,6 +213,3 @@ class Pack(OpenPack[PackSplit]):
         }
         decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
         return {"format": cls.format, "transform": how.to_json(), "options": decide}
-
-
-open_pack, prepare_pack = Pack.open, Pack.prepare

@@ -1,6 +1,6 @@
 """A pre-trained model for other images: another size (positions interpolated), another number of channels.
 
-All functions work on the tensors of `sdfast.models.vit` by name and return new ones.
+All functions work on the tensors of `sdfast.modalities.images.model` by name and return new ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.models.vit import ViTShape
+from sdfast.modalities.images.model import ViTShape
 
 _MOST_PATCHES = 1 << 20  # of an image: 16,384 x 16,384 pixels in patches of 16
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")

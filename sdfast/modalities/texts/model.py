@@ -13,9 +13,11 @@ from typing import Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
-from sdfast.data.text_batch import TokenBatch, starts
 from sdfast.errors import UserError
+from sdfast.modalities.texts.batch import TokenBatch, starts
+from sdfast.models.base import Classifier, Encoder, Layer, MaskedModel, Tokens, blocks_before
 from sdfast.models.blocks import PostNormBlock, TransformerShape
 from sdfast.models.compiled import Compilable, segment
 from sdfast.ops.attention import Groups, Ragged
@@ -98,6 +100,26 @@ def first_tokens(lengths: Tensor) -> Asking:
     return Asking(starts(lengths), torch.ones_like(lengths))
 
 
+def asked_tokens(lengths: Tensor, tokens: Tokens) -> Asking | None:
+    """Those of texts that are matched: `cls`, the first (`<s>`, `[CLS]`), or `all` (equation 3 read literally), None.
+
+    Raises:
+        UserError: these are patches.
+    """
+    check_text_tokens(tokens)
+    return first_tokens(lengths) if tokens == "cls" else None
+
+
+def check_text_tokens(tokens: Tokens) -> None:
+    """Check that texts have such tokens.
+
+    Raises:
+        UserError: these are patches.
+    """
+    if tokens == "patch":
+        raise UserError("distill.tokens=patch is for images; for texts use cls (the first token) or all.")
+
+
 @dataclass(frozen=True, eq=False)
 class TextView:
     """What the encoder is given of some sequences.
@@ -115,8 +137,10 @@ class TextView:
     layer: int | None = None
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Encoder):
     """Embeddings of words, positions and token types, their LayerNorm, and the blocks."""
+
+    static = False
 
     def __init__(self, shape: TextShape, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()
@@ -171,6 +195,11 @@ class TextEncoder(nn.Module):
             types = None if types is None else types.repeat(2)
         x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
         return self.dropout(self.norm(x + self.position_embeddings(places)))
+
+    @override
+    def features(self, inputs: TokenBatch, tokens: Tokens, layer: Layer = "last") -> Tensor:
+        """Texts -> [B, D] for `cls`, [T, D] for `all`, sequence after sequence (fidelity 3.3)."""
+        return self(inputs, asked_tokens(inputs.lengths, tokens), blocks_before(layer))
 
     def encode(self, *views: TextView) -> list[Tensor]:
         """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
@@ -242,8 +271,11 @@ class LanguageModelHead(Compilable):
         return self.norm(gelu(self.dense(encoded)))
 
 
-class MaskedLanguageModel(nn.Module):
+class MaskedLanguageModel(MaskedModel):
     """An encoder with a language-model head, whose last matrix is that of the words' embeddings."""
+
+    shape: TextShape
+    encoder: TextEncoder
 
     def __init__(self, shape: TextShape, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()
@@ -252,17 +284,20 @@ class MaskedLanguageModel(nn.Module):
         self.head = LanguageModelHead(shape)
 
     def logits(self, encoded: Tensor) -> Tensor:
-        """[M, D] encoded tokens -> [M, V]; training does not make them for all (`sdfast.objectives.texts`)."""
+        """[M, D] encoded tokens -> [M, V]; training does not make them for all (see the objectives)."""
         words = self.encoder.word_embeddings.weight
         return linear(self.head(encoded), words, self.head.bias, rows_vary=True)
 
 
-class TextClassifier(nn.Module):
+class TextClassifier(Classifier):
     """An encoder and a classifier on the first token, as transformers' RoBERTa and BERT have it.
 
     RoBERTa: dropout, dense layer, tanh, dropout, linear layer. BERT: the same without the first dropout; there the
     dense layer is called the pooler.
     """
+
+    shape: TextShape
+    encoder: TextEncoder
 
     def __init__(self, shape: TextShape, classes: int, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
+from sdfast.modalities.texts.model import Dropouts, TextShape
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.folder import COUNT, EPSILON, GELU_ONLY, SHARE, TEXTS_TAKEN, Family, Field, Kind, Settings, Source
 from sdfast.models.initialise import STD
 from sdfast.models.layout import Names, Naming, blocks
-from sdfast.models.text import Dropouts, TextShape
 from sdfast.models.weights import read_config, read_weights
 
 _ENCODER: Names = {

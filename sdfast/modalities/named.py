@@ -1,9 +1,15 @@
-"""Models that can be named without a checkpoint."""
+"""Models that can be named without a checkpoint, and what is measured of one."""
 
 from __future__ import annotations
 
-from sdfast.models.text import Dropouts, TextShape
-from sdfast.models.vit import TransformerShape, ViTShape
+from typing import Any
+
+from sdfast.config import Config
+from sdfast.costs.task import Stage, Task
+from sdfast.modalities.images.costs import ImageTask
+from sdfast.modalities.images.model import TransformerShape, ViTShape
+from sdfast.modalities.texts.costs import TextTask
+from sdfast.modalities.texts.model import Dropouts, TextShape
 
 _BASE, _LARGE = TransformerShape(768, 12, 12, 3072), TransformerShape(1024, 24, 16, 4096)
 _DECODER = TransformerShape(512, 8, 16, 2048)  # of MAE
@@ -27,3 +33,10 @@ NAMED: dict[str, ViTShape | TextShape] = {
     "roberta-large": _roberta(_LARGE),
 }
 PUBLISHED_DROPOUTS = Dropouts(0.1, 0.1)  # of RoBERTa
+
+
+def task_of(stage: Stage, config: Config, shape: ViTShape | TextShape, classes: int = 10, **more: Any) -> Task:
+    """A stage of a model of either modality; `more` is what only texts have."""
+    if isinstance(shape, TextShape):
+        return TextTask(stage, config, shape, classes, **more)
+    return ImageTask(stage, config, shape, classes)

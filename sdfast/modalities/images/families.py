@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
+from sdfast.modalities.images.model import ViTShape
+from sdfast.modalities.images.processor import ImageProcessor, replaced_steps
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.folder import (
     COUNT,
@@ -32,8 +34,6 @@ from sdfast.models.folder import (
     is_number,
 )
 from sdfast.models.layout import FACEBOOK_AS_TIMM, Names, Naming, blocks
-from sdfast.models.processor import ImageProcessor, replaced_steps
-from sdfast.models.vit import ViTShape
 from sdfast.models.weights import Weights, read_config, read_weights
 from sdfast.regular import is_there
 

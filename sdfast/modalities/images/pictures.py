@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sdfast.data.config import KEEP, DataConfig
-from sdfast.data.decode import BrokenImage, ceiling, decoding, picture
 from sdfast.data.items import LARGEST_FILE
-from sdfast.data.levels import FULL, Range
 from sdfast.durable import read_json
 from sdfast.errors import UserError
+from sdfast.modalities.images.decode import BrokenImage, ceiling, decoding, picture
+from sdfast.modalities.images.levels import FULL, Range
 from sdfast.regular import read_regular
 
 if TYPE_CHECKING:

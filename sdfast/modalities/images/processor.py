@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdfast.data.pictures import KEPT_AS
 from sdfast.errors import UserError
+from sdfast.modalities.images.pictures import KEPT_AS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -23,7 +23,7 @@ class ImageProcessor:
     """Pixels in [0, 1], resized to height x width (aspect ratio not kept, bilinear), minus `mean`, over `std`.
 
     `mean` and `std` have one value per channel. `pictures` says how a file became 8-bit colours before that (see
-    `sdfast.data.pictures`), where the folder says it.
+    `sdfast.modalities.images.pictures`), where the folder says it.
     """
 
     height: int

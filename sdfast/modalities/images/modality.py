@@ -1,0 +1,234 @@
+"""Images: a ViT with a masked auto-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from sdfast import bundled
+from sdfast.config import Config
+from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.costs.plan import worth_of_zero
+from sdfast.data.order import BatchOrder, all_batches
+from sdfast.errors import UserError
+from sdfast.evaluation.classification import predict
+from sdfast.log import log, progress_lines
+from sdfast.modalities.card import write_card
+from sdfast.modalities.images import checkpoint as models
+from sdfast.modalities.images.costs import ImageTask
+from sdfast.modalities.images.masking import visible_count
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
+from sdfast.modalities.images.pack import ImagePack, ImageSplit
+from sdfast.modalities.images.pictures import kept_options, options_of_model
+from sdfast.modalities.images.processor import ImageProcessor
+from sdfast.modalities.images.reader import Normalise, image_reader
+from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
+from sdfast.modalities.images.transform import Transform
+from sdfast.models.base import check_layer
+from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
+from sdfast.rng import derive_seed
+from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.preflight import check_augment, check_deterministic
+from sdfast.teacher.targets import Teacher
+
+
+class Images(Modality):
+    """A ViT with a masked auto-encoder, and images in a pack of decoded pixels."""
+
+    name = "images"
+    unit = "img"
+    how_to_label = "put each class's images in a folder of its own"
+
+    @property
+    @override
+    def bundled_data(self) -> tuple[Path, str]:
+        return bundled.data_folder(), "Fashion-MNIST images"
+
+    @override
+    def load(self, spec: str, config: Config) -> models.PretrainedMAE:
+        data, seed = config.data, derive_seed(config.seed, "decoder")
+        return models.load_mae(spec, image_size=data.image_size, channels=data.channels, seed=seed)
+
+    @override
+    def reload(self, folder: Path) -> models.PretrainedMAE:
+        return models.load_mae(str(folder))
+
+    @override
+    def describe(self, model: models.PretrainedMAE) -> str:
+        size = sum(parameter.numel() for parameter in model.module.encoder.parameters())
+        height, width = model.shape.image_size
+        return f"{size / 1e6:.1f} M encoder parameters, {height}x{width} px, patches of {model.shape.patch_size}"
+
+    @override
+    def own_settings(self, model: models.PretrainedMAE) -> Mapping[str, Any]:
+        return model.trained_with
+
+    @override
+    def head_steps(self, config: Config, model: models.PretrainedMAE) -> int:
+        return 0  # pre-training a new decoder alone is not needed
+
+    @override
+    def prepare_pack(
+        self, spec: str, directory: Path, config: Config, model: models.PretrainedMAE, folder: str
+    ) -> ImagePack:
+        transform = _transform(model.processor, model.shape.channels)
+        return ImagePack.prepare(spec, directory, transform, config.data, log.warning, progress_lines("data", "images"))
+
+    @override
+    def open_pack(self, directory: Path) -> ImagePack:
+        return ImagePack.open(directory)
+
+    @override
+    def reader(self, split: ImageSplit, device: torch.device) -> Reader:
+        return image_reader(split, device)
+
+    @override
+    def order(self, context: Context, kind: Kind, seed: int) -> BatchOrder:
+        return BatchOrder(context.train_rows(kind), context.section(kind).batch_size, seed)
+
+    @override
+    def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
+        processor = context.model.processor
+        return {"mean and std": [list(processor.mean), list(processor.std)]}
+
+    @override
+    def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedImages:
+        config, patches = context.config, context.model.shape.patches
+        if config.pretrain.mask == "fixed" and not visible_count(patches, config.pretrain.patch_ratio):
+            raise UserError(
+                f"pretrain.mask_ratio={config.pretrain.patch_ratio} leaves none of the {patches}"
+                " patches of an image visible; lower it."
+            )
+        fresh = kind != "distill" or not config.teacher.views
+        augment = augmentation(config, context.train.digests, seed if fresh else None)
+        return MaskedImages(_normalise(context), config.pretrain, augment)
+
+    @override
+    def labelled_views(self, context: Context, seed: int) -> LabelledImages:
+        return LabelledImages(_normalise(context), context.config.finetune.flip, seed)
+
+    @override
+    def flops(self, context: Context, kind: Kind) -> float:
+        return _task(context, kind).flops().step
+
+    @override
+    def worth_of_zero(self, context: Context, kind: Kind) -> str | None:
+        return worth_of_zero(_task(context, kind), context.device, context.ranks.world)
+
+    @override
+    def check_distill(self, config: Config, shape: ViTShape) -> None:
+        check_match(config)
+        if config.distill.weight:
+            check_layer(config.distill.layer, shape.encoder.depth)
+            check_augment(config, banked=config.teacher.mode == "bank" and matches_features(config))
+
+    @override
+    def check_bank(self, config: Config, shape: ViTShape) -> None:
+        check_banked(config)
+        check_layer(config.distill.layer, shape.encoder.depth)
+        check_augment(config, banked=True)
+
+    @override
+    def live_teacher(self, config: Config, device: torch.device, model: models.PretrainedMAE) -> Teacher:
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
+
+    @override
+    def recipe(self, config: Config, device: torch.device, model: models.PretrainedMAE, pack: ImagePack) -> ImageRecipe:
+        return recipe_of(model, pack, config, device)
+
+    @override
+    def check_deterministic(self, context: Context, recipe: ImageRecipe) -> None:
+        images, normalise = context.read(context.train), _normalise(context)
+
+        def read(rows: Tensor) -> Tensor:
+            pixels = normalise(images(rows))
+            return pixels if recipe.augment is None else recipe.augment(pixels, rows, 0)
+
+        check_deterministic(read, torch.from_numpy(recipe.rows))
+
+    @override
+    def write(self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind, steps: int) -> None:
+        masking, processor = context.config.pretrain, _written_processor(context)
+        models.save_mae(
+            module,
+            folder,
+            processor,
+            mask_ratio=masking.patch_ratio,
+            norm_pix_loss=masking.normalised_pixels,
+        )
+        models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
+        write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def classifier(self, config: Config, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:
+        return models.classifier_from_mae(start, classes, config.finetune.dropout, seed)
+
+    @override
+    def predict(
+        self, module: ViTClassifier, companions: ImageProcessor, split: ImageSplit, rows: Tensor, read: Reader
+    ) -> Tensor:
+        normalise = Normalise(companions.mean, companions.std).to(next(module.parameters()).device)
+        return predict(module, lambda some: normalise(read(some)), rows, all_batches(torch.arange(len(rows)), 64))
+
+    @override
+    def companions(self, model: models.PretrainedMAE) -> ImageProcessor:
+        return model.processor
+
+    @override
+    def write_classifier(
+        self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
+    ) -> None:
+        models.save_classifier(module, folder, _written_processor(context), names, context.config.finetune.dropout)
+        write_card(context.config, self.name, folder, "finetune", steps)
+
+    @override
+    def read_classifier(self, folder: Path) -> Classifier:
+        module, processor, names = models.load_classifier(folder)
+        return Classifier(module, names, processor, folder)
+
+    @override
+    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
+        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        options = options_of_model(options, classifier.companions.pictures)
+        transform = _transform(classifier.companions, classifier.module.shape.channels)
+        return ImagePack.prepare(spec, directory, transform, options, log.warning)
+
+    @override
+    def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:
+        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels)
+
+    @override
+    def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
+        if classes is None:
+            return models.filled(MaskedAutoencoder, state, shape)
+        shape = replace(shape, decoder=None)
+        return models.filled(ViTClassifier, finished_state(state), shape, classes, config.finetune.dropout)
+
+
+def _task(context: Context, kind: Kind) -> ImageTask:
+    return ImageTask(kind, context.config, context.model.shape, len(context.pack.class_names or ()))
+
+
+def _normalise(context: Context) -> Normalise:
+    """What turns uint8 images into the model's input, on the device."""
+    processor, like = context.model.processor, next(context.model.module.parameters())
+    return Normalise(processor.mean, processor.std).to(context.device, like.dtype)
+
+
+def _written_processor(context: Context) -> ImageProcessor:
+    """What goes beside a trained model: the initial model's, and how this run made its pictures."""
+    return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
+
+
+def _transform(processor: ImageProcessor, channels: int) -> Transform:
+    return Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+
+
+IMAGES = Images()

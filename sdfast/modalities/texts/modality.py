@@ -1,0 +1,256 @@
+"""Texts: a RoBERTa or BERT with a masked language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from sdfast import bundled
+from sdfast.config import Config
+from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.errors import UserError
+from sdfast.evaluation.classification import predict
+from sdfast.log import log, progress_lines
+from sdfast.modalities.card import write_card
+from sdfast.modalities.texts import checkpoint as models
+from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.costs import TextTask, text_flops
+from sdfast.modalities.texts.masking import TokenMasking
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
+from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
+from sdfast.modalities.texts.pack import TextPack, TextSplit
+from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
+from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
+from sdfast.models.base import check_layer
+from sdfast.models.hub import find_model_folder
+from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
+from sdfast.rng import derive_seed
+from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.targets import Teacher
+
+_HEAD_STEPS = 1000
+_PREDICTED_TOKENS = 8192  # of a batch
+
+
+class Texts(Modality):
+    """A RoBERTa or BERT with a masked language model, and texts in a pack of token ids."""
+
+    name = "texts"
+    unit = "seq"
+    how_to_label = "give each a field or column `label`, or put each class's in a folder of its own"
+
+    @property
+    @override
+    def bundled_data(self) -> tuple[Path, str]:
+        return bundled.text_folder(), "WordNet glosses"
+
+    @override
+    def load(self, spec: str, config: Config) -> models.PretrainedMLM:
+        loaded = models.load_mlm(spec, seed=derive_seed(config.seed, "head"))
+        if not loaded.companions.tokenizer:
+            raise UserError(
+                f"{find_model_folder(spec)} has no tokenizer (tokenizer.json or vocab.txt), and texts need the model's;"
+                " save it there beside the model."
+            )
+        return loaded
+
+    @override
+    def reload(self, folder: Path) -> models.PretrainedMLM:
+        return models.load_mlm(str(folder))
+
+    @override
+    def describe(self, model: models.PretrainedMLM) -> str:
+        shape = model.shape
+        size = sum(parameter.numel() for parameter in model.module.encoder.parameters())
+        return f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+
+    @override
+    def own_settings(self, model: models.PretrainedMLM) -> Mapping[str, Any]:
+        return {}  # a masked language model does not tell how it was masked
+
+    @override
+    def head_steps(self, config: Config, model: models.PretrainedMLM) -> int:
+        if not model.fresh_head:
+            return 0
+        given = config.pretrain
+        return min(_HEAD_STEPS, given.steps) if given.head_steps is None else given.head_steps
+
+    @override
+    def prepare_pack(
+        self, spec: str, directory: Path, config: Config, model: models.PretrainedMLM, folder: str
+    ) -> TextPack:
+        tokenizer = _tokenizer(find_model_folder(folder), config, model.shape)
+        return TextPack.prepare(
+            spec, directory, tokenizer, config.data, log.warning, progress_lines("data", "documents")
+        )
+
+    @override
+    def open_pack(self, directory: Path) -> TextPack:
+        return TextPack.open(directory)
+
+    @override
+    def reader(self, split: TextSplit, device: torch.device) -> Reader:
+        return lambda rows: TokenBatch(*split.tokens(rows.cpu())).to(device)
+
+    @override
+    def order(self, context: Context, kind: Kind, seed: int) -> TextBatchOrder:
+        lengths, budget = torch.from_numpy(context.train.lengths), context.config.data.token_budget
+        return TextBatchOrder(context.train_rows(kind), lengths, context.section(kind).batch_size, seed, budget)
+
+    @override
+    def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
+        found: dict[str, Any] = {"tokenization": context.pack.tokenization.to_json()}
+        if kind != "finetune":
+            found["dropouts"] = asdict(context.model.dropouts)
+        return found
+
+    @override
+    def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedTexts:
+        config, how = context.config, context.pack.tokenization
+        if how.mask_id is None:
+            raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
+        ratio = config.pretrain.word_ratio
+        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
+        return MaskedTexts(context.train.tokens, masking, config.pretrain.mean)
+
+    @override
+    def labelled_views(self, context: Context, seed: int) -> LabelledTexts:
+        config, given = context.config.finetune, context.model.dropouts
+        if {given.hidden, given.attention, given.classifier or given.hidden} != {config.dropout}:
+            log.info("finetune: finetune.dropout=%g holds; the model's config.json has %s", config.dropout, given)
+        if config.objective == "supcon" and not config.dropout:
+            log.warning("finetune: with finetune.dropout=0 the two views of a text are the same")
+        return LabelledTexts()
+
+    @override
+    def flops(self, context: Context, kind: Kind) -> float:
+        """Masked words are counted by their mean."""
+        how, lengths = context.pack.tokenization, context.train.lengths[context.train_rows(kind).numpy()]
+        maskable = lengths - len(how.prefix) - len(how.suffix)
+        masked = maskable.clip(min=0) * context.config.pretrain.word_ratio
+        task = TextTask(kind, context.config, context.model.shape, len(context.pack.class_names or ()))
+        return text_flops(task, lengths, masked if kind != "finetune" else ()).step / len(lengths)
+
+    @override
+    def worth_of_zero(self, context: Context, kind: Kind) -> str | None:
+        return None
+
+    @override
+    def check_distill(self, config: Config, shape: TextShape) -> None:
+        check_match(config)
+        if config.distill.weight and matches_features(config):
+            check_text_tokens(config.distill.tokens)
+            check_layer(config.distill.layer, shape.encoder.depth)
+            if config.teacher.mode == "bank":
+                self.check_bank(config, shape)
+
+    @override
+    def check_bank(self, config: Config, shape: TextShape) -> None:
+        check_banked(config)
+        check_layer(config.distill.layer, shape.encoder.depth)
+        check_text_tokens(config.distill.tokens)
+        if config.distill.tokens == "all":
+            raise UserError(
+                "the bank keeps as many features of every text, and with distill.tokens=all a long one has more than a"
+                " short one; use teacher.mode=live, or distill.tokens=cls."
+            )
+
+    @override
+    def live_teacher(self, config: Config, device: torch.device, model: models.PretrainedMLM) -> Teacher:
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
+
+    @override
+    def recipe(self, config: Config, device: torch.device, model: models.PretrainedMLM, pack: TextPack) -> TextRecipe:
+        return recipe_of(model, pack, config, device)
+
+    @override
+    def check_deterministic(self, context: Context, recipe: TextRecipe) -> None:
+        """The pack's ids are what they are."""
+
+    @override
+    def write(self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind, steps: int) -> None:
+        given = context.model
+        models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
+        write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def classifier(self, config: Config, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
+        return models.classifier_from_mlm(start, classes, _dropouts(config), seed)
+
+    @override
+    def predict(
+        self, module: TextClassifier, companions: models.Companions, split: TextSplit, rows: Tensor, read: Reader
+    ) -> Tensor:
+        lengths = torch.from_numpy(split.lengths)[rows]
+        return predict(module, read, rows, sorted_batches(torch.arange(len(rows)), lengths, _PREDICTED_TOKENS))
+
+    @override
+    def companions(self, model: models.PretrainedMLM) -> models.Companions:
+        return model.companions
+
+    @override
+    def write_classifier(
+        self, context: Context, module: TextClassifier, folder: Path, names: list[str], steps: int
+    ) -> None:
+        config, longest = context.config, min(context.config.data.max_length, module.shape.longest)
+        companions = context.model.companions
+        models.save_classifier(module, folder, companions, names, _dropouts(config), max_length=longest)
+        write_card(config, self.name, folder, "finetune", steps)
+
+    @override
+    def read_classifier(self, folder: Path) -> Classifier:
+        module, companions, names = models.load_classifier(folder)
+        return Classifier(module, names, companions, folder)
+
+    @override
+    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
+        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
+        return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
+
+    @override
+    def fits(self, pack: TextPack, config: Config, classifier: Classifier) -> bool:
+        own = _tokenizer(classifier.folder, config, classifier.module.shape)
+        return pack.tokenization == own.tokenization
+
+    @override
+    def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
+        if classes is None:
+            return models.filled(MaskedLanguageModel, state, shape)
+        return models.filled(TextClassifier, finished_state(state), shape, classes)
+
+
+def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
+    """The tokenizer in a folder, cutting at what the settings and the model's positions allow.
+
+    Raises:
+        UserError: it has words that the model has not.
+    """
+    longest = min(config.data.max_length, shape.longest)
+    tokenizer = load_tokenizer(folder, longest)
+    words = tokenizer.tokenization.vocabulary
+    if (more := words - shape.vocabulary) > 0:
+        raise UserError(
+            f"the tokenizer in {folder} has {words:,} words, {more:,} more than its model; if they were added to"
+            " it, call model.resize_token_embeddings(len(tokenizer)) of transformers and save both there, else the"
+            " two do not belong together."
+        )
+    if (length := tokenizer.tokenization.max_length) < longest:
+        log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
+    return tokenizer
+
+
+def _dropouts(config: Config) -> Dropouts:
+    """The dropout of a classifier: `finetune.dropout`, after embeddings and layers and of attention weights."""
+    dropout = config.finetune.dropout
+    return replace(Dropouts(), hidden=dropout, attention=dropout)
+
+
+TEXTS = Texts()
