@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.items import Item, Items, Raw, Source
+from sdfast.data.items import Item, Raw, Source, known_items
 from sdfast.data.labels import check_labels, compare_classes
 from sdfast.data.lines import read_lines
 from sdfast.errors import UserError, said
@@ -52,7 +52,7 @@ def open_cifar100(path: Path) -> Source:
         if not len(pixels):
             raise UserError(f"{file} holds no images; unpack the archive again.")
         checked = check_labels(labels, names, str(file))
-        source.splits[split] = Items(
+        source.splits[split] = known_items(
             Item(f"{split}:{row}", label, _reader(pixels, row)) for row, label in enumerate(checked)
         )
     compare_classes(source, strict=True)

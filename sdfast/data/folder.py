@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from sdfast.data.columns import choose_names
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
+from sdfast.data.items import SPLITS, Item, Raw, Source, file_reader
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality, counted
 from sdfast.data.records import Notes, Record, Rows
 from sdfast.data.splits import split_name
@@ -95,13 +95,16 @@ def open_folder(
     for entry in found.values():
         entry.notes.add_to(source)
     read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
+    rows = Rows()
+    for split in (split for split in SPLITS if split in found):
+        files = [(name, root / name) for name, _ in found[split].items]
+        rows.add(split, [label for _, label in found[split].items], partial(_items, files, read))
+    return rows.fill(source, options, options.unseen)
 
-    def items(split: str, labels: list[int | None]) -> Items:
-        named = zip(found[split].items, labels, strict=True)
-        return Items(Item(name, label, read(root / name)) for (name, _), label in named)
 
-    rows = Rows({split: [label for _, label in found[split].items] for split in SPLITS if split in found})
-    return rows.fill(source, items, options, options.unseen)
+def _items(files: Sequence[tuple[str, Path]], read: Callable[[Path], Callable[[], Raw]]) -> Iterator[Item]:
+    """Those of files, each with the item's name."""
+    return (Item(name, None, read(path)) for name, path in files)
 
 
 def _of_the_other_kind(others: list[str], modality: Modality) -> str:
@@ -223,22 +226,14 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
     _check_first_names([(file, row.line) for file, row in rows[:_LOOKED_AT]], path)
     parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
-    found = Rows(column=notes.split)
-    files: dict[str, list[str]] = {}
+    found, folder = Rows(column=notes.split), path.parent
     for split in (split for split in SPLITS if split in splits):
         group = [row for row, part in zip(rows, splits, strict=True) if part == split]
-        files[split] = [file for file, _ in group]
-        found.add(split, [row.label for _, row in group], [row.split for _, row in group])
+        items = partial(_items, [(_portable(file, folder), folder / file) for file, _ in group], file_reader)
+        found.add(split, [row.label for _, row in group], items, [row.split for _, row in group])
     source = Source(name or path.name, kind, None, {})
     notes.add_to(source)
-
-    def items(split: str, labels: list[int | None]) -> Items:
-        named = zip(files[split], labels, strict=True)
-        return Items(
-            Item(_portable(file, path.parent), label, file_reader(path.parent / file)) for file, label in named
-        )
-
-    return found.fill(source, items, options, unseen=None)
+    return found.fill(source, options, unseen=None)
 
 
 def image_file(row: Record, table: Path, notes: Notes) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from sdfast.data.cifar100 import is_cifar100, open_cifar100
 from sdfast.data.config import DataConfig
 from sdfast.data.folder import open_folder
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
+from sdfast.data.items import SPLITS, Item, Source, file_reader, known_items
 from sdfast.data.labels import compare_classes
 from sdfast.data.lines import read_lines
 from sdfast.data.modality import IMAGES
@@ -279,7 +279,7 @@ def _source(
                 f"{listed_by} names images that are not in {root}: {len(missing):,} of {len(rows):,} (the first: "
                 f"{missing[0]}); unpack the whole archive again."
             )
-        source.splits[split] = Items(Item(name, label, file_reader(root / name), banner) for name, label in rows)
+        source.splits[split] = known_items(Item(name, label, file_reader(root / name), banner) for name, label in rows)
     compare_classes(source, strict=True)
     return source
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import ItemList, Source
+from sdfast.data.items import Item, ItemList, Source
 from sdfast.data.labels import Unseen, Value, compare_classes, number_labels
 from sdfast.data.modality import counted
 from sdfast.data.splits import use_split_column
@@ -57,7 +59,7 @@ class Notes:
 
 @dataclass
 class Rows:
-    """What the rows of a source say beside their contents, per split of its files.
+    """What the rows of a source say, per split of its files.
 
     Attributes:
         labels: as written, None where a row has none.
@@ -68,16 +70,31 @@ class Rows:
     labels: dict[str, list[Value]] = field(default_factory=dict)
     column: str | None = None
     splits: dict[str, list[object]] = field(default_factory=dict)
+    _items: dict[str, list[Callable[[], Iterator[Item]]]] = field(default_factory=dict)
 
-    def add(self, split: str, labels: Sequence[Value], splits: Sequence[object] | None = None) -> None:
-        """Add the rows of one file of a split, without `splits` where it has no column of them."""
+    def add(
+        self,
+        split: str,
+        labels: Sequence[Value],
+        items: Callable[[], Iterable[Item]],
+        splits: Sequence[object] | None = None,
+    ) -> None:
+        """Add the rows of one file of a split.
+
+        Args:
+            split: of the file.
+            labels: as written, one for each row.
+            items: gives those of the rows, without labels, read anew each time.
+            splits: what the column of splits says of each row; None where the file has none.
+        """
+        count = len(labels)  # the file may have grown when it is read again
         self.labels.setdefault(split, []).extend(labels)
-        self.splits.setdefault(split, []).extend([split] * len(labels) if splits is None else splits)
+        self.splits.setdefault(split, []).extend([split] * count if splits is None else splits)
+        self._items.setdefault(split, []).append(lambda: islice(items(), count))
 
     def fill(
         self,
         source: Source,
-        items: Callable[[str, list[int | None]], ItemList],
         options: DataConfig,
         unseen: Unseen | None,
         class_names: Sequence[str] | None = None,
@@ -88,7 +105,6 @@ class Rows:
 
         Args:
             source: without splits.
-            items: those of a split, by their class numbers.
             options: its `split_key`.
             unseen, strict: see `compare_classes`.
             class_names, where: see `number_labels`.
@@ -97,7 +113,14 @@ class Rows:
             UserError: labels that are none, splits that contradict each other, or classes that differ between them.
         """
         source.class_names, numbers = number_labels(self.labels, class_names, where)
-        source.splits.update({split: items(split, each) for split, each in numbers.items() if each})
+        source.splits.update(
+            {split: ItemList(each, partial(_joined, self._items[split])) for split, each in numbers.items() if each}
+        )
         use_split_column(source, self.column, self.splits, options)
         compare_classes(source, strict, unseen)
         return source
+
+
+def _joined(files: Sequence[Callable[[], Iterator[Item]]]) -> Iterator[Item]:
+    """The items of one file after those of the other."""
+    return chain.from_iterable(items() for items in files)

@@ -6,13 +6,12 @@ import errno
 import json
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sdfast.data.columns import choose_names, find_split_column, taken_notes, unlabelled_notes
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import SPLITS, Cell, Items, Raw, Source, cell_item, read_items
+from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
 from sdfast.data.records import Notes, Record, Rows
@@ -21,7 +20,6 @@ from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
 
-_Part = tuple[Path, str, int]  # a file of a split, its name relative to the source, and how many documents it holds
 _MOST_CLASSES = 100_000
 _COMMON = ("json", "txt")  # suffixes that other files have too
 
@@ -85,36 +83,23 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
         UserError: an empty file, a class of test that train lacks, or content that cannot be used (its line is named).
     """
     source = Source(path.name, _format(files[0]), None, {}, modality=TEXTS)
-    parts: dict[str, list[_Part]] = {}
     rows, notes = Rows(), Notes()
     for split, named in files_by_split(path, files, source).items():
-        parts[split] = []
         for file, name in named:
             found = [(record.label, record.split) for record in _READERS[_format(file)](file, options, notes)]
             if not found:
                 raise UserError(f"{file} holds no documents.")
-            parts[split].append((file, name, len(found)))
             rows.column = rows.column or notes.split
             splits = None if notes.split is None else [cell for _, cell in found]
-            rows.add(split, [label for label, _ in found], splits)
+            rows.add(split, [label for label, _ in found], partial(_items, file, name, options), splits)
     notes.add_to(source)
-    return rows.fill(
-        source,
-        lambda split, labels: read_items(labels, partial(_cells, parts[split], options)),
-        options,
-        options.unseen,
-        where=source.name,
-    )
+    return rows.fill(source, options, options.unseen, where=source.name)
 
 
-def _cells(parts: list[_Part], options: DataConfig, start: int) -> Iterator[Cell]:
-    """The documents of some files from one on; the files are read again from the first."""
-    found = (
-        (f"{name}:{record.line}", record.content, None)
-        for path, name, documents in parts
-        for record in islice(_READERS[_format(path)](path, options, Notes()), documents)
-    )
-    return islice(found, start, None)
+def _items(path: Path, name: str, options: DataConfig) -> Iterator[Item]:
+    """The documents of a file, which is read again."""
+    records = _READERS[_format(path)](path, options, Notes())
+    return (cell_item(f"{name}:{record.line}", record.content) for record in records)
 
 
 def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
@@ -224,24 +209,20 @@ def open_tweet_eval(path: Path, options: DataConfig) -> Source:
         UserError: a split with other numbers of texts and labels, a label that is no number or has no name, a class of
             test that train lacks, or a file that is not of `options.encoding`.
     """
-    texts: dict[str, list[str]] = {}
     rows = Rows()
     for split in SPLITS:
         file = path / f"{split}_text.txt"
         if file.is_file():
-            texts[split] = [text.strip() for _, text in read_lines(file, encoding=options.encoding)]
-            rows.add(split, _read_labels(path / f"{split}_labels.txt", file, len(texts[split]), options.encoding))
+            texts = [text.strip() for _, text in read_lines(file, encoding=options.encoding)]
+            items = [cell_item(f"{file.name}:{line}", text) for line, text in enumerate(texts, start=1)]
+            labels = _read_labels(path / f"{split}_labels.txt", file, len(texts), options.encoding)
+            rows.add(split, labels, partial(iter, items))
     names = _read_mapping(path / "mapping.txt", options.encoding)
     if names is None:
         largest = max((number for part in rows.labels.values() for number in part), default=0)
         names = [str(number) for number in range(1 + max(largest, 0))]
-
-    def items(split: str, labels: list[int | None]) -> Items:
-        numbered = enumerate(zip(texts[split], labels, strict=True), start=1)
-        return Items(cell_item(f"{split}_text.txt:{line}", label, text) for line, (text, label) in numbered)
-
     source = Source(path.name, "TweetEval", None, {}, modality=TEXTS)
-    return rows.fill(source, items, options, options.unseen, names, source.name)
+    return rows.fill(source, options, options.unseen, names, source.name)
 
 
 def _read_labels(file: Path, of: Path, count: int, encoding: str) -> list[int]:
