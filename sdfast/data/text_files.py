@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sdfast.data.columns import choose_names, find_split_column, taken_notes, unlabelled_notes
+from sdfast.data.columns import choose_names, column_notes, find_split_column
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
-from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
+from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
 from sdfast.data.records import Notes, Record, Rows
 from sdfast.data.splits import files_by_split, split_name, split_of_file
@@ -46,7 +46,7 @@ def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
 
 def is_text_file(path: Path) -> bool:
     """Whether the suffix (before .gz) is one of a file that holds documents."""
-    return _format(path) in _READERS
+    return suffix_of(path) in _READERS
 
 
 def text_files(folder: Path) -> list[Path]:
@@ -62,16 +62,16 @@ def text_files(folder: Path) -> list[Path]:
     found = [entry for entry in visible if is_text_file(entry)]
     named = [entry for entry in found if _names_split(entry)]
     for entry in named:
-        if _format(entry) != _format(named[0]):
+        if suffix_of(entry) != suffix_of(named[0]):
             raise UserError(
                 f"{folder} holds {named[0].name} and {entry.name}, data files of several formats; pass one format."
             )
-    return named or [entry for entry in found if _format(entry) not in _COMMON]
+    return named or [entry for entry in found if suffix_of(entry) not in _COMMON]
 
 
 def _names_split(path: Path) -> bool:
     name = path.name.split(".")[0]
-    return (split_name(name) if _format(path) in _COMMON else split_of_file(name)) is not None
+    return (split_name(name) if suffix_of(path) in _COMMON else split_of_file(name)) is not None
 
 
 def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Source:
@@ -82,11 +82,11 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
     Raises:
         UserError: an empty file, a class of test that train lacks, or content that cannot be used (its line is named).
     """
-    source = Source(path.name, _format(files[0]), None, {}, modality=TEXTS)
+    source = Source(path.name, suffix_of(files[0]), None, {}, modality=TEXTS)
     rows, notes = Rows(), Notes()
     for split, named in files_by_split(path, files, source).items():
         for file, name in named:
-            found = [(record.label, record.split) for record in _READERS[_format(file)](file, options, notes)]
+            found = [(record.label, record.split) for record in _READERS[suffix_of(file)](file, options, notes)]
             if not found:
                 raise UserError(f"{file} holds no documents.")
             rows.column = rows.column or notes.split
@@ -98,7 +98,7 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
 
 def _items(path: Path, name: str, options: DataConfig) -> Iterator[Item]:
     """The documents of a file, which is read again."""
-    records = _READERS[_format(path)](path, options, Notes())
+    records = _READERS[suffix_of(path)](path, options, Notes())
     return (cell_item(f"{name}:{record.line}", record.content) for record in records)
 
 
@@ -131,7 +131,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
             names = list(record)
             fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
             notes.split = find_split_column(names, options, where, fields)
-            notes.take(taken_notes(*fields, options, TEXTS))
+            notes.take(column_notes(*fields, (), options, TEXTS))
         text_key, label_key = fields[0] or TEXTS.column, fields[1] or LABEL_COLUMN
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
             missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
@@ -155,29 +155,25 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         labelled = labelled or label is not None
         yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
     if fields is not None and not labelled:
-        notes.take(unlabelled_notes(*fields, names, options))
+        notes.take(column_notes(*fields, names, options, TEXTS))
 
 
 def _object(content: str, where: str) -> dict[str, Any]:
+    many = ""
+    if content.strip() in ("[", "{") or content.startswith("[{"):
+        many = (
+            "; this looks like one list or object in many lines: write each document as an object in a line of its own"
+        )
     try:
         record = json.loads(content)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error.msg}{_of_a_whole_file(content)}.") from error
+        raise UserError(f"{where} is not JSON: {error.msg}{many}.") from error
     except (RecursionError, ValueError) as error:  # the latter: a number of more than 4,300 digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
         raise UserError(f"{where} is not JSON: {reason}.") from error
     if not isinstance(record, dict):
-        raise UserError(
-            f"{where} is not a JSON object: one line holds one document with its fields{_of_a_whole_file(content)}."
-        )
+        raise UserError(f"{where} is not a JSON object: one line holds one document with its fields{many}.")
     return record
-
-
-def _of_a_whole_file(content: str) -> str:
-    """What to say where the line looks like a part of one JSON value that goes over many lines, or like a list."""
-    if content.strip() not in ("[", "{") and not content.startswith("[{"):
-        return ""
-    return "; this looks like one list or object in many lines: write each document as an object in a line of its own"
 
 
 def _kind(value: object) -> str:
@@ -189,10 +185,6 @@ _READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
     **dict.fromkeys(("csv", "tsv"), partial(read_table, modality=TEXTS)),
     "txt": _read_lines,
 }
-
-
-def _format(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 def is_tweet_eval(names: Collection[str]) -> bool:
