@@ -18,8 +18,7 @@ from sdfast.data.columns import Column, choose_columns, label_notes, named_cells
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Source, cell_item
 from sdfast.data.modality import Held, Modality
-from sdfast.data.records import Rows
-from sdfast.data.splits import files_by_split, split_name
+from sdfast.data.records import Rows, files_by_split, split_name
 from sdfast.errors import UserError
 from sdfast.regular import refuse
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.modality import LABEL_COLUMN, USUAL_LABEL_COLUMNS, Held, Modality, listed, other_than
-from sdfast.data.splits import USUAL_SPLIT_COLUMNS, split_of_value
+from sdfast.data.records import USUAL_SPLIT_COLUMNS, split_of_value
 from sdfast.errors import UserError
 
 NO_LABELS = "no column is taken for the labels"

@@ -13,8 +13,7 @@ from sdfast.data.columns import choose_names
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, file_reader
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality, counted
-from sdfast.data.records import Notes, Record, Rows
-from sdfast.data.splits import split_name
+from sdfast.data.records import Notes, Record, Rows, split_name
 from sdfast.data.table import is_table, read_header, read_table
 from sdfast.data.text_files import document_reader, is_text_file
 from sdfast.errors import UserError
@@ -162,8 +161,8 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
             for row in read_table(table, options, found.notes, IMAGES)
         ]
         return found
-    for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):
-        _sort_in(found, prefix + name, None, modality)
+    loose = sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name))
+    inside: dict[str | None, list[str]] = {None: loose}
     for folder in _sub_folders(directory):
         inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
         if inner is not None:
@@ -171,20 +170,15 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
                 f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
                 f"pass --data {directory / folder}."
             )
-        before = len(found.items)
-        for name in _walk(directory, folder):
-            _sort_in(found, prefix + name, folder, modality)
-        if len(found.items) == before:
-            found.empty.append(prefix + folder)
+        inside[folder] = _walk(directory, folder)
+    for label, names in inside.items():
+        items = [name for name in names if os.path.splitext(name)[1].lower() in modality.suffixes]
+        found.items += [(prefix + name, label) for name in items]
+        found.others += [prefix + name for name in names if os.path.splitext(name)[1].lower() not in modality.suffixes]
+        if label is not None and not items:
+            found.empty.append(prefix + label)
     found.items.sort()
     return found
-
-
-def _sort_in(found: _Found, name: str, label: str | None, modality: Modality) -> None:
-    if os.path.splitext(name)[1].lower() in modality.suffixes:
-        found.items.append((name, label))
-    else:
-        found.others.append(name)
 
 
 def _walk(directory: Path, folder: str) -> list[str]:
@@ -212,7 +206,7 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
 
     Its header has `file_name` and, for labels, `label` (or what `image_key` and `label_key` say, or another usual
     name). File names are relative to the file; they may lead out of its folder, as the file is the user's own. A column
-    of splits divides the rows (see `use_split_column`). Without one, when every name begins with `train/`, `val/` or
+    of splits divides the rows (see `Rows.fill`). Without one, when every name begins with `train/`, `val/` or
     `test/` (or another name of these splits), they are the splits; else everything is train. Cells are separated by
     commas, semicolons, tabs or bars. The source is of this kind and called by the file's name, if by no other.
 

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Item, Source
 from sdfast.data.lines import readable
-from sdfast.data.records import Rows
-from sdfast.data.splits import split_name
+from sdfast.data.records import Rows, split_name
 from sdfast.errors import UserError
 from sdfast.regular import open_regular
 

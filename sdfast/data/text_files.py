@@ -14,8 +14,7 @@ from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
-from sdfast.data.records import Notes, Record, Rows
-from sdfast.data.splits import files_by_split, split_name, split_of_file
+from sdfast.data.records import Notes, Record, Rows, files_by_split, split_name, split_of_file
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
