@@ -104,9 +104,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
     files = [file for file in files if not (file.suffix == ".gz" and file.name[:-3] in plain)]
     found: dict[str, Path] = {}
     for file in files:
-        split = _split_of(file)
-        if split is None and len(files) == 1:
-            split = "train"
+        split = _split_of(file) or ("train" if len(files) == 1 else None)
         if split is None:
             raise UserError(
                 f"{file} begins with neither train-, t10k-, test- nor val-; pass the file itself as --data."

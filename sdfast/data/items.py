@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +73,20 @@ class ItemList:
 
     Args:
         labels: one per item, known without reading any.
-        items: gives them, read anew each time; whatever label they bear, they get theirs of `labels`.
+        files: each gives its items, one file's after the other's and read anew each time; whatever label they bear,
+            they get theirs of `labels`.
     """
 
-    def __init__(self, labels: list[int | None], items: Callable[[], Iterable[Item]]) -> None:
+    def __init__(self, labels: list[int | None], *files: Callable[[], Iterable[Item]]) -> None:
         self.labels = labels
-        self._items = items
+        self._files = files
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Item]:
-        pairs = zip(self._items(), self.labels, strict=False)
-        return (item if item.label == label else replace(item, label=label) for item, label in pairs)
+        items = chain.from_iterable(items() for items in self._files)
+        return (replace(item, label=label) for item, label in zip(items, self.labels, strict=False))
 
     def __getitem__(self, index: int) -> Item:
         return next(islice(self, range(len(self))[index], None))

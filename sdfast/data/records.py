@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -174,9 +173,7 @@ class Rows:
             UserError: labels that are none, splits that contradict each other, or classes that differ between them.
         """
         source.class_names, numbers = number_labels(self.labels, class_names, where)
-        source.splits.update(
-            {split: ItemList(each, partial(_joined, self._items[split])) for split, each in numbers.items() if each}
-        )
+        source.splits.update({split: ItemList(each, *self._items[split]) for split, each in numbers.items() if each})
         self._use_column(source, options)
         compare_classes(source, strict, unseen)
         return source
@@ -217,11 +214,6 @@ class Rows:
             source.splits = {split: chosen_items(whole, chosen) for split, chosen in rows_of.items() if chosen}
         said = ", ".join(f"{split} {len(items):,}" for split, items in source.splits.items())
         source.warnings.append(f"The splits of {source.name} are those of its column {column!r}: {said}.")
-
-
-def _joined(files: Sequence[Callable[[], Iterator[Item]]]) -> Iterator[Item]:
-    """The items of one file after those of the other."""
-    return chain.from_iterable(items() for items in files)
 
 
 def _check_column(
