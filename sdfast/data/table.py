@@ -33,7 +33,11 @@ def read_header(path: Path, options: DataConfig, modality: Modality) -> tuple[li
         UserError: the file is not a text table.
     """
     _, line = next(_lines(path, options), (0, ""))
-    headers = {mark: _split(path, line, mark) for mark in ("\t" + _MARKS if suffix_of(path) == "tsv" else _MARKS)}
+    marks = "\t" + _MARKS if suffix_of(path) == "tsv" else _MARKS
+    try:
+        headers = {mark: [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])] for mark in marks}
+    except csv.Error as error:
+        raise UserError(f"{path} line 1 is no header of a text table: {_why(error)}.") from error
     wanted: str | None = getattr(options, modality.key)
     for documented, usual in ((wanted or modality.column, ()), (modality.column, modality.listed_columns)):
         for mark, header in headers.items():
@@ -117,13 +121,6 @@ def _lines(path: Path, options: DataConfig) -> Iterator[tuple[int, str]]:
     if first is not None and not _EXCEL.fullmatch(first[1]):
         yield first
     yield from lines
-
-
-def _split(path: Path, line: str, mark: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
-    except csv.Error as error:
-        raise UserError(f"{path} line 1 is no header of a text table: {_why(error)}.") from error
 
 
 def _why(error: csv.Error) -> str:

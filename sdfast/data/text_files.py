@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
 
+TWEET_EVAL = {"train_text.txt", "train_labels.txt"}  # what marks its layout
 _MOST_CLASSES = 100_000
 _COMMON = ("json", "txt")  # suffixes that other files have too
 
@@ -59,18 +60,14 @@ def text_files(folder: Path) -> list[Path]:
     """
     visible = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     found = [entry for entry in visible if is_text_file(entry)]
-    named = [entry for entry in found if _names_split(entry)]
+    split_of = dict.fromkeys(_COMMON, split_name)
+    named = [entry for entry in found if split_of.get(suffix_of(entry), split_of_file)(entry.name.split(".")[0])]
     for entry in named:
         if suffix_of(entry) != suffix_of(named[0]):
             raise UserError(
                 f"{folder} holds {named[0].name} and {entry.name}, data files of several formats; pass one format."
             )
     return named or [entry for entry in found if suffix_of(entry) not in _COMMON]
-
-
-def _names_split(path: Path) -> bool:
-    name = path.name.split(".")[0]
-    return (split_name(name) if suffix_of(path) in _COMMON else split_of_file(name)) is not None
 
 
 def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Source:
@@ -184,11 +181,6 @@ _READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
     **dict.fromkeys(("csv", "tsv"), partial(read_table, modality=TEXTS)),
     "txt": _read_lines,
 }
-
-
-def is_tweet_eval(names: Collection[str]) -> bool:
-    """Whether a folder with entries of these names has the layout."""
-    return {"train_text.txt", "train_labels.txt"} <= set(names)
 
 
 def open_tweet_eval(path: Path, options: DataConfig) -> Source:
