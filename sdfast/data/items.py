@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ LARGEST_FILE = 1 << 30  # bytes of one image's file
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One image or document of a source.
 
     Attributes:
@@ -86,7 +85,7 @@ class ItemList:
 
     def __iter__(self) -> Iterator[Item]:
         items = chain.from_iterable(items() for items in self._files)
-        return (replace(item, label=label) for item, label in zip(items, self.labels, strict=False))
+        return (item._replace(label=label) for item, label in zip(items, self.labels, strict=False))
 
     def __getitem__(self, index: int) -> Item:
         return next(islice(self, range(len(self))[index], None))
