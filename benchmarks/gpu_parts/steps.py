@@ -16,7 +16,7 @@ from torch._inductor.async_compile import maybe_warm_pool
 from gpu_parts.arms import IMAGES, Built, build, describe, why_absent
 from gpu_parts.context import Context
 from gpu_parts.evidence import Heard, Memory, compilation, listening
-from sdfast.data.waiting import seconds_waited
+from sdfast.data.parallel import seconds_waited
 
 SETTLED = 5  # steps, after which sdfast's step, and the compiler's graphs, are as they stay
 SLOW = 0.15  # seconds of a step, from which fewer are measured

@@ -8,18 +8,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdfast.data.columns import Chosen, Column, choose_columns, label_notes, named_cells
+from sdfast.data.columns import Column, choose_columns, label_notes, named_cells
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Cell, Source, read_items
+from sdfast.data.items import SPLITS, Item, Source, cell_item
 from sdfast.data.modality import Held, Modality
-from sdfast.data.records import Rows
-from sdfast.data.splits import files_by_split, split_name
+from sdfast.data.records import Rows, files_by_split, split_name
 from sdfast.errors import UserError
 from sdfast.regular import refuse
 
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_BLOCK = 64  # rows read at a time
-_Look = tuple[Chosen, dict[str, list[Any]]]  # the columns, and the cells of those beside the contents
+_BLOCK, _MANY = 64, 1 << 14  # rows read at a time: of contents, of labels
 
 
 def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
@@ -45,7 +43,8 @@ def open_parquet(path: Path, options: DataConfig, modality: Modality) -> Source:
     files = parquet_files(path) if path.is_dir() else [path]
     source = Source(path.name, "parquet", None, {}, modality=modality)
     found = files_by_split(path, files, source)
-    return _open(source, {split: [_File(*file) for file in each] for split, each in found.items()}, options, str(path))
+    parts = ((split, _file_part(*file)) for split, each in found.items() for file in each)
+    return _open(source, parts, options, str(path))
 
 
 def open_saved_dataset(path: Path, options: DataConfig, modality: Modality) -> Source:
@@ -101,122 +100,106 @@ def _ask_hub(name: str) -> None:
 
 
 def _open_loaded(name: str, loaded: Any, options: DataConfig, folder: Path, modality: Modality) -> Source:
-    parts: dict[str, datasets.Dataset] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    known = {split_name(part): part for part in parts if split_name(part) is not None}
-    if not known and len(parts) == 1:
-        known = {"train": next(iter(parts))}
+    tables: dict[str, datasets.Dataset] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    known = {split_name(part): part for part in tables if split_name(part) is not None}
+    if not known and len(tables) == 1:
+        known = {"train": next(iter(tables))}
     if not known:
-        raise UserError(f"{name} has no split called train, val or test; its splits are {', '.join(parts)}.")
+        raise UserError(f"{name} has no split called train, val or test; its splits are {', '.join(tables)}.")
     source = Source(name, "Hugging Face data set", None, {}, modality=modality)
-    if unused := sorted(set(parts) - set(known.values())):
+    if unused := sorted(set(tables) - set(known.values())):
         source.warnings.append(f"Splits of {name} that are not used: {', '.join(unused)}.")
-    found = {split: known[split] for split in SPLITS if split in known and len(parts[known[split]])}
-    return _open(
-        source, {split: [_Table(parts[part], name, part, folder)] for split, part in found.items()}, options, name
+    parts = (
+        (split, _table_part(tables[part], f"{name} ({part})", part, folder))
+        for split in SPLITS
+        if (part := known.get(split)) is not None and len(tables[part])
     )
+    return _open(source, parts, options, name)
 
 
-def _open(source: Source, parts: Mapping[str, Sequence[_File | _Table]], options: DataConfig, path: str) -> Source:
-    """The source of the parts of each split; `path` is it in a sentence."""
+def _open(source: Source, parts: Iterable[tuple[str, _Part]], options: DataConfig, path: str) -> Source:
+    """The source of the parts and their splits; `path` is it in a sentence."""
     rows, chosen = Rows(), None
-    for split, each in parts.items():
-        for part in each:
-            choose = partial(choose_columns, options=options, where=part.where, modality=source.modality)
-            own, cells = part.look(choose)
-            chosen = own.joined(chosen, part.where)
-            rows.add(
-                split,
-                [None] * part.rows if own.label is None else cells[own.label.name],
-                None if own.split is None else named_cells(own.split, cells[own.split.name]),
-            )
+    for split, part in parts:
+        own = choose_columns(part.columns, options, part.where, source.modality)
+        chosen = own.joined(chosen, part.where)
+        aside = {column: list(part.cells(column.name, _MANY)) for column in (own.label, own.split) if column}
+        rows.add(
+            split,
+            [None] * part.rows if own.label is None else aside[own.label],
+            partial(part.items, own.content.name),
+            None if own.split is None else named_cells(own.split, aside[own.split]),
+        )
     if chosen is None or not any(rows.labels.values()):
         raise UserError(f"{path} has no rows.")
-    content, label, names = chosen.content.name, chosen.label, chosen.class_names
+    label, names = chosen.label, chosen.class_names
     rows.column = None if chosen.split is None else chosen.split.name
     source.warnings += label_notes(chosen, options, source.modality, source.name)
-    return rows.fill(
-        source,
-        lambda split, labels: read_items(labels, partial(_cells, parts[split], content)),
-        options,
-        options.unseen,
-        names,
-        source.name if label is None else f"{source.name}, column {label.name!r}",
-        strict=names is None,
-    )
+    where = source.name if label is None else f"{source.name}, column {label.name!r}"
+    return rows.fill(source, options, options.unseen, names, where, strict=names is None)
 
 
-def _cells(parts: Sequence[_File | _Table], column: str, start: int) -> Iterator[Cell]:
-    for part in parts:
-        if start < part.rows:
-            yield from part.cells(column, start)
-        start = max(start - part.rows, 0)
-
-
-class _File:
-    """A parquet file, with its name relative to the source.
+@dataclass(frozen=True)
+class _Part:
+    """A parquet file, or a split of a Hugging Face data set.
 
     Attributes:
         where: it is, for sentences.
-        rows: how many it has, when `look` has seen them.
+        name: in the names of its items.
+        folder: in which relative paths of its images start.
+        columns: of it.
+        rows: how many.
+        read: gives one column as arrow has it, so many rows at a time.
     """
 
-    rows = 0
+    where: str
+    name: str
+    folder: Path
+    columns: list[Column]
+    rows: int
+    read: Callable[[str, int], Iterator[Any]]
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.where, self._path, self._name = str(path), path, name
+    def cells(self, column: str, rows: int = _BLOCK) -> Iterator[Any]:
+        """The cells of a column, images as they are encoded."""
+        return (cell for block in self.read(column, rows) for cell in block.column(0).to_pylist())
 
-    def look(self, choose: Callable[[list[Column]], Chosen]) -> _Look:
-        """Choose among the columns, and read the cells of labels and splits."""
-        with self._opened() as file:
-            chosen = choose(parquet_columns(file.schema_arrow))
-            table = file.read(columns=chosen.aside)
-            self.rows = file.metadata.num_rows
-            return chosen, {name: table.column(name).to_pylist() for name in chosen.aside}
-
-    def cells(self, column: str, start: int) -> Iterator[Cell]:
-        """The cells of a column from a row on."""
-        with self._opened() as file:
-            batches = file.iter_batches(_BLOCK, columns=[column])
-            cells = (cell for batch in batches for cell in batch.column(0).to_pylist())
-            for row, cell in islice(enumerate(cells), start, None):
-                yield f"{self._name}:{row}", cell, self._path.parent
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[pq.ParquetFile]:
-        """The file; pyarrow's errors become one sentence that names it."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with pq.ParquetFile(self._path) as file:
-                yield file
-        except pa.ArrowException as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{self._path} is not a readable parquet file: {reason}") from error
+    def items(self, column: str) -> Iterator[Item]:
+        """The items of a column of contents."""
+        return (cell_item(f"{self.name}:{row}", cell, self.folder) for row, cell in enumerate(self.cells(column)))
 
 
-class _Table:
-    """The same for a split of a Hugging Face data set, by its own name; paths in it are relative to `folder`."""
+def _file_part(path: Path, name: str) -> _Part:
+    """A parquet file, by its name relative to the source."""
 
-    def __init__(self, table: datasets.Dataset, source: str, name: str, folder: Path) -> None:
-        self.where, self.rows = f"{source} ({name})", len(table)
-        self._table, self._name, self._folder = table, name, folder
+    def read(column: str, rows: int) -> Iterator[Any]:
+        with _opened(path) as file:
+            yield from file.iter_batches(rows, columns=[column])
 
-    def look(self, choose: Callable[[list[Column]], Chosen]) -> _Look:
-        """Choose among the columns, and take the cells of labels and splits."""
-        chosen = choose(dataset_columns(self._table.features))
-        return chosen, {name: list(self._table[name]) for name in chosen.aside}
+    with _opened(path) as file:
+        return _Part(str(path), name, path.parent, typed_columns(file.schema_arrow), file.metadata.num_rows, read)
 
-    def cells(self, column: str, start: int) -> Iterator[Cell]:
-        """The cells of a column from a row on, images as they are encoded."""
-        import datasets
 
-        table = self._table.select_columns([column])
-        if isinstance(table.features[column], datasets.Image):
-            table = table.cast_column(column, datasets.Image(decode=False))
-        for first in range(start, self.rows, _BLOCK):
-            for row, cell in enumerate(table[first : first + _BLOCK][column], first):
-                yield f"{self._name}:{row}", cell, self._folder
+def _table_part(table: datasets.Dataset, where: str, name: str, folder: Path) -> _Part:
+    """A split of a Hugging Face data set, by its own name."""
+
+    def read(column: str, rows: int) -> Iterator[Any]:
+        return table.select_columns([column]).with_format("arrow").iter(rows)
+
+    return _Part(where, name, folder, typed_columns(table.features.arrow_schema), len(table), read)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """The parquet file; pyarrow's errors become one sentence that names it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a readable parquet file: {reason}") from error
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -232,8 +215,8 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted((file for file in found if file.is_file()), key=lambda file: file.as_posix())
 
 
-def parquet_columns(schema: pa.Schema) -> list[Column]:
-    """The columns of a file, with what Hugging Face's metadata says about them."""
+def typed_columns(schema: pa.Schema) -> list[Column]:
+    """The columns of a file or data set, with what Hugging Face's metadata says about them."""
     import pyarrow as pa
 
     try:
@@ -245,35 +228,17 @@ def parquet_columns(schema: pa.Schema) -> list[Column]:
         feature = features.get(entry.name) if isinstance(features, dict) else None
         feature = feature if isinstance(feature, dict) else {}
         kind, names = feature.get("_type"), None
-        holds: Held = "other" if pa.types.is_nested(entry.type) else "scalar"
+        other = pa.types.is_nested(entry.type) or kind not in (None, "Value", "ClassLabel", "Image")
+        holds: Held = "other" if other else "scalar"
         if kind == "ClassLabel" and feature.get("names"):
             holds, names = "classes", tuple(feature["names"])
-        elif pa.types.is_struct(entry.type) and entry.type.get_field_index("bytes") >= 0:
+        elif kind in (None, "Image") and pa.types.is_struct(entry.type) and entry.type.get_field_index("bytes") >= 0:
             holds = "image"
         elif pa.types.is_binary(entry.type) or pa.types.is_large_binary(entry.type):
             holds = "image" if kind == "Image" else "bytes"
         elif pa.types.is_string(entry.type) or pa.types.is_large_string(entry.type):
             holds = "text"
         columns.append(Column(entry.name, holds, names))
-    return columns
-
-
-def dataset_columns(features: datasets.Features) -> list[Column]:
-    """The columns of a data set by their feature types."""
-    import datasets
-
-    kinds: dict[str, Held] = dict.fromkeys(("binary", "large_binary"), "bytes")
-    kinds |= dict.fromkeys(("string", "large_string"), "text")
-    columns = []
-    for name, feature in features.items():
-        holds: Held = "image" if isinstance(feature, dict) and "bytes" in feature else "other"
-        if isinstance(feature, datasets.Image):
-            holds = "image"
-        elif isinstance(feature, datasets.ClassLabel):
-            holds = "classes"
-        elif isinstance(feature, datasets.Value):
-            holds = kinds.get(feature.dtype, "scalar")
-        columns.append(Column(name, holds, tuple(feature.names) if holds == "classes" else None))
     return columns
 
 

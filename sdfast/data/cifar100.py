@@ -11,14 +11,14 @@ NumPy or of any other library is called in its name.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.items import Item, Items, Raw, Source
+from sdfast.data.items import Item, Source, known_items
 from sdfast.data.labels import check_labels, compare_classes
 from sdfast.data.lines import read_lines
 from sdfast.errors import UserError, said
@@ -52,8 +52,10 @@ def open_cifar100(path: Path) -> Source:
         if not len(pixels):
             raise UserError(f"{file} holds no images; unpack the archive again.")
         checked = check_labels(labels, names, str(file))
-        source.splits[split] = Items(
-            Item(f"{split}:{row}", label, _reader(pixels, row)) for row, label in enumerate(checked)
+        images = zip(checked, pixels.transpose(0, 2, 3, 1), strict=True)  # [32, 32, 3] each
+        source.splits[split] = known_items(
+            Item(f"{split}:{row}", label, partial(np.ascontiguousarray, image))
+            for row, (label, image) in enumerate(images)
         )
     compare_classes(source, strict=True)
     return source
@@ -61,11 +63,6 @@ def open_cifar100(path: Path) -> Source:
 
 def _is_binary(path: Path) -> bool:
     return all((path / f"{split}.bin").is_file() for split in _SPLITS) and (path / _NAMES).is_file()
-
-
-def _reader(pixels: NDArray[np.uint8], row: int) -> Callable[[], Raw]:
-    """A function that gives one image, [32, 32, 3] uint8."""
-    return lambda: np.ascontiguousarray(pixels[row].transpose(1, 2, 0))
 
 
 def _read_binary(file: Path) -> tuple[NDArray[np.uint8], list[int | None]]:
@@ -79,8 +76,7 @@ def _read_binary(file: Path) -> tuple[NDArray[np.uint8], list[int | None]]:
 
 def _read_python(file: Path) -> tuple[NDArray[np.uint8], list[int | None]]:
     """Pixels [n, 3, 32, 32] and fine labels."""
-    content = read_plain_pickle(file)
-    pixels, labels = _entry(file, content, "data"), _entry(file, content, "fine_labels")
+    pixels, labels = _entries(file, "data", "fine_labels")
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise UserError(f"{file}: `data` are not rows of {_PIXELS:,} bytes; unpack the archive again.")
     if not isinstance(labels, list) or any(type(label) is not int for label in labels):
@@ -91,18 +87,19 @@ def _read_python(file: Path) -> tuple[NDArray[np.uint8], list[int | None]]:
 
 
 def _read_meta(file: Path) -> list[str]:
-    names = _entry(file, read_plain_pickle(file), "fine_label_names")
+    (names,) = _entries(file, "fine_label_names")
     if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
         raise UserError(f"{file}: `fine_label_names` are not names; unpack the archive again.")
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
 
 
-def _entry(file: Path, content: dict[str, Any], key: str) -> Any:
-    if key not in content:
+def _entries(file: Path, *keys: str) -> list[Any]:
+    content = read_plain_pickle(file)
+    if absent := [key for key in keys if key not in content]:
         raise UserError(
-            f"{file} has no `{key}`, so it is not a file of CIFAR-100; unpack cifar-100-python.tar.gz again."
+            f"{file} has no `{absent[0]}`, so it is not a file of CIFAR-100; unpack cifar-100-python.tar.gz again."
         )
-    return content[key]
+    return [content[key] for key in keys]
 
 
 class _Refused(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.modality import LABEL_COLUMN, USUAL_LABEL_COLUMNS, Held, Modality, listed, other_than
-from sdfast.data.splits import USUAL_SPLIT_COLUMNS, split_of_value
+from sdfast.data.records import USUAL_SPLIT_COLUMNS, split_of_value
 from sdfast.errors import UserError
 
 NO_LABELS = "no column is taken for the labels"
@@ -77,23 +77,23 @@ def find_split_column(
     return next((free[name] for name in USUAL_SPLIT_COLUMNS if name in free), None)
 
 
-def taken_notes(content: str | None, label: str | None, options: DataConfig, modality: Modality) -> list[str]:
-    """Sentences, without the source's name and a full stop, about columns that were taken by another usual name."""
+def column_notes(
+    content: str | None, label: str | None, names: Sequence[str], options: DataConfig, modality: Modality
+) -> list[str]:
+    """Sentences, without the source's name and a full stop, about the columns of contents and labels.
+
+    They say which were taken by another usual name, and that nothing has a label where one of `names` may hold them.
+    """
     said = []
     parts = ((content, modality.column, modality.key), (label, LABEL_COLUMN, "label_key"))
     for (name, documented, key), role in zip(parts, (f"{modality.content}s", "labels"), strict=True):
         if name is not None and name != documented and getattr(options, key) is None:
             said.append(f"{name!r} is taken for the {role} (data.{key} chooses another)")
-    return said
-
-
-def unlabelled_notes(content: str | None, label: str | None, names: Sequence[str], options: DataConfig) -> list[str]:
-    """A sentence when nothing has a label and there are columns that may hold them."""
     others = [name for name in names if name != content]
-    if label is not None or not others or options.label_key is not None:
-        return []
-    either = repr(others[0]) if len(others) == 1 else f"one of {listed(others)}"
-    return [f"{NO_LABELS}; if they are {either}, say so by data.label_key"]
+    if label is None and others and options.label_key is None:
+        either = repr(others[0]) if len(others) == 1 else f"one of {listed(others)}"
+        said.append(f"{NO_LABELS}; if they are {either}, say so by data.label_key")
+    return said
 
 
 def _given(
@@ -144,11 +144,6 @@ class Chosen:
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes, when the labels are a `ClassLabel`; else None."""
         return None if self.label is None else self.label.class_names
-
-    @property
-    def aside(self) -> list[str]:
-        """Names of the columns beside that of the contents."""
-        return [column.name for column in (self.label, self.split) if column is not None]
 
     def joined(self, before: Chosen | None, where: str) -> Chosen:
         """These columns for the rows of the files `before` as well, with the class names that one of them has.
@@ -230,17 +225,15 @@ def _label_column(columns: Sequence[Column], where: str) -> Column | None:
 def label_notes(chosen: Chosen, options: DataConfig, modality: Modality, name: str) -> list[str]:
     """Sentences about the source `name`: the labels have a less usual name, or there are none beside other columns."""
     label = None if chosen.label is None else chosen.label.name
-    content = modality.column  # whatever it is called
     if chosen.label is not None and (chosen.label.holds == "classes" or label in _LABEL_NAMES):
         return []
-    said = taken_notes(content, label, options, modality) + unlabelled_notes(content, label, chosen.others, options)
+    said = column_notes(modality.column, label, chosen.others, options, modality)  # whatever its own is called
     return [f"{name}: {sentence}." for sentence in said]
 
 
 def named_cells(column: Column, cells: Sequence[Any]) -> list[Any]:
     """The cells of a column, those of a `ClassLabel` by name."""
-    names = column.class_names
-    if names is None:
+    if (names := column.class_names) is None:
         return list(cells)
     return [names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else None for cell in cells]
 

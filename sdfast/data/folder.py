@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from sdfast.data.columns import choose_names
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
+from sdfast.data.items import SPLITS, Item, Raw, Source, file_reader
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality, counted
-from sdfast.data.records import Notes, Record, Rows
-from sdfast.data.splits import split_name
+from sdfast.data.records import Notes, Record, Rows, split_name
 from sdfast.data.table import is_table, read_header, read_table
 from sdfast.data.text_files import document_reader, is_text_file
 from sdfast.errors import UserError
@@ -95,13 +94,16 @@ def open_folder(
     for entry in found.values():
         entry.notes.add_to(source)
     read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
+    rows = Rows()
+    for split in (split for split in SPLITS if split in found):
+        files = [(name, root / name) for name, _ in found[split].items]
+        rows.add(split, [label for _, label in found[split].items], partial(_items, files, read))
+    return rows.fill(source, options, options.unseen)
 
-    def items(split: str, labels: list[int | None]) -> Items:
-        named = zip(found[split].items, labels, strict=True)
-        return Items(Item(name, label, read(root / name)) for (name, _), label in named)
 
-    rows = Rows({split: [label for _, label in found[split].items] for split in SPLITS if split in found})
-    return rows.fill(source, items, options, options.unseen)
+def _items(files: Sequence[tuple[str, Path]], read: Callable[[Path], Callable[[], Raw]]) -> Iterator[Item]:
+    """Those of files, each with the item's name."""
+    return (Item(name, None, read(path)) for name, path in files)
 
 
 def _of_the_other_kind(others: list[str], modality: Modality) -> str:
@@ -159,8 +161,8 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
             for row in read_table(table, options, found.notes, IMAGES)
         ]
         return found
-    for name in sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name)):
-        _sort_in(found, prefix + name, None, modality)
+    loose = sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name))
+    inside: dict[str | None, list[str]] = {None: loose}
     for folder in _sub_folders(directory):
         inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
         if inner is not None:
@@ -168,20 +170,15 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
                 f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
                 f"pass --data {directory / folder}."
             )
-        before = len(found.items)
-        for name in _walk(directory, folder):
-            _sort_in(found, prefix + name, folder, modality)
-        if len(found.items) == before:
-            found.empty.append(prefix + folder)
+        inside[folder] = _walk(directory, folder)
+    for label, names in inside.items():
+        items = [name for name in names if os.path.splitext(name)[1].lower() in modality.suffixes]
+        found.items += [(prefix + name, label) for name in items]
+        found.others += [prefix + name for name in names if os.path.splitext(name)[1].lower() not in modality.suffixes]
+        if label is not None and not items:
+            found.empty.append(prefix + label)
     found.items.sort()
     return found
-
-
-def _sort_in(found: _Found, name: str, label: str | None, modality: Modality) -> None:
-    if os.path.splitext(name)[1].lower() in modality.suffixes:
-        found.items.append((name, label))
-    else:
-        found.others.append(name)
 
 
 def _walk(directory: Path, folder: str) -> list[str]:
@@ -209,7 +206,7 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
 
     Its header has `file_name` and, for labels, `label` (or what `image_key` and `label_key` say, or another usual
     name). File names are relative to the file; they may lead out of its folder, as the file is the user's own. A column
-    of splits divides the rows (see `use_split_column`). Without one, when every name begins with `train/`, `val/` or
+    of splits divides the rows (see `Rows.fill`). Without one, when every name begins with `train/`, `val/` or
     `test/` (or another name of these splits), they are the splits; else everything is train. Cells are separated by
     commas, semicolons, tabs or bars. The source is of this kind and called by the file's name, if by no other.
 
@@ -223,22 +220,14 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
     _check_first_names([(file, row.line) for file, row in rows[:_LOOKED_AT]], path)
     parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
-    found = Rows(column=notes.split)
-    files: dict[str, list[str]] = {}
+    found, folder = Rows(column=notes.split), path.parent
     for split in (split for split in SPLITS if split in splits):
         group = [row for row, part in zip(rows, splits, strict=True) if part == split]
-        files[split] = [file for file, _ in group]
-        found.add(split, [row.label for _, row in group], [row.split for _, row in group])
+        items = partial(_items, [(_portable(file, folder), folder / file) for file, _ in group], file_reader)
+        found.add(split, [row.label for _, row in group], items, [row.split for _, row in group])
     source = Source(name or path.name, kind, None, {})
     notes.add_to(source)
-
-    def items(split: str, labels: list[int | None]) -> Items:
-        named = zip(files[split], labels, strict=True)
-        return Items(
-            Item(_portable(file, path.parent), label, file_reader(path.parent / file)) for file, label in named
-        )
-
-    return found.fill(source, items, options, unseen=None)
+    return found.fill(source, options, unseen=None)
 
 
 def image_file(row: Record, table: Path, notes: Notes) -> str:

@@ -11,18 +11,17 @@ import math
 import os
 import re
 import struct
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Items, Source
+from sdfast.data.items import SPLITS, Item, Source
 from sdfast.data.lines import readable
-from sdfast.data.records import Rows
-from sdfast.data.splits import split_name
+from sdfast.data.records import Rows, split_name
 from sdfast.errors import UserError
 from sdfast.regular import open_regular
 
@@ -45,25 +44,21 @@ def open_idx(path: Path, options: DataConfig) -> Source:
     Raises:
         UserError: a file that is damaged, not IDX, or with fewer or more labels than images; two files for one split.
     """
-    if path.is_dir():
-        found = _image_files(path)
-    else:
-        found = {"train": path}
-    images: dict[str, NDArray[np.uint8]] = {}
+    found = _image_files(path) if path.is_dir() else {"train": path}
     rows = Rows()
     for split in (split for split in SPLITS if split in found):
         labels = _labels_of(found[split])
         numbers = None if labels is None else read_idx(labels, 1).tolist()
-        images[split] = read_idx(found[split], 3, None if numbers is None else (f"{labels}", len(numbers)))
-        rows.add(split, [None] * len(images[split]) if numbers is None else numbers)
+        images = read_idx(found[split], 3, None if numbers is None else (f"{labels}", len(numbers)))
+        items = partial(_items, found[split].name, images)
+        rows.add(split, [None] * len(images) if numbers is None else numbers, items)
     if not any(rows.labels.values()):
         raise UserError(f"{path} holds no images.")
+    return rows.fill(Source(path.name, "IDX", None, {}), options, options.unseen, strict=False)
 
-    def items(split: str, labels: list[int | None]) -> Items:
-        name, pixels = found[split].name, images[split]
-        return Items(Item(f"{name}:{row}", label, partial(pixels.__getitem__, row)) for row, label in enumerate(labels))
 
-    return rows.fill(Source(path.name, "IDX", None, {}), items, options, options.unseen, strict=False)
+def _items(name: str, images: NDArray[np.uint8]) -> Iterator[Item]:
+    return (Item(f"{name}:{row}", None, partial(images.__getitem__, row)) for row in range(len(images)))
 
 
 def read_idx(path: Path, dimensions: int, labels: tuple[str, int] | None = None) -> NDArray[np.uint8]:
@@ -90,24 +85,17 @@ def read_idx(path: Path, dimensions: int, labels: tuple[str, int] | None = None)
         if labels is not None and labels[1] != shape[0]:
             raise UserError(f"{labels[0]} has {labels[1]} labels for the {shape[0]} images of {path.name}.")
         try:
-            data = np.empty(size, np.uint8)
-            found = _fill(file, data, start[header:]) + len(file.read(1))
+            data, found, block = np.empty(size, np.uint8), 0, start[header:]
+            while block and found + len(block) <= size:
+                data[found : found + len(block)] = np.frombuffer(block, np.uint8)
+                found += len(block)
+                block = file.read(min(_BLOCK, size - found))
+            more = block or file.read(1)
         except MemoryError:
             raise UserError(f"{path} holds {size:,} bytes of data, more than there is memory for; cut it.") from None
-    if found != size:
-        has = "more" if found > size else str(found)
-        raise UserError(f"{path} is damaged: it says {size} bytes of data and has {has}.")
+    if more or found != size:
+        raise UserError(f"{path} is damaged: it says {size} bytes of data and has {'more' if more else found}.")
     return data.reshape(shape)
-
-
-def _fill(file: gzip.GzipFile | BinaryIO, data: NDArray[np.uint8], block: bytes) -> int:
-    """Put a block and what follows it in the file into an array, until that is full; the bytes that were there."""
-    done = 0
-    while block and done + len(block) <= len(data):
-        data[done : done + len(block)] = np.frombuffer(block, np.uint8)
-        done += len(block)
-        block = file.read(min(_BLOCK, len(data) - done))
-    return done + len(block)
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
@@ -116,9 +104,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
     files = [file for file in files if not (file.suffix == ".gz" and file.name[:-3] in plain)]
     found: dict[str, Path] = {}
     for file in files:
-        split = _split_of(file)
-        if split is None and len(files) == 1:
-            split = "train"
+        split = _split_of(file) or ("train" if len(files) == 1 else None)
         if split is None:
             raise UserError(
                 f"{file} begins with neither train-, t10k-, test- nor val-; pass the file itself as --data."

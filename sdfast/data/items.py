@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,12 @@ from sdfast.errors import RunError, said
 from sdfast.regular import of_the_file, read_regular
 
 Raw = bytes | NDArray[np.uint8]
-Cell = tuple[str, Any, Path | None]  # of a row: its name, its cell, and the folder of a path in it
 LARGEST_FILE = 1 << 30  # bytes of one image's file
 
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One image or document of a source.
 
     Attributes:
@@ -51,18 +49,18 @@ def file_reader(path: Path, largest: int = LARGEST_FILE) -> Callable[[], Raw]:
     return partial(read_regular, path, largest)
 
 
-def cell_item(name: str, label: int | None, cell: Any, folder: Path | None = None) -> Item:
-    """The item of one cell of a table.
+def cell_item(name: str, cell: Any, folder: Path | None = None) -> Item:
+    """The item of one cell of a table, without a label.
 
     The cell is a text (half of a surrogate pair stays, for the pack to refuse), raw bytes, {"bytes": ..., "path": ...}
     or None; a relative path starts in `folder`.
     """
     if isinstance(cell, str):
-        return Item(name, label, partial(cell.encode, "utf-8", "surrogatepass"), held=len(cell))
+        return Item(name, None, partial(cell.encode, "utf-8", "surrogatepass"), held=len(cell))
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if content is not None:
-        return Item(name, label, partial(bytes, content))
-    return Item(name, label, file_reader((folder or Path()) / path) if path else _nothing)
+        return Item(name, None, partial(bytes, content))
+    return Item(name, None, file_reader((folder or Path()) / path) if path else _nothing)
 
 
 def _nothing() -> Raw:
@@ -74,42 +72,29 @@ class ItemList:
 
     Args:
         labels: one per item, known without reading any.
-        items: gives those from an item of a number on, read anew each time.
+        files: each gives its items, one file's after the other's and read anew each time; whatever label they bear,
+            they get theirs of `labels`.
     """
 
-    def __init__(self, labels: list[int | None], items: Callable[[int], Iterator[Item]]) -> None:
+    def __init__(self, labels: list[int | None], *files: Callable[[], Iterable[Item]]) -> None:
         self.labels = labels
-        self._items = items
+        self._files = files
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Item]:
-        return self._items(0)
+        items = chain.from_iterable(items() for items in self._files)
+        return (item._replace(label=label) for item, label in zip(items, self.labels, strict=False))
 
     def __getitem__(self, index: int) -> Item:
-        return next(self._items(range(len(self))[index]))
+        return next(islice(self, range(len(self))[index], None))
 
 
-class Items(ItemList):
-    """An `ItemList` whose items are all known; only their bytes are read later."""
-
-    def __init__(self, items: Iterable[Item] = ()) -> None:
-        self._known = list(items)
-        super().__init__([item.label for item in self._known], lambda start: islice(self._known, start, None))
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._known[index]
-
-
-def read_items(labels: list[int | None], cells: Callable[[int], Iterator[Cell]]) -> ItemList:
-    """An `ItemList` of the cells of a table or lines of files; `cells` gives those from a row on (see `cell_item`)."""
-
-    def items(start: int) -> Iterator[Item]:
-        rows = zip(islice(labels, start, None), cells(start), strict=False)
-        return (cell_item(name, label, cell, folder) for label, (name, cell, folder) in rows)
-
-    return ItemList(labels, items)
+def known_items(items: Iterable[Item] = ()) -> ItemList:
+    """An `ItemList` of items that are all known, with their labels; only their bytes are read later."""
+    known = list(items)
+    return ItemList([item.label for item in known], lambda: known)
 
 
 def chosen_items(
@@ -123,17 +108,15 @@ def chosen_items(
         numbers: the class number in place of each class number; as they are when not given.
     """
 
-    def number(label: int | None) -> int | None:
-        return label if label is None or numbers is None else numbers[label]
-
     def items() -> Iterator[Item]:
         for name, each in lists.items():
             if wanted := {index for of, index in rows if of == name}:
-                chosen = (item for index, item in enumerate(each) if index in wanted)
-                yield from chosen if numbers is None else (replace(item, label=number(item.label)) for item in chosen)
+                yield from (item for index, item in enumerate(each) if index in wanted)
 
-    labels = {name: each.labels for name, each in lists.items()}
-    return ItemList([number(labels[name][index]) for name, index in rows], lambda start: islice(items(), start, None))
+    labels = [lists[name].labels[index] for name, index in rows]
+    if numbers is not None:
+        labels = [None if label is None else numbers[label] for label in labels]
+    return ItemList(labels, items)
 
 
 @dataclass

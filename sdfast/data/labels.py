@@ -85,8 +85,6 @@ def encode_labels(
         keys = {text: key for text, key in keys.items() if text not in words}
     if all(_is_integer(key) for key in keys.values()):
         keys = {text: key for text, key in keys.items() if key != "-1"}
-    if not keys:
-        return None, {split: [None] * len(column) for split, column in texts.items()}
     spellings: dict[str, list[str]] = {}
     for text, key in keys.items():
         spellings.setdefault(key, []).append(text)
@@ -94,10 +92,8 @@ def encode_labels(
     numeric = all(_is_number(name) for name in name_of.values())
     names = sorted(name_of.values(), key=lambda name: (float(name), name) if numeric else (0.0, name))
     number = {name: index for index, name in enumerate(names)}
-    known = {text: number[name_of[key]] for text, key in keys.items()}
-    return names, {
-        split: [None if text is None else known.get(text) for text in column] for split, column in texts.items()
-    }
+    known: dict[str | None, int] = {text: number[name_of[key]] for text, key in keys.items()}
+    return names or None, {split: [known.get(text) for text in column] for split, column in texts.items()}
 
 
 def number_labels(

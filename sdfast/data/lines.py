@@ -12,9 +12,9 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,12 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
     packed = path.name.lower().endswith(".gz")
     with readable(path), open_regular(path) as plain, gzip.open(plain) if packed else plain as file:
         limit = max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size) if packed else None
-        yield from _bounded(path, _decoded_lines(path, cast(BinaryIO, file), what, encoding), limit)
+        yield from _numbered(path, *_decoder(path, cast(BinaryIO, file), what, encoding), what, limit)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a file, before .gz, in small letters and without the dot."""
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 @contextlib.contextmanager
@@ -73,7 +78,12 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {said(error)}.") from error
 
 
-def _decoded_lines(path: Path, file: BinaryIO, what: str, encoding: str) -> Iterator[tuple[int, str]]:
+def _decoder(path: Path, file: BinaryIO, what: str, encoding: str) -> tuple[BinaryIO | TextIO, str]:
+    r"""What to read lines from, and their encoding.
+
+    It is the file itself where "\n" is one byte of it. Where it has to be decoded first, or its lines end at "\r", it
+    is a text whose lines all end at "\n".
+    """
     start = file.read(SAMPLE)
     if start is None:  # of the kernel's files, some are regular by name and wait for what is not there yet
         raise UserError(f"{path} is no file that holds text: there is nothing to read in it now.")
@@ -86,40 +96,47 @@ def _decoded_lines(path: Path, file: BinaryIO, what: str, encoding: str) -> Iter
         lone_returns = b"\n" not in start and _lone_returns(file)
         file.seek(len("\ufeff".encode()) if marked else 0)
         if not lone_returns:
-            yield from _byte_lines(path, file, what, "utf-8" if marked else encoding)
-            return
-    yield from _text_lines(path, file, what, "utf-8" if marked == "utf-8-sig" else encoding)
+            return file, UTF8 if marked else encoding
+    encoding = UTF8 if marked == "utf-8-sig" else encoding
+    return io.TextIOWrapper(file, encoding, newline=None), encoding
 
 
-def _byte_lines(path: Path, file: BinaryIO, what: str, encoding: str) -> Iterator[tuple[int, str]]:
-    r"""The lines of a file whose encoding has "\n" as one byte."""
-    number = 0
-    while line := file.readline(LONGEST_LINE + 1):
-        number += 1
-        _check_length(path, number, len(line))
-        try:
-            yield number, line.decode(encoding)
-        except UnicodeDecodeError as error:
-            hint, start = "", line[error.start if error.start >= SAMPLE else 0 :][:SAMPLE]
-            if encoding == UTF8:  # what fits better, from the line and what follows it
-                hint = f" {suggestion(start + file.read(SAMPLE), start)}"
-            raise UserError(
-                f"{path} line {number} is not a {_called(encoding)} {what}: {error.reason}.{hint}"
-            ) from error
-
-
-def _text_lines(path: Path, file: BinaryIO, what: str, encoding: str) -> Iterator[tuple[int, str]]:
-    r"""The lines of a file that has to be decoded first, or whose lines end at "\r"; the end is always "\n"."""
-    number = 0
+def _numbered(
+    path: Path, file: BinaryIO | TextIO, encoding: str, what: str, limit: int | None
+) -> Iterator[tuple[int, str]]:
+    """The lines, of at most so many characters in all, where there is a limit, and few of them blank."""
+    number = size = blank = 0
     try:
-        with io.TextIOWrapper(file, encoding, newline=None) as text:
-            while line := text.readline(LONGEST_LINE + 1):
-                number += 1
-                _check_length(path, number, len(line))
-                yield number, line
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise UserError(
+                    f"{path} line {number} is longer than {LONGEST_LINE:,} bytes, which is no line of a text file; cut "
+                    "it, or pass each document as a file of its own."
+                )
+            text = line.decode(encoding) if isinstance(line, bytes) else line
+            size += len(text)
+            if limit is not None and size > limit:
+                raise UserError(
+                    f"{path} unpacks to more than {limit:,} characters, which is too much for a text of its size; "
+                    "unpack it and look."
+                )
+            blank += text.isspace()
+            if text.isspace() and blank > max(_BLANK_LINES, 0.9 * number):
+                raise UserError(
+                    f"{path} holds hardly anything but blank lines ({blank:,} of its first {number:,}); remove them, "
+                    "or look at what wrote it."
+                )
+            yield number, text
     except UnicodeError as error:  # UTF-16 has one of its own where a mark is missing
+        kind = f"a {encoding.upper() if encoding.startswith('utf') else encoding} {what}"
         reason = getattr(error, "reason", str(error))
-        raise UserError(f"{path} is not a {_called(encoding)} {what} after line {number}: {reason}.") from error
+        if not isinstance(error, UnicodeDecodeError) or isinstance(file, io.TextIOBase):
+            raise UserError(f"{path} is not {kind} after line {number}: {reason}.") from error
+        hint, start = "", cast(bytes, line)[error.start if error.start >= SAMPLE else 0 :][:SAMPLE]
+        if encoding == UTF8:  # what fits better, from the line and what follows it
+            hint = f" {suggestion(start + cast(BinaryIO, file).read(SAMPLE), start)}"
+        raise UserError(f"{path} line {number} is not {kind}: {reason}.{hint}") from error
 
 
 def _lone_returns(file: BinaryIO) -> bool:
@@ -133,57 +150,15 @@ def _lone_returns(file: BinaryIO) -> bool:
     return found
 
 
-def _check_length(path: Path, number: int, length: int) -> None:
-    if length > LONGEST_LINE:
-        raise UserError(
-            f"{path} line {number} is longer than {LONGEST_LINE:,} bytes, which is no line of a text file; cut it, or "
-            "pass each document as a file of its own."
-        )
-
-
-def _bounded(path: Path, lines: Iterator[tuple[int, str]], limit: int | None = None) -> Iterator[tuple[int, str]]:
-    """Lines of at most so many characters in all, where there is a limit, and few of them blank."""
-    size = blank = 0
-    for number, line in lines:
-        size += len(line)
-        if limit is not None and size > limit:
-            raise UserError(
-                f"{path} unpacks to more than {limit:,} characters, which is too much for a text of its size; unpack "
-                "it and look."
-            )
-        if line.isspace():
-            blank += 1
-            if blank > max(_BLANK_LINES, 0.9 * number):
-                raise UserError(
-                    f"{path} holds hardly anything but blank lines ({blank:,} of its first {number:,}); remove them, "
-                    "or look at what wrote it."
-                )
-        yield number, line
-
-
-def _called(encoding: str) -> str:
-    return encoding.upper() if encoding.startswith("utf") else encoding
-
-
-def _share(letters: str) -> Callable[[str], bool]:
-    """Whether most letters beyond ASCII are such."""
-    pattern = re.compile(letters)
-
-    def mostly(text: str) -> bool:
-        beyond = [letter for letter in text if letter > "\x7f"]
-        return 2 * len(pattern.findall(text)) > len(beyond)
-
-    return mostly
-
-
-_CANDIDATES: tuple[tuple[str, Callable[[str], bool]], ...] = (  # for files whose letters beyond ASCII come in runs
-    ("cp932", lambda text: re.search("[\u3041-\u30fe]", text) is not None),  # Japanese has kana
-    ("euc_jp", lambda text: re.search("[\u3041-\u30fe]", text) is not None),
-    ("cp949", _share("[\uac00-\ud7a3]")),
-    ("gb18030", _share("[\u4e00-\u9fff\u3000-\u303f\uff00-\uff60]")),
-    ("big5", _share("[\u4e00-\u9fff\u3000-\u303f\uff00-\uff60]")),
-    ("cp1251", _share("[\u0410-\u044f\u0401\u0451]")),
-    ("cp1253", _share("[\u0386-\u03ce]")),
+_KANA, _HAN = "[\u3041-\u30fe]", "[\u4e00-\u9fff\u3000-\u303f\uff00-\uff60]"
+_CANDIDATES = (  # for files whose letters beyond ASCII come in runs; more than this share of those are such letters
+    ("cp932", _KANA, 0.0),  # Japanese has kana
+    ("euc_jp", _KANA, 0.0),
+    ("cp949", "[\uac00-\ud7a3]", 0.5),
+    ("gb18030", _HAN, 0.5),
+    ("big5", _HAN, 0.5),
+    ("cp1251", "[\u0410-\u044f\u0401\u0451]", 0.5),
+    ("cp1253", "[\u0386-\u03ce]", 0.5),
 )
 
 
@@ -207,8 +182,9 @@ def fitting_encoding(sample: bytes) -> str:
         return wide
     runs = _RUN.findall(sample)
     if len(b"".join(runs)) >= 2 * len(runs):  # of Latin letters more are alone, for all the words like Größe
-        for name, fits in _CANDIDATES:
-            if (text := decoded(sample, name)) is not None and fits(text):
+        for name, letters, share in _CANDIDATES:
+            text = decoded(sample, name) or ""
+            if len(re.findall(letters, text)) > share * sum(letter > "\x7f" for letter in text):
                 return name
     return "cp1252" if decoded(sample, "cp1252") is not None else "latin-1"
 
@@ -222,8 +198,10 @@ def decoded(content: bytes, encoding: str) -> str | None:
 
 
 def remedy(content: bytes | NDArray[np.uint8]) -> str:
-    """The same for the content of a document, and a blank; "" where it is UTF-8, or UTF-8 but for half of a surrogate
-    pair, which no encoding explains."""
+    """What `suggestion` says of a document that is not UTF-8, and a blank.
+
+    It is "" where the document is UTF-8, or is but for half of a surrogate pair, which no encoding explains.
+    """
     content = bytes(content)
     try:
         content.decode(UTF8)

@@ -13,7 +13,7 @@ import numpy as np
 from sdfast.data.cifar100 import is_cifar100, open_cifar100
 from sdfast.data.config import DataConfig
 from sdfast.data.folder import open_folder
-from sdfast.data.items import SPLITS, Item, Items, Source, file_reader
+from sdfast.data.items import SPLITS, Item, Source, file_reader, known_items
 from sdfast.data.labels import compare_classes
 from sdfast.data.lines import read_lines
 from sdfast.data.modality import IMAGES
@@ -105,15 +105,13 @@ def _open_cub(path: Path) -> Source:
     names = read(path / "classes.txt")
     number = {key: index for index, key in enumerate(names)}
     images = read(listed)
-    values = []
-    for file in (labelled, divided):
-        values.append(read(file))
-        if other := sorted(values[-1].keys() ^ images.keys()):
+    labels, parts = read(labelled), read(divided)
+    for file, values in ((labelled, labels), (divided, parts)):
+        if other := sorted(values.keys() ^ images.keys()):
             raise UserError(
-                f"{file} has {len(values[-1]):,} images and {listed.name} {len(images):,}; image {other[0]} is in one "
-                "of them alone: unpack the archive again."
+                f"{file} has {len(values):,} images and {listed.name} {len(images):,}; image {other[0]} is in one of "
+                "them alone: unpack the archive again."
             )
-    labels, parts = values
     rows: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for key, name in images.items():
         if labels[key] not in number:
@@ -143,12 +141,10 @@ def _open_chest_xray(path: Path) -> Source:
     return source
 
 
-def _has_dtd_lists(folder: Path) -> bool:
-    return (folder / "train1.txt").is_file() and (folder / "test1.txt").is_file()
-
-
-def _is_dtd(path: Path) -> bool:
-    return _has_dtd_lists(path / "labels") or (_has_dtd_lists(path) and (path.parent / "images").is_dir())
+def _dtd_lists(path: Path) -> Path | None:
+    """The folder of the lists: `labels/` of the data set, or what was opened where that is its `labels/`."""
+    folders = [path / "labels", *([path] if (path.parent / "images").is_dir() else [])]
+    return next((folder for folder in folders if _has("train1.txt", "test1.txt")(folder)), None)
 
 
 def _open_dtd(path: Path) -> Source:
@@ -165,18 +161,15 @@ def _open_dtd(path: Path) -> Source:
                 raise UserError(f"{file} line {line} is not a class, '/' and an image; unpack the archive again.")
             yield name
 
-    whole = _has_dtd_lists(path / "labels")
-    labels = path / "labels" if whole else path
+    labels = _dtd_lists(path) or path
+    whole = labels != path
     files = {split: labels / f"{split}1.txt" for split in SPLITS}
     listed = {split: list(read(file)) for split, file in files.items()}
     images = sorted(name for part in listed.values() for name in part)
     names = sorted({name.split("/")[0] for name in images})
+    rows = {name: (f"images/{name}", names.index(name.split("/")[0])) for name in images}
     found = (
-        (
-            split,
-            [(f"images/{name}", names.index(name.split("/")[0])) for name in part],
-            labels if whole else files[split],
-        )
+        (split, [rows[name] for name in part], labels if whole else files[split])
         for split, part in ({"train": images} if whole else listed).items()
     )
     return _source(path, "DTD", names, labels.parent, found)
@@ -274,27 +267,18 @@ def _source(
     for split, rows, listed_by in lists:
         if not rows:
             raise UserError(f"{listed_by} names no images; unpack the archive again.")
-        if missing := _missing(root, (name for name, _ in rows)):
+        folders = {name.rpartition("/")[0] for name, _ in rows}  # each is listed once
+        there = {
+            f"{folder}/{file}" for folder in folders if (root / folder).is_dir() for file in os.listdir(root / folder)
+        }
+        if missing := [name for name, _ in rows if name not in there]:
             raise UserError(
                 f"{listed_by} names images that are not in {root}: {len(missing):,} of {len(rows):,} (the first: "
                 f"{missing[0]}); unpack the whole archive again."
             )
-        source.splits[split] = Items(Item(name, label, file_reader(root / name), banner) for name, label in rows)
+        source.splits[split] = known_items(Item(name, label, file_reader(root / name), banner) for name, label in rows)
     compare_classes(source, strict=True)
     return source
-
-
-def _missing(root: Path, names: Iterable[str]) -> list[str]:
-    """Those that do not exist; each folder is read once."""
-    there: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        if folder not in there:
-            there[folder] = set(os.listdir(root / folder)) if (root / folder).is_dir() else set()
-        if file not in there[folder]:
-            missing.append(name)
-    return missing
 
 
 def _read_list(path: Path) -> Iterator[tuple[int, str]]:
@@ -332,25 +316,21 @@ def _read_mat(path: Path, *names: str) -> list[list[Any]]:
     if not path.is_file():
         raise UserError(f"{path} is missing; unpack or download it again.")
     try:
-        found = loadmat(path, variable_names=names)
+        found = loadmat(path, variable_names=names, squeeze_me=True)
     except Exception as error:  # scipy raises its own, ValueError, TypeError, zlib.error, ... for a damaged file
         why = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a MATLAB file ({why}); download it again.") from error
-    for name in names:
-        if name not in found:
-            raise UserError(f"{path} has no variable {name!r}; it is not the published file: download it again.")
+    if absent := [name for name in names if name not in found]:
+        raise UserError(f"{path} has no variable {absent[0]!r}; it is not the published file: download it again.")
     variables: list[list[Any]] = []
     for name in names:
-        values = np.ravel(found[name])
-        if name == "file_list":  # a text in each cell
-            cells = [np.ravel(value) for value in values]
-            if any(cell.size != 1 or cell.dtype.kind != "U" for cell in cells):
-                raise UserError(f"{name} of {path} are not texts; download the file again.")
-            variables.append([str(cell[0]) for cell in cells])
-        elif values.dtype.kind not in "iuf" or np.any(values != np.floor(values)):
-            raise UserError(f"{name} of {path} are not whole numbers; download the file again.")
-        else:
-            variables.append([int(value) for value in values])
+        values, texts = np.ravel(found[name]), name == "file_list"
+        whole = values.dtype.kind in "iuf" and not np.any(values != np.floor(values))
+        if not (all(isinstance(value, str) for value in values) if texts else whole):
+            raise UserError(
+                f"{name} of {path} are not {'texts' if texts else 'whole numbers'}; download the file again."
+            )
+        variables.append([str(value) if texts else int(value) for value in values])
     return variables
 
 
@@ -363,7 +343,7 @@ LAYOUTS = (
     Layout("FGVC-Aircraft", lambda path: _has("images_variant_test.txt")(_aircraft_data(path)), _open_aircraft),
     Layout("CUB-200-2011", _has(*_CUB), _open_cub),
     Layout("Chest X-ray", _is_chest_xray, _open_chest_xray),
-    Layout("DTD", _is_dtd, _open_dtd),
+    Layout("DTD", lambda path: _dtd_lists(path) is not None, _open_dtd),
     Layout("Stanford Dogs", lambda path: _dogs_lists(path) is not None, _open_dogs),
     Layout("Oxford Flowers 102", _has("imagelabels.mat", "setid.mat"), _open_flowers),
     Layout("CIFAR-100", is_cifar100, open_cifar100),

@@ -1,15 +1,19 @@
-"""An ordered map over threads that keeps only a few elements in memory."""
+"""Threads that read ahead with only a few elements in memory, and how long the training step waits for data."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+_seconds = 0.0  # waited
 
 
 def available_threads() -> int:
@@ -38,3 +42,22 @@ def ordered_map(function: Callable[[_In], _Out], elements: Iterable[_In], thread
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Count the time of the block as waited, in the thread that trains: its images are read, its targets arrive.
+
+    It is the host's clock, and no device is waited for.
+    """
+    global _seconds
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        _seconds += time.perf_counter() - started
+
+
+def seconds_waited() -> float:
+    """Seconds waited by this process so far; take differences."""
+    return _seconds

@@ -90,7 +90,7 @@ def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Sour
         return idx.open_idx(path, options)
     if modality is IMAGES and (layout := layout_of(path)) is not None:
         return layout.open(path)
-    if modality is TEXTS and text_files.is_tweet_eval(names):
+    if modality is TEXTS and names >= text_files.TWEET_EVAL:
         return text_files.open_tweet_eval(path, options)
     if modality is TEXTS and (files := text_files.text_files(path)):
         return text_files.open_text_files(path, files, options)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from sdfast.data.columns import choose_names, find_split_column, fitting_names, taken_notes, unlabelled_notes
+from sdfast.data.columns import choose_names, column_notes, find_split_column, fitting_names
 from sdfast.data.config import DataConfig
-from sdfast.data.lines import LONGEST_LINE, read_lines
+from sdfast.data.lines import LONGEST_LINE, read_lines, suffix_of
 from sdfast.data.modality import IMAGES, TEXTS, Modality, listed, other_than
 from sdfast.data.records import Notes, Record
 from sdfast.errors import UserError
@@ -33,7 +33,11 @@ def read_header(path: Path, options: DataConfig, modality: Modality) -> tuple[li
         UserError: the file is not a text table.
     """
     _, line = next(_lines(path, options), (0, ""))
-    headers = {mark: _split(path, line, mark) for mark in ("\t" + _MARKS if _is_tsv(path) else _MARKS)}
+    marks = "\t" + _MARKS if suffix_of(path) == "tsv" else _MARKS
+    try:
+        headers = {mark: [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])] for mark in marks}
+    except csv.Error as error:
+        raise UserError(f"{path} line 1 is no header of a text table: {_why(error)}.") from error
     wanted: str | None = getattr(options, modality.key)
     for documented, usual in ((wanted or modality.column, ()), (modality.column, modality.listed_columns)):
         for mark, header in headers.items():
@@ -58,7 +62,7 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
     content, label = choose_names(header, options, modality, str(path))
     if content is None:
         raise UserError(_why_no_column(path, header, mark, options, modality))
-    notes.take(taken_notes(content, label, options, modality) + unlabelled_notes(content, label, header, options))
+    notes.take(column_notes(content, label, header, options, modality))
     notes.split = find_split_column(header, options, str(path), (content, label))
     names = (content, label, notes.split)
     content_at, label_at, split_at = (None if name is None else header.index(name) for name in names)
@@ -95,7 +99,7 @@ def _rows(path: Path, mark: str, options: DataConfig) -> Iterator[tuple[int, lis
     """(line on which it ends, cells) of each row below the header."""
     lines = _lines(path, options)
     above, _ = next(lines, (1, ""))  # the header
-    if _is_tsv(path) and mark == "\t":
+    if suffix_of(path) == "tsv" and mark == "\t":
         yield from (
             (line, list(map(_unquoted, text.rstrip("\r\n").split(mark)))) for line, text in lines if text.strip()
         )
@@ -117,13 +121,6 @@ def _lines(path: Path, options: DataConfig) -> Iterator[tuple[int, str]]:
     if first is not None and not _EXCEL.fullmatch(first[1]):
         yield first
     yield from lines
-
-
-def _split(path: Path, line: str, mark: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
-    except csv.Error as error:
-        raise UserError(f"{path} line 1 is no header of a text table: {_why(error)}.") from error
 
 
 def _why(error: csv.Error) -> str:
@@ -157,10 +154,6 @@ def _looks_like_a_row(path: Path, header: list[str], mark: str, options: DataCon
     below = [row for _, row in islice(_rows(path, mark, options), _LOOKED_AT)]
     again = (cell and any(_cell(row, at) == cell for row in below) for at, cell in enumerate(header))
     return len(header) > 1 and any(again)
-
-
-def _is_tsv(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(".tsv")
 
 
 def _unquoted(cell: str) -> str:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sdfast.data.columns import choose_names, find_split_column, taken_notes, unlabelled_notes
+from sdfast.data.columns import choose_names, column_notes, find_split_column
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import SPLITS, Cell, Items, Raw, Source, cell_item, read_items
-from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, wide_encoding
+from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
+from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
-from sdfast.data.records import Notes, Record, Rows
-from sdfast.data.splits import files_by_split, split_name, split_of_file
+from sdfast.data.records import Notes, Record, Rows, files_by_split, split_name, split_of_file
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
 
-_Part = tuple[Path, str, int]  # a file of a split, its name relative to the source, and how many documents it holds
+TWEET_EVAL = {"train_text.txt", "train_labels.txt"}  # what marks its layout
 _MOST_CLASSES = 100_000
 _COMMON = ("json", "txt")  # suffixes that other files have too
 
@@ -48,7 +46,7 @@ def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
 
 def is_text_file(path: Path) -> bool:
     """Whether the suffix (before .gz) is one of a file that holds documents."""
-    return _format(path) in _READERS
+    return suffix_of(path) in _READERS
 
 
 def text_files(folder: Path) -> list[Path]:
@@ -62,18 +60,14 @@ def text_files(folder: Path) -> list[Path]:
     """
     visible = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     found = [entry for entry in visible if is_text_file(entry)]
-    named = [entry for entry in found if _names_split(entry)]
+    split_of = dict.fromkeys(_COMMON, split_name)
+    named = [entry for entry in found if split_of.get(suffix_of(entry), split_of_file)(entry.name.split(".")[0])]
     for entry in named:
-        if _format(entry) != _format(named[0]):
+        if suffix_of(entry) != suffix_of(named[0]):
             raise UserError(
                 f"{folder} holds {named[0].name} and {entry.name}, data files of several formats; pass one format."
             )
-    return named or [entry for entry in found if _format(entry) not in _COMMON]
-
-
-def _names_split(path: Path) -> bool:
-    name = path.name.split(".")[0]
-    return (split_name(name) if _format(path) in _COMMON else split_of_file(name)) is not None
+    return named or [entry for entry in found if suffix_of(entry) not in _COMMON]
 
 
 def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Source:
@@ -84,37 +78,24 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
     Raises:
         UserError: an empty file, a class of test that train lacks, or content that cannot be used (its line is named).
     """
-    source = Source(path.name, _format(files[0]), None, {}, modality=TEXTS)
-    parts: dict[str, list[_Part]] = {}
+    source = Source(path.name, suffix_of(files[0]), None, {}, modality=TEXTS)
     rows, notes = Rows(), Notes()
     for split, named in files_by_split(path, files, source).items():
-        parts[split] = []
         for file, name in named:
-            found = [(record.label, record.split) for record in _READERS[_format(file)](file, options, notes)]
+            found = [(record.label, record.split) for record in _READERS[suffix_of(file)](file, options, notes)]
             if not found:
                 raise UserError(f"{file} holds no documents.")
-            parts[split].append((file, name, len(found)))
             rows.column = rows.column or notes.split
             splits = None if notes.split is None else [cell for _, cell in found]
-            rows.add(split, [label for label, _ in found], splits)
+            rows.add(split, [label for label, _ in found], partial(_items, file, name, options), splits)
     notes.add_to(source)
-    return rows.fill(
-        source,
-        lambda split, labels: read_items(labels, partial(_cells, parts[split], options)),
-        options,
-        options.unseen,
-        where=source.name,
-    )
+    return rows.fill(source, options, options.unseen, where=source.name)
 
 
-def _cells(parts: list[_Part], options: DataConfig, start: int) -> Iterator[Cell]:
-    """The documents of some files from one on; the files are read again from the first."""
-    found = (
-        (f"{name}:{record.line}", record.content, None)
-        for path, name, documents in parts
-        for record in islice(_READERS[_format(path)](path, options, Notes()), documents)
-    )
-    return islice(found, start, None)
+def _items(path: Path, name: str, options: DataConfig) -> Iterator[Item]:
+    """The documents of a file, which is read again."""
+    records = _READERS[suffix_of(path)](path, options, Notes())
+    return (cell_item(f"{name}:{record.line}", record.content) for record in records)
 
 
 def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
@@ -146,7 +127,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
             names = list(record)
             fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
             notes.split = find_split_column(names, options, where, fields)
-            notes.take(taken_notes(*fields, options, TEXTS))
+            notes.take(column_notes(*fields, (), options, TEXTS))
         text_key, label_key = fields[0] or TEXTS.column, fields[1] or LABEL_COLUMN
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
             missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
@@ -170,29 +151,25 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         labelled = labelled or label is not None
         yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
     if fields is not None and not labelled:
-        notes.take(unlabelled_notes(*fields, names, options))
+        notes.take(column_notes(*fields, names, options, TEXTS))
 
 
 def _object(content: str, where: str) -> dict[str, Any]:
+    many = ""
+    if content.strip() in ("[", "{") or content.startswith("[{"):
+        many = (
+            "; this looks like one list or object in many lines: write each document as an object in a line of its own"
+        )
     try:
         record = json.loads(content)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error.msg}{_of_a_whole_file(content)}.") from error
+        raise UserError(f"{where} is not JSON: {error.msg}{many}.") from error
     except (RecursionError, ValueError) as error:  # the latter: a number of more than 4,300 digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
         raise UserError(f"{where} is not JSON: {reason}.") from error
     if not isinstance(record, dict):
-        raise UserError(
-            f"{where} is not a JSON object: one line holds one document with its fields{_of_a_whole_file(content)}."
-        )
+        raise UserError(f"{where} is not a JSON object: one line holds one document with its fields{many}.")
     return record
-
-
-def _of_a_whole_file(content: str) -> str:
-    """What to say where the line looks like a part of one JSON value that goes over many lines, or like a list."""
-    if content.strip() not in ("[", "{") and not content.startswith("[{"):
-        return ""
-    return "; this looks like one list or object in many lines: write each document as an object in a line of its own"
 
 
 def _kind(value: object) -> str:
@@ -206,15 +183,6 @@ _READERS: dict[str, Callable[[Path, DataConfig, Notes], Iterator[Record]]] = {
 }
 
 
-def _format(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
-
-
-def is_tweet_eval(names: Collection[str]) -> bool:
-    """Whether a folder with entries of these names has the layout."""
-    return {"train_text.txt", "train_labels.txt"} <= set(names)
-
-
 def open_tweet_eval(path: Path, options: DataConfig) -> Source:
     """Open a folder of TweetEval's layout: `train_text.txt`, `train_labels.txt` (a line each), `val_...`, `test_...`.
 
@@ -224,24 +192,20 @@ def open_tweet_eval(path: Path, options: DataConfig) -> Source:
         UserError: a split with other numbers of texts and labels, a label that is no number or has no name, a class of
             test that train lacks, or a file that is not of `options.encoding`.
     """
-    texts: dict[str, list[str]] = {}
     rows = Rows()
     for split in SPLITS:
         file = path / f"{split}_text.txt"
         if file.is_file():
-            texts[split] = [text.strip() for _, text in read_lines(file, encoding=options.encoding)]
-            rows.add(split, _read_labels(path / f"{split}_labels.txt", file, len(texts[split]), options.encoding))
+            texts = [text.strip() for _, text in read_lines(file, encoding=options.encoding)]
+            items = [cell_item(f"{file.name}:{line}", text) for line, text in enumerate(texts, start=1)]
+            labels = _read_labels(path / f"{split}_labels.txt", file, len(texts), options.encoding)
+            rows.add(split, labels, partial(iter, items))
     names = _read_mapping(path / "mapping.txt", options.encoding)
     if names is None:
         largest = max((number for part in rows.labels.values() for number in part), default=0)
         names = [str(number) for number in range(1 + max(largest, 0))]
-
-    def items(split: str, labels: list[int | None]) -> Items:
-        numbered = enumerate(zip(texts[split], labels, strict=True), start=1)
-        return Items(cell_item(f"{split}_text.txt:{line}", label, text) for line, (text, label) in numbered)
-
     source = Source(path.name, "TweetEval", None, {}, modality=TEXTS)
-    return rows.fill(source, items, options, options.unseen, names, source.name)
+    return rows.fill(source, options, options.unseen, names, source.name)
 
 
 def _read_labels(file: Path, of: Path, count: int, encoding: str) -> list[int]:

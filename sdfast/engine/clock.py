@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdfast.data.waiting import seconds_waited
+from sdfast.data.parallel import seconds_waited
 from sdfast.engine.peak import matmul_peak
 
 

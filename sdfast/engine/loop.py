@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
-from sdfast.data.waiting import waiting
+from sdfast.data.parallel import waiting
 from sdfast.engine.base import Sharing
 from sdfast.engine.clock import Clock, Lap, Rate
 from sdfast.engine.machine import (

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdfast.data.waiting import waiting
+from sdfast.data.parallel import waiting
 from sdfast.store.rows import data_name
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.storage import decode

@@ -18,7 +18,7 @@ import pytest
 from data_samples import write_image
 
 from sdfast.data.config import DataConfig
-from sdfast.data.items import Items, Source
+from sdfast.data.items import Source, known_items
 from sdfast.data.labels import compare_classes, encode_labels, known_classes
 from sdfast.data.modality import TEXTS
 from sdfast.data.sources import open_source
@@ -288,7 +288,7 @@ def test_class_names_that_cannot_be_read_back_are_refused(tmp_path: Path, name: 
         opened(path)
     str(caught.value).encode()
     for split in ("train", "test"):
-        source = Source("x", "any", [name, "b"], {split: Items()})
+        source = Source("x", "any", [name, "b"], {split: known_items()})
         with pytest.raises(UserError, match=what):
             compare_classes(source, strict=True)
 

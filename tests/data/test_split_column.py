@@ -16,8 +16,8 @@ from data_samples import write_image
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import TEXTS
+from sdfast.data.records import split_of_value
 from sdfast.data.sources import open_source
-from sdfast.data.splits import split_of_value
 from sdfast.errors import UserError
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]

@@ -106,6 +106,14 @@ def test_paths_in_a_parquet_file_are_relative_to_it(tmp_path: Path, open_spec: O
     assert read_all(open_spec(tmp_path / "x.parquet")) == [png(3)]
 
 
+def test_sounds_are_no_images(tmp_path: Path, open_spec: Open) -> None:
+    sound = {"bytes": b"RIFF", "path": None}
+    schema = datasets.Features({"sound": datasets.Audio(), "photo": datasets.Image()}).arrow_schema
+    rows = [{"sound": sound, "photo": {"bytes": png(4), "path": None}}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "x.parquet")
+    assert read_all(open_spec(tmp_path / "x.parquet")) == [png(4)]
+
+
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [

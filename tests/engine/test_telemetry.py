@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdfast.data.waiting import seconds_waited, waiting
+from sdfast.data.parallel import seconds_waited, waiting
 from sdfast.engine import clock
 from sdfast.engine.clock import Lap, Rate
 from sdfast.engine.loop import Trainer

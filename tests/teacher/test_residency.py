@@ -11,7 +11,7 @@ import torch
 from bank_samples import COUNT, make_recipe
 from test_live_and_bank import train
 
-from sdfast.data.waiting import seconds_waited
+from sdfast.data.parallel import seconds_waited
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.errors import UserError
 from sdfast.modalities.images.teacher import ImageRecipe

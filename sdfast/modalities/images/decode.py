@@ -184,9 +184,12 @@ def _load(raw: bytes, options: DataConfig) -> tuple[Image, Deep | None, set[str]
     with opened() as file:
         if file.width * file.height > options.max_pixels:
             raise BrokenImage(f"{file.width} x {file.height} pixels are more than data.max_pixels={options.max_pixels}")
-        _refuse_planes(file)
-        stored, declared, nameless = raw_mode(file), largest_declared(file), _nameless_band(file)
         planes = _tag(file, _PLANES, 1) == 2
+        if planes and _tag(file, _BITS, 8) > 8 and _tag(file, _COMPRESSION, 1) == 1:  # PIL would read them as of 8 bits
+            raise BrokenImage(
+                "a TIFF of more than 8 bits with a plane for each channel; save it with interleaved channels"
+            )
+        stored, declared, nameless = raw_mode(file), largest_declared(file), _nameless_band(file)
         notes = _notes(file)  # after those: it loads some files, and then they are forgotten
         file.load()
         mend_key(file, stored)
@@ -203,19 +206,15 @@ def _load(raw: bytes, options: DataConfig) -> tuple[Image, Deep | None, set[str]
 
 def _notes(image: Image) -> set[str]:
     """What an opened image is by its header."""
-    notes = set()
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's MPO holds previews, no animation
-        notes.add(ANIMATED)
-    if image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1:  # PIL turns a TIFF while it decodes
-        notes.add(ROTATED)
-    if image.mode == "CMYK":
-        notes.add(CMYK)
-    if _nameless_band(image) or _tag(image, _BANDS, 1) > len(image.getbands()):
-        notes.add(EXTRA_BANDS)
+    said = {  # a phone's MPO holds previews, no animation; PIL turns a TIFF while it decodes
+        ANIMATED: getattr(image, "is_animated", False) and image.format != "MPO",
+        ROTATED: image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1,
+        CMYK: image.mode == "CMYK",
+        EXTRA_BANDS: _nameless_band(image) or _tag(image, _BANDS, 1) > len(image.getbands()),
+    }
     profile = image.info.get("icc_profile") or b""
-    if profile and b"sRGB" not in profile and "sRGB".encode("utf-16-be") not in profile:
-        notes.add(PROFILE)
-    return notes
+    said[PROFILE] = bool(profile) and b"sRGB" not in profile and "sRGB".encode("utf-16-be") not in profile
+    return {note for note, holds in said.items() if holds}
 
 
 def _tag(image: Image, tag: int, default: int) -> int:
@@ -227,12 +226,6 @@ def _tag(image: Image, tag: int, default: int) -> int:
 def _nameless_band(image: Image) -> bool:
     """Whether a TIFF has a fourth band that PIL takes for alpha though the file does not say what it is."""
     return image.format == "TIFF" and image.mode == "RGBA" and _tag(image, _EXTRA, -1) == -1
-
-
-def _refuse_planes(image: Image) -> None:
-    """PIL reads the uncompressed planes of a TIFF as if they had 8 bits, whatever they have."""
-    if _tag(image, _PLANES, 1) == 2 and _tag(image, _BITS, 8) > 8 and _tag(image, _COMPRESSION, 1) == 1:
-        raise BrokenImage("a TIFF of more than 8 bits with a plane for each channel; save it with interleaved channels")
 
 
 def _unknown(raw: Raw | OSError) -> str:
