@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +20,8 @@ from sdfast.rundir import Result, slug
 from sdfast.stages.checks import check_labels, check_stage
 from sdfast.stages.graph import Stage, Start, finetuning
 from sdfast.stages.inputs import inputs_of
-from sdfast.studies.declared import study_named
+from sdfast.studies.declared import Arm, Study, configured, expand, study_named
 from sdfast.studies.earlier import Earlier
-from sdfast.studies.grid import Arm, Study, configured, expand
 from sdfast.studies.store import Shared, Store
 
 Protocol = Literal["paper", "full"]
@@ -64,6 +64,16 @@ class Node:
     wanted_by: list[str] = field(default_factory=list)
     result: Result | None = None
     failure: str | None = None
+
+    @property
+    def shared_by(self) -> str:
+        """The first arm that wants it, and how many more do."""
+        arms = list(dict.fromkeys(self.wanted_by))
+        return arms[0] if len(arms) == 1 else f"{arms[0]} and {len(arms) - 1} more"
+
+    def named(self, arms: str) -> str:
+        """What it is called in sentences: its kind, whose it is, and the seed of a fine-tuning."""
+        return f"{self.task.stage} ({arms}{f', seed {self.task.seed}' if self.task.stage == 'finetune' else ''})"
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,10 @@ class Target:
     unavailable: dict[str, str] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def points(self) -> set[int]:
+        """Where its arms are on the study's axis."""
+        return {int(arm.x) for arm in self.arms if arm.x is not None}
 
 
 def plan(
@@ -167,24 +181,20 @@ def plan(
         notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
         paper = None
     target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
+    cell_of = partial(_cell, store, protocol, nodes)
     for arm in arms:
         try:
             changed = configured(config, arm)
-            found = [_cell(changed, arm, seed, store, protocol, nodes) for seed in seeds]
+            target.cells += _wanted([cell_of(changed, arm, seed) for seed in seeds], nodes)
         except UserError as error:
             if of_the_system(error):
                 raise
             target.unavailable[arm.title] = str(error)
-            continue
-        target.cells += found
-        for cell in found:
-            for key in cell.stages:
-                nodes[key].wanted_by.append(arm.title)
     if not target.cells:
         raise UserError(next(iter(target.unavailable.values())))
     for table in earlier:
         if table.protocol == protocol and config.data_spec in table.runs:
-            _add_earlier(target, study_named(study.name), config, table, protocol, store, nodes)
+            _add_earlier(target, study_named(study.name), config, table, cell_of, nodes)
     target.notes += _unseen_classes(context, target, study)
     return target
 
@@ -193,9 +203,8 @@ def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]
     """Sentences about classes that no arm, or none of a size, can learn."""
     train, data, names = context.train, context.config.data, context.pack.class_names
     of_sizes = study.axis is not None and study.axis.kind == "limit"
-    limits = sorted({int(arm.x) for arm in target.arms if arm.x is not None}) if of_sizes else [data.limit]
     said = []
-    for limit in limits:
+    for limit in sorted(target.points()) if of_sizes else [data.limit]:
         labels = labels_of(train)[train.limited(limit, data.limit_seed)]
         if unseen := len(names) - len(np.unique(labels[labels >= 0])):
             where = f"At n = {limit} " if of_sizes else ""
@@ -203,45 +212,48 @@ def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]
     return said
 
 
+def _wanted(cells: list[Cell], nodes: Mapping[str, Node]) -> list[Cell]:
+    """The same cells, which their nodes now know of."""
+    for cell in cells:
+        for key in cell.stages:
+            nodes[key].wanted_by.append(cell.arm.title)
+    return cells
+
+
 def _add_earlier(
     target: Target,
     study: Study,
     config: Config,
     table: Earlier,
-    protocol: Protocol,
-    store: Store,
-    nodes: dict[str, Node],
+    cell_of: Callable[[Config, Arm, int], Cell],
+    nodes: Mapping[str, Node],
 ) -> None:
     """Add cells that an earlier table shows; the study is the whole one, also where a command chose some arms."""
-    points = None
-    if study.axis is not None:
-        points = sorted({*table.points[target.spec], *(int(arm.x) for arm in target.arms if arm.x is not None)})
-    there, cells = {(cell.arm.title, cell.seed) for cell in target.cells}, list(target.cells)
+    points = None if study.axis is None else sorted(table.points[target.spec] | target.points())
+    there, more = {(cell.arm.title, cell.seed) for cell in target.cells}, []
     try:
         arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
         for title, seed, fingerprint in sorted(table.runs[target.spec]):
             if (arm := arms.get(title)) is None:
                 return
-            cell = _cell(configured(config, arm), arm, seed, store, protocol, nodes)
+            cell = cell_of(configured(config, arm), arm, seed)
             result = nodes[cell.stages[-1]].result
             if result is None or result.fingerprint != fingerprint:
                 return
             if (title, seed) not in there:
-                cells.append(cell)
+                more.append(cell)
     except UserError as error:  # an arm that these settings do not allow
         if of_the_system(error):
             raise
         return
-    for cell in cells[len(target.cells) :]:
-        for key in cell.stages:
-            nodes[key].wanted_by.append(cell.arm.title)
+    cells = target.cells + _wanted(more, nodes)
     shown = {cell.arm.title for cell in cells} | set(target.unavailable)
     target.arms = [arm for arm in arms.values() if arm.title in shown]
     order = {arm.title: place for place, arm in enumerate(target.arms)}
     target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.seed))
 
 
-def _cell(config: Config, arm: Arm, seed: int, store: Store, protocol: Protocol, nodes: dict[str, Node]) -> Cell:
+def _cell(store: Store, protocol: Protocol, nodes: dict[str, Node], config: Config, arm: Arm, seed: int) -> Cell:
     """Goes through the stages of a cell without training any."""
     if protocol == "full":
         config = config.changed([f"seed={seed}"])
@@ -255,17 +267,12 @@ def _cell(config: Config, arm: Arm, seed: int, store: Store, protocol: Protocol,
             inputs = inputs_of(context, stage, weights)
             key = sha256_json(inputs)
             if key not in nodes:
-                result = store.directory(stage, inputs).finished(inputs)
-                nodes[key] = Node(key, _task(context.config, store.out, stage, arm.start), list(keys), result=result)
+                given = context.config
+                if stage.kind == "distill":
+                    given = given.changed([f"distill.rounds={stage.round}"])
+                task = Task(given, store.out, stage.kind, *(() if stage.seed is None else (arm.start, stage.seed)))
+                nodes[key] = Node(key, task, list(keys), result=store.directory(stage, inputs).finished(inputs))
             known = nodes[key].result
             weights[stage] = f"the weights of {key}" if known is None else known.weights
             keys.append(key)
     return Cell(arm, seed, context.config, tuple(keys))
-
-
-def _task(config: Config, out: Path, stage: Stage, start: Start) -> Task:
-    if stage.kind == "distill":
-        config = config.changed([f"distill.rounds={stage.round}"])
-    if stage.seed is not None:
-        return Task(config, out, stage.kind, start, stage.seed)
-    return Task(config, out, stage.kind)

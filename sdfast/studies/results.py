@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdfast.rundir import Result
+from sdfast.studies.declared import Arm, Study
 from sdfast.studies.earlier import Trained
-from sdfast.studies.grid import Arm, Study
 from sdfast.studies.plan import Cell, Node, Target
 from sdfast.studies.statistics import Paired, paired, with_holm
 
@@ -154,10 +154,8 @@ def gather(study: Study, target: Target, nodes: Mapping[str, Node]) -> Found:
         result = nodes[cell.stages[-1]].result
         if result is not None:
             runs.setdefault(cell.arm.title, []).append(Run(cell, result))
-    failures = []
-    for node in used.values():
-        if node.failure is not None:
-            seed = f", seed {node.task.seed}" if node.task.stage == "finetune" else ""
-            failures.append(f"{node.task.stage} ({node.wanted_by[0]}{seed}): {node.failure}")
+    failures = [
+        f"{node.named(node.wanted_by[0])}: {node.failure}" for node in used.values() if node.failure is not None
+    ]
     stages = [node for node in used.values() if node.task.stage != "finetune" and node.result is not None]
     return Found(study, target, runs, stages, failures)

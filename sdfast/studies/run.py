@@ -17,9 +17,8 @@ from sdfast.locks import locked
 from sdfast.log import attach_file, log
 from sdfast.opening import device_of
 from sdfast.rundir import slug
-from sdfast.studies.declared import COST, study_named
+from sdfast.studies.declared import COST, Study, study_named
 from sdfast.studies.earlier import earlier_tables
-from sdfast.studies.grid import Study
 from sdfast.studies.plan import Node, Protocol, Target, plan
 from sdfast.studies.progress import only_the_study_speaks, say
 from sdfast.studies.results import gather

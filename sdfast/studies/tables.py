@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sdfast.studies.grid import Study
+from sdfast.studies.declared import Study
 from sdfast.studies.paper_results import paper_number
 from sdfast.studies.plan import Protocol
 from sdfast.studies.results import Found, counts

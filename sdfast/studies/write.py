@@ -15,10 +15,9 @@ import torch
 from sdfast import __version__, durable
 from sdfast.config import Config
 from sdfast.studies.cost import cost_markdown, cost_rows
-from sdfast.studies.declared import COST
+from sdfast.studies.declared import COST, Study
 from sdfast.studies.earlier import make_room, sweep
 from sdfast.studies.figures import draw, draw_cost
-from sdfast.studies.grid import Study
 from sdfast.studies.plan import Protocol
 from sdfast.studies.progress import say
 from sdfast.studies.results import Found, counts

@@ -10,7 +10,7 @@ import numpy as np
 from sdfast.config import Config
 from sdfast.data.paper_sets import PaperSet
 from sdfast.rundir import Result
-from sdfast.studies.grid import Arm, Study, expand
+from sdfast.studies.declared import Arm, Study, expand
 from sdfast.studies.plan import Cell, Node, Target, Task
 from sdfast.studies.results import Found, gather
 

@@ -6,8 +6,7 @@ import pytest
 
 from sdfast.config import Config, resolve
 from sdfast.errors import UserError
-from sdfast.studies.declared import METHODS, STUDIES, study_named
-from sdfast.studies.grid import Arm, configured, expand
+from sdfast.studies.declared import METHODS, STUDIES, Arm, configured, expand, study_named
 
 
 def test_sizes_are_nested_limits_of_every_method_and_those_beyond_the_data_are_named() -> None:

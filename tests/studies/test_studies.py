@@ -24,8 +24,7 @@ from sdfast.errors import UserError
 from sdfast.locks import locked
 from sdfast.regular import read_regular
 from sdfast.rundir import Result
-from sdfast.studies.declared import STUDIES
-from sdfast.studies.grid import Arm, configured
+from sdfast.studies.declared import STUDIES, Arm, configured
 from sdfast.studies.plan import Node, Target, Task, plan
 from sdfast.studies.schedule import _Crew, _Worker, train
 from sdfast.studies.store import Shared
@@ -190,7 +189,7 @@ def test_a_stage_that_the_disk_fails_is_one_sentence(
     def failing(task: Task, shared: Shared) -> Result:
         raise OSError(errno.EIO, os.strerror(errno.EIO), name)
 
-    monkeypatch.setattr("sdfast.studies.perform.perform", failing)
+    monkeypatch.setattr("sdfast.studies.worker.perform", failing)
     assert study(inputs, tmp_path, "compare", "--methods", "fine-tuning", "--seeds", "1") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"sdfast: 1 stages failed: finetune (fine-tuning, seed 0): {name or 'finetune'}: input/output error."

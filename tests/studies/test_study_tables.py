@@ -12,9 +12,8 @@ import pytest
 from study_samples import Metrics, made_up, noisy
 
 from sdfast.data.paper_sets import PAPER_SETS, PaperSet
-from sdfast.studies.declared import STUDIES
+from sdfast.studies.declared import STUDIES, Arm
 from sdfast.studies.figures import _dots, _gaps, _lines, draw
-from sdfast.studies.grid import Arm
 from sdfast.studies.paper_results import TABLE1, TABLE2, paper_number
 from sdfast.studies.results import Found, Run
 from sdfast.studies.spans import Span, span_of
