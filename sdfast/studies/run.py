@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import platform
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sdfast import __version__, durable
 from sdfast.config import Config
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, nearest
@@ -18,13 +23,14 @@ from sdfast.log import attach_file, log
 from sdfast.opening import device_of
 from sdfast.rundir import slug
 from sdfast.studies.declared import COST, Study, study_named
-from sdfast.studies.earlier import earlier_tables
+from sdfast.studies.earlier import earlier_tables, make_room, sweep
+from sdfast.studies.figures import caption, draw, draw_cost
 from sdfast.studies.plan import Node, Protocol, Target, plan
 from sdfast.studies.progress import only_the_study_speaks, say
-from sdfast.studies.results import gather
+from sdfast.studies.results import Found, gather
 from sdfast.studies.schedule import train
 from sdfast.studies.store import Shared
-from sdfast.studies.write import About, write
+from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ def run_study(name: str, configs: Sequence[Config], out: Path, options: Options 
             train(nodes, out, jobs, device, shared)
         finally:
             found = [gather(study, target, nodes) for target in targets]
-            text = write(study, found, out, About(options.protocol, jobs, device, configs))
+            about = {"protocol": options.protocol, "jobs": jobs, **_about(configs, device)}
+            text = _write(study, [each for each in found if each.runs], out, about)
     return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
 
 
@@ -157,3 +164,42 @@ def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], o
     for target in targets:
         for title, reason in target.unavailable.items():
             say.warning("%s: not available: %s", title, reason)
+
+
+def _about(configs: Sequence[Config], device: str) -> dict[str, Any]:
+    """What a person needs who wants to run it again."""
+    return {
+        "command": shlex.join(["sdfast", *sys.argv[1:]]),
+        "versions": {"sdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
+        "config": [config.model_dump(mode="json") for config in configs],
+    }
+
+
+def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any]) -> str:
+    """Write `<study>.md`, `.csv`, `.json`, `.png` and `.svg`, and return the Markdown; nothing when there is nothing.
+
+    What an earlier command wrote and this does not show is kept beside it.
+    """
+    if not found:
+        return ""
+    runs = [run for each in found for run in each.all_runs()]
+    values = record(study, found, seeds=sorted({run.cell.seed for run in runs}), **about)
+    if study is COST:
+        rows = {each.target.title: cost_rows(each) for each in found}
+        text, pictures, values["rows"] = cost_markdown(rows), draw_cost(rows), rows
+    else:
+        text, pictures = markdown(study, found, about["protocol"]), draw(found, caption(found, about["protocol"]))
+    trained = frozenset((run.cell.arm.title, run.cell.seed, run.result.fingerprint) for run in runs)
+    if aside := make_room(out, study.name, trained):
+        kept, name = out / f"{aside}.md", study.name
+        say.warning(
+            "the %s that was there is of other settings or data, which one table does not mix: see %s", name, kept
+        )
+    durable.write_bytes(out / f"{study.name}.md", text.encode())
+    durable.write_bytes(out / f"{study.name}.csv", run_rows(found).encode())
+    durable.write_json(out / f"{study.name}.json", values)
+    for ending, picture in pictures.items():
+        durable.write_bytes(out / f"{study.name}.{ending}", picture)
+    sweep(out, study.name, trained)
+    return text

@@ -13,12 +13,10 @@ from study_samples import Metrics, made_up, noisy
 
 from sdfast.data.paper_sets import PAPER_SETS, PaperSet
 from sdfast.studies.declared import STUDIES, Arm
-from sdfast.studies.figures import _dots, _gaps, _lines, draw
+from sdfast.studies.figures import Span, _dots, _gaps, _lines, caption, draw, span_of
 from sdfast.studies.paper_results import TABLE1, TABLE2, paper_number
 from sdfast.studies.results import Found, Run
-from sdfast.studies.spans import Span, span_of
 from sdfast.studies.tables import markdown, record, run_rows
-from sdfast.studies.write import About, _caption
 
 CUB = PaperSet("CUB", frozenset(), {}, 200, "macro_f1")
 
@@ -203,7 +201,7 @@ def test_two_runs_are_two_points_and_the_axis_is_theirs(name: str) -> None:
     low, high = figure.axes[0].get_xlim() if name == "compare" else figure.axes[0].get_ylim()
     room = 0.1 * (max(values) - min(values))
     assert min(values) - room <= low and high <= max(values) + room
-    assert "95 %" not in _caption([found], About("paper", 1, "cpu", ()))
+    assert "95 %" not in caption([found], "paper")
 
 
 @pytest.mark.parametrize("name", ["compare", "figure3", "figure4"])
@@ -227,7 +225,7 @@ def test_a_mean_without_neighbours_has_a_bar_and_one_without_interval_no_band() 
     bars = [line.get_ydata() for line in lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
     spans = [span_of(list(found.by_seed(f"t = {at}", "score").values()), percent=True) for at in (0, 2, 4)]
     assert [tuple(bar) for bar in bars] == [(span.low, span.high) for span in spans if span is not None]
-    assert "(of 3 runs or more)" in _caption([found], About("paper", 1, "cpu", ()))
+    assert "(of 3 runs or more)" in caption([found], "paper")
 
 
 def test_the_papers_numbers() -> None:
