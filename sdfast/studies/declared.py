@@ -178,14 +178,14 @@ def study_named(name: str) -> Study:
     return known[name]
 
 
-def expand(study: Study, config: Config, rows: int, points: Sequence[int] | None) -> tuple[list[Arm], list[str]]:
+def expand(study: Study, config: Config, rows: int, points: Sequence[int] = ()) -> tuple[list[Arm], list[str]]:
     """The arms at all points of the axis, and sentences about points that were left out.
 
     Args:
         study: which.
         config: of the run, resolved for the data.
         rows: of training, before any limit.
-        points: instead of the axis's own; of `steps`, in steps.
+        points: instead of the axis's own, where there are any; of `steps`, in steps.
 
     Raises:
         UserError: there are points and no axis, or none that the data set has.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,14 +45,14 @@ class Task:
     seed: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """A stage that one or more cells need.
+    """A stage that one or more cells need; it is equal to itself alone.
 
     Attributes:
         key: fingerprint of its inputs, in which what is not trained yet stands for its weights.
         task: how it is made.
-        needs: keys of the stages before it.
+        needs: the stages before it.
         wanted_by: titles of the arms.
         result: once it is done.
         failure: why it is not.
@@ -60,7 +60,7 @@ class Node:
 
     key: str
     task: Task
-    needs: list[str]
+    needs: list[Node]
     wanted_by: list[str] = field(default_factory=list)
     result: Result | None = None
     failure: str | None = None
@@ -84,13 +84,20 @@ class Cell:
         arm: which.
         seed: of fine-tuning.
         config: its configuration, in full.
-        stages: keys of its nodes, the fine-tuning last.
+        stages: that it needs, the fine-tuning itself last.
     """
 
     arm: Arm
     seed: int
     config: Config
-    stages: tuple[str, ...]
+    stages: tuple[Node, ...]
+
+    @property
+    def result(self) -> Result:
+        """What came out, once it is done."""
+        found = self.stages[-1].result
+        assert found is not None
+        return found
 
 
 @dataclass
@@ -134,7 +141,7 @@ def plan(
     out: Path,
     seeds: list[int],
     protocol: Protocol,
-    points: list[int] | None,
+    points: Sequence[int],
     shared: Shared,
     nodes: dict[str, Node],
     earlier: Sequence[Earlier] = (),
@@ -149,7 +156,7 @@ def plan(
         out: directory of stages, banks and packs.
         seeds: of the fine-tunings (`paper`), or of whole chains (`full`).
         protocol: see `seeds`.
-        points: of the axis, instead of its own.
+        points: of the axis, instead of its own where there are any.
         shared: what is open already.
         nodes: the stages so far, by key, in an order in which they can be trained.
         earlier: tables of the study; one whose runs on this data are all done, as they would be trained now, is of the
@@ -185,7 +192,7 @@ def plan(
     for arm in arms:
         try:
             changed = configured(config, arm)
-            target.cells += _wanted([cell_of(changed, arm, seed) for seed in seeds], nodes)
+            target.cells += _wanted(cell_of(changed, arm, seed) for seed in seeds)
         except UserError as error:
             if of_the_system(error):
                 raise
@@ -194,7 +201,7 @@ def plan(
         raise UserError(next(iter(target.unavailable.values())))
     for table in earlier:
         if table.protocol == protocol and config.data_spec in table.runs:
-            _add_earlier(target, study_named(study.name), config, table, cell_of, nodes)
+            _add_earlier(target, study_named(study.name), config, table, cell_of)
     target.notes += _unseen_classes(context, target, study)
     return target
 
@@ -212,24 +219,20 @@ def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]
     return said
 
 
-def _wanted(cells: list[Cell], nodes: Mapping[str, Node]) -> list[Cell]:
-    """The same cells, which their nodes now know of."""
-    for cell in cells:
-        for key in cell.stages:
-            nodes[key].wanted_by.append(cell.arm.title)
-    return cells
+def _wanted(cells: Iterable[Cell]) -> list[Cell]:
+    """All cells, which their stages then know of; none of them where one is refused."""
+    found = list(cells)
+    for cell in found:
+        for node in cell.stages:
+            node.wanted_by.append(cell.arm.title)
+    return found
 
 
 def _add_earlier(
-    target: Target,
-    study: Study,
-    config: Config,
-    table: Earlier,
-    cell_of: Callable[[Config, Arm, int], Cell],
-    nodes: Mapping[str, Node],
+    target: Target, study: Study, config: Config, table: Earlier, cell_of: Callable[[Config, Arm, int], Cell]
 ) -> None:
     """Add cells that an earlier table shows; the study is the whole one, also where a command chose some arms."""
-    points = None if study.axis is None else sorted(table.points[target.spec] | target.points())
+    points = [] if study.axis is None else sorted(table.points[target.spec] | target.points())
     there, more = {(cell.arm.title, cell.seed) for cell in target.cells}, []
     try:
         arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
@@ -237,7 +240,7 @@ def _add_earlier(
             if (arm := arms.get(title)) is None:
                 return
             cell = cell_of(configured(config, arm), arm, seed)
-            result = nodes[cell.stages[-1]].result
+            result = cell.stages[-1].result
             if result is None or result.fingerprint != fingerprint:
                 return
             if (title, seed) not in there:
@@ -246,7 +249,7 @@ def _add_earlier(
         if of_the_system(error):
             raise
         return
-    cells = target.cells + _wanted(more, nodes)
+    cells = target.cells + _wanted(more)
     shown = {cell.arm.title for cell in cells} | set(target.unavailable)
     target.arms = [arm for arm in arms.values() if arm.title in shown]
     order = {arm.title: place for place, arm in enumerate(target.arms)}
@@ -262,7 +265,7 @@ def _cell(store: Store, protocol: Protocol, nodes: dict[str, Node], config: Conf
         for stage in reversed(chain):
             check_stage(context, stage)
         weights: dict[Stage, str] = {}
-        keys: list[str] = []
+        stages: list[Node] = []
         for stage in chain:
             inputs = inputs_of(context, stage, weights)
             key = sha256_json(inputs)
@@ -271,8 +274,8 @@ def _cell(store: Store, protocol: Protocol, nodes: dict[str, Node], config: Conf
                 if stage.kind == "distill":
                     given = given.changed([f"distill.rounds={stage.round}"])
                 task = Task(given, store.out, stage.kind, *(() if stage.seed is None else (arm.start, stage.seed)))
-                nodes[key] = Node(key, task, list(keys), result=store.directory(stage, inputs).finished(inputs))
+                nodes[key] = Node(key, task, [*stages], result=store.directory(stage, inputs).finished(inputs))
             known = nodes[key].result
             weights[stage] = f"the weights of {key}" if known is None else known.weights
-            keys.append(key)
-    return Cell(arm, seed, context.config, tuple(keys))
+            stages.append(nodes[key])
+    return Cell(arm, seed, context.config, tuple(stages))

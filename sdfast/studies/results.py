@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdfast.rundir import Result
 from sdfast.studies.declared import Arm, Study
 from sdfast.studies.plan import Cell, Node, Target
 from sdfast.studies.statistics import Paired, paired, with_holm
@@ -49,28 +48,20 @@ METRICS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """A cell and what came out."""
-
-    cell: Cell
-    result: Result
-
-
 @dataclass
 class Found:
     """A study on one data set.
 
     Attributes:
         study, target: what was asked.
-        runs: by the title of the arm, in the order of the seeds; arms without any are left out.
-        stages: of `head`, `pretrain` and `distill`, with the arms that use them.
+        runs: cells that are done, by the title of the arm, in the order of the seeds; arms without any are left out.
+        stages: those that are done of `head`, `pretrain` and `distill`, with the arms that use them.
         failures: sentences about stages that failed.
     """
 
     study: Study
     target: Target
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[Cell]]
     stages: list[Node]
     failures: list[str]
 
@@ -109,11 +100,11 @@ class Found:
     def _has(self, column: str) -> list[bool]:
         return [self.value(run, column) is not None for run in self.all_runs()]
 
-    def all_runs(self) -> list[Run]:
+    def all_runs(self) -> list[Cell]:
         """Those of all arms."""
         return [run for runs in self.runs.values() for run in runs]
 
-    def value(self, run: Run, column: str) -> float | None:
+    def value(self, run: Cell, column: str) -> float | None:
         """As it is shown: shares in percent; None when it is not there."""
         name, metrics = self.name(column), run.result.metrics
         if name == "log_train_loss":
@@ -124,7 +115,7 @@ class Found:
 
     def by_seed(self, title: str, column: str) -> dict[int, float]:
         """A column's values of an arm, by seed; runs without one are left out."""
-        values = {run.cell.seed: self.value(run, column) for run in self.runs.get(title, ())}
+        values = {run.seed: self.value(run, column) for run in self.runs.get(title, ())}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def values(self, title: str, column: str) -> list[float]:
@@ -164,17 +155,13 @@ def counts(found: Sequence[Found]) -> list[int]:
     return sorted({min(numbers), max(numbers)})
 
 
-def gather(study: Study, target: Target, nodes: Mapping[str, Node]) -> Found:
+def gather(study: Study, target: Target) -> Found:
     """What the stages of a study's cells gave."""
-    runs: dict[str, list[Run]] = {}
-    used: dict[str, Node] = {}
+    used = list(dict.fromkeys(node for cell in target.cells for node in cell.stages))
+    runs: dict[str, list[Cell]] = {}
     for cell in target.cells:
-        used |= {key: nodes[key] for key in cell.stages}
-        result = nodes[cell.stages[-1]].result
-        if result is not None:
-            runs.setdefault(cell.arm.title, []).append(Run(cell, result))
-    failures = [
-        f"{node.named(node.wanted_by[0])}: {node.failure}" for node in used.values() if node.failure is not None
-    ]
-    stages = [node for node in used.values() if node.task.stage != "finetune" and node.result is not None]
+        if cell.stages[-1].result is not None:
+            runs.setdefault(cell.arm.title, []).append(cell)
+    stages = [node for node in used if node.task.stage != "finetune" and node.result is not None]
+    failures = [f"{node.named(node.wanted_by[0])}: {node.failure}" for node in used if node.failure is not None]
     return Found(study, target, runs, stages, failures)

@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,80 +33,62 @@ from sdfast.studies.store import Shared
 from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a study is run.
-
-    Attributes:
-        seeds: how many, from the run's `seed` on; None for the study's own number.
-        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
-        jobs: stages at a time; None for one on each CUDA device.
-        points: of the axis.
-        methods: titles of the arms, all when empty.
-    """
-
-    seeds: int | None = None
-    protocol: Protocol = "paper"
-    jobs: int | None = None
-    points: Sequence[int] = ()
-    methods: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a study ends in.
-
-    Attributes:
-        text: its table, as Markdown.
-        failures: a sentence for each stage that failed.
-    """
-
-    text: str
-    failures: list[str]
-
-
-def run_study(name: str, configs: Sequence[Config], out: Path, options: Options = Options()) -> Report:
+def run_study(
+    name: str,
+    configs: Sequence[Config],
+    out: Path,
+    seeds: int | None = None,
+    protocol: Protocol = "paper",
+    jobs: int | None = None,
+    points: Sequence[int] = (),
+    methods: Sequence[str] = (),
+) -> tuple[str, list[str]]:
     """Run a study by name on one or more data sets.
 
     Args:
         name: of the study.
         configs: one for each data set.
         out: the study's directory.
-        options: how it is run.
+        seeds: how many, from the run's `seed` on; None for the study's own number.
+        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
+        jobs: stages at a time; None for one on each CUDA device.
+        points: of the axis.
+        methods: titles of the arms, all when empty.
+
+    Returns:
+        Its table, as Markdown, and a sentence for each stage that failed.
 
     Raises:
         UserError: a study, method or point that does not exist, or data that it is not for.
         Interrupted: a signal came; what was being trained is saved.
     """
-    study = _chosen(study_named(name), options.methods)
-    if options.protocol not in ("paper", "full"):
-        raise UserError(f"--protocol {options.protocol} is not known; use paper or full.")
+    study = _chosen(study_named(name), methods)
+    if protocol not in ("paper", "full"):
+        raise UserError(f"--protocol {protocol} is not known; use paper or full.")
     if launch_info().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
-    device, timed = device_of(configs[0]).type, study is COST
-    if timed and (options.jobs or 1) > 1:
+    device, timed = device_of(configs[0]).type, study.name == COST.name
+    if timed and (jobs or 1) > 1:
         raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
-    jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
-    first = configs[0].seed
-    seeds = list(range(first, first + (options.seeds or study.seeds)))
+    jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
+    first, shared = configs[0].seed, Shared()
+    numbers = list(range(first, first + (seeds or study.seeds)))
     nodes: dict[str, Node] = {}
-    shared = Shared()
     with _session(out):
         targets, earlier = [], earlier_tables(out, study.name)
         for config in configs:
             place = out / "cost" / _digest(config) if timed else out  # times are not taken from other studies
-            points = list(options.points) or None
-            targets.append(plan(study, config, place, seeds, options.protocol, points, shared, nodes, earlier))
+            targets.append(plan(study, config, place, numbers, protocol, points, shared, nodes, earlier))
         _tell_apart(targets)
-        nodes = {key: node for key, node in nodes.items() if node.wanted_by}
-        _announce(study, targets, nodes, out)
+        wanted = [node for node in nodes.values() if node.wanted_by]
+        _announce(study, targets, wanted, out)
         try:
-            train(nodes, out, jobs, device, shared)
+            train(wanted, out, jobs, device, shared)
         finally:
-            found = [gather(study, target, nodes) for target in targets]
-            about = {"protocol": options.protocol, "jobs": jobs, **_about(configs, device)}
+            found = [gather(study, target) for target in targets]
+            about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
             text = _write(study, [each for each in found if each.runs], out, about)
-    return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
+    return text, list(dict.fromkeys(sentence for each in found for sentence in each.failures))
 
 
 def _digest(config: Config) -> str:
@@ -153,9 +135,9 @@ def _tell_apart(targets: Sequence[Target]) -> None:
             target.title = target.spec
 
 
-def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], out: Path) -> None:
+def _announce(study: Study, targets: Sequence[Target], nodes: Sequence[Node], out: Path) -> None:
     cells = sum(len(target.cells) for target in targets)
-    missing = sum(node.result is None for node in nodes.values())
+    missing = sum(node.result is None for node in nodes)
     names = ", ".join(target.title for target in targets)
     say.info(
         "study %s on %s: %d fine-tunings; %d of %d stages are done (%s)",
@@ -184,22 +166,20 @@ def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any
     if not found:
         return ""
     runs = [run for each in found for run in each.all_runs()]
-    values = record(study, found, seeds=sorted({run.cell.seed for run in runs}), **about)
-    if study is COST:
+    values = record(study, found, seeds=sorted({run.seed for run in runs}), **about)
+    if study.name == COST.name:
         rows = {each.target.title: cost_rows(each) for each in found}
         text, pictures, values["rows"] = cost_markdown(rows), draw_cost(rows), rows
     else:
         text, pictures = markdown(study, found, about["protocol"]), draw(found, caption(found, about["protocol"]))
-    trained = frozenset((run.cell.arm.title, run.cell.seed, run.result.fingerprint) for run in runs)
+    trained = frozenset((run.arm.title, run.seed, run.result.fingerprint) for run in runs)
     if aside := make_room(out, study.name, trained):
         kept, name = out / f"{aside}.md", study.name
         say.warning(
             "the %s that was there is of other settings or data, which one table does not mix: see %s", name, kept
         )
-    durable.write_bytes(out / f"{study.name}.md", text.encode())
-    durable.write_bytes(out / f"{study.name}.csv", run_rows(found).encode())
+    for ending, content in {"md": text.encode(), "csv": run_rows(found).encode(), **pictures}.items():
+        durable.write_bytes(out / f"{study.name}.{ending}", content)
     durable.write_json(out / f"{study.name}.json", values)
-    for ending, picture in pictures.items():
-        durable.write_bytes(out / f"{study.name}.{ending}", picture)
     sweep(out, study.name, trained)
     return text

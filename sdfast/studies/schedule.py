@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -27,11 +29,11 @@ _LOOK_SECONDS = 0.5  # between looks at a signal
 _PATIENCE_SECONDS = 120.0  # for workers that save their state
 
 
-def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Shared) -> None:
+def train(nodes: Iterable[Node], out: Path, jobs: int, device: str, shared: Shared) -> None:
     """Give every node its result, or the reason why it has none.
 
     Args:
-        nodes: by key, each after those it needs.
+        nodes: each after those it needs.
         out: the study's directory, for the workers' logs.
         jobs: stages at a time.
         device: where they are trained: `cpu` or `cuda`.
@@ -40,27 +42,26 @@ def train(nodes: dict[str, Node], out: Path, jobs: int, device: str, shared: Sha
     Raises:
         Interrupted: a signal came; what was being trained is saved.
     """
-    todo = [node for node in nodes.values() if node.result is None]
+    todo = [node for node in nodes if node.result is None]
     if not todo:
         return
     progress = Progress(todo, jobs)
     with progress.bar:
         if jobs > 1:
-            _Crew(nodes, todo, out, jobs, device, progress).work()
+            _Crew(todo, out, jobs, device, progress).work()
             return
         for node in todo:
-            if not _failed_before(node, nodes):
+            if not _failed_before(node):
                 node.result, node.failure = attempt(node.task, shared)
             progress.finished(node)
 
 
-def _failed_before(node: Node, nodes: dict[str, Node]) -> bool:
+def _failed_before(node: Node) -> bool:
     """Whether a stage that it needs failed; it has then failed too."""
-    for key in node.needs:
-        if nodes[key].failure is not None:
-            node.failure = f"{nodes[key].task.stage}, which it needs, failed"
-            return True
-    return False
+    failed = next((need for need in node.needs if need.failure is not None), None)
+    if failed is not None:
+        node.failure = f"{failed.task.stage}, which it needs, failed"
+    return failed is not None
 
 
 @dataclass
@@ -86,7 +87,6 @@ class _Worker:
 class _Crew:
     """Workers that take stages as they become ready."""
 
-    nodes: dict[str, Node]
     todo: list[Node]
     out: Path
     jobs: int
@@ -98,7 +98,8 @@ class _Crew:
 
     def work(self) -> None:
         """Hand out the stages, those first that most others wait for, until none is left or a signal comes."""
-        waiting = sorted(self.todo, key=lambda node: -self._dependants(node))  # stable: else in the order declared
+        waits = Counter(need for node in self.todo for need in node.needs)
+        waiting = sorted(self.todo, key=lambda node: -waits[node])  # stable: else in the order declared
         self.vacant = list(range(self.jobs))
         with stop_on_signal() as stop:
             try:
@@ -121,16 +122,13 @@ class _Crew:
                 for worker in [*self.idle, *self.busy]:
                     worker.end()
 
-    def _dependants(self, node: Node) -> int:
-        return sum(node.key in other.needs for other in self.todo)
-
     def _hand_out(self, waiting: list[Node]) -> list[Node]:
         """Give ready stages to idle workers; returns what still waits."""
         left = []
         for node in waiting:
-            if _failed_before(node, self.nodes):
+            if _failed_before(node):
                 self.progress.finished(node)
-            elif (self.idle or self.vacant) and all(self.nodes[key].result is not None for key in node.needs):
+            elif (self.idle or self.vacant) and all(need.result is not None for need in node.needs):
                 worker = self._free_worker()
                 worker.node = node
                 self.busy.append(worker)

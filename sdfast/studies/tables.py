@@ -211,8 +211,8 @@ def run_rows(found: Sequence[Found]) -> str:
     writer.writerow(["data", "arm", "series", "x", "seed", "chain_seed", *_METRIC_COLUMNS, "steps", "seconds", "model"])
     for each in found:
         for run in each.all_runs():
-            arm, result = run.cell.arm, run.result
-            place = [arm.title, arm.series or "", "" if arm.x is None else arm.x, run.cell.seed, run.cell.config.seed]
+            arm, result = run.arm, run.result
+            place = [arm.title, arm.series or "", "" if arm.x is None else arm.x, run.seed, run.config.seed]
             metrics = [result.metrics.get(name, "") for name in _METRIC_COLUMNS]
             writer.writerow([each.target.title, *place, *metrics, result.steps, result.seconds, result.model])
     return text.getvalue()
@@ -255,12 +255,12 @@ def _arm_of(found: Found, arm: Arm) -> dict[str, Any]:
     return {
         **asdict(arm),
         "unavailable": found.target.unavailable.get(arm.title),
-        "config": runs[0].cell.config.model_dump(mode="json") if runs else None,
+        "config": runs[0].config.model_dump(mode="json") if runs else None,
         "summary": {name: asdict(each) for name, each in summaries.items()},
         "runs": [
             {
-                "seed": run.cell.seed,
-                "chain_seed": run.cell.config.seed,
+                "seed": run.seed,
+                "chain_seed": run.config.seed,
                 **_result_of(run.result, "fingerprint", "weights", "steps", "seconds", "model", "metrics"),
             }
             for run in runs

@@ -60,7 +60,7 @@ def weights(out: Path, name: str) -> dict[tuple[str, int], str]:
 def planned(inputs: dict[str, str], out: Path, name: str, *more: str, **options: Any) -> tuple[Target, list[Node]]:
     config = Config(model=inputs["model"]).changed([f"data.source={inputs['data']}", *STEPS, *more])
     nodes: dict[str, Node] = {}
-    given = {"seeds": [0, 1], "protocol": "paper", "points": None, "shared": Shared(), "nodes": nodes, **options}
+    given = {"seeds": [0, 1], "protocol": "paper", "points": (), "shared": Shared(), "nodes": nodes, **options}
     return plan(STUDIES[name], config, out, **given), list(nodes.values())
 
 
@@ -219,7 +219,7 @@ def test_a_worker_that_dies_fails_its_stage_alone(
             return hire(crew, number)
 
     monkeypatch.setattr(_Crew, "_hire", first_one_ends)
-    train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
+    train(nodes, tmp_path, 2, "cpu", Shared())
     failures = {node.task.stage: node.failure or "" for node in nodes if node.task.start != "init" or node.failure}
     assert "its worker ended with exit code 1" in failures["pretrain"]
     assert all(said.endswith("which it needs, failed") for stage, said in failures.items() if stage != "pretrain")
@@ -240,7 +240,7 @@ def test_a_worker_that_dies_while_idle_is_replaced(
             killed.append(worker.process.wait())
 
     monkeypatch.setattr(_Crew, "_answer", answered)
-    train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
+    train(nodes, tmp_path, 2, "cpu", Shared())
     assert killed == [-signal.SIGKILL] and all(node.result is not None for node in nodes)
 
 
@@ -309,7 +309,7 @@ def test_a_new_language_model_head_is_trained_once(tmp_path: Path) -> None:
     target, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
     assert Counter(node.task.stage for node in nodes)["head"] == 1 and nodes[2].task.stage != "head"
     assert target.metric == "macro_f1" and not target.unavailable
-    train({node.key: node for node in nodes if node.task.stage != "finetune"}, tmp_path, 1, "cpu", Shared())
+    train([node for node in nodes if node.task.stage != "finetune"], tmp_path, 1, "cpu", Shared())
     _, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
     assert {node.task.stage for node in nodes if node.result} == {"head", "pretrain", "distill"}
 
@@ -340,6 +340,7 @@ def test_cost_takes_its_times_from_runs_of_its_own(
         ("compare", ("--methods", "MARS"), "compares with fine-tuning"),
         ("figure4", ("--methods", "MARS"), "no methods to choose"),
         ("cost", ("--jobs", "2"), "use --jobs 1"),
+        ("cost", ("--jobs", "2", "--methods", "self-distillation"), "use --jobs 1"),
         ("table1", ("--protocol", "half"), "use paper or full"),
         ("table1", ("pretrain.stepz=1",), "pretrain.steps"),
     ],

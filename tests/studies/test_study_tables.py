@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from study_samples import Metrics, made_up, noisy
 from sdfast.data.paper_sets import PAPER_SETS, PaperSet
 from sdfast.studies.declared import STUDIES, Arm
 from sdfast.studies.figures import Span, _dots, _gaps, _lines, caption, draw, span_of
-from sdfast.studies.paper_results import TABLE1, TABLE2, paper_number
-from sdfast.studies.results import Found, Run
+from sdfast.studies.paper_results import TABLES, paper_number
+from sdfast.studies.results import Found
 from sdfast.studies.tables import markdown, record, run_rows
 
 CUB = PaperSet("CUB", frozenset(), {}, 200, "macro_f1")
@@ -70,7 +71,7 @@ def test_arms_that_are_the_same_have_no_p_and_are_named() -> None:
     assert cells(table([found]), "MARS")[2:4] == ["+0.0", "same for all seeds"]
     assert not found.coincidences()
     first = found.runs["fine-tuning"]
-    found.runs["MARS"] = [Run(run.cell, first[at].result) for at, run in enumerate(found.runs["MARS"])]
+    found.runs["MARS"] = [replace(run, stages=first[at].stages) for at, run in enumerate(found.runs["MARS"])]
     assert "MARS gave the very weights of fine-tuning" in table([found])
 
 
@@ -239,4 +240,4 @@ def test_the_papers_numbers() -> None:
     assert paper_number("figure4", "Flower", "t = 0", "score") == (88.63, 0.35)
     assert paper_number("figure4", "Flower", "t = 3", "score") is None
     assert paper_number("table1", "photos", "MARS", "score") is None
-    assert all(len(arms) == 6 for table in (TABLE1, TABLE2) for arms in table.values())
+    assert all(len(arms) == 6 for name in ("table1", "table2") for arms in TABLES[name].values())
