@@ -25,11 +25,10 @@ from sdfast.rundir import slug
 from sdfast.studies.declared import COST, Study, study_named
 from sdfast.studies.earlier import earlier_tables, make_room, sweep
 from sdfast.studies.figures import caption, draw, draw_cost
-from sdfast.studies.plan import Node, Protocol, Target, plan
+from sdfast.studies.plan import Node, Plan, Protocol, Target
 from sdfast.studies.progress import only_the_study_speaks, say
 from sdfast.studies.results import Found, gather
 from sdfast.studies.schedule import train
-from sdfast.studies.store import Shared
 from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
 
 
@@ -71,19 +70,18 @@ def run_study(
     if timed and (jobs or 1) > 1:
         raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
     jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
-    first, shared = configs[0].seed, Shared()
-    numbers = list(range(first, first + (seeds or study.seeds)))
-    nodes: dict[str, Node] = {}
+    first = configs[0].seed
+    chosen = range(first, first + (seeds or study.seeds))
     with _session(out):
-        targets, earlier = [], earlier_tables(out, study.name)
-        for config in configs:
-            place = out / "cost" / _digest(config) if timed else out  # times are not taken from other studies
-            targets.append(plan(study, config, place, numbers, protocol, points, shared, nodes, earlier))
+        plan = Plan(study, chosen, protocol, points, earlier_tables(out, study.name))
+        # times are not taken from other studies
+        places = [out / "cost" / _digest(config) if timed else out for config in configs]
+        targets = [plan.target(config, place) for config, place in zip(configs, places, strict=True)]
         _tell_apart(targets)
-        wanted = [node for node in nodes.values() if node.wanted_by]
+        wanted = [node for node in plan.nodes.values() if node.wanted_by]
         _announce(study, targets, wanted, out)
         try:
-            train(wanted, out, jobs, device, shared)
+            train(wanted, out, jobs, device, plan.shared)
         finally:
             found = [gather(study, target) for target in targets]
             about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}

@@ -42,22 +42,25 @@ _METRIC_COLUMNS = (
 
 def markdown(study: Study, found: Sequence[Found], protocol: Protocol) -> str:
     """What is printed: the table, the comparisons, how to read them, and where the models are."""
-    lines = [f"# {study.name}: {study.title}", ""]
-    lines += [*aligned(_main_rows(study, found)), ""]
-    lines += _legend(found, protocol)
+    parts = [f"# {study.name}: {study.title}", _table(_main_rows(study, found)), *_legend(found, protocol)]
     for each in found:
         compared = _compared_rows(each, study.tested[len(found) == 1 :])  # the first is in the table of one data set
         if len(compared) > 1:
-            lines += [f"Paired by seed, {each.target.title}:", "", *aligned(compared), ""]
+            parts += [f"Paired by seed, {each.target.title}:", _table(compared)]
+    several = len(found) > 1
+    parts += [f"{each.target.title}: {note}" if several else note for each in found for note in _notes(each)]
+    stages = _stage_rows(found)
+    parts += [_table(stages)] if len(stages) > 1 else []
+    models = []
     for each in found:
-        lines += _notes(each, several=len(found) > 1)
-    lines += _stages(found)
-    lines += ["Classifiers:", ""]
-    for each in found:
-        where = f"{each.target.title}, " if len(found) > 1 else ""
         for title, runs in each.runs.items():
-            lines.append(f"- {where}{title}: {', '.join(str(run.result.model) for run in runs)}")
-    return "\n".join(lines) + "\n"
+            name = f"{each.target.title}, {title}" if several else title
+            models.append(f"- {name}: {', '.join(str(run.result.model) for run in runs)}")
+    return "\n\n".join([*parts, "Classifiers:", "\n".join(models)]) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(aligned(rows))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -146,29 +149,27 @@ def _probability(p: float) -> str:
 def _legend(found: Sequence[Found], protocol: Protocol) -> list[str]:
     numbers = counts(found)
     how = _PROTOCOLS[protocol].format(n=_range(numbers, "d"))
-    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else "One seed: there is no deviation.", ""]
+    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else "One seed: there is no deviation."]
     if len(numbers) > 1:
-        lines += ["Not all have equally many runs (n): a difference is over the seeds that both have.", ""]
+        lines.append("Not all have equally many runs (n): a difference is over the seeds that both have.")
     columns = {each.name(column) for each in found for column in each.columns()}
-    if about := " ".join(metric.about for name, metric in METRICS.items() if name in columns and metric.about):
-        lines += [about, ""]
+    if about := [metric.about for name, metric in METRICS.items() if name in columns and metric.about]:
+        lines.append(" ".join(about))
     if numbers != [1]:
-        lines += ["Differences are paired by seed; intervals are Student's t, p-values the paired t-test's.", ""]
+        lines.append("Differences are paired by seed; intervals are Student's t, p-values the paired t-test's.")
     if any(_paper(each, arm.title, column) for each in found for arm in each.target.arms for column in each.columns()):
-        lines += ["Paper: Lee et al. (2023), ViT-B or RoBERTa-base, mean ± deviation of 5 runs.", ""]
+        lines.append("Paper: Lee et al. (2023), ViT-B or RoBERTa-base, mean ± deviation of 5 runs.")
     return lines
 
 
-def _notes(found: Found, several: bool) -> list[str]:
-    prefix = f"{found.target.title}: " if several else ""
+def _notes(found: Found) -> list[str]:
     lines = [*_baselines(found), *found.target.notes, *found.coincidences()]
-    if (missing := len(found.target.cells) - sum(map(len, found.runs.values()))) > 0:
+    if (missing := len(found.target.cells) - len(found.all_runs())) > 0:
         lines.append(f"Not all is done: {missing} of {len(found.target.cells)} runs are missing.")
     if absent := [found.metric(column).label for column in found.not_of_all()]:
         lines.append(f"Not shown, because some runs lack it: {', '.join(absent)}.")
     lines += [f"Not available: {title}: {reason}" for title, reason in found.target.unavailable.items()]
-    lines += [f"Failed: {sentence}" for sentence in found.failures]
-    return [part for line in lines for part in (prefix + line, "")]
+    return lines + [f"Failed: {sentence}" for sentence in found.failures]
 
 
 def _baselines(found: Found) -> list[str]:
@@ -190,14 +191,14 @@ def _range(values: Sequence[float], form: str) -> str:
     return " to ".join(dict.fromkeys(f"{value:{form}}" for value in (values[0], values[-1])))
 
 
-def _stages(found: Sequence[Found]) -> list[str]:
+def _stage_rows(found: Sequence[Found]) -> list[list[str]]:
     nodes = {node.key: node for each in found for node in each.stages}
     rows = [["stage", "for", "steps", "seconds", "per second", "model"]]
     for node in nodes.values():
         if (run := node.result) is not None:
             numbers = [str(run.steps), f"{run.seconds:.0f}", _rate(run.rate, run.unit)]
             rows.append([run.stage, node.shared_by, *numbers, str(run.model)])
-    return [*aligned(rows), ""] if nodes else []
+    return rows
 
 
 def _rate(rate: float, unit: str) -> str:
@@ -207,14 +208,13 @@ def _rate(rate: float, unit: str) -> str:
 def run_rows(found: Sequence[Found]) -> str:
     """CSV, one row per run, metrics as in `result.json`."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["data", "arm", "series", "x", "seed", "chain_seed", *_METRIC_COLUMNS, "steps", "seconds", "model"])
+    columns = ["data", "arm", "series", "x", "seed", "chain_seed", *_METRIC_COLUMNS, "steps", "seconds", "model"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for each in found:
         for run in each.all_runs():
-            arm, result = run.arm, run.result
-            place = [arm.title, arm.series or "", "" if arm.x is None else arm.x, run.seed, run.config.seed]
-            metrics = [result.metrics.get(name, "") for name in _METRIC_COLUMNS]
-            writer.writerow([each.target.title, *place, *metrics, result.steps, result.seconds, result.model])
+            place = {"data": each.target.title, "arm": run.arm.title, "seed": run.seed, "chain_seed": run.config.seed}
+            writer.writerow(vars(run.arm) | vars(run.result) | run.result.metrics | place)
     return text.getvalue()
 
 
@@ -275,11 +275,7 @@ def _result_of(result: Result, *names: str) -> dict[str, Any]:
 def cost_rows(found: Found) -> list[dict[str, Any]]:
     """One for each stage that is done: `stage`, `steps`, `seconds`, `rate`, `unit`; the teacher's bank too."""
     results = [node.result for node in found.stages] + [run.result for run in found.all_runs()]
-    rows: list[dict[str, Any]] = [
-        {"stage": run.stage, "steps": run.steps, "seconds": run.seconds, "rate": run.rate, "unit": run.unit}
-        for run in results
-        if run is not None
-    ]
+    rows = [_result_of(run, "stage", "steps", "seconds", "rate", "unit") for run in results if run is not None]
     banks = [Built.of(path.parent) for path in sorted((found.target.out / "banks").glob(f"*/{BUILT}"))]
     seconds = sum(bank.seconds for bank in banks if bank is not None)
     if seconds:
@@ -290,7 +286,7 @@ def cost_rows(found: Found) -> list[dict[str, Any]]:
 
 def cost_markdown(rows: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     """The table of `cost_rows` by data set, beside the paper's times."""
-    lines = ["# cost: What each stage takes", ""]
+    parts = ["# cost: What each stage takes"]
     for title, each in rows.items():
         base = next((row["seconds"] for row in each if row["stage"] == "finetune"), 0.0)
         table = [
@@ -304,11 +300,10 @@ def cost_markdown(rows: Mapping[str, Sequence[dict[str, Any]]]) -> str:
             theirs = [clock(paper), f"{paper / COST_SECONDS['finetune']:.2f}"] if paper else ["", ""]
             name = _STAGES.get(row["stage"], row["stage"])
             table.append([name, str(row["steps"] or ""), f"{row['seconds']:.1f}", step, rate, ratio, *theirs])
-        lines += [f"{title}:", "", *aligned(table), ""]
-    lines += [
+        parts += [f"{title}:", _table(table)]
+    parts += [
         "Seconds of training, one stage at a time (`--jobs 1`); other work on the machine counts. The bank's are those"
         " of its building.",
-        "",
         "Paper: ViT-B on CUB, 20,000, 20,000 and 10,000 steps on one RTX 3090, with the teacher beside the student.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"

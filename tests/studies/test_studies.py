@@ -25,7 +25,7 @@ from sdfast.locks import locked
 from sdfast.regular import read_regular
 from sdfast.rundir import Result
 from sdfast.studies.declared import STUDIES, Arm, configured
-from sdfast.studies.plan import Node, Target, Task, plan
+from sdfast.studies.plan import Node, Plan, Target, Task
 from sdfast.studies.schedule import _Crew, _Worker, train
 from sdfast.studies.store import Shared
 
@@ -59,9 +59,8 @@ def weights(out: Path, name: str) -> dict[tuple[str, int], str]:
 
 def planned(inputs: dict[str, str], out: Path, name: str, *more: str, **options: Any) -> tuple[Target, list[Node]]:
     config = Config(model=inputs["model"]).changed([f"data.source={inputs['data']}", *STEPS, *more])
-    nodes: dict[str, Node] = {}
-    given = {"seeds": [0, 1], "protocol": "paper", "points": (), "shared": Shared(), "nodes": nodes, **options}
-    return plan(STUDIES[name], config, out, **given), list(nodes.values())
+    plan = Plan(STUDIES[name], **{"seeds": [0, 1], **options})
+    return plan.target(config, out), list(plan.nodes.values())
 
 
 @pytest.fixture(scope="module")
