@@ -108,8 +108,9 @@ _ABLATIONS = (
 )
 _SUPCON = Arm("supervised contrastive", "init", ("finetune.objective=supcon",))
 _WEIGHTS = tuple(Arm(f"weight {w}", "distill", (f"distill.mae_weight={w}",), x=w) for w in (1.0, 0.5, 0.3, 0.1))
-_SIZES = (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000)
-_SHARES = (0, 0.5, 1, 1.5, 2, 2.5, 3)  # 0 to 60,000 of 20,000 steps
+_SIZES = Axis("limit", "training {rows}", (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000))
+_STEPS = Axis("steps", "steps of further pre-training", (0, 0.5, 1, 1.5, 2, 2.5, 3))  # 0 to 60,000 of 20,000 steps
+_ROUNDS = Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4))
 _MORE = ("score", "test_loss", "train_loss", "generalisation_gap", "distance")
 _LOSSES, _GAPS = ("log_train_loss", "test_loss"), ("generalisation_gap", "distance")
 _SD = DISTILLED.title
@@ -124,29 +125,10 @@ STUDIES = {
         Study("table5", "Supervised contrastive training", (_SUPCON, FINE_TUNING, FURTHER, DISTILLED), _SD),
         Study("table6", "Weight of the masked auto-encoding loss", _WEIGHTS, _WEIGHTS[0].title),
         Study(
-            "figure1",
-            "Accuracy against steps of further pre-training",
-            (DISTILLED,),
-            _SD,
-            figure="lines",
-            axis=Axis("steps", "steps of further pre-training", _SHARES),
+            "figure1", "Accuracy against steps of further pre-training", (DISTILLED,), _SD, figure="lines", axis=_STEPS
         ),
-        Study(
-            "figure3",
-            "Low resources",
-            (FINE_TUNING, FURTHER, DISTILLED),
-            _SD,
-            figure="lines",
-            axis=Axis("limit", "training {rows}", _SIZES),
-        ),
-        Study(
-            "figure4",
-            "Rounds of self-distillation",
-            (),
-            "t = 1",
-            figure="lines",
-            axis=Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4)),
-        ),
+        Study("figure3", "Low resources", (FINE_TUNING, FURTHER, DISTILLED), _SD, figure="lines", axis=_SIZES),
+        Study("figure4", "Rounds of self-distillation", (), "t = 1", figure="lines", axis=_ROUNDS),
         Study(
             "figure5",
             "Generalisation gap and distance from the start",
@@ -155,7 +137,7 @@ STUDIES = {
             (*_GAPS, "score"),
             _GAPS,
             figure="gaps",
-            axis=Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4)),
+            axis=_ROUNDS,
         ),
         Study("compare", "All methods on one's own data", METHODS, FINE_TUNING.title, _MORE, seeds=3),
     )
