@@ -10,7 +10,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pipeline_fixtures
@@ -26,6 +25,7 @@ from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, RunError, UserError
 from sdfast.rundir import read_result
 from sdfast.studies import schedule
+from sdfast.studies.plan import Node
 
 KINDS = ("images", "texts")
 STAGES = ("pretrain", "distill", "finetune")
@@ -387,8 +387,8 @@ def test_only_the_directory_itself_counts(tmp_path: Path) -> None:
 def test_a_study_whose_directory_goes_starts_no_other_stage(tmp_path: Path) -> None:
     """Neither in this process nor in a worker, which holds no more than the folder of its stage."""
     out = tmp_path / "study"
-    waiting: Any = SimpleNamespace(key="one", needs=[])
-    crew = schedule._Crew({}, [waiting], out, 2, "cpu", progress=cast(Any, None))
+    waiting = Node("one", cast(Any, None), [])
+    crew = schedule._Crew([waiting], out, 2, "cpu", progress=cast(Any, None))
     with locks.locked(out):
         out.rename(tmp_path / "away")
         with pytest.raises(RunError, match="removed, renamed or replaced"), locks.locked(out / "stages" / "two"):

@@ -48,7 +48,7 @@ def study(
     from sdfast.pipeline import Pipeline
     from sdfast.rundir import slug
     from sdfast.studies.declared import study_named
-    from sdfast.studies.run import Options, run_study
+    from sdfast.studies.run import run_study
 
     study_named(name)  # before anything is opened
     given: list[str | None] = [*data] if data else [None]
@@ -56,18 +56,20 @@ def study(
         out = f"runs/{slug(model or 'bundled')}-{name}"
     common: dict[str, Any] = {"model": model, "out": out, "config": config, "preset": preset, "device": device}
     runs = [Pipeline(data=each, overrides=overrides or (), **common) for each in given]
-    options = Options(
+    text, failures = run_study(
+        name,
+        [run.config for run in runs],
+        runs[0].out,
         seeds,
         protocol,  # type: ignore[arg-type]
         jobs,
         _numbers(points),
         [method for method in (methods or "").split(",") if method.strip()],
     )
-    report = run_study(name, [run.config for run in runs], runs[0].out, options)
-    show_markdown(report.text)
-    if report.failures:
-        count = len(report.failures)
-        raise RunError(f"{count} stages failed: {'; '.join(each.removesuffix('.') for each in report.failures)}.")
+    show_markdown(text)
+    if failures:
+        said = "; ".join(each.removesuffix(".") for each in failures)
+        raise RunError(f"{len(failures)} stages failed: {said}.")
 
 
 def _numbers(text: str | None) -> list[int]:

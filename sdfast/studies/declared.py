@@ -1,11 +1,89 @@
-"""The paper's tables and figures, and the comparison on one's own data, as grids."""
+"""The paper's tables and figures, and the comparison on one's own data, as studies.
+
+A study is made of arms, each some configuration keys, and perhaps of an axis along which they are repeated.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from string import digits
+from typing import Literal
 
+from sdfast.config import Config, ModalityName
 from sdfast.errors import UserError, nearest
-from sdfast.studies.grid import Arm, Axis, Study
+from sdfast.stages.graph import Start
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a classifier.
+
+    Attributes:
+        title: in tables and figures.
+        start: what is fine-tuned.
+        overrides: configuration keys, as `key=value`.
+        longer: factor of the length of `pretrain` (its epochs where they decide, else its steps).
+        x: where on the study's axis.
+        series: the line of a figure that it is a point of.
+    """
+
+    title: str
+    start: Start = "distill"
+    overrides: tuple[str, ...] = ()
+    longer: int = 1
+    x: float | None = None
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What changes from point to point.
+
+    Attributes:
+        kind: `limit` repeats every arm with so many training rows; `rounds` and `steps` are points of one arm.
+        label: of the axis.
+        points: the paper's; for `steps` shares of `pretrain.steps`.
+    """
+
+    kind: Literal["limit", "rounds", "steps"]
+    label: str
+    points: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or a figure of the paper, or a comparison of one's own.
+
+    Attributes:
+        name: on the command line.
+        title: one line.
+        arms: in the order of the table.
+        reference: title of the arm that the others are compared with.
+        columns: metrics of the table: keys of `result.json`, `score` for that of the data set, `log_train_loss`.
+        figure: how it is drawn.
+        tested: columns whose differences are tested in the table; the JSON has all.
+        modality: of the data, where it matters.
+        axis: see `Axis`.
+        seeds: how many where nothing is said.
+    """
+
+    name: str
+    title: str
+    arms: tuple[Arm, ...]
+    reference: str
+    columns: tuple[str, ...] = ("score",)
+    tested: tuple[str, ...] = ("score",)
+    figure: Literal["dots", "lines", "gaps"] = "dots"
+    modality: ModalityName | None = None
+    axis: Axis | None = None
+    seeds: int = 5
+
+    @property
+    def of_sizes(self) -> bool:
+        """Whether its arms are repeated with several numbers of training rows."""
+        return self.axis is not None and self.axis.kind == "limit"
+
 
 FINE_TUNING = Arm("fine-tuning", "init")
 FURTHER = Arm("further pre-training", "pretrain")
@@ -30,8 +108,9 @@ _ABLATIONS = (
 )
 _SUPCON = Arm("supervised contrastive", "init", ("finetune.objective=supcon",))
 _WEIGHTS = tuple(Arm(f"weight {w}", "distill", (f"distill.mae_weight={w}",), x=w) for w in (1.0, 0.5, 0.3, 0.1))
-_SIZES = (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000)
-_SHARES = (0, 0.5, 1, 1.5, 2, 2.5, 3)  # 0 to 60,000 of 20,000 steps
+_SIZES = Axis("limit", "training {rows}", (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000))
+_STEPS = Axis("steps", "steps of further pre-training", (0, 0.5, 1, 1.5, 2, 2.5, 3))  # 0 to 60,000 of 20,000 steps
+_ROUNDS = Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4))
 _MORE = ("score", "test_loss", "train_loss", "generalisation_gap", "distance")
 _LOSSES, _GAPS = ("log_train_loss", "test_loss"), ("generalisation_gap", "distance")
 _SD = DISTILLED.title
@@ -46,29 +125,10 @@ STUDIES = {
         Study("table5", "Supervised contrastive training", (_SUPCON, FINE_TUNING, FURTHER, DISTILLED), _SD),
         Study("table6", "Weight of the masked auto-encoding loss", _WEIGHTS, _WEIGHTS[0].title),
         Study(
-            "figure1",
-            "Accuracy against steps of further pre-training",
-            (DISTILLED,),
-            _SD,
-            figure="lines",
-            axis=Axis("steps", "steps of further pre-training", _SHARES),
+            "figure1", "Accuracy against steps of further pre-training", (DISTILLED,), _SD, figure="lines", axis=_STEPS
         ),
-        Study(
-            "figure3",
-            "Low resources",
-            (FINE_TUNING, FURTHER, DISTILLED),
-            _SD,
-            figure="lines",
-            axis=Axis("limit", "training {rows}", _SIZES),
-        ),
-        Study(
-            "figure4",
-            "Rounds of self-distillation",
-            (),
-            "t = 1",
-            figure="lines",
-            axis=Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4)),
-        ),
+        Study("figure3", "Low resources", (FINE_TUNING, FURTHER, DISTILLED), _SD, figure="lines", axis=_SIZES),
+        Study("figure4", "Rounds of self-distillation", (), "t = 1", figure="lines", axis=_ROUNDS),
         Study(
             "figure5",
             "Generalisation gap and distance from the start",
@@ -77,7 +137,7 @@ STUDIES = {
             (*_GAPS, "score"),
             _GAPS,
             figure="gaps",
-            axis=Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4)),
+            axis=_ROUNDS,
         ),
         Study("compare", "All methods on one's own data", METHODS, FINE_TUNING.title, _MORE, seeds=3),
     )
@@ -98,3 +158,92 @@ def study_named(name: str) -> Study:
         hint = f"{choose}." if name.rstrip(digits) in kinds else nearest(name, [*known], choose)
         raise UserError(f"there is no study '{name}'; {hint}")
     return known[name]
+
+
+def expand(study: Study, config: Config, rows: int, points: Sequence[int] = ()) -> tuple[list[Arm], list[str]]:
+    """The arms at all points of the axis, and sentences about points that were left out.
+
+    Args:
+        study: which.
+        config: of the run, resolved for the data.
+        rows: of training, before any limit.
+        points: instead of the axis's own, where there are any; of `steps`, in steps.
+
+    Raises:
+        UserError: there are points and no axis, or none that the data set has.
+    """
+    axis = study.axis
+    if axis is None:
+        if points:
+            raise UserError(f"study {study.name} has no points to choose; leave --points away.")
+        return list(study.arms), []
+    unit = config.pretrain.steps if axis.kind == "steps" else 1
+    wanted = sorted(set(points or (round(point * unit) for point in axis.points)))
+    if axis.kind == "steps":
+        longer = [
+            _point(f"{n:,} steps", FURTHER if n else FINE_TUNING, f"pretrain.steps={n}", n, FURTHER) for n in wanted
+        ]
+        return [*longer, *study.arms], []
+    if axis.kind == "rounds":  # 0 is the further pre-trained model, 1 the reference
+        return [
+            _point(f"t = {n}", DISTILLED if n else FURTHER, f"distill.rounds={n}", n, DISTILLED)
+            for n in sorted({0, 1, *wanted})
+        ], []
+    kept = [n for n in wanted if 1 <= n <= rows]
+    if not kept:
+        raise UserError(
+            f"none of the sizes {', '.join(map(str, wanted))} is within the {rows} training rows; give some with"
+            " --points."
+        )
+    left_out = []
+    if points and len(kept) < len(wanted):
+        more = ", ".join(str(n) for n in wanted if n not in kept)
+        left_out = [f"Left out, because there are {rows} training rows: {more}."]
+    return [
+        _point(f"{arm.title}, n = {n}", arm, f"data.limit={n}", n, arm) for n in kept for arm in study.arms
+    ], left_out
+
+
+def _point(title: str, arm: Arm, override: str, x: int, series: Arm) -> Arm:
+    """An arm at a point of an axis; at 0 there is nothing to set."""
+    overrides = (*arm.overrides, override) if x else arm.overrides
+    return replace(arm, title=title, overrides=overrides, x=x, series=series.title)
+
+
+def configured(config: Config, arm: Arm) -> Config:
+    """The configuration of an arm.
+
+    Raises:
+        UserError: a key or value does not fit.
+    """
+    overrides = list(arm.overrides)
+    if arm.longer != 1:
+        length = "steps" if config.pretrain.epochs is None else "epochs"
+        overrides.append(f"pretrain.{length}={arm.longer * getattr(config.pretrain, length)}")
+    if "finetune.regularizer=recadam" in overrides:
+        overrides += _recadam_in_proportion(config)
+    return config.changed(overrides)
+
+
+_PUBLISHED = {"t0": (1000, 250), "k": (0.1, 0.5), "gamma": (5000.0,)}  # of RecAdam; the defaults and paper-roberta's
+
+
+def _recadam_in_proportion(config: Config) -> list[str]:
+    """RecAdam's schedule in the proportions that its defaults have to 10,000 steps and a rate of 1e-4.
+
+    paper-roberta's are meant for one length of a run, too, and make way likewise.
+
+    Its settings are per step and per rate: left as they are, the task's loss would never count in a short run, and
+    the pull would diverge at a high rate. What differs from the default stays.
+    """
+    given, finetune = config.finetune.recadam, config.finetune
+    fitting = {
+        "t0": finetune.steps // 10,
+        "k": 1000 / finetune.steps,
+        "gamma": min(5000.0, 0.5 / finetune.lr) if finetune.lr else 5000.0,
+    }
+    return [
+        f"finetune.recadam.{name}={value}"
+        for name, value in fitting.items()
+        if getattr(given, name) in _PUBLISHED[name]
+    ]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
-from sdfast.studies.results import Found
-from sdfast.studies.spans import arrows, band, span_of
-from sdfast.studies.statistics import summary
+from sdfast.studies.declared import Arm
+from sdfast.studies.plan import Protocol
+from sdfast.studies.results import Found, counts
+from sdfast.studies.statistics import interval
 from sdfast.studies.tables import spread
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _INK, _FAINT, _BLUE = "#1b1b1b", "#6b6b6b", "#0072b2"
 # Okabe and Ito's, told apart with any colour vision; markers differ too
@@ -35,12 +38,25 @@ _STYLE: Any = {
     "svg.hashsalt": "sdfast",  # the same bytes for the same numbers
     "svg.fonttype": "none",
 }
+_GAP_TITLES = ("(a) generalisation gap", "(b) distance", "(c) distance by round")
+FEWEST = 3  # runs; the interval of two reaches 13 times as far as they lie from their mean, and says nothing
+
+
+def caption(found: Sequence[Found], protocol: Protocol) -> str:
+    """The line below a figure: what its points are, and its intervals."""
+    data = ", ".join(each.target.title for each in found)
+    numbers = counts(found)
+    if numbers == [1]:
+        return f"{data}; one run of each"
+    kind = "fine-tunings of one checkpoint" if protocol == "paper" else "whole chains"
+    points = f"{data}; points: {' to '.join(map(str, numbers))} {kind} each, and their mean"
+    if numbers[-1] < FEWEST:
+        return points
+    return f"{points} with its 95 % interval" + (f" (of {FEWEST} runs or more)" if numbers[0] < FEWEST else "")
 
 
 def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
     """The picture as {"png": ..., "svg": ...}; `about` is the line below it."""
-    from matplotlib import rc_context
-
     if any(_is_cut(each) for each in found):
         about += "; where it ends in an arrow it goes on beyond 0 or 100 %"
     with rc_context(_STYLE):
@@ -51,21 +67,14 @@ def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
 
 def draw_cost(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
     """Seconds of each stage, by data set."""
-    from matplotlib import rc_context
-
     with rc_context(_STYLE):
         figure = _figure(8, 1.4 + 0.5 * sum(map(len, rows.values())))
         place = figure.subplots()
-        names: list[str] = []
-        for title, each in rows.items():
-            for row in each:
-                at = -len(names)
-                names.append(row["stage"] if len(rows) == 1 else f"{title}: {row['stage']}")
-                place.barh(at, row["seconds"], 0.62, color=_BLUE)
-                place.annotate(
-                    f"{row['seconds']:.3g}", (row["seconds"], at), (5, 0), textcoords="offset points", va="center"
-                )
-        place.set_yticks([-at for at in range(len(names))], names)
+        bars = [(f"{title}: " if len(rows) > 1 else "", row) for title, each in rows.items() for row in each]
+        for at, (_, row) in enumerate(bars):
+            place.barh(-at, row["seconds"], 0.62, color=_BLUE)
+            _note(place, f"{row['seconds']:.3g}", (row["seconds"], -at), (5, 0), va="center")
+        place.set_yticks([-at for at in range(len(bars))], [title + row["stage"] for title, row in bars])
         place.tick_params(axis="y", length=0)
         place.margins(x=0.12)
         place.set_xlabel("seconds")
@@ -82,10 +91,12 @@ def _pictures(figure: Figure) -> dict[str, bytes]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+
+
+def _note(place: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any) -> None:
+    """Words beside a place, so many points away."""
+    place.annotate(text, at, offset, textcoords="offset points", **look)
 
 
 def _dots(found: Sequence[Found]) -> Figure:
@@ -93,19 +104,20 @@ def _dots(found: Sequence[Found]) -> Figure:
     columns = _main_columns(found[0])
     panels = [(each, column) for each in found for column in columns]
     titles = list(dict.fromkeys(title for each in found for title in each.runs))
+    highlighted = next((title for title in titles if title in ("self-distillation", "full model")), None)
     figure = _figure(3.2 + 6.2 * len(panels), 2.0 + 0.62 * len(titles))
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for place, (each, column) in zip(axes, panels, strict=True):
         for row, title in enumerate(titles):
-            if values := list(each.by_seed(title, column).values()):
-                color = _BLUE if title == _highlighted(titles) else _FAINT
+            if values := each.values(title, column):
+                color = _BLUE if title == highlighted else _FAINT
                 place.plot(values, np.full(len(values), row + 0.17), "o", color=color, alpha=0.6, markersize=5.5, mew=0)
                 _mean(place, values, row - 0.1, color, each.is_percent(column))
-                text = spread(summary(values), 1 if each.is_percent(column) else 3)
+                text = spread(values, each.digits(column))
                 place.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", color=color)
-        several = any(len(each.by_seed(title, column)) > 1 for title in titles)
+        several = any(len(each.values(title, column)) > 1 for title in titles)
         heading = "mean ± deviation" if several else "one run"
-        place.annotate(heading, (1.02, 1.0), (0, 5), "axes fraction", textcoords="offset points", fontsize=11)
+        _note(place, heading, (1.02, 1.0), (0, 5), xycoords="axes fraction", fontsize=11)
         _reference_line(place, each, column)
         place.set_yticks(range(len(titles)), titles)
         place.set_ylim(len(titles) - 0.4, -0.6)
@@ -113,7 +125,7 @@ def _dots(found: Sequence[Found]) -> Figure:
         place.tick_params(axis="y", length=0)
         place.grid(axis="x")
         place.spines["left"].set_visible(False)
-        place.set_xlabel(_axis_label(each, column))
+        place.set_xlabel(each.metric(column).axis)
         if each.is_percent(column):
             place.set_xlim(*_within_percent(*place.get_xlim()))
         if len(found) > 1:
@@ -122,31 +134,18 @@ def _dots(found: Sequence[Found]) -> Figure:
 
 
 def _reference_line(place: Axes, found: Found, column: str) -> None:
-    values = list(found.by_seed(found.study.reference, column).values())
-    if not values:
-        return
-    mean = float(np.mean(values))
-    place.axvline(mean, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-    place.annotate(
-        found.study.reference,
-        (mean, 1.0),
-        (0, 5),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        fontsize=11,
-        color=_INK,
-    )
+    name = found.study.reference
+    if values := found.values(name, column):
+        mean = float(np.mean(values))
+        place.axvline(mean, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        over = ("data", "axes fraction")
+        _note(place, name, (mean, 1.0), (0, 5), xycoords=over, ha="center", fontsize=11, color=_INK)
 
 
 def _within_percent(low: float, high: float) -> tuple[float, float]:
     """An axis that leaves no room for shares that cannot be."""
     room = 0.02 * (high - low)  # for a marker at the end
     return max(low, -room), min(high, 100 + room)
-
-
-def _highlighted(titles: Sequence[str]) -> str | None:
-    return next((title for title in titles if title in ("self-distillation", "full model")), None)
 
 
 def _main_columns(found: Found) -> list[str]:
@@ -156,7 +155,7 @@ def _main_columns(found: Found) -> list[str]:
 def _is_cut(found: Found) -> bool:
     """Whether the figure shows only a part of some interval."""
     column = _main_columns(found)[0]
-    spans = [span_of(list(found.by_seed(title, column).values()), found.is_percent(column)) for title in found.runs]
+    spans = [span_of(found.values(title, column), found.is_percent(column)) for title in found.runs]
     return found.study.figure != "gaps" and any(span is not None and (span.below or span.above) for span in spans)
 
 
@@ -181,49 +180,55 @@ def _lines(found: Sequence[Found]) -> Figure:
 
 def _line_panel(place: Axes, found: Found, column: str) -> None:
     arms = [arm for arm in found.target.arms if arm.title in found.runs]
-    axis = found.study.axis
+    axis, percent = found.study.axis, found.is_percent(column)
     assert axis is not None
     ends: list[tuple[float, str, str]] = []
-    for series in dict.fromkeys(arm.series for arm in arms if arm.x is not None):
-        color, marker = _LOOK.get(series or "", (_INK, "D"))
-        points = sorted((arm.x or 0.0, arm.title) for arm in arms if arm.series == series and arm.x is not None)
-        values = [list(found.by_seed(title, column).values()) for _, title in points]
-        x, means = [point for point, _ in points], [float(np.mean(each)) for each in values]
-        band(place, x, values, color, found.is_percent(column))
-        for at, each in zip(x, values, strict=True):
-            place.plot(np.full(len(each), at), each, marker, color=color, alpha=0.35, markersize=4, mew=0)
-        place.plot(x, means, color=color, marker=marker, markersize=8, linewidth=2.2, mec="white", mew=1)
-        ends.append((means[-1], series or "", color))
+    for series in dict.fromkeys(arm.series or "" for arm in arms if arm.x is not None):
+        color, marker = _LOOK.get(series, (_INK, "D"))
+        points = [arm for arm in arms if (arm.series or "") == series and arm.x is not None]
+        line = _line(place, found, column, points, color, marker, markersize=8, linewidth=2.2, mec="white", mew=1)
+        ends.append((line[-1], series, color))
     for arm in arms:
         if arm.x is None:
             color, _ = _LOOK.get(arm.title, (_INK, "D"))
-            values_here = list(found.by_seed(arm.title, column).values())
-            mean = float(np.mean(values_here))
-            if (span := span_of(values_here, found.is_percent(column))) is not None:
+            values = found.values(arm.title, column)
+            if (span := span_of(values, percent)) is not None:
                 place.axhspan(span.low, span.high, color=color, alpha=0.13, lw=0)
             else:
-                for value in values_here:
+                for value in values:
                     place.axhline(value, color=color, linewidth=0.8, alpha=0.5)
-            place.axhline(mean, color=color, linewidth=2.2)
-            ends.append((mean, arm.title, color))
+            ends.append((float(np.mean(values)), arm.title, color))
+            place.axhline(ends[-1][0], color=color, linewidth=2.2)
     if axis.kind == "limit":
         place.set_xscale("log")
-        sizes = _apart(sorted({int(arm.x) for arm in arms if arm.x is not None}))
+        sizes = _apart(sorted(found.target.points()))
         place.set_xticks(sizes, [_thousands(size) for size in sizes])
         place.minorticks_off()
     elif axis.kind == "rounds":
-        from matplotlib.ticker import MaxNLocator
-
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         place.xaxis.set_major_formatter(lambda value, _: _thousands(value))
-    if found.is_percent(column):
+    if percent:
         place.set_ylim(*_within_percent(*place.get_ylim()))
     if len(ends) > 1:
         _label_ends(place, ends)
     place.grid()
     place.set_xlabel(axis.label.format(rows=found.target.modality))
-    place.set_ylabel(_axis_label(found, column))
+    place.set_ylabel(found.metric(column).axis)
+
+
+def _line(
+    place: Axes, found: Found, column: str, arms: Sequence[Arm], color: str, marker: str, **look: Any
+) -> list[float]:
+    """The means of arms along the axis, which it returns, with their intervals and their runs."""
+    arms = sorted(arms, key=lambda arm: (arm.x or 0.0, arm.title))
+    x, values = [arm.x or 0.0 for arm in arms], [found.values(arm.title, column) for arm in arms]
+    means = [float(np.mean(each)) for each in values]
+    band(place, x, values, color, found.is_percent(column))
+    for at, each in zip(x, values, strict=True):
+        place.plot(np.full(len(each), at), each, marker, color=color, alpha=0.35, markersize=4, mew=0)
+    place.plot(x, means, color=color, marker=marker, **look)
+    return means
 
 
 def _thousands(count: float) -> str:
@@ -246,21 +251,11 @@ def _label_ends(place: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Name the lines at their right ends, moved apart where they would overlap."""
     low, high = place.get_ylim()
     gap = 0.075 * (high - low)
-    heights: list[float] = []
+    at = -np.inf
     for height, name, color in sorted(ends):
-        at = max(height, heights[-1] + gap) if heights else height
-        heights.append(at)
-        place.annotate(
-            name,
-            (1.0, at),
-            (8, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            color=color,
-            fontweight="bold",
-            annotation_clip=False,
-        )
+        at = max(height, at + gap)
+        look = {"va": "center", "color": color, "fontweight": "bold", "annotation_clip": False}
+        _note(place, name, (1.0, at), (8, 0), xycoords=("axes fraction", "data"), **look)
 
 
 def _gaps(found: Sequence[Found]) -> Figure:
@@ -268,21 +263,22 @@ def _gaps(found: Sequence[Found]) -> Figure:
     rounds = any(len(each.runs) > 2 for each in found)
     figure = _figure((10.5 if not rounds else 15) + 1.4 * (len(found) - 1), 4.8)
     panels = figure.subplots(1, 3 if rounds else 2, squeeze=False)[0]
-    for place, column, title in zip(
-        panels, ("generalisation_gap", "distance"), ("(a) generalisation gap", "(b) distance"), strict=False
-    ):
-        _bars(place, found, column)
+    for place, column, title in zip(panels, ("generalisation_gap", "distance", "distance"), _GAP_TITLES, strict=False):
         place.set_title(title, loc="left", fontweight="bold")
-        place.set_ylabel(_axis_label(found[0], column))
-    if rounds:
+        place.set_ylabel(found[0].metric(column).axis)
+    _bars(panels[0], found, "generalisation_gap")
+    _bars(panels[1], found, "distance")
+    for place in panels[2:]:
+        color, marker = _LOOK["self-distillation"]
         for each, style in zip(found, ("-", "--", ":", "-.") * len(found), strict=False):
-            _distance_by_round(panels[2], each, style)
-        panels[2].set_title("(c) distance by round", loc="left", fontweight="bold")
-        panels[2].set_xlabel("round of self-distillation, t")
-        panels[2].set_ylabel(_axis_label(found[0], "distance"))
-        panels[2].grid()
+            arms = [arm for arm in each.target.arms if arm.title in each.runs]
+            look = {"linestyle": style, "markersize": 7, "linewidth": 2, "label": each.target.title}
+            _line(place, each, "distance", arms, color, marker, **look)
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        place.set_xlabel("round of self-distillation, t")
+        place.grid()
         if len(found) > 1:
-            panels[2].legend()
+            place.legend()
     return figure
 
 
@@ -290,7 +286,7 @@ def _bars(place: Axes, found: Sequence[Found], column: str) -> None:
     for offset, title, name in ((-0.2, "t = 0", "further pre-training"), (0.2, "t = 1", "self-distillation")):
         color, _ = _LOOK[name]
         for at, each in enumerate(found):
-            values = list(each.by_seed(title, column).values())
+            values = each.values(title, column)
             if not values:
                 continue
             mean, span = float(np.mean(values)), span_of(values, each.is_percent(column))
@@ -307,29 +303,51 @@ def _bars(place: Axes, found: Sequence[Found], column: str) -> None:
     place.grid(axis="y")
 
 
-def _distance_by_round(place: Axes, found: Found, style: str) -> None:
-    from matplotlib.ticker import MaxNLocator
+@dataclass(frozen=True)
+class Span:
+    """A 95 % interval, as far as it is drawn.
 
-    color, marker = _LOOK["self-distillation"]
-    points = sorted((arm.x or 0.0, arm.title) for arm in found.target.arms if arm.title in found.runs)
-    values = [list(found.by_seed(title, "distance").values()) for _, title in points]
-    means = [float(np.mean(each)) for each in values]
-    x = [at for at, _ in points]
-    band(place, x, values, color, percent=False)
-    for at, each in zip(x, values, strict=True):
-        place.plot(np.full(len(each), at), each, marker, color=color, alpha=0.35, markersize=4, mew=0)
-    place.plot(x, means, style, color=color, marker=marker, markersize=7, linewidth=2, label=found.target.title)
-    place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    Attributes:
+        low, high: its ends, of shares those within 0 and 100 %.
+        below, above: whether it goes on beyond them.
+    """
+
+    low: float
+    high: float
+    below: bool = False
+    above: bool = False
 
 
-def _axis_label(found: Found, column: str) -> str:
-    names = {
-        "accuracy": "test accuracy, %",
-        "macro_f1": "test macro-F1, %",
-        "micro_f1": "test micro-F1, %",
-        "generalisation_gap": "test loss minus training loss, nats",
-        "distance": r"distance $\|\theta_{\mathrm{init}} - \theta\|_2$ of the encoder",
-        "log_train_loss": "log of the training loss (in nats)",
-        "test_loss": "test loss, nats",
-    }
-    return names[found.name(column)]
+def span_of(values: Sequence[float], percent: bool) -> Span | None:
+    """None for fewer than `FEWEST` values: they are drawn, and their mean.
+
+    Args:
+        values: of the runs.
+        percent: whether they are shares in percent.
+    """
+    ends = interval(values) if len(values) >= FEWEST else None
+    if ends is None or not percent:
+        return None if ends is None else Span(*ends)
+    low, high = ends
+    return Span(max(low, 0.0), min(high, 100.0), low < 0, high > 100)
+
+
+def arrows(place: Axes, span: Span, at: float, color: str, upright: bool) -> None:
+    """At the ends of an interval that goes on beyond what can be."""
+    names = ("down", "up") if upright else ("left", "right")
+    for name, cut, end in zip(names, (span.below, span.above), (span.low, span.high), strict=True):
+        if cut:
+            x, y = (at, end) if upright else (end, at)
+            place.plot([x], [y], marker=rf"$\{name}arrow$", color=color, markersize=14, mew=0.3, clip_on=False)
+
+
+def band(place: Axes, x: Sequence[float], values: Sequence[Sequence[float]], color: str, percent: bool) -> None:
+    """The intervals of means along a line; a single one, which has no width, is a bar."""
+    spans = [span_of(each, percent) for each in values]
+    low, high = ([np.nan if span is None else getattr(span, end) for span in spans] for end in ("low", "high"))
+    place.fill_between(x, low, high, color=color, alpha=0.13, lw=0)
+    for at, span in enumerate(spans):
+        if span is not None:
+            if not any(spans[max(0, at - 1) : at] + spans[at + 1 : at + 2]):
+                place.plot((x[at],) * 2, (span.low, span.high), color=color, linewidth=2, alpha=0.5)
+            arrows(place, span, x[at], color, upright=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,8 @@ from sdfast.rundir import Result, slug
 from sdfast.stages.checks import check_labels, check_stage
 from sdfast.stages.graph import Stage, Start, finetuning
 from sdfast.stages.inputs import inputs_of
-from sdfast.studies.declared import study_named
+from sdfast.studies.declared import Arm, Study, configured, expand, study_named
 from sdfast.studies.earlier import Earlier
-from sdfast.studies.grid import Arm, Study, configured, expand
 from sdfast.studies.store import Shared, Store
 
 Protocol = Literal["paper", "full"]
@@ -45,14 +44,14 @@ class Task:
     seed: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """A stage that one or more cells need.
+    """A stage that one or more cells need; it is equal to itself alone.
 
     Attributes:
         key: fingerprint of its inputs, in which what is not trained yet stands for its weights.
         task: how it is made.
-        needs: keys of the stages before it.
+        needs: the stages before it.
         wanted_by: titles of the arms.
         result: once it is done.
         failure: why it is not.
@@ -60,10 +59,20 @@ class Node:
 
     key: str
     task: Task
-    needs: list[str]
+    needs: list[Node]
     wanted_by: list[str] = field(default_factory=list)
     result: Result | None = None
     failure: str | None = None
+
+    @property
+    def shared_by(self) -> str:
+        """The first arm that wants it, and how many more do."""
+        arms = list(dict.fromkeys(self.wanted_by))
+        return arms[0] if len(arms) == 1 else f"{arms[0]} and {len(arms) - 1} more"
+
+    def named(self, arms: str) -> str:
+        """What it is called in sentences: its kind, whose it is, and the seed of a fine-tuning."""
+        return f"{self.task.stage} ({arms}{f', seed {self.task.seed}' if self.task.stage == 'finetune' else ''})"
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,20 @@ class Cell:
         arm: which.
         seed: of fine-tuning.
         config: its configuration, in full.
-        stages: keys of its nodes, the fine-tuning last.
+        stages: that it needs, the fine-tuning itself last.
     """
 
     arm: Arm
     seed: int
     config: Config
-    stages: tuple[str, ...]
+    stages: tuple[Node, ...]
+
+    @property
+    def result(self) -> Result:
+        """What came out, once it is done."""
+        found = self.stages[-1].result
+        assert found is not None
+        return found
 
 
 @dataclass
@@ -113,89 +129,141 @@ class Target:
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def points(self) -> set[int]:
+        """Where its arms are on the study's axis."""
+        return {int(arm.x) for arm in self.arms if arm.x is not None}
 
-def plan(
-    study: Study,
-    config: Config,
-    out: Path,
-    seeds: list[int],
-    protocol: Protocol,
-    points: list[int] | None,
-    shared: Shared,
-    nodes: dict[str, Node],
-    earlier: Sequence[Earlier] = (),
-) -> Target:
-    """The cells of a study on the data of a configuration; their stages are added to `nodes`.
 
-    Model and data are opened, and the pack is built. Nothing is trained.
+@dataclass
+class Plan:
+    """A study's stages on all of its data sets, each once.
 
-    Args:
+    Attributes:
         study: what is declared.
-        config: of the run.
-        out: directory of stages, banks and packs.
         seeds: of the fine-tunings (`paper`), or of whole chains (`full`).
         protocol: see `seeds`.
-        points: of the axis, instead of its own.
+        points: of the axis, instead of its own where there are any.
+        earlier: tables of the study; one whose runs on a data set are all done, as they would be trained now, is of the
+            same settings, and they are cells too.
         shared: what is open already.
         nodes: the stages so far, by key, in an order in which they can be trained.
-        earlier: tables of the study; one whose runs on this data are all done, as they would be trained now, is of the
-            same settings, and they are cells too.
-
-    Raises:
-        UserError: data or model that the study is not for, or that no arm can be trained with.
     """
-    store = Store(out, shared)
-    with store.opened(config) as context:
-        modality, config = context.modality.name, context.config
-        if study.modality not in (None, modality):
-            raise UserError(
-                f"study {study.name} is of {study.modality}, and {config.model_spec} is a model of {modality}."
-            )
-        check_labels(context)
-        paper, rows = context.paper, len(context.train)
-        metric = dev_metric(context.paper_metric, modality)
-        title = paper.title if paper else slug(config.data_spec)
-        used, classes = len(context.train_rows("pretrain")), len(context.pack.class_names)
-        tested = len(context.test)
-        # the same new head for all arms, however long they are pre-trained
-        if steps := context.modality.head_steps(config, context.model):
-            config = config.changed([f"pretrain.head_steps={steps}"])
-    arms, notes = expand(study, config, rows, points)
-    if paper is not None and (used, tested, classes) != (paper.rows["train"], paper.rows["test"], paper.classes):
-        here = f"{used} and {tested} in {classes} classes"
-        there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
-        notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
-        paper = None
-    target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
-    for arm in arms:
+
+    study: Study
+    seeds: Sequence[int]
+    protocol: Protocol = "paper"
+    points: Sequence[int] = ()
+    earlier: Sequence[Earlier] = ()
+    shared: Shared = field(default_factory=Shared)
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def target(self, config: Config, out: Path) -> Target:
+        """The study's cells on the data of a configuration; their stages are added to `nodes`.
+
+        Model and data are opened, and the pack is built. Nothing is trained.
+
+        Args:
+            config: of the run.
+            out: directory of stages, banks and packs.
+
+        Raises:
+            UserError: data or model that the study is not for, or that no arm can be trained with.
+        """
+        study, store = self.study, Store(out, self.shared)
+        with store.opened(config) as context:
+            modality, config = context.modality.name, context.config
+            if study.modality not in (None, modality):
+                raise UserError(
+                    f"study {study.name} is of {study.modality}, and {config.model_spec} is a model of {modality}."
+                )
+            check_labels(context)
+            paper, rows = context.paper, len(context.train)
+            metric = dev_metric(context.paper_metric, modality)
+            title = paper.title if paper else slug(config.data_spec)
+            used, classes = len(context.train_rows("pretrain")), len(context.pack.class_names)
+            tested = len(context.test)
+            # the same new head for all arms, however long they are pre-trained
+            if steps := context.modality.head_steps(config, context.model):
+                config = config.changed([f"pretrain.head_steps={steps}"])
+        arms, notes = expand(study, config, rows, self.points)
+        if paper is not None and (used, tested, classes) != (paper.rows["train"], paper.rows["test"], paper.classes):
+            here = f"{used} and {tested} in {classes} classes"
+            there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
+            notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
+            paper = None
+        target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
+        for arm in arms:
+            try:
+                changed = configured(config, arm)
+                target.cells += _wanted(self._cell(changed, arm, seed, store) for seed in self.seeds)
+            except UserError as error:
+                if of_the_system(error):
+                    raise
+                target.unavailable[arm.title] = str(error)
+        if not target.cells:
+            raise UserError(next(iter(target.unavailable.values())))
+        for table in self.earlier:
+            if table.protocol == self.protocol and config.data_spec in table.runs:
+                self._add_earlier(target, config, table, store)
+        target.notes += _unseen_classes(context, target, study.of_sizes)
+        return target
+
+    def _add_earlier(self, target: Target, config: Config, table: Earlier, store: Store) -> None:
+        """Add cells that an earlier table shows; of the whole study, also where a command chose some arms."""
+        study = study_named(self.study.name)
+        points = [] if study.axis is None else sorted(table.points[target.spec] | target.points())
+        there, more = {(cell.arm.title, cell.seed) for cell in target.cells}, []
         try:
-            changed = configured(config, arm)
-            found = [_cell(changed, arm, seed, store, protocol, nodes) for seed in seeds]
-        except UserError as error:
+            arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
+            for title, seed, fingerprint in sorted(table.runs[target.spec]):
+                if (arm := arms.get(title)) is None:
+                    return
+                cell = self._cell(configured(config, arm), arm, seed, store)
+                result = cell.stages[-1].result
+                if result is None or result.fingerprint != fingerprint:
+                    return
+                if (title, seed) not in there:
+                    more.append(cell)
+        except UserError as error:  # an arm that these settings do not allow
             if of_the_system(error):
                 raise
-            target.unavailable[arm.title] = str(error)
-            continue
-        target.cells += found
-        for cell in found:
-            for key in cell.stages:
-                nodes[key].wanted_by.append(arm.title)
-    if not target.cells:
-        raise UserError(next(iter(target.unavailable.values())))
-    for table in earlier:
-        if table.protocol == protocol and config.data_spec in table.runs:
-            _add_earlier(target, study_named(study.name), config, table, protocol, store, nodes)
-    target.notes += _unseen_classes(context, target, study)
-    return target
+            return
+        cells = target.cells + _wanted(more)
+        shown = {cell.arm.title for cell in cells} | set(target.unavailable)
+        target.arms = [arm for arm in arms.values() if arm.title in shown]
+        order = {arm.title: place for place, arm in enumerate(target.arms)}
+        target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.seed))
+
+    def _cell(self, config: Config, arm: Arm, seed: int, store: Store) -> Cell:
+        """Goes through the stages of a cell without training any."""
+        if self.protocol == "full":
+            config = config.changed([f"seed={seed}"])
+        with store.opened(config) as context:
+            chain = finetuning(context, arm.start, seed).chain()
+            for stage in reversed(chain):
+                check_stage(context, stage)
+            weights: dict[Stage, str] = {}
+            stages: list[Node] = []
+            for stage in chain:
+                inputs = inputs_of(context, stage, weights)
+                key = sha256_json(inputs)
+                if key not in self.nodes:
+                    given = context.config
+                    if stage.kind == "distill":
+                        given = given.changed([f"distill.rounds={stage.round}"])
+                    task = Task(given, store.out, stage.kind, *(() if stage.seed is None else (arm.start, stage.seed)))
+                    self.nodes[key] = Node(key, task, [*stages], result=store.directory(stage, inputs).finished(inputs))
+                known = self.nodes[key].result
+                weights[stage] = f"the weights of {key}" if known is None else known.weights
+                stages.append(self.nodes[key])
+        return Cell(arm, seed, context.config, tuple(stages))
 
 
-def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]:
+def _unseen_classes(context: Context, target: Target, of_sizes: bool) -> list[str]:
     """Sentences about classes that no arm, or none of a size, can learn."""
     train, data, names = context.train, context.config.data, context.pack.class_names
-    of_sizes = study.axis is not None and study.axis.kind == "limit"
-    limits = sorted({int(arm.x) for arm in target.arms if arm.x is not None}) if of_sizes else [data.limit]
     said = []
-    for limit in limits:
+    for limit in sorted(target.points()) if of_sizes else [data.limit]:
         labels = labels_of(train)[train.limited(limit, data.limit_seed)]
         if unseen := len(names) - len(np.unique(labels[labels >= 0])):
             where = f"At n = {limit} " if of_sizes else ""
@@ -203,69 +271,10 @@ def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]
     return said
 
 
-def _add_earlier(
-    target: Target,
-    study: Study,
-    config: Config,
-    table: Earlier,
-    protocol: Protocol,
-    store: Store,
-    nodes: dict[str, Node],
-) -> None:
-    """Add cells that an earlier table shows; the study is the whole one, also where a command chose some arms."""
-    points = None
-    if study.axis is not None:
-        points = sorted({*table.points[target.spec], *(int(arm.x) for arm in target.arms if arm.x is not None)})
-    there, cells = {(cell.arm.title, cell.seed) for cell in target.cells}, list(target.cells)
-    try:
-        arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
-        for title, seed, fingerprint in sorted(table.runs[target.spec]):
-            if (arm := arms.get(title)) is None:
-                return
-            cell = _cell(configured(config, arm), arm, seed, store, protocol, nodes)
-            result = nodes[cell.stages[-1]].result
-            if result is None or result.fingerprint != fingerprint:
-                return
-            if (title, seed) not in there:
-                cells.append(cell)
-    except UserError as error:  # an arm that these settings do not allow
-        if of_the_system(error):
-            raise
-        return
-    for cell in cells[len(target.cells) :]:
-        for key in cell.stages:
-            nodes[key].wanted_by.append(cell.arm.title)
-    shown = {cell.arm.title for cell in cells} | set(target.unavailable)
-    target.arms = [arm for arm in arms.values() if arm.title in shown]
-    order = {arm.title: place for place, arm in enumerate(target.arms)}
-    target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.seed))
-
-
-def _cell(config: Config, arm: Arm, seed: int, store: Store, protocol: Protocol, nodes: dict[str, Node]) -> Cell:
-    """Goes through the stages of a cell without training any."""
-    if protocol == "full":
-        config = config.changed([f"seed={seed}"])
-    with store.opened(config) as context:
-        chain = finetuning(context, arm.start, seed).chain()
-        for stage in reversed(chain):
-            check_stage(context, stage)
-        weights: dict[Stage, str] = {}
-        keys: list[str] = []
-        for stage in chain:
-            inputs = inputs_of(context, stage, weights)
-            key = sha256_json(inputs)
-            if key not in nodes:
-                result = store.directory(stage, inputs).finished(inputs)
-                nodes[key] = Node(key, _task(context.config, store.out, stage, arm.start), list(keys), result=result)
-            known = nodes[key].result
-            weights[stage] = f"the weights of {key}" if known is None else known.weights
-            keys.append(key)
-    return Cell(arm, seed, context.config, tuple(keys))
-
-
-def _task(config: Config, out: Path, stage: Stage, start: Start) -> Task:
-    if stage.kind == "distill":
-        config = config.changed([f"distill.rounds={stage.round}"])
-    if stage.seed is not None:
-        return Task(config, out, stage.kind, start, stage.seed)
-    return Task(config, out, stage.kind)
+def _wanted(cells: Iterable[Cell]) -> list[Cell]:
+    """All cells, which their stages then know of; none of them where one is refused."""
+    found = list(cells)
+    for cell in found:
+        for node in cell.stages:
+            node.wanted_by.append(cell.arm.title)
+    return found

@@ -7,7 +7,9 @@ import logging
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from sdfast.log import console, log
 from sdfast.studies.plan import Node
@@ -16,36 +18,28 @@ say = log.getChild("study")
 
 
 class Progress:
-    """Counts the stages of a study."""
+    """Counts the stages of a study, several at a time on a bar where there is a terminal."""
 
-    def __init__(self, todo: Sequence[Node], jobs: int, bar: bool) -> None:
+    def __init__(self, todo: Sequence[Node], jobs: int) -> None:
         """Begin.
 
         Args:
             todo: what is to be trained.
             jobs: how many at a time.
-            bar: show one, on a terminal.
         """
         self.done, self.total, self.jobs = 0, len(todo), jobs
         self._left = Counter(node.task.stage for node in todo)
         self._took: dict[str, list[float]] = {}
-        self._bar: Any = None
-        if bar and console().is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as RichProgress
-
-            columns = (TextColumn("[bold]stages"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = RichProgress(*columns, console=console())
-            self._task = self._bar.add_task("stages", total=self.total)
-            self._bar.start()
+        columns = (TextColumn("[bold]stages"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
+        hidden = jobs == 1 or not console().is_terminal
+        self.bar = Bar(*columns, console=console(), disable=hidden)
+        self._stages = self.bar.add_task("stages", total=self.total)
 
     def finished(self, node: Node) -> None:
         """Say that a stage was trained, or was not."""
         self.done += 1
         self._left[node.task.stage] -= 1
-        arms = list(dict.fromkeys(node.wanted_by))
-        what = arms[0] if len(arms) == 1 else f"{arms[0]} and {len(arms) - 1} more"
-        name = f"{node.task.stage} ({what}{f', seed {node.task.seed}' if node.task.stage == 'finetune' else ''})"
+        name = node.named(node.shared_by)
         if node.failure is not None:
             say.error("%d/%d  %s failed: %s", self.done, self.total, name, node.failure)
         elif (run := node.result) is not None:
@@ -53,25 +47,22 @@ class Progress:
             score = run.metrics.get(run.paper_metric or "accuracy")
             ended = f", {100 * score:.1f} %" if score is not None else ""
             say.info("%d/%d  %s: %.0f s%s%s", self.done, self.total, name, run.seconds, ended, self._time_left())
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
+        self.bar.update(self._stages, completed=self.done)
 
     def _time_left(self) -> str:
         """What is left of each kind of stage takes what those that are done took; unknown while none is."""
-        left = 0.0
-        for stage, count in self._left.items():
-            if count and stage not in self._took:
-                return ""
-            left += count * statistics.fmean(self._took[stage]) if count else 0.0
-        minutes, seconds = divmod(round(left / self.jobs), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"  {clock} left" if left >= 1 else ""
+        left = {stage: count for stage, count in self._left.items() if count}
+        if left.keys() - self._took.keys():
+            return ""
+        seconds = sum(count * statistics.fmean(self._took[stage]) for stage, count in left.items())
+        return f"  {clock(seconds / self.jobs)} left" if seconds >= 1 else ""
 
-    def close(self) -> None:
-        """End the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextlib.contextmanager

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import platform
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sdfast import __version__, durable
 from sdfast.config import Config
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, nearest
@@ -17,90 +22,71 @@ from sdfast.locks import locked
 from sdfast.log import attach_file, log
 from sdfast.opening import device_of
 from sdfast.rundir import slug
-from sdfast.studies.declared import COST, study_named
-from sdfast.studies.earlier import earlier_tables
-from sdfast.studies.grid import Study
-from sdfast.studies.plan import Node, Protocol, Target, plan
+from sdfast.studies.declared import COST, Study, study_named
+from sdfast.studies.earlier import earlier_tables, make_room, sweep
+from sdfast.studies.figures import caption, draw, draw_cost
+from sdfast.studies.plan import Node, Plan, Protocol, Target
 from sdfast.studies.progress import only_the_study_speaks, say
-from sdfast.studies.results import gather
+from sdfast.studies.results import Found, gather
 from sdfast.studies.schedule import train
-from sdfast.studies.store import Shared
-from sdfast.studies.write import About, write
+from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a study is run.
-
-    Attributes:
-        seeds: how many, from the run's `seed` on; None for the study's own number.
-        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
-        jobs: stages at a time; None for one on each CUDA device.
-        points: of the axis.
-        methods: titles of the arms, all when empty.
-    """
-
-    seeds: int | None = None
-    protocol: Protocol = "paper"
-    jobs: int | None = None
-    points: Sequence[int] = ()
-    methods: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a study ends in.
-
-    Attributes:
-        text: its table, as Markdown.
-        failures: a sentence for each stage that failed.
-    """
-
-    text: str
-    failures: list[str]
-
-
-def run_study(name: str, configs: Sequence[Config], out: Path, options: Options = Options()) -> Report:
+def run_study(
+    name: str,
+    configs: Sequence[Config],
+    out: Path,
+    seeds: int | None = None,
+    protocol: Protocol = "paper",
+    jobs: int | None = None,
+    points: Sequence[int] = (),
+    methods: Sequence[str] = (),
+) -> tuple[str, list[str]]:
     """Run a study by name on one or more data sets.
 
     Args:
         name: of the study.
         configs: one for each data set.
         out: the study's directory.
-        options: how it is run.
+        seeds: how many, from the run's `seed` on; None for the study's own number.
+        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
+        jobs: stages at a time; None for one on each CUDA device.
+        points: of the axis.
+        methods: titles of the arms, all when empty.
+
+    Returns:
+        Its table, as Markdown, and a sentence for each stage that failed.
 
     Raises:
         UserError: a study, method or point that does not exist, or data that it is not for.
         Interrupted: a signal came; what was being trained is saved.
     """
-    study = _chosen(study_named(name), options.methods)
-    if options.protocol not in ("paper", "full"):
-        raise UserError(f"--protocol {options.protocol} is not known; use paper or full.")
+    study = _chosen(study_named(name), methods)
+    if protocol not in ("paper", "full"):
+        raise UserError(f"--protocol {protocol} is not known; use paper or full.")
     if launch_info().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
-    device, timed = device_of(configs[0]).type, study is COST
-    if timed and (options.jobs or 1) > 1:
+    device, timed = device_of(configs[0]).type, study.name == COST.name
+    if timed and (jobs or 1) > 1:
         raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
-    jobs = options.jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
+    jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
     first = configs[0].seed
-    seeds = list(range(first, first + (options.seeds or study.seeds)))
-    nodes: dict[str, Node] = {}
-    shared = Shared()
+    chosen = range(first, first + (seeds or study.seeds))
     with _session(out):
-        targets, earlier = [], earlier_tables(out, study.name)
-        for config in configs:
-            place = out / "cost" / _digest(config) if timed else out  # times are not taken from other studies
-            points = list(options.points) or None
-            targets.append(plan(study, config, place, seeds, options.protocol, points, shared, nodes, earlier))
+        plan = Plan(study, chosen, protocol, points, earlier_tables(out, study.name))
+        # times are not taken from other studies
+        places = [out / "cost" / _digest(config) if timed else out for config in configs]
+        targets = [plan.target(config, place) for config, place in zip(configs, places, strict=True)]
         _tell_apart(targets)
-        nodes = {key: node for key, node in nodes.items() if node.wanted_by}
-        _announce(study, targets, nodes, out)
+        wanted = [node for node in plan.nodes.values() if node.wanted_by]
+        _announce(study, targets, wanted, out)
         try:
-            train(nodes, out, jobs, device, shared)
+            train(wanted, out, jobs, device, plan.shared)
         finally:
-            found = [gather(study, target, nodes) for target in targets]
-            text = write(study, found, out, About(options.protocol, jobs, device, configs))
-    return Report(text, list(dict.fromkeys(sentence for each in found for sentence in each.failures)))
+            found = [gather(study, target) for target in targets]
+            about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
+            text = _write(study, [each for each in found if each.runs], out, about)
+    return text, list(dict.fromkeys(sentence for each in found for sentence in each.failures))
 
 
 def _digest(config: Config) -> str:
@@ -147,9 +133,9 @@ def _tell_apart(targets: Sequence[Target]) -> None:
             target.title = target.spec
 
 
-def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], out: Path) -> None:
+def _announce(study: Study, targets: Sequence[Target], nodes: Sequence[Node], out: Path) -> None:
     cells = sum(len(target.cells) for target in targets)
-    missing = sum(node.result is None for node in nodes.values())
+    missing = sum(node.result is None for node in nodes)
     names = ", ".join(target.title for target in targets)
     say.info(
         "study %s on %s: %d fine-tunings; %d of %d stages are done (%s)",
@@ -158,3 +144,40 @@ def _announce(study: Study, targets: Sequence[Target], nodes: dict[str, Node], o
     for target in targets:
         for title, reason in target.unavailable.items():
             say.warning("%s: not available: %s", title, reason)
+
+
+def _about(configs: Sequence[Config], device: str) -> dict[str, Any]:
+    """What a person needs who wants to run it again."""
+    return {
+        "command": shlex.join(["sdfast", *sys.argv[1:]]),
+        "versions": {"sdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
+        "config": [config.model_dump(mode="json") for config in configs],
+    }
+
+
+def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any]) -> str:
+    """Write `<study>.md`, `.csv`, `.json`, `.png` and `.svg`, and return the Markdown; nothing when there is nothing.
+
+    What an earlier command wrote and this does not show is kept beside it.
+    """
+    if not found:
+        return ""
+    runs = [run for each in found for run in each.all_runs()]
+    values = record(study, found, seeds=sorted({run.seed for run in runs}), **about)
+    if study.name == COST.name:
+        rows = {each.target.title: cost_rows(each) for each in found}
+        text, pictures, values["rows"] = cost_markdown(rows), draw_cost(rows), rows
+    else:
+        text, pictures = markdown(study, found, about["protocol"]), draw(found, caption(found, about["protocol"]))
+    trained = frozenset((run.arm.title, run.seed, run.result.fingerprint) for run in runs)
+    if aside := make_room(out, study.name, trained):
+        kept, name = out / f"{aside}.md", study.name
+        say.warning(
+            "the %s that was there is of other settings or data, which one table does not mix: see %s", name, kept
+        )
+    for ending, content in {"md": text.encode(), "csv": run_rows(found).encode(), **pictures}.items():
+        durable.write_bytes(out / f"{study.name}.{ending}", content)
+    durable.write_json(out / f"{study.name}.json", values)
+    sweep(out, study.name, trained)
+    return text

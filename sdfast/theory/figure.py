@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from sdfast.theory.verify import Curves
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _TRUE, _PAPER, _REPAIRED, _START = "#1b1b1b", "#c8553d", "#2a6f97", "#8a8a8a"
 _STYLE: Any = {
@@ -28,10 +30,6 @@ _STYLE: Any = {
 
 def draw_figure(curves: Curves, about: str) -> dict[str, bytes]:
     """The picture as {"png": ..., "svg": ...}; `about` is the line below it that says what was drawn."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     with rc_context(_STYLE):
         figure = Figure(figsize=(9, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
         left, right = figure.subplots(1, 2)
@@ -82,8 +80,6 @@ def _line(axes: Axes, values: np.ndarray, label: str, color: str, marker: str, s
 
 
 def _finish(axes: Axes, lines: Sequence[np.ndarray]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     low, high = min(map(np.min, lines)), max(map(np.max, lines))
     room = max(high - low, 0.05 * high, 1e-9)
     axes.set_ylim(low - 0.08 * room, high + 0.45 * room)  # the legend has the upper part to itself

@@ -82,12 +82,11 @@ def verify(model: LinearModel, start: Array, rounds: int, time: float) -> list[C
             f" fine-tuning for {time:g}; lower one of them."
         )
     tolerance = 1e4 * np.finfo(np.float64).eps * (model.scales[0] / model.scales[-1]) ** 2
+    stiffness = model.scales[0] ** 2 * time
     return [
         _equal("Lemma 1: w_{t,0} in closed form", _lemma(model, rounds), tolerance),
         _equal("null-space part of w_{t,0} is 0 for t >= 1", _null_space(model, rounds), tolerance),
-        _equal(
-            "eq. 5: w_{t,T} of gradient flow", _flow(model, rounds, time), tolerance * (1 + _stiffness(model, time))
-        ),
+        _equal("eq. 5: w_{t,T} of gradient flow", _flow(model, rounds, time), tolerance * (1 + stiffness)),
         _equal("eq. 5 for gradient descent, (1 - eta s^2)^k", _descent(model, rounds, time), tolerance),
         _ordered("(6): ||w_{t,T}|| <= paper's zeta(t)", found.norm, found.paper, must=False),
         _ordered("||w_{t,T}|| decreases in t", found.norm[1:], found.norm[:-1], must=False),
@@ -145,10 +144,6 @@ def _null_space(model: LinearModel, rounds: int) -> float:
         inside = np.linalg.lstsq(model.features, weights.T, rcond=None)[0]
         worst = max(worst, float(np.linalg.norm(weights - (model.features @ inside).T)) / size)
     return worst
-
-
-def _stiffness(model: LinearModel, time: float) -> float:
-    return float(model.scales[0] ** 2 * time)
 
 
 def _flow(model: LinearModel, rounds: int, time: float) -> float:

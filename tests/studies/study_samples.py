@@ -10,7 +10,7 @@ import numpy as np
 from sdfast.config import Config
 from sdfast.data.paper_sets import PaperSet
 from sdfast.rundir import Result
-from sdfast.studies.grid import Arm, Study, expand
+from sdfast.studies.declared import Arm, Study, expand
 from sdfast.studies.plan import Cell, Node, Target, Task
 from sdfast.studies.results import Found, gather
 
@@ -39,16 +39,16 @@ def made_up(
     metrics: Callable[[Arm, int], Metrics] = noisy,
     title: str = "photos",
     paper: PaperSet | None = None,
-    points: Sequence[int] | None = None,
+    points: Sequence[int] = (),
 ) -> Found:
     """A study on images as if all of it were trained."""
-    config, nodes, cells = Config(), {}, []
+    config, cells = Config(), []
     arms, notes = expand(study, config, 50_000, points)
     for arm in arms:
         for seed in seeds:
             key = f"{arm.title}, {seed}"
             result = Result("finetune", Path("model"), 10, 2.0, key, key, metrics(arm, seed), img_per_s=3.0)
-            nodes[key] = Node(key, Task(config, Path(), "finetune", arm.start, seed), [], [arm.title], result)
-            cells.append(Cell(arm, seed, config, (key,)))
+            node = Node(key, Task(config, Path(), "finetune", arm.start, seed), [], [arm.title], result)
+            cells.append(Cell(arm, seed, config, (node,)))
     target = Target(title, Path(), title, "images", "accuracy", paper, arms, 50_000, cells=cells, notes=notes)
-    return gather(study, target, nodes)
+    return gather(study, target)

@@ -6,8 +6,7 @@ import pytest
 
 from sdfast.config import Config, resolve
 from sdfast.errors import UserError
-from sdfast.studies.declared import METHODS, STUDIES, study_named
-from sdfast.studies.grid import Arm, configured, expand
+from sdfast.studies.declared import METHODS, STUDIES, Arm, configured, expand, study_named
 
 
 def test_sizes_are_nested_limits_of_every_method_and_those_beyond_the_data_are_named() -> None:
@@ -19,14 +18,14 @@ def test_sizes_are_nested_limits_of_every_method_and_those_beyond_the_data_are_n
     ]
     assert [arm.x for arm in arms[3:]] == [100] * 3 and len(notes) == 1 and "900000" in notes[0]
     assert configured(Config(), arms[-1]).data.limit == 100
-    arms, notes = expand(STUDIES["figure3"], Config(), 5000, None)
+    arms, notes = expand(STUDIES["figure3"], Config(), 5000, [])
     assert [arm.x for arm in arms[::3]] == [1000, 2500, 5000] and not notes
     with pytest.raises(UserError, match="is within the 999 training rows"):
-        expand(STUDIES["figure3"], Config(), 999, None)
+        expand(STUDIES["figure3"], Config(), 999, [])
 
 
 def test_rounds_begin_with_the_further_pretrained_model() -> None:
-    arms, _ = expand(STUDIES["figure4"], Config(), 10, None)
+    arms, _ = expand(STUDIES["figure4"], Config(), 10, [])
     assert [arm.start for arm in arms] == ["pretrain"] + ["distill"] * 4
     assert [configured(Config(), arm).distill.rounds for arm in arms[1:]] == [1, 2, 3, 4]
     assert [arm.x for arm in expand(STUDIES["figure5"], Config(), 10, [3])[0]] == [0, 1, 3]
@@ -34,7 +33,7 @@ def test_rounds_begin_with_the_further_pretrained_model() -> None:
 
 def test_steps_are_shares_of_those_configured_and_none_is_plain_fine_tuning() -> None:
     config = resolve(overrides=["model=m", "pretrain.epochs=3", "pretrain.steps=40"])
-    arms, _ = expand(STUDIES["figure1"], config, 10, None)
+    arms, _ = expand(STUDIES["figure1"], config, 10, [])
     assert [arm.x for arm in arms] == [0, 20, 40, 60, 80, 100, 120, None]
     assert arms[0].start == "init" and arms[-1].title == "self-distillation"
     longer = configured(config, arms[3]).pretrain

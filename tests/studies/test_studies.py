@@ -24,9 +24,8 @@ from sdfast.errors import UserError
 from sdfast.locks import locked
 from sdfast.regular import read_regular
 from sdfast.rundir import Result
-from sdfast.studies.declared import STUDIES
-from sdfast.studies.grid import Arm, configured
-from sdfast.studies.plan import Node, Target, Task, plan
+from sdfast.studies.declared import STUDIES, Arm, configured
+from sdfast.studies.plan import Node, Plan, Target, Task
 from sdfast.studies.schedule import _Crew, _Worker, train
 from sdfast.studies.store import Shared
 
@@ -60,9 +59,8 @@ def weights(out: Path, name: str) -> dict[tuple[str, int], str]:
 
 def planned(inputs: dict[str, str], out: Path, name: str, *more: str, **options: Any) -> tuple[Target, list[Node]]:
     config = Config(model=inputs["model"]).changed([f"data.source={inputs['data']}", *STEPS, *more])
-    nodes: dict[str, Node] = {}
-    given = {"seeds": [0, 1], "protocol": "paper", "points": None, "shared": Shared(), "nodes": nodes, **options}
-    return plan(STUDIES[name], config, out, **given), list(nodes.values())
+    plan = Plan(STUDIES[name], **{"seeds": [0, 1], **options})
+    return plan.target(config, out), list(plan.nodes.values())
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +188,7 @@ def test_a_stage_that_the_disk_fails_is_one_sentence(
     def failing(task: Task, shared: Shared) -> Result:
         raise OSError(errno.EIO, os.strerror(errno.EIO), name)
 
-    monkeypatch.setattr("sdfast.studies.perform.perform", failing)
+    monkeypatch.setattr("sdfast.studies.worker.perform", failing)
     assert study(inputs, tmp_path, "compare", "--methods", "fine-tuning", "--seeds", "1") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"sdfast: 1 stages failed: finetune (fine-tuning, seed 0): {name or 'finetune'}: input/output error."
@@ -220,7 +218,7 @@ def test_a_worker_that_dies_fails_its_stage_alone(
             return hire(crew, number)
 
     monkeypatch.setattr(_Crew, "_hire", first_one_ends)
-    train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
+    train(nodes, tmp_path, 2, "cpu", Shared())
     failures = {node.task.stage: node.failure or "" for node in nodes if node.task.start != "init" or node.failure}
     assert "its worker ended with exit code 1" in failures["pretrain"]
     assert all(said.endswith("which it needs, failed") for stage, said in failures.items() if stage != "pretrain")
@@ -241,7 +239,7 @@ def test_a_worker_that_dies_while_idle_is_replaced(
             killed.append(worker.process.wait())
 
     monkeypatch.setattr(_Crew, "_answer", answered)
-    train({node.key: node for node in nodes}, tmp_path, 2, "cpu", Shared())
+    train(nodes, tmp_path, 2, "cpu", Shared())
     assert killed == [-signal.SIGKILL] and all(node.result is not None for node in nodes)
 
 
@@ -310,7 +308,7 @@ def test_a_new_language_model_head_is_trained_once(tmp_path: Path) -> None:
     target, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
     assert Counter(node.task.stage for node in nodes)["head"] == 1 and nodes[2].task.stage != "head"
     assert target.metric == "macro_f1" and not target.unavailable
-    train({node.key: node for node in nodes if node.task.stage != "finetune"}, tmp_path, 1, "cpu", Shared())
+    train([node for node in nodes if node.task.stage != "finetune"], tmp_path, 1, "cpu", Shared())
     _, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
     assert {node.task.stage for node in nodes if node.result} == {"head", "pretrain", "distill"}
 
@@ -341,6 +339,7 @@ def test_cost_takes_its_times_from_runs_of_its_own(
         ("compare", ("--methods", "MARS"), "compares with fine-tuning"),
         ("figure4", ("--methods", "MARS"), "no methods to choose"),
         ("cost", ("--jobs", "2"), "use --jobs 1"),
+        ("cost", ("--jobs", "2", "--methods", "self-distillation"), "use --jobs 1"),
         ("table1", ("--protocol", "half"), "use paper or full"),
         ("table1", ("pretrain.stepz=1",), "pretrain.steps"),
     ],

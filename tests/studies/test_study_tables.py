@@ -6,20 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from study_samples import Metrics, made_up, noisy
 
 from sdfast.data.paper_sets import PAPER_SETS, PaperSet
-from sdfast.studies.declared import STUDIES
-from sdfast.studies.figures import _dots, _gaps, _lines, draw
-from sdfast.studies.grid import Arm
-from sdfast.studies.paper_results import TABLE1, TABLE2, paper_number
-from sdfast.studies.results import Found, Run
-from sdfast.studies.spans import Span, span_of
+from sdfast.studies.declared import STUDIES, Arm
+from sdfast.studies.figures import Span, _dots, _gaps, _lines, caption, draw, span_of
+from sdfast.studies.paper_results import TABLES, paper_number
+from sdfast.studies.results import Found
 from sdfast.studies.tables import markdown, record, run_rows
-from sdfast.studies.write import About, _caption
 
 CUB = PaperSet("CUB", frozenset(), {}, 200, "macro_f1")
 
@@ -73,7 +71,7 @@ def test_arms_that_are_the_same_have_no_p_and_are_named() -> None:
     assert cells(table([found]), "MARS")[2:4] == ["+0.0", "same for all seeds"]
     assert not found.coincidences()
     first = found.runs["fine-tuning"]
-    found.runs["MARS"] = [Run(run.cell, first[at].result) for at, run in enumerate(found.runs["MARS"])]
+    found.runs["MARS"] = [replace(run, stages=first[at].stages) for at, run in enumerate(found.runs["MARS"])]
     assert "MARS gave the very weights of fine-tuning" in table([found])
 
 
@@ -204,7 +202,7 @@ def test_two_runs_are_two_points_and_the_axis_is_theirs(name: str) -> None:
     low, high = figure.axes[0].get_xlim() if name == "compare" else figure.axes[0].get_ylim()
     room = 0.1 * (max(values) - min(values))
     assert min(values) - room <= low and high <= max(values) + room
-    assert "95 %" not in _caption([found], About("paper", 1, "cpu", ()))
+    assert "95 %" not in caption([found], "paper")
 
 
 @pytest.mark.parametrize("name", ["compare", "figure3", "figure4"])
@@ -228,7 +226,7 @@ def test_a_mean_without_neighbours_has_a_bar_and_one_without_interval_no_band() 
     bars = [line.get_ydata() for line in lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
     spans = [span_of(list(found.by_seed(f"t = {at}", "score").values()), percent=True) for at in (0, 2, 4)]
     assert [tuple(bar) for bar in bars] == [(span.low, span.high) for span in spans if span is not None]
-    assert "(of 3 runs or more)" in _caption([found], About("paper", 1, "cpu", ()))
+    assert "(of 3 runs or more)" in caption([found], "paper")
 
 
 def test_the_papers_numbers() -> None:
@@ -242,4 +240,4 @@ def test_the_papers_numbers() -> None:
     assert paper_number("figure4", "Flower", "t = 0", "score") == (88.63, 0.35)
     assert paper_number("figure4", "Flower", "t = 3", "score") is None
     assert paper_number("table1", "photos", "MARS", "score") is None
-    assert all(len(arms) == 6 for table in (TABLE1, TABLE2) for arms in table.values())
+    assert all(len(arms) == 6 for name in ("table1", "table2") for arms in TABLES[name].values())
