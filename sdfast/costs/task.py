@@ -15,9 +15,11 @@ from typing_extensions import Self
 
 from sdfast.config import Config
 from sdfast.data.order import Batch
+from sdfast.models.base import MaskedModel
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import matches_features
 from sdfast.regularizers.choose import REGULARIZERS
+from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank, Targets
 
 Stage = Literal["head", "pretrain", "distill", "finetune"]
@@ -112,6 +114,15 @@ class Task(ABC):
         if not REGULARIZERS[finetune.regularizer].noise:
             finetune = finetune.model_copy(update={"regularizer": "none"})
         return self.config.model_copy(update={"finetune": finetune})
+
+    def teacher(self, make: Callable[[Any], MaskedModel], *bank: int) -> Any:
+        """What the objective is given of a teacher: a bank of that size, a live one, a model, or None."""
+        if self.banked:
+            return HollowBank(*bank)
+        if self.matched is None:
+            return None
+        model, distill = hollow(make, self.shape), self.config.distill
+        return LiveTeacher(model.encoder, distill.tokens, distill.layer) if self.matched == "features" else model
 
     @property
     def inner_layer(self) -> bool:

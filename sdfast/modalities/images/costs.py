@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from typing_extensions import override
 
 from sdfast.config import Config
 from sdfast.costs.measure import flops_of_one, once
-from sdfast.costs.task import Flops, HollowBank, Step, Task, hollow, weights_of
+from sdfast.costs.task import Flops, Step, Task, hollow, weights_of
 from sdfast.data.order import Batch
 from sdfast.modalities.images.masking import PatchMask, visible_count
 from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.reader import Normalise
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.teacher.live import LiveTeacher
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,8 @@ def image_step(task: ImageTask, images: int) -> Step:
         objective = classifier_objective(classifier, LabelledImages(normalise, 0.5, 0), labels, task.unanchored, 0)
         return Step(objective, pixels, objective.draw(batch), batch)
     assert task.stage != "head"
-    tokens, layer, width = config.distill.tokens, config.distill.layer, shape.encoder.width
-    teacher: Any = None
-    if task.banked:
-        count = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[tokens]
-        teacher = HollowBank(images, *count, width)
-    elif task.matched is not None:
-        teacher = hollow(MaskedAutoencoder, shape)
-        teacher = LiveTeacher(teacher.encoder, tokens, layer) if task.matched == "features" else teacher
+    count = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[config.distill.tokens]
+    teacher = task.teacher(MaskedAutoencoder, images, *count, shape.encoder.width)
     module = hollow(MaskedAutoencoder, shape)
     masked = masked_objective(module, MaskedImages(normalise, config.pretrain), config, task.stage, 0, teacher)
     return Step(masked, pixels, _patch_mask(config, shape.patches, images), batch, weights_of(teacher, task))

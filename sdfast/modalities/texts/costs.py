@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from sdfast.costs.measure import flops_of_one, once
-from sdfast.costs.task import Flops, HollowBank, Step, Task, hollow, weights_of
+from sdfast.costs.task import Flops, Step, Task, hollow, weights_of
 from sdfast.data.order import Batch
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.masking import TokenMask, TokenMasking
 from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.teacher.live import LiveTeacher
 
 _TOKEN_BYTES = 4  # of an id in a pack
 _TEXT = 64  # tokens of a text of which memory is measured: it grows with all tokens, whatever texts they are of
@@ -84,13 +82,8 @@ def text_step(task: TextTask, lengths: Sequence[int], masked: Sequence[int] = ()
         classifier = hollow(TextClassifier, shape, task.classes, task.dropout)
         labels = torch.zeros(len(lengths), dtype=torch.int64)
         return Step(classifier_objective(classifier, LabelledTexts(), labels, task.unanchored, 0), texts, None, batch)
-    teacher: Any = None
-    if task.banked:
-        teacher = HollowBank(len(texts.ids) if config.distill.tokens == "all" else len(texts), shape.encoder.width)
-    elif task.matched is not None:
-        teacher = hollow(MaskedLanguageModel, shape)
-        if task.matched == "features":
-            teacher = LiveTeacher(teacher.encoder, config.distill.tokens, config.distill.layer)
+    rows = len(texts.ids) if config.distill.tokens == "all" else len(texts)
+    teacher = task.teacher(MaskedLanguageModel, rows, shape.encoder.width)
     module = hollow(MaskedLanguageModel, shape, task.dropout)
     masking = TokenMasking(0, shape.vocabulary, (), config.pretrain.word_ratio)
     views = MaskedTexts(lambda rows: (texts.ids, texts.lengths), masking, config.pretrain.mean)
