@@ -16,7 +16,6 @@ from torch import Tensor
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.waiting import waiting
-from sdfast.engine.base import Sharing
 from sdfast.engine.clock import Clock, Lap, Rate
 from sdfast.engine.machine import (
     arithmetic,
@@ -26,11 +25,11 @@ from sdfast.engine.machine import (
     full_fp32_matmul,
     only_matmul_dtype,
 )
-from sdfast.engine.make import make_engine
 from sdfast.engine.optim import learning_rate
 from sdfast.engine.selection import Best, Selection
 from sdfast.engine.stopping import Agreement, StopRequest, Watchdog, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
+from sdfast.engine.zero import Sharing, make_engine
 from sdfast.errors import Interrupted, RunError
 from sdfast.locks import check_held
 from sdfast.log import log
