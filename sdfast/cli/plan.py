@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from sdfast.cli.options import Overrides
 from sdfast.errors import UserError
 
 _EXAMPLES = 10_000
@@ -14,7 +15,7 @@ _SHARE = 0.4
 
 
 def plan(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
+    overrides: Overrides = None,
     model: Annotated[
         str | None, typer.Option(help="vit-ti, -s, -b, -l, -h, roberta-base, -large; hub id or folder; else bundled")
     ] = None,
