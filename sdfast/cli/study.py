@@ -39,7 +39,7 @@ def study(
     device: Device = None,
 ) -> None:
     """Run a table or figure of the paper, or compare all methods on your own data."""
-    from sdfast.cli.markdown import show_markdown
+    from sdfast.cli.show import show_markdown
     from sdfast.pipeline import Pipeline
     from sdfast.rundir import slug
     from sdfast.studies.declared import study_named

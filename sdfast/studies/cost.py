@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdfast.log import clock_time
 from sdfast.studies.paper_results import COST_SECONDS
 from sdfast.studies.results import Found
 from sdfast.studies.tables import aligned
@@ -47,7 +48,7 @@ def cost_markdown(rows: Mapping[str, Sequence[dict[str, Any]]]) -> str:
             rate = f"{row['rate']:.0f} {row['unit'].removesuffix('/s')}" if row["unit"] else ""
             ratio = f"{row['seconds'] / base:.2f}" if base else ""
             paper = COST_SECONDS.get(row["stage"])
-            theirs = [_clock(paper), f"{paper / COST_SECONDS['finetune']:.2f}"] if paper else ["", ""]
+            theirs = [clock_time(paper), f"{paper / COST_SECONDS['finetune']:.2f}"] if paper else ["", ""]
             name = _TITLES.get(row["stage"], row["stage"])
             table.append([name, str(row["steps"] or ""), f"{row['seconds']:.1f}", step, rate, ratio, *theirs])
         lines += [f"{title}:", "", *aligned(table), ""]
@@ -58,9 +59,3 @@ def cost_markdown(rows: Mapping[str, Sequence[dict[str, Any]]]) -> str:
         "Paper: ViT-B on CUB, 20,000, 20,000 and 10,000 steps on one RTX 3090, with the teacher beside the student.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sdfast.log import console, log
+from sdfast.log import clock_time, console, log
 from sdfast.studies.plan import Node
 
 say = log.getChild("study")
@@ -63,10 +63,7 @@ class Progress:
             if count and stage not in self._took:
                 return ""
             left += count * statistics.fmean(self._took[stage]) if count else 0.0
-        minutes, seconds = divmod(round(left / self.jobs), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"  {clock} left" if left >= 1 else ""
+        return f"  {clock_time(left / self.jobs)} left" if left >= 1 else ""
 
     def close(self) -> None:
         """End the bar."""
