@@ -214,14 +214,12 @@ def run(arguments: list[str] | None = None) -> int:
     handler = _show_messages()
     code = _code_of(arguments)
     logging.getLogger("sdfast").removeHandler(handler)
+    if code and _rank_and_world()[1] > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if "sdfast.launch" in sys.modules:
-        from sdfast import launch
-
-        if code and launch.launch_info().world > 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        launch.leave()
+        sys.modules["sdfast.launch"].leave()
     return code
 
 
@@ -230,7 +228,7 @@ def _code_of(arguments: list[str] | None) -> int:
         code = app(arguments, prog_name="sdfast", standalone_mode=False)
         return _fail("interrupted.", 130) if code == 130 else code if isinstance(code, int) else 0
     except SdfastError as error:
-        return error.exit_code if error.everywhere and _rank() else _fail(str(error), error.exit_code)
+        return error.exit_code if error.everywhere and _rank_and_world()[0] else _fail(str(error), error.exit_code)
     except UsageError as error:
         if not error.format_message():  # the help has been shown
             return 2
@@ -247,9 +245,15 @@ def _code_of(arguments: list[str] | None) -> int:
         return _fail(f"{name}: {said(error)}.", 1)
 
 
-def _launched() -> bool:
-    """Whether a launcher may have made this process, without importing what would tell for sure."""
-    return not {"RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
+def _rank_and_world() -> tuple[int, int]:
+    """As the launcher says; alone where it contradicts itself, which is said when something is to be computed."""
+    if not {"RANK", "SLURM_PROCID"}.isdisjoint(os.environ):  # else without the import
+        from sdfast import launch
+
+        with contextlib.suppress(UserError):
+            here = launch.launch_info()
+            return here.rank, here.world
+    return 0, 1
 
 
 def _unnamed(error: OSError) -> str:
@@ -268,16 +272,8 @@ def _drop_output() -> None:
         os.close(nowhere)
 
 
-def _rank() -> int:
-    if not _launched():
-        return 0
-    from sdfast import launch
-
-    return launch.launch_info().rank
-
-
 def _fail(message: str, code: int) -> int:
-    if _launched():
+    if _rank_and_world()[1] > 1:
         from sdfast import launch
 
         if not launch.may_speak():
@@ -301,7 +297,7 @@ def _show_messages() -> logging.Handler:
         from sdfast.log import console
 
         handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
-    if _rank():
+    if _rank_and_world()[0]:
         handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("sdfast")
