@@ -179,8 +179,9 @@ class Pipeline:
                 self._is_gone(error)
                 return modality.open_pack(directory)
 
-        prepared = self.ranks.rank0_then_others
-        pack, self.config = opened_data(self.config, modality, lambda config: prepared(lambda: prepare(config)))
+        pack, self.config = opened_data(
+            self.config, modality, lambda config: self.ranks.rank0_then_others(lambda: prepare(config))
+        )
         return pack
 
     @cached_property
