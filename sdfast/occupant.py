@@ -36,6 +36,7 @@ class Occupant:
 
     Attributes:
         config: its configuration.
+        model, data: as they were asked for.
         kind: `images` or `texts`.
         start: digest of the model as it was given.
         content: digest of the source of its data.
@@ -43,6 +44,8 @@ class Occupant:
     """
 
     config: Config | None
+    model: str | None
+    data: str | None
     kind: str | None
     start: str | None
     content: str | None
@@ -58,21 +61,13 @@ class Occupant:
             config = resolve(file=out / "config.yaml")
         except UserError:
             config = None
+        model, data = (None, None) if config is None else (config.model_spec, config.data_spec)
         manifest = read_json(out / "pack" / "manifest.json")
         source = manifest.get("source") if isinstance(manifest, dict) else None
         content = source.get("content") if isinstance(source, dict) else None
         kinds = [kind for kind in ("images", "texts") if any(f"train {kind}" in each for each in stages.values())]
-        return cls(config, kinds[0] if len(kinds) == 1 else None, _start(out, stages), content, stages)
-
-    @property
-    def model(self) -> str | None:
-        """The model as it was asked for."""
-        return None if self.config is None else self.config.model or "bundled"
-
-    @property
-    def data(self) -> str | None:
-        """The data as they were asked for."""
-        return None if self.config is None else self.config.data.source or "bundled"
+        kind = kinds[0] if len(kinds) == 1 else None
+        return cls(config, model, data, kind, _start(out, stages), content, stages)
 
     def is_another_than(self, config: Config, modality: Modality, digest: str) -> bool:
         """Whether what a run asks for is not this. A changed folder is the same input as before, changed.

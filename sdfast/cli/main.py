@@ -146,7 +146,7 @@ def config_show(
 
 def _for_model(config: Config) -> Config:
     """The configuration with what depends on the model, when that is here and would not have to be fetched."""
-    name = config.model or "bundled"
+    name = config.model_spec
     folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         return config
