@@ -162,6 +162,37 @@ def staged_directory(target: Path) -> Iterator[Path]:
         put_in_place(staging, target)
 
 
+def copy_folder(source: Path, folder: Path, to: Path) -> None:
+    """Copy what is in a folder into another (`shutil.copytree` ends in a list of all that failed).
+
+    Args:
+        source: links in it are followed.
+        folder: is there; of a model that is staged, that.
+        to: what a person knows it by.
+
+    Raises:
+        RunError: a file cannot be read, is none, or cannot be written.
+    """
+    path = source
+
+    def remember_and_refuse(error: OSError) -> None:
+        nonlocal path
+        path = Path(error.filename)
+        raise error
+
+    try:
+        for root, _, names in os.walk(source, onerror=remember_and_refuse, followlinks=True):
+            path = Path(root)
+            place = folder / path.relative_to(source)
+            place.mkdir(exist_ok=True)
+            for name in names:
+                path = Path(root, name)
+                open_regular(path).close()  # a device behind a link would be copied for ever
+                shutil.copy2(path, place / name)
+    except OSError as error:
+        raise RunError(f"cannot copy {path} to {to}: {reason(error)}.") from error
+
+
 def put_in_place(new: Path, target: Path) -> None:
     """Let a directory that is on the disk take the name of another beside it, which goes last."""
     old = target.with_name(f"{_OLD}{target.name}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdfast.context import Context
-from sdfast.durable import reason, recover_directory, staged_directory
-from sdfast.errors import RunError, UserError, nearest
+from sdfast.durable import copy_folder, recover_directory, staged_directory
+from sdfast.errors import UserError, nearest
 from sdfast.occupant import Occupant
-from sdfast.regular import open_regular
 from sdfast.rundir import RESULT, check_model
 from sdfast.store import checkpoint
 
@@ -44,7 +41,7 @@ def export_stage(out: Path, context: Callable[[], Context], name: str, to: Path)
     ended = (directory / RESULT).exists()
     if ended and (directory / "model").is_dir():
         with staged_directory(to) as staging:
-            _copy(directory / "model", staging, to)
+            copy_folder(directory / "model", staging, to)
             return check_model(directory, staging).steps
     path = checkpoint.newest(directory / "checkpoints")
     if path is None and ended:
@@ -66,25 +63,3 @@ def export_stage(out: Path, context: Callable[[], Context], name: str, to: Path)
         else:
             run.modality.write_classifier(run, module, staging, classes, found.step)
     return found.step
-
-
-def _copy(model: Path, staging: Path, to: Path) -> None:
-    """Not by `shutil.copytree`, whose error is a list of all that failed."""
-    path = model
-
-    def refuse(error: OSError) -> None:
-        nonlocal path
-        path = Path(error.filename)
-        raise error
-
-    try:
-        for root, _, names in os.walk(model, onerror=refuse, followlinks=True):
-            path = Path(root)
-            folder = staging / path.relative_to(model)
-            folder.mkdir(exist_ok=True)
-            for name in names:
-                path = Path(root, name)
-                open_regular(path).close()  # a device behind a link would be copied for ever
-                shutil.copy2(path, folder / name)
-    except OSError as error:
-        raise RunError(f"cannot copy {path} to {to}: {reason(error)}.") from error

@@ -21,7 +21,6 @@ from sdfast.errors import UserError
 from sdfast.ranks import Ranks, control_group, talk_in
 
 _PATIENCE = datetime.timedelta(days=7)  # of processes that wait for the first one's work, however long that takes
-_control: Any = None
 _met = False  # whether this has been one of several processes
 
 

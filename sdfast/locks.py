@@ -7,7 +7,6 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from sdfast.errors import RunError, UserError, said
@@ -20,15 +19,8 @@ class NotWritable(UserError):
     """A directory in which nothing may be written."""
 
 
-@dataclass(frozen=True)
-class _Held:
-    """What a held directory and its lock file are, whatever they are called by now."""
-
-    directory: tuple[int, int]
-    file: tuple[int, int]
-
-
-_held: dict[Path, _Held] = {}  # by absolute path
+# By absolute path: what the lock file and the directory are, whatever they are called by now.
+_held: dict[Path, dict[Path, tuple[int, int]]] = {}
 
 
 @contextlib.contextmanager
@@ -64,7 +56,7 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
     path = Path(os.path.abspath(directory))
     try:
         with file:
-            _held[path] = _Held(_identity(os.stat(path)), _identity(os.fstat(file.fileno())))
+            _held[path] = {path / _FILE: _identity(os.fstat(file.fileno())), path: _identity(os.stat(path))}
             yield
     finally:
         _held.pop(path, None)
@@ -78,16 +70,16 @@ def check_held(path: Path) -> None:
     """
     path = Path(os.path.abspath(path))
     for directory, held in list(_held.items()):
-        if path.is_relative_to(directory) and not _still_there(directory, held):
+        if path.is_relative_to(directory) and not _still_there(held):
             raise RunError(
                 f"{directory} was removed, renamed or replaced while this run was working in it, so nothing more is"
                 " written there; if it was moved, give its new place as --out to go on from what was saved."
             )
 
 
-def _still_there(directory: Path, held: _Held) -> bool:
+def _still_there(held: dict[Path, tuple[int, int]]) -> bool:
     """Whether a held directory is the same: told by its lock file, or by itself where a person removed that file."""
-    for path, identity in ((directory / _FILE, held.file), (directory, held.directory)):
+    for path, identity in held.items():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return _identity(os.stat(path)) == identity
     return False

@@ -87,6 +87,13 @@ def attach_file(path: Path) -> logging.Handler:
     return handler
 
 
+def clock_time(seconds: float) -> str:
+    """A time as a person reads it on a clock: 2:05, or 1:02:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
 def progress_lines(what: str, plural: str = "images") -> Callable[[int, int], None]:
     """Says every few seconds how far a long reading is."""
     said = time.monotonic()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ class Occupant:
 
     Attributes:
         config: its configuration.
+        model, data: as they were asked for.
         kind: `images` or `texts`.
         start: digest of the model as it was given.
         content: digest of the source of its data.
@@ -40,6 +44,8 @@ class Occupant:
     """
 
     config: Config | None
+    model: str | None
+    data: str | None
     kind: str | None
     start: str | None
     content: str | None
@@ -55,21 +61,13 @@ class Occupant:
             config = resolve(file=out / "config.yaml")
         except UserError:
             config = None
+        model, data = (None, None) if config is None else (config.model_spec, config.data_spec)
         manifest = read_json(out / "pack" / "manifest.json")
         source = manifest.get("source") if isinstance(manifest, dict) else None
         content = source.get("content") if isinstance(source, dict) else None
         kinds = [kind for kind in ("images", "texts") if any(f"train {kind}" in each for each in stages.values())]
-        return cls(config, kinds[0] if len(kinds) == 1 else None, _start(out, stages), content, stages)
-
-    @property
-    def model(self) -> str | None:
-        """The model as it was asked for."""
-        return None if self.config is None else self.config.model or "bundled"
-
-    @property
-    def data(self) -> str | None:
-        """The data as they were asked for."""
-        return None if self.config is None else self.config.data.source or "bundled"
+        kind = kinds[0] if len(kinds) == 1 else None
+        return cls(config, model, data, kind, _start(out, stages), content, stages)
 
     def is_another_than(self, config: Config, modality: Modality, digest: str) -> bool:
         """Whether what a run asks for is not this. A changed folder is the same input as before, changed.
@@ -126,8 +124,8 @@ def sweep_replaced(out: Path, kept: Path) -> None:
     for name in names if isinstance(names, list) else ():
         if isinstance(name, str) and name in there and out / name != kept:
             _remove_stage(out / name)
-    _remove_files(out / "teacher", _BANK_FILE)
-    _remove_files(out / "eval-pack", _PACK_FILE)
+    _remove_files(out / "teacher", _BANK_FILE.fullmatch)
+    _remove_files(out / "eval-pack", _PACK_FILE.fullmatch)
     shutil.rmtree(out / ".partial-teacher", ignore_errors=True)
     predictions.remove(out)
     forget_replaced(out)
@@ -205,26 +203,17 @@ def _remove_stage(folder: Path) -> None:
     """What a stage has written; what else lies there stays."""
     stage = StageDirectory(folder, folder.name)
     foreign = set(stage.foreign())
-    for name, path in files_in(stage.model).items():
-        if name not in foreign:
-            path.unlink()
+    _remove_files(stage.model, lambda name: name not in foreign)
     checkpoint.clear(folder / "checkpoints")
-    for name in ("metrics.jsonl", RESULT):  # by the result it is known, should this be cut
-        (folder / name).unlink(missing_ok=True)
-    _remove_empty(folder)
+    # in this order: by the result it is known, should this be cut
+    _remove_files(folder, lambda name: name in ("metrics.jsonl", RESULT))
 
 
-def _remove_files(folder: Path, ours: re.Pattern[str]) -> None:
+def _remove_files(folder: Path, ours: Callable[[str], object]) -> None:
+    """Remove files by their names in a folder, in order, and then the folders in which nothing is left."""
     for name, path in files_in(folder).items():
-        if ours.fullmatch(name):
+        if ours(name):
             path.unlink()
-    _remove_empty(folder)
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove the folders from which everything was removed."""
-    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        if not any(path.iterdir()):
-            path.rmdir()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(place)

@@ -165,13 +165,10 @@ class Pipeline:
     def pack(self) -> Any:
         """The data, decoded or tokenised: a `Pack` or `TextPack`; the configuration is resolved for it."""
         initial = self.initial  # what the pack is made for, loaded in all processes
-        pack, self.config = opened_data(self.config, self.modality, lambda config: self._prepared(config, initial))
-        return pack
+        modality, directory = self.modality, self.out / "pack"
 
-    def _prepared(self, config: Config, initial: Any) -> Any:
-        modality, directory, spec = self.modality, self.out / "pack", self.modality.source(config)
-
-        def prepare() -> Any:
+        def prepare(config: Config) -> Any:
+            spec = modality.source(config)
             if not self.ranks.is_first:
                 return modality.open_pack(directory)
             try:
@@ -182,7 +179,10 @@ class Pipeline:
                 self._is_gone(error)
                 return modality.open_pack(directory)
 
-        return self.ranks.rank0_then_others(prepare)
+        pack, self.config = opened_data(
+            self.config, modality, lambda config: self.ranks.rank0_then_others(lambda: prepare(config))
+        )
+        return pack
 
     @cached_property
     def context(self) -> Context:

@@ -42,15 +42,11 @@ class Ranks:
     exchange: Callable[[Any], list[Any]] = field(default=lambda value: [value])
 
     @classmethod
-    def current(cls, group: Any = None) -> Ranks:
-        """Those of torch.distributed where it is initialised, else one process alone.
-
-        Args:
-            group: the process group to talk in; that of `talk_in`, or else torch's own, when not given.
-        """
+    def current(cls) -> Ranks:
+        """Those of torch.distributed where it is initialised, else one process alone; they talk as `talk_in` says."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return cls()
-        group = group or control_group()
+        group = control_group()
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), lambda v: _all_gather(v, group))
 
     @property

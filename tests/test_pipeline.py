@@ -16,7 +16,7 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 
 import sdfast
 from sdfast.durable import read_json
-from sdfast.errors import UserError
+from sdfast.errors import RunError, UserError
 from sdfast.modalities import images
 from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 from sdfast.models.blocks import Attention
@@ -161,6 +161,17 @@ def test_rounds_each_restart_and_take_the_previous_student_as_teacher(inputs: di
     none = pipeline(inputs, tmp_path / "none", "distill.rounds=0").distill()
     assert none.weights == read_json(tmp_path / "none" / "pretrain" / "result.json")["weights"]
     assert none.steps == 0
+
+
+def test_a_teacher_that_cannot_be_handed_on_is_one_sentence(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(RunError, match=r"^cannot copy \S+ to \S+/distill/model: the disk is full; free some space"):
+        pipeline(inputs, tmp_path / "run", "distill.rounds=0").distill()
 
 
 @pytest.mark.parametrize("overrides", [["distill.tokens=patch"], ["distill.tokens=all"], ["distill.mae_weight=0"],

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sdfast.cli.options import ConfigFile, Device, Overrides, config_of
 from sdfast.errors import UserError
 
 
 def bench(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
+    overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder; bundled when not given")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory whose settings are measured; left as it is")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
+    config: ConfigFile = None,
     preset: Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    device: Device = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="batch size to measure; may be repeated")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
 ) -> None:
     """Time the stages on random images: img/s, TFLOP/s, share of this machine's peak, memory, and the run's length."""
     from sdfast.durable import write_json
+    from sdfast.log import console
     from sdfast.pipeline import Pipeline
 
     if out is not None and config is None:
-        config = out / "config.yaml"
-        if not config.is_file():
-            raise UserError(f"{out} is not a run directory (it holds no config.yaml); leave --out away.")
+        config = config_of(out, otherwise="leave --out away")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}.")
     pipeline = Pipeline(model=model, config=config, preset=preset, device=device, overrides=overrides or ())
@@ -37,21 +35,14 @@ def bench(
         raise UserError(f"sdfast bench times models of images, and {pipeline.config.model_spec} is one of texts.")
     from sdfast.stages.bench import bench as measure
 
-    with _status() as say:
+    with console().status("measuring") as status:
         initial = pipeline.initial  # whose own settings enter the configuration
-        report = measure(pipeline.config, initial, pipeline.device, batch or (), say)
+        report = measure(
+            pipeline.config, initial, pipeline.device, batch or (), lambda text: status.update(f"measuring {text}")
+        )
     _show(report)
     if json_file is not None:
         write_json(json_file, report.to_json())
-
-
-@contextlib.contextmanager
-def _status() -> Iterator[Any]:
-    """On a terminal, one line that says what is being measured; otherwise nothing."""
-    from sdfast.log import console
-
-    with console().status("measuring") as status:
-        yield lambda text: status.update(f"measuring {text}")
 
 
 def _show(report: Any) -> None:

@@ -9,18 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast.errors import UserError
+from sdfast.cli.options import Device, Overrides, RunDirectory, config_of
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify or describe a run's bank of teacher features.")
-
-Out = Annotated[Path, typer.Option(help="run directory")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 
 
 @app.command()
 def build(
-    out: Out,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
+    out: RunDirectory,
+    overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder; that of the run when not given")] = None,
     data: Annotated[str | None, typer.Option(help="data; that of the run when not given")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; that of the run when not given")] = None,
@@ -29,28 +26,26 @@ def build(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="replace the bank that is there")] = False,
 ) -> None:
     """Compute the features, after training the teacher if need be; an interrupted build continues."""
+    from sdfast.pipeline import Pipeline
+
     own = out / "config.yaml"
     if own.is_file() and config is None and preset is None:
         config = own
-    pipeline = _pipeline(
-        out=out, overrides=overrides or (), model=model, data=data, config=config, preset=preset, device=device
-    )
-    _show(pipeline.build_bank(rebuild))
+    given: dict[str, Any] = {"model": model, "data": data, "config": config, "preset": preset, "device": device}
+    _show(Pipeline(out=out, overrides=overrides or (), **given).build_bank(rebuild))
 
 
 @app.command()
 def verify(
-    out: Out,
+    out: RunDirectory,
     sample: Annotated[int, typer.Option(min=0, help="rows that go through the teacher again")] = 64,
     device: Device = None,
 ) -> None:
     """Check every byte and the identity, and run the teacher again on a random sample."""
+    from sdfast.pipeline import Pipeline
     from sdfast.stages.verify_bank import verify_bank
 
-    config = out / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
-    pipeline = _pipeline(out=out, config=config, device=device)
+    pipeline = Pipeline(out=out, config=config_of(out), device=device)
     bank, errors = verify_bank(pipeline.out, pipeline.config, pipeline.device, sample)
     typer.echo(f"{bank.directory}: {len(bank)} rows, every block as it was written, of this run's teacher and data")
     if errors is not None:
@@ -61,17 +56,11 @@ def verify(
 
 
 @app.command()
-def info(out: Out) -> None:
+def info(out: RunDirectory) -> None:
     """Print size, identity, age, and what it would cost to build it again."""
     from sdfast.teacher.bank import open_bank
 
     _show(open_bank(out / "teacher"))
-
-
-def _pipeline(**arguments: Any) -> Any:
-    from sdfast.pipeline import Pipeline
-
-    return Pipeline(**arguments)
 
 
 def _show(bank: Any) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, export, plan, study, theory
+from sdfast.cli import bench, cache, plan, study, theory
+from sdfast.cli.options import ConfigFile, Data, Device, Model, Overrides, Preset, RunDirectory, config_of
 from sdfast.errors import SdfastError, UserError, brief, said
 
 if TYPE_CHECKING:
@@ -34,36 +35,11 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
-app.command(name="bench")(bench.bench)
-app.command(name="plan")(plan.plan)
-app.command(name="export")(export.export)
-app.command(name="theory")(theory.theory)
-app.command(name="study")(study.study)
+for command in (bench.bench, plan.plan, theory.theory, study.study):
+    app.command()(command)
 
 _OUTPUT = "the standard output"
 _LONGEST_MESSAGE = 1000  # characters
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
-]
-Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; hub data set; bundled when not given"
-    ),
-]
-Out = Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
-Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
-
-
-def _pipeline(**arguments: Any) -> Any:
-    from sdfast.pipeline import Pipeline
-
-    return Pipeline(**arguments)
 
 
 @app.command()
@@ -72,7 +48,7 @@ def train(
     stage: Annotated[str, typer.Option(help="pretrain, distill, finetune or all")] = "all",
     model: Model = None,
     data: Data = None,
-    out: Out = None,
+    out: Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")] = None,
     config: ConfigFile = None,
     preset: Preset = None,
     zero: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage: 0, 1, 2 or 3")] = None,
@@ -81,21 +57,22 @@ def train(
     device: Device = None,
 ) -> None:
     """Bring a stage up to date: run what it needs, skip what is done, resume what was interrupted."""
-    pipeline = _pipeline(
+    from sdfast.cli.show import show_result
+    from sdfast.pipeline import Pipeline
+
+    pipeline = Pipeline(
         model=model,
         data=data,
         out=out,
         config=config,
         preset=preset,
         zero=zero,
-        resume=resume,
+        resume=resume,  # type: ignore[arg-type]
         replace=replace,
         device=device,
         overrides=overrides or (),
     )
-    result = pipeline.run(stage)
-    from sdfast.cli.show import show_result
-
+    result = pipeline.run(stage)  # type: ignore[arg-type]
     if pipeline.ranks.is_first:
         show_result(result, pipeline.results)
 
@@ -115,17 +92,31 @@ def evaluate(
 ) -> None:
     """Classify with a run's fine-tuned model; writes predictions.csv, of another source predictions-<its name>.csv."""
     from sdfast.cli.show import show_metrics
+    from sdfast.pipeline import Pipeline
     from sdfast.rundir import read_result
 
-    config = out / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{out} is not a run directory (it holds no config.yaml); give the --out of a training run.")
+    config = config_of(out)
     if other := next((each for each in overrides or () if data is None or not each.startswith("data.")), None):
         raise UserError(f"{other}: eval takes keys of the data section alone, for the source that --data names.")
-    pipeline = _pipeline(out=out, config=config, device=device, overrides=overrides or ())
+    pipeline = Pipeline(out=out, config=config, device=device, overrides=overrides or ())
     metrics = pipeline.evaluate(data, predictions)
     stored = read_result(out / "finetune")
     show_metrics(metrics, stored.paper_metric if data is None and stored is not None else None)
+
+
+@app.command()
+def export(
+    out: RunDirectory,
+    to: Annotated[Path, typer.Option(help="folder to make")],
+    stage: Annotated[
+        str, typer.Option(help="folder of the stage: pretrain, distill, distill/round-1, finetune")
+    ] = "finetune",
+) -> None:
+    """Write a stage's model in Hugging Face format; of an unfinished one, its newest checkpoint. No GPU is needed."""
+    from sdfast.pipeline import Pipeline
+
+    steps = Pipeline(out=out, config=config_of(out), device="cpu").export(stage, to)
+    typer.echo(f"{to}: {stage} after {steps} steps")
 
 
 @config_app.command(name="show")
@@ -139,13 +130,12 @@ def config_show(
     """Print the resolved configuration as YAML, ready for --config."""
     from sdfast.config import resolve
 
-    options: dict[str, Any] = {"model": model} if model else {}
-    if data:
-        options["data"] = {"source": data}
-    resolved = resolve(preset=preset, file=config, overrides=overrides or (), options=options)
-    own = resolve(
-        preset=preset, file=config, overrides=overrides or (), options={**options, "data": {"source": data or "own"}}
-    )
+    def resolved_for(source: str | None) -> Config:
+        options: dict[str, Any] = {"model": model} if model else {}
+        options |= {"data": {"source": source}} if source else {}
+        return resolve(preset=preset, file=config, overrides=overrides or (), options=options)
+
+    resolved, own = resolved_for(data), resolved_for(data or "own")
     bundled_only = [
         f"data.{name}={value}" for name, value in resolved.data if name != "source" and getattr(own.data, name) != value
     ]
@@ -156,7 +146,7 @@ def config_show(
 
 def _for_model(config: Config) -> Config:
     """The configuration with what depends on the model, when that is here and would not have to be fetched."""
-    name = config.model or "bundled"
+    name = config.model_spec
     folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         return config
@@ -224,14 +214,12 @@ def run(arguments: list[str] | None = None) -> int:
     handler = _show_messages()
     code = _code_of(arguments)
     logging.getLogger("sdfast").removeHandler(handler)
+    if code and _rank_and_world()[1] > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if "sdfast.launch" in sys.modules:
-        from sdfast import launch
-
-        if code and launch.launch_info().world > 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        launch.leave()
+        sys.modules["sdfast.launch"].leave()
     return code
 
 
@@ -240,7 +228,7 @@ def _code_of(arguments: list[str] | None) -> int:
         code = app(arguments, prog_name="sdfast", standalone_mode=False)
         return _fail("interrupted.", 130) if code == 130 else code if isinstance(code, int) else 0
     except SdfastError as error:
-        return error.exit_code if error.everywhere and _rank() else _fail(str(error), error.exit_code)
+        return error.exit_code if error.everywhere and _rank_and_world()[0] else _fail(str(error), error.exit_code)
     except UsageError as error:
         if not error.format_message():  # the help has been shown
             return 2
@@ -257,9 +245,15 @@ def _code_of(arguments: list[str] | None) -> int:
         return _fail(f"{name}: {said(error)}.", 1)
 
 
-def _launched() -> bool:
-    """Whether a launcher may have made this process, without importing what would tell for sure."""
-    return not {"RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
+def _rank_and_world() -> tuple[int, int]:
+    """As the launcher says; alone where it contradicts itself, which is said when something is to be computed."""
+    if not {"RANK", "SLURM_PROCID"}.isdisjoint(os.environ):  # else without the import
+        from sdfast import launch
+
+        with contextlib.suppress(UserError):
+            here = launch.launch_info()
+            return here.rank, here.world
+    return 0, 1
 
 
 def _unnamed(error: OSError) -> str:
@@ -278,16 +272,8 @@ def _drop_output() -> None:
         os.close(nowhere)
 
 
-def _rank() -> int:
-    if not _launched():
-        return 0
-    from sdfast import launch
-
-    return launch.launch_info().rank
-
-
 def _fail(message: str, code: int) -> int:
-    if _launched():
+    if _rank_and_world()[1] > 1:
         from sdfast import launch
 
         if not launch.may_speak():
@@ -311,7 +297,7 @@ def _show_messages() -> logging.Handler:
         from sdfast.log import console
 
         handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
-    if _rank():
+    if _rank_and_world()[0]:
         handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("sdfast")

@@ -7,14 +7,16 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from sdfast.cli.options import Overrides
 from sdfast.errors import UserError
 
 _EXAMPLES = 10_000
 _SHARE = 0.4
+_MOST = 1e12  # GB, TFLOP/s or GB/s: far above any machine, and far below what a float cannot tell
 
 
 def plan(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys")] = None,
+    overrides: Overrides = None,
     model: Annotated[
         str | None, typer.Option(help="vit-ti, -s, -b, -l, -h, roberta-base, -large; hub id or folder; else bundled")
     ] = None,
@@ -41,8 +43,8 @@ def plan(
     _check(stage, ("pretrain", "distill", "finetune"), "--stage")
     _check(offload, get_args(Offload), "--offload")
     for name, number in (("--memory", memory), ("--tflops", tflops), ("--share", share), ("--link", link)):
-        if number is not None and not 0 < number < float("inf"):
-            raise UserError(f"{name} {number:g} must be above 0.")
+        if number is not None and not 0 < number <= _MOST:
+            raise UserError(f"{name} {number:g} must be above 0 and at most {_MOST:g}.")
     if share > 1:
         raise UserError(f"--share {share:g} must be at most 1: it is a share of the peak.")
     config, shape, dropouts, device = _opened(model, overrides or ())

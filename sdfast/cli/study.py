@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sdfast.cli.options import ConfigFile, Device, Model, Overrides, Preset
 from sdfast.errors import RunError, UserError
 
 
@@ -15,19 +15,14 @@ def study(
         str,
         typer.Argument(help="compare, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")] = None,
+    overrides: Overrides = None,
+    model: Model = None,
     data: Annotated[
         list[str] | None, typer.Option(help="as for train; again for more data sets; bundled when not given")
     ] = None,
     out: Annotated[str | None, typer.Option(help="the study's directory; runs/<model>-<data> when not given")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")
-    ] = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="runs of each arm: 5, of compare 3, when not given")
     ] = None,
@@ -41,10 +36,10 @@ def study(
     methods: Annotated[
         str | None, typer.Option(help="some arms alone: fine-tuning,self-distillation; all when not given")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    device: Device = None,
 ) -> None:
     """Run a table or figure of the paper, or compare all methods on your own data."""
-    from sdfast.cli.markdown import show_markdown
+    from sdfast.cli.show import show_markdown
     from sdfast.pipeline import Pipeline
     from sdfast.rundir import slug
     from sdfast.studies.declared import study_named

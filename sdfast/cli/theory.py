@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +31,7 @@ def theory(
 ) -> None:
     """Check the theory of section 4 on a random linear model, and plot distance and bounds by round."""
     from sdfast.durable import write_bytes, write_json
+    from sdfast.log import console
     from sdfast.theory.figure import draw_figure
     from sdfast.theory.instance import Draw, draw, survey
     from sdfast.theory.verify import curves, verify
@@ -43,7 +42,12 @@ def theory(
     model, start = draw(settings, seed)
     claims = verify(model, start, rounds, time)
     found = curves(model, start, rounds, time)
-    with _status(2 * instances) as say:
+    with console().status("drawing instances") as status:
+
+        def say(done: int) -> None:
+            if done % 50 == 0:
+                status.update(f"instance {done} of {2 * instances}")
+
         counted = [
             survey(settings, "independent", seed, rounds, time, instances, say),
             survey(settings, "near", seed, rounds, time, instances, lambda done: say(instances + done)),
@@ -65,15 +69,6 @@ def theory(
     typer.echo(f"figure and numbers: {out}/theory.png, .svg, .csv, .json")
     if broken := [claim.statement for claim in claims if claim.must and not claim.holds]:
         raise RunError(f"what must hold was not found to hold, which is a defect of sdfast: {'; '.join(broken)}.")
-
-
-@contextlib.contextmanager
-def _status(total: int) -> Iterator[Callable[[int], None]]:
-    """On a terminal, one line that says how many instances are done; otherwise nothing."""
-    from sdfast.log import console
-
-    with console().status("drawing instances") as status:
-        yield lambda done: status.update(f"instance {done} of {total}") if done % 50 == 0 else None
 
 
 def _csv(found: Curves) -> str:
@@ -113,10 +108,9 @@ def _show(claims: list[Claim], counted: list[Survey], about: str) -> None:
 def _sentence(each: Any) -> str:
     kind = "independent targets" if each.targets == "independent" else "targets near the teacher's outputs"
 
-    def share(count: int) -> str:
-        return f"{100 * count / each.instances:.1f} %"
-
+    counts = (each.paper_fails, each.norm_rises, each.repaired_fails)
+    paper, rises, repaired = (f"{100 * count / each.instances:.1f} %" for count in counts)
     return (
-        f"{each.instances} instances with {kind}: (6) fails in {share(each.paper_fails)},"
-        f" ||w_{{t,T}}|| rises in {share(each.norm_rises)}, the repaired bound fails in {share(each.repaired_fails)}"
+        f"{each.instances} instances with {kind}: (6) fails in {paper}, ||w_{{t,T}}|| rises in {rises}, the repaired"
+        f" bound fails in {repaired}"
     )

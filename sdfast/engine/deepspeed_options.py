@@ -137,16 +137,12 @@ def _check_names(options: Mapping[str, Any]) -> None:
     known |= {"zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"}
     fields = DeepSpeedZeroConfig.model_fields
     inner = set(fields) | {field.alias for field in fields.values() if field.alias}
-    for name in options:
-        if name not in known:
-            raise UserError(
-                f"DeepSpeed has no option '{name}'; {nearest(name, sorted(known), 'see its documentation')}"
-            )
-    optimization = options.get("zero_optimization", {})
-    for name in optimization if isinstance(optimization, Mapping) else ():
-        if name not in inner:
-            hint = nearest(name, sorted(inner), "see its documentation")
-            raise UserError(f"DeepSpeed has no option 'zero_optimization.{name}'; {hint}")
+    optimization = options.get("zero_optimization")
+    within = optimization if isinstance(optimization, Mapping) else {}
+    for prefix, given, choices in (("", options, known), ("zero_optimization.", within, inner)):
+        if (name := next((each for each in given if each not in choices), None)) is not None:
+            hint = nearest(name, sorted(choices), "see its documentation")
+            raise UserError(f"DeepSpeed has no option '{prefix}{name}'; {hint}")
 
 
 def _check_no_contradiction(theirs: Mapping[str, Any], ours: Mapping[str, Any], stage: str, file: str | None) -> None:

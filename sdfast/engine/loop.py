@@ -16,21 +16,20 @@ from torch import Tensor
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.parallel import waiting
-from sdfast.engine.base import Sharing
 from sdfast.engine.clock import Clock, Lap, Rate
 from sdfast.engine.machine import (
     arithmetic,
     changed_arithmetic,
     fp32_matmul,
     freed_pages_kept,
-    full_fp32_matmul,
     only_matmul_dtype,
+    torch_fp32_matmul,
 )
-from sdfast.engine.make import make_engine
 from sdfast.engine.optim import learning_rate
 from sdfast.engine.selection import Best, Selection
 from sdfast.engine.stopping import Agreement, StopRequest, Watchdog, stop_on_signal
 from sdfast.engine.telemetry import Telemetry
+from sdfast.engine.zero import Sharing, make_engine
 from sdfast.errors import Interrupted, RunError
 from sdfast.locks import check_held
 from sdfast.log import log
@@ -158,8 +157,7 @@ class Trainer:
                 telemetry = Telemetry(self.stage, self.directory, steps, self.steps_done, events, self.unit)
                 stack.callback(telemetry.close)
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
-            if self.device.type == "cpu":
-                stack.enter_context(freed_pages_kept())
+            stack.enter_context(freed_pages_kept(self.device.type))
             stack.enter_context(fp32_matmul(self.settings.precision, self.device))
             stack.enter_context(explain_lost_process(self.ranks))
             watchdog = stack.enter_context(Watchdog(self.ranks, self.settings.timeout_seconds, self.stage))
@@ -268,7 +266,7 @@ class Trainer:
         prefix, by = "module/", self.selection.by
         named = ((name, read) for name, read in self.engine.state() if name.startswith(prefix))
         state = {name.removeprefix(prefix): read().detach().to("cpu", copy=True) for name, read in named}
-        with full_fp32_matmul():
+        with torch_fp32_matmul("highest"):
             scores = self.ranks.exchange(self.selection.score(state))[0]  # as process 0 sees it, whatever the machines
         best = self.best
         if best is None or scores[by] > best.scores[by]:

@@ -66,7 +66,7 @@ def fp32_matmul(requested: str, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         precision = resolve_precision(requested, device)
         log.info("precision: %s", _PRECISIONS.get(precision, "float32"))
-        with _fp32_matmul("highest" if precision == "fp32" else "high"):
+        with torch_fp32_matmul("highest" if precision == "fp32" else "high"):
             yield
         return
     if matmul_dtype(requested, device) == torch.float32 and bf16x6_is_on():
@@ -74,13 +74,9 @@ def fp32_matmul(requested: str, device: torch.device) -> Iterator[None]:
     yield
 
 
-def full_fp32_matmul() -> contextlib.AbstractContextManager[None]:
-    """Inside, float32 products are full ones, whatever training computes in: as when a stage's end is evaluated."""
-    return _fp32_matmul("highest")
-
-
 @contextlib.contextmanager
-def _fp32_matmul(precision: str) -> Iterator[None]:
+def torch_fp32_matmul(precision: str) -> Iterator[None]:
+    """Inside, torch's float32 products are of a precision; the end of a stage is evaluated in `highest`."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -107,16 +103,19 @@ def cpu_settings(engine: EngineConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def freed_pages_kept() -> Iterator[bool]:
+def freed_pages_kept(device_type: str = "cpu") -> Iterator[bool]:
     """Inside the block, glibc neither maps large blocks one by one nor gives freed memory back to the system.
 
     Fresh pages cost more than a memory-bound operation that fills them.
+
+    Args:
+        device_type: where the block computes; elsewhere than on a CPU nothing is changed.
 
     Yields:
         whether the C library took the settings; elsewhere than on glibc nothing is changed.
     """
     library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+    if device_type != "cpu" or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
         yield False
         return
     taken = [library.mallopt(name, _NEVER) == 1 for name in (_TRIM_THRESHOLD, _MMAP_THRESHOLD)]

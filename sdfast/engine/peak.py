@@ -49,7 +49,8 @@ def _float32_products(device: torch.device) -> str:
 def _measured(device: str, dtype: torch.dtype) -> float:
     size = 0
     for larger in _SIZES:
-        if size and not _fits(larger, dtype, device):
+        needed = 4 * larger * larger * dtype.itemsize  # for the factors and the product, with room to spare
+        if size and device.startswith("cuda") and needed >= torch.cuda.mem_get_info(device)[0]:
             break
         size = larger
         # Drawn, as a GPU multiplies constants faster; from a generator of its own, so that no seed's stream moves.
@@ -67,13 +68,6 @@ def _measured(device: str, dtype: torch.dtype) -> float:
         del factors, product
         torch.cuda.empty_cache()
     return 2 * size**3 / min(seconds)
-
-
-def _fits(size: int, dtype: torch.dtype, device: str) -> bool:
-    """Whether a GPU has room to spare for the factors and the product."""
-    if not device.startswith("cuda"):
-        return True
-    return 4 * size * size * dtype.itemsize < torch.cuda.mem_get_info(device)[0]
 
 
 def _seconds(factors: list[torch.Tensor], product: torch.Tensor) -> float:

@@ -1,7 +1,11 @@
-"""The engine of one process: autograd, fused AdamW, on a GPU the step as a CUDA graph. It does without DeepSpeed."""
+"""What computes a step and holds the state: the seam below the loop, and the engine of one process.
+
+The latter is autograd and fused AdamW, on a GPU the step as a CUDA graph. It does without DeepSpeed.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,15 +14,69 @@ from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import Batch
-from sdfast.engine.base import ReadTensor, trained_parameters
 from sdfast.engine.graph import Compute, GraphedStep
 from sdfast.engine.machine import autocast, resolve_precision
 from sdfast.engine.optim import build_optimizer, set_learning_rate
 from sdfast.errors import UserError
 from sdfast.objectives.base import Objective, micro_slices
 
+ReadTensor = Callable[[str], Tensor]
+State = Iterator[tuple[str, Callable[[], Tensor]]]  # names, and what reads each
 
-class SingleEngine:
+
+class Engine(ABC):
+    """Gradients and the optimiser's step of an objective; the state is that of one process, however it is spread.
+
+    Attributes:
+        parameters: those of the objective's that are trained, by name.
+        optimizer: of them.
+    """
+
+    optimizer: Any
+
+    def __init__(self, objective: Objective, engine: EngineConfig, device: torch.device) -> None:
+        self.objective, self.engine, self.device = objective, engine, device
+        self.parameters = {name: value for name, value in objective.trained_parameters() if value.requires_grad}
+
+    @abstractmethod
+    def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
+        """One optimiser step at a learning rate.
+
+        Args:
+            inputs: [B, H, W, C] uint8 or a `TokenBatch`, this process's rows.
+            batch: their address.
+            drawn: what the objective drew for them.
+            rate: of this step.
+
+        Returns:
+            `loss` and its parts (0-D, detached): this process's contributions to the batch's.
+        """
+
+    def state(self) -> State:
+        """The names of the state's tensors, whole and in full precision, and what reads each.
+
+        Every process goes through all of them and calls each, for a tensor may be put together from all processes'
+        parts. `module/...` are the module's, `optimizer/<parameter>/...` the optimiser's.
+        """
+        for name, value in self.objective.module.state_dict().items():
+            yield f"module/{name}", value.detach
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                yield f"optimizer/{name}/{key}", value.detach
+
+    def load(self, read: ReadTensor, names: set[str]) -> None:
+        """Take over the optimiser's state; the module's was loaded before the engine was made."""
+        for name, parameter in self.parameters.items():
+            prefix = f"optimizer/{name}/"
+            self.optimizer.state[parameter] = {
+                key.removeprefix(prefix): read(key).to(parameter.device) for key in names if key.startswith(prefix)
+            }
+
+    def release(self) -> None:  # noqa: B027 (one process has the module whole all along)
+        """Training is over: the module's parameters are whole again in every process, in float32."""
+
+
+class SingleEngine(Engine):
     """Autograd and an optimiser in this process, which holds all of the state."""
 
     def __init__(
@@ -29,10 +87,10 @@ class SingleEngine:
         Raises:
             UserError: a precision that needs ZeRO.
         """
-        self.objective, self.config, self.engine, self.device = objective, config, engine, device
+        super().__init__(objective, engine, device)
+        self.config = config
         if engine.precision == "bf16-weights":
             raise UserError("engine.precision=bf16-weights needs --zero 1, 2 or 3; use bf16 in one process.")
-        self.parameters = trained_parameters(objective)
         scaled = resolve_precision(engine.precision, device) == "fp16"
         graphed = device.type == "cuda" and engine.cuda_graph and objective.static and engine.accumulate == 1
         graphed = graphed and not scaled
@@ -71,45 +129,20 @@ class SingleEngine:
         self.scaler.update()
         return total
 
-    def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """The state's names, and what reads each."""
-        yield from plain_state(self.objective.module, self.parameters, self.optimizer)
+    def state(self) -> State:
+        """The state's names, and what reads each; in fp16 the scale of the loss is one."""
+        yield from super().state()
         if self.scaler.is_enabled():
             yield "scaler/scale", lambda: torch.tensor(self.scaler.get_scale())
 
     def load(self, read: ReadTensor, names: set[str]) -> None:
         """Take over the optimiser's state and the scale of fp16's loss."""
-        load_plain_optimizer(self.parameters, self.optimizer, read, names)
+        super().load(read, names)
         if self.scaler.is_enabled() and "scaler/scale" in names:
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(read("scaler/scale"))})
-
-    def release(self) -> None:
-        """Nothing to do: the module was whole all along."""
 
 
 def add_parts(total: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
     """Sum what micro-batches contribute."""
     for name, value in parts.items():
         total[name] = total[name] + value.detach() if name in total else value.detach()
-
-
-def plain_state(
-    module: nn.Module, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The state of a module and an optimiser that every process holds whole, as an engine's `state` gives it."""
-    for name, value in module.state_dict().items():
-        yield f"module/{name}", value.detach
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
-            yield f"optimizer/{name}/{key}", value.detach
-
-
-def load_plain_optimizer(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, read: ReadTensor, names: set[str]
-) -> None:
-    """Take over the optimiser's state from names as `plain_state` gives them."""
-    for name, parameter in parameters.items():
-        prefix = f"optimizer/{name}/"
-        optimizer.state[parameter] = {
-            key.removeprefix(prefix): read(key).to(parameter.device) for key in names if key.startswith(prefix)
-        }

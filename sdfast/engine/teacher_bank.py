@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
@@ -41,8 +40,7 @@ def build_or_open(directory: Path, recipe: BankRecipe, rebuild: bool = False, ne
                     stop.signal_number,
                 )
 
-        pages = freed_pages_kept() if recipe.device.type == "cpu" else contextlib.nullcontext()
-        with pages:
+        with freed_pages_kept(recipe.device.type):
             bank = prepare_bank(directory, recipe, rebuild, new_teacher, progress)
     rows = f"{len(bank) // recipe.views} {recipe.plural}" + (f", {recipe.views} views of each" * (recipe.views > 1))
     what = f"{rows}, tokens {recipe.tokens}, {bank.layout.dtype}, {bank.bytes / 1e6:.1f} MB"

@@ -13,7 +13,7 @@ from typing import Any
 
 from sdfast import durable
 from sdfast.errors import UserError
-from sdfast.log import console, log
+from sdfast.log import clock_time, console, log
 
 _PLAIN_SECONDS = 10.0
 _WAIT_SHOWN = 0.05  # share of the time waited for data from which a person should know of it
@@ -56,7 +56,7 @@ class Telemetry:
             self.bar.update(self.task, completed=step, losses=shown, rate=_speed(values, self.unit, brief=True))
         elif time.monotonic() - self.said >= _PLAIN_SECONDS or step == self.steps:
             self.said = time.monotonic()
-            left = _duration((self.steps - step) * values["step_seconds"])
+            left = clock_time((self.steps - step) * values["step_seconds"])
             log.info("%s %d/%d  %s  %s  %s left", self.stage, step, self.steps, shown, _speed(values, self.unit), left)
 
     def flush(self) -> None:
@@ -152,12 +152,6 @@ def _short(value: float) -> str:
     """Three digits or so, at most five characters below 100,000."""
     decimals = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{decimals}f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

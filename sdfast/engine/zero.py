@@ -13,28 +13,65 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sdfast.config import EngineConfig, OptimisationConfig
+from sdfast.config import EngineConfig, OptimisationConfig, ZeroConfig
 from sdfast.data.order import Batch
-from sdfast.engine.base import ReadTensor, Sharing, trained_parameters
 from sdfast.engine.deepspeed_options import deepspeed_options
 from sdfast.engine.machine import autocast, resolve_precision
 from sdfast.engine.optim import build_optimizer, set_learning_rate
-from sdfast.engine.single import add_parts, load_plain_optimizer, plain_state
+from sdfast.engine.single import Engine, ReadTensor, SingleEngine, State, add_parts
 from sdfast.errors import UserError
 from sdfast.launch import name_local_rank
 from sdfast.objectives.base import Objective
+from sdfast.ranks import Ranks
 
 OLDEST_DEEPSPEED = "0.19.8"  # the first to wait for every parameter that it gathers (DeepSpeed#8539)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class ZeroEngine:
+@dataclass(frozen=True)
+class Sharing:
+    """How a job is spread over processes.
+
+    Attributes:
+        ranks: the processes.
+        zero: the ZeRO stage, and where its states lie.
+        deepspeed: further options of DeepSpeed.
+    """
+
+    ranks: Ranks = field(default_factory=Ranks)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+
+def make_engine(
+    objective: Objective,
+    stage: str,
+    config: OptimisationConfig,
+    engine: EngineConfig,
+    device: torch.device,
+    sharing: Sharing,
+) -> Engine:
+    """The engine that a run's settings ask for; the objective's module is on the device.
+
+    Raises:
+        UserError: DeepSpeed is needed and not installed, its settings contradict ours, or something acts on the
+            optimiser that needs every weight whole.
+    """
+    if sharing.ranks.world == 1 and not sharing.zero.stage:
+        return SingleEngine(objective, config, engine, device)
+    if objective.regularizer is not None and sharing.zero.stage:
+        raise UserError(f"{stage}: RecAdam and MARS need every weight whole; use --zero 0.")
+    return ZeroEngine(objective, stage, config, engine, device, sharing)
+
+
+class ZeroEngine(Engine):
     """DeepSpeed's engine around an objective's loss; its state is read and written as that of one process."""
 
     def __init__(
@@ -52,11 +89,10 @@ class ZeroEngine:
             UserError: DeepSpeed is not installed, does not take an option, or cannot use the disk.
         """
         deepspeed = import_deepspeed(device)
-        self.objective, self.engine, self.device, self.ranks = objective, engine, device, sharing.ranks
-        self.zero = sharing.zero.stage
+        super().__init__(objective, engine, device)
+        self.ranks, self.zero = sharing.ranks, sharing.zero.stage
         if sharing.zero.offload == "nvme":
             _check_disk_access()
-        self.parameters = trained_parameters(objective)
         named = dict(objective.module.named_parameters())
         self._requiring = {name for name, parameter in named.items() if parameter.requires_grad}
         trained = {id(parameter) for parameter in self.parameters.values()}
@@ -83,13 +119,14 @@ class ZeroEngine:
             self._deepspeed = deepspeed.initialize(model=loss, optimizer=optimizer, config=options)[0]
         except (ValueError, AssertionError, TypeError, NotImplementedError) as error:
             raise UserError(f"DeepSpeed does not take these options: {' '.join(str(error).split())[:300]}.") from error
+        self.optimizer = self._deepspeed.optimizer
         if self.zero in (1, 2):
             # by itself it would link all parameters when the first group's state alone is made
             self._make_optimizer_state()
 
     def step(self, inputs: Any, batch: Batch, drawn: Any, rate: float) -> dict[str, Tensor]:
         """One optimiser step; DeepSpeed averages the gradients of all processes."""
-        set_learning_rate(self._deepspeed.optimizer, rate)
+        set_learning_rate(self.optimizer, rate)
         total: dict[str, Tensor] = {}
         parts = self._micro_batches(batch)
         for number, (part, counts) in enumerate(parts, 1):
@@ -112,10 +149,10 @@ class ZeroEngine:
             parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
         return [(part, not batch.idle) if part.stop > part.start else (slice(0, 1), False) for part in parts]
 
-    def state(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    def state(self) -> State:
         """The state's names, and what reads each; a tensor that ZeRO spreads is put together from all processes."""
         if not self.zero:
-            yield from plain_state(self.objective.module, self.parameters, self._deepspeed.optimizer)
+            yield from super().state()
             return
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -135,12 +172,12 @@ class ZeroEngine:
         if f"optimizer/{first}/step" not in names:
             return
         if not self.zero:
-            load_plain_optimizer(self.parameters, self._deepspeed.optimizer, read, names)
+            super().load(read, names)
             return
         if self.zero == 3:
             self._make_optimizer_state()
         for partition in self._partitions():
-            self._deepspeed.optimizer.optimizer.state[partition]["step"].fill_(read(f"optimizer/{first}/step"))
+            self.optimizer.optimizer.state[partition]["step"].fill_(read(f"optimizer/{first}/step"))
         for name, parameter in self.parameters.items():
             for key in _MOMENTS:
                 self._set_moment(parameter, key, read(f"optimizer/{name}/{key}").float())
@@ -152,13 +189,14 @@ class ZeroEngine:
         if self._named:
             del os.environ["LOCAL_RANK"]
         for prefix, owner in self.objective.module.named_modules():
-            _forget_hooks(owner)
+            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                getattr(owner, hooks).clear()
             named = dict(owner._parameters.items())
             owner._parameters = dict.fromkeys(named)
             for name in (name for name, old in named.items() if old is not None):
                 full = f"{prefix}.{name}" if prefix else name
                 owner._parameters[name] = nn.Parameter(values[full], requires_grad=full in self._requiring)
-        del self._deepspeed
+        del self._deepspeed, self.optimizer
 
     # Where DeepSpeed keeps things.
 
@@ -183,25 +221,24 @@ class ZeroEngine:
 
     def _partitions(self) -> list[Tensor]:
         """This process's flat parts of the float32 parameters, which the optimiser's state belongs to."""
-        optimizer = self._deepspeed.optimizer
-        return optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups
+        groups = "fp32_partitioned_groups_flat" if self.zero == 3 else "single_partition_of_fp32_groups"
+        return getattr(self.optimizer, groups)
 
     def _steps_done(self) -> float | None:
         """Steps that the optimiser has done; None before the first."""
         for partition in self._partitions():
-            state = self._deepspeed.optimizer.optimizer.state.get(partition, {})
+            state = self.optimizer.optimizer.state.get(partition, {})
             if "step" in state:
                 return float(state["step"])
         return None
 
     def _make_optimizer_state(self) -> None:
         """What AdamW makes in its first step; DeepSpeed links parameters to it, and a resumed run fills it."""
-        optimizer = self._deepspeed.optimizer
         for partition in self._partitions():
             moments = {key: torch.zeros_like(partition) for key in _MOMENTS}
-            optimizer.optimizer.state[partition] = {"step": torch.zeros((), device=partition.device), **moments}
+            self.optimizer.optimizer.state[partition] = {"step": torch.zeros((), device=partition.device), **moments}
         if self.zero < 3:
-            optimizer._lazy_init_hp_params_optimizer_state()
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
@@ -268,8 +305,3 @@ def _check_disk_access() -> None:
             "zero.offload=nvme needs DeepSpeed's asynchronous disk access, which this machine does not have (on Debian"
             " and Ubuntu: apt install libaio-dev); use zero.offload=cpu."
         )
-
-
-def _forget_hooks(module: nn.Module) -> None:
-    for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
-        hooks.clear()

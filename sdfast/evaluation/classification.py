@@ -1,4 +1,4 @@
-"""Which rows of a pack a classifier is evaluated on, what it says of them, and the metrics of that."""
+"""Which rows of a pack a classifier is evaluated on, what it says of them, its metrics, and how far it has moved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdfast.config import ModalityName
 from sdfast.data.order import Batch
@@ -165,3 +165,25 @@ def baseline_note(labels: Tensor, names: Sequence[str]) -> str:
     return (
         f"{note}; macro-F1 is over fewer classes, as {len(absent)} of {len(names)} have no row: {first_names(absent)}"
     )
+
+
+@torch.no_grad()
+def encoder_distance(start: nn.Module, end: nn.Module) -> float:
+    """||theta_start - theta_end||_2 over the parameters that two encoders have in common.
+
+    Those are patch embedding, CLS token, positions, blocks and the last LayerNorm; decoders and heads are not part of
+    an encoder.
+
+    Args:
+        start: the one encoder, on any device.
+        end: the other; computed on its device.
+
+    Returns:
+        The distance, of differences in float32 whose squares are summed in float64.
+    """
+    first, second = dict(start.named_parameters()), dict(end.named_parameters())
+    common = [name for name in second if name in first]
+    ends = [second[name].detach() for name in common]
+    starts = [first[name].to(each.device) for name, each in zip(common, ends, strict=True)]
+    norms = torch._foreach_norm(torch._foreach_sub(ends, starts), 2, dtype=torch.float64)
+    return float(torch.stack(norms).norm())

@@ -241,9 +241,8 @@ def _measure(
     variant: Variant, model: PretrainedMAE, device: torch.device, batch: int, peak: float, seconds: float
 ) -> Row:
     growth = _Growth(device)
-    pages = freed_pages_kept() if device.type == "cpu" else contextlib.nullcontext()
     try:
-        with tempfile.TemporaryDirectory() as folder, pages:
+        with tempfile.TemporaryDirectory() as folder, freed_pages_kept(device.type):
             trainer = _trainer(variant, model, device, batch, Path(folder))
             times = _timed(trainer.step, device, seconds, warm_up=5 if device.type == "cuda" else 1)
             memory = growth.bytes()

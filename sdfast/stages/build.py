@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from sdfast.context import Context, Reader
-from sdfast.engine.base import Sharing
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
+from sdfast.engine.zero import Sharing
 from sdfast.evaluation.classification import labels_of
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective

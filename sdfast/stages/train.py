@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.context import Context
+from sdfast.durable import copy_folder
 from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import (
@@ -19,11 +19,11 @@ from sdfast.evaluation.classification import (
     classification_metrics,
     dev_metric,
     dev_split,
+    encoder_distance,
     labelled_rows,
     labels_of,
     reported_metrics,
 )
-from sdfast.evaluation.distance import encoder_distance
 from sdfast.log import log
 from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
@@ -66,7 +66,7 @@ def train_stage(
     """
     modality, config = context.modality, context.config
     if stage.round == 0:
-        return _handed_on(context, next(iter(needs.values())))
+        return _handed_on(context, next(iter(needs.values())), directory / "model")
     start = context.model.module if stage.start is None else modality.reload(needs[stage.start].model).module
     teacher = None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
     best = _selection(context) if stage.kind == "finetune" and config.finetune.best_dev else None
@@ -100,11 +100,11 @@ def train_stage(
     )
 
 
-def _handed_on(context: Context, teacher: Result) -> Outcome:
+def _handed_on(context: Context, teacher: Result, model: Path) -> Outcome:
     """distill.rounds=0: no self-distillation; the further pre-trained model is the result."""
     return Outcome(
         teacher.weights,
-        lambda folder: shutil.copytree(teacher.model, folder, dirs_exist_ok=True),
+        lambda folder: copy_folder(teacher.model, folder, model),
         {"steps": 0, "seconds": 0.0, f"{context.modality.unit}_per_s": 0.0},
         teacher.metrics,
     )

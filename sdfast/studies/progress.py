@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from sdfast.log import console, log
+from sdfast.log import clock_time, console, log
 from sdfast.studies.plan import Node
 
 say = log.getChild("study")
@@ -55,14 +55,7 @@ class Progress:
         if left.keys() - self._took.keys():
             return ""
         seconds = sum(count * statistics.fmean(self._took[stage]) for stage, count in left.items())
-        return f"  {clock(seconds / self.jobs)} left" if seconds >= 1 else ""
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        return f"  {clock_time(seconds / self.jobs)} left" if seconds >= 1 else ""
 
 
 @contextlib.contextmanager

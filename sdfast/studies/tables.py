@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sdfast.log import clock_time
 from sdfast.rundir import Result
 from sdfast.studies.declared import Arm, Study
 from sdfast.studies.paper_results import COST_SECONDS, paper_number
 from sdfast.studies.plan import Protocol
-from sdfast.studies.progress import clock
 from sdfast.studies.results import METRICS, Found, counts
 from sdfast.studies.statistics import Paired, summary
 from sdfast.teacher.bank import BUILT, Built
@@ -297,7 +297,7 @@ def cost_markdown(rows: Mapping[str, Sequence[dict[str, Any]]]) -> str:
             rate = _rate(row["rate"], row["unit"]) if row["unit"] else ""
             ratio = f"{row['seconds'] / base:.2f}" if base else ""
             paper = COST_SECONDS.get(row["stage"])
-            theirs = [clock(paper), f"{paper / COST_SECONDS['finetune']:.2f}"] if paper else ["", ""]
+            theirs = [clock_time(paper), f"{paper / COST_SECONDS['finetune']:.2f}"] if paper else ["", ""]
             name = _STAGES.get(row["stage"], row["stage"])
             table.append([name, str(row["steps"] or ""), f"{row['seconds']:.1f}", step, rate, ratio, *theirs])
         parts += [f"{title}:", _table(table)]

@@ -78,6 +78,17 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(
     assert words in sentence(capsys)
 
 
+@pytest.mark.parametrize("rank", ["x", "2"])
+def test_a_launcher_that_contradicts_itself_is_one_sentence(
+    rank: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["train", *arguments, "--out", str(tmp_path / "run")]) == 2
+    assert "RANK" in sentence(capsys)
+    assert run(["config", "presets"]) == 0
+
+
 def test_bad_inputs_are_one_sentence_and_exit_code_2(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from sdfast.cli.markdown import show_markdown
+from sdfast.cli.show import show_markdown
 from sdfast.studies.tables import aligned
 
 HEADER = ["method", "accuracy %", "difference from fine-tuning [95 %]", "p", *(f"loss {index}" for index in range(9))]

@@ -74,6 +74,8 @@ def test_a_text_model_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--memory", "-1"], "--memory -1 must be above 0"),
         (["--link", "0"], "--link 0 must be above 0"),
         (["--tflops", "nan"], "--tflops nan must be above 0"),
+        (["--tflops", "1e308"], "--tflops 1e+308 must be above 0 and at most 1e+12"),
+        (["--memory", "1e300"], "--memory 1e+300 must be above 0 and at most 1e+12"),
         (["--share", "2"], "must be at most 1"),
         (["--model", "no/such/folder"], "no/such/folder"),
         (["pretrain.mask_rati=1"], "pretrain.mask_ratio"),

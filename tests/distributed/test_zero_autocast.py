@@ -13,8 +13,8 @@ from torch import nn
 from sdfast.config import EngineConfig, PretrainConfig, ZeroConfig
 from sdfast.data.order import Batch
 from sdfast.engine import zero
-from sdfast.engine.base import Sharing
 from sdfast.engine.machine import autocast as precision_autocast
+from sdfast.engine.zero import Sharing
 
 CUDA = torch.device("cuda")
 

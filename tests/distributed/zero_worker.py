@@ -21,10 +21,10 @@ from torch import Tensor
 from sdfast import launch
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig, ZeroConfig
 from sdfast.data.order import BatchOrder
-from sdfast.engine.base import Sharing
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare
 from sdfast.engine.selection import Selection
+from sdfast.engine.zero import Sharing
 from sdfast.errors import SdfastError
 from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.ranks import Ranks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_stage import SHAPE, initialise, teacher_of
 
-from sdfast.evaluation.distance import encoder_distance
+from sdfast.evaluation.classification import encoder_distance
 from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier
 
 

@@ -17,9 +17,8 @@ import sdfast
 from sdfast.config import EngineConfig, FinetuneConfig, ZeroConfig
 from sdfast.data.order import BatchOrder
 from sdfast.durable import read_json
-from sdfast.engine.base import Sharing
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.engine.make import make_engine
+from sdfast.engine.zero import Sharing, make_engine
 from sdfast.errors import Interrupted, UserError
 from sdfast.modalities.images.checkpoint import load_classifier
 from sdfast.regularizers.choose import on_loss, on_optimizer

@@ -15,10 +15,8 @@ from sdfast.teacher.residency import free_memory
 _SHARE = 0.25  # of the device's free memory that images may take: a step needs the rest
 _ROWS = 256  # copied at a time
 
-Reader = Callable[[Tensor], Tensor]
 
-
-def image_reader(split: ImageSplit, device: torch.device) -> Reader:
+def image_reader(split: ImageSplit, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The function that brings rows of a split to the device.
 
     On a CPU the rows are gathered from the pack's memory map. On a GPU the whole split is loaded once when it takes at

@@ -1,0 +1,37 @@
+"""What several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdfast.errors import UserError
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
+]
+Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; hub data set; bundled when not given"
+    ),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
+Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
+RunDirectory = Annotated[Path, typer.Option(help="run directory")]
+
+
+def config_of(out: Path, otherwise: str = "give the --out of a training run") -> Path:
+    """The configuration of a run directory.
+
+    Raises:
+        UserError: it is none; the sentence ends with what to do otherwise.
+    """
+    if not (out / "config.yaml").is_file():
+        raise UserError(f"{out} is not a run directory (it holds no config.yaml); {otherwise}.")
+    return out / "config.yaml"
