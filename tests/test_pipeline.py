@@ -17,7 +17,7 @@ from pipeline_fixtures import FEW_STEPS, write_images, write_model
 import sdfast
 from sdfast.durable import read_json
 from sdfast.errors import RunError, UserError
-from sdfast.modalities import images
+from sdfast.modalities.images import modality as images
 from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 from sdfast.models.blocks import Attention
 

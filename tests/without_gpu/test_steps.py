@@ -16,19 +16,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 
 # Places that copy from the CPU within a step, without waiting. A static step's inputs are moved before it.
 BEFORE = {"engine.graph.<lambda>"}
-MASK = {"data.masking.seen_on", "objectives.images._predict"}
+MASK = {"modalities.images.masking.seen_on", "modalities.images.objectives._predict"}
 PADDED = {"ops.attention.sdpa._places", "ops.attention.sdpa._padded"}
 RAGGED = {"ops.attention.groups._offsets"}
-WORDS = {"models.text.embed"}  # places of the tokens
-MASKED_WORDS = WORDS | {"data.text_batch.to", "objectives.texts._labels"}
-TAIL = {"models.text.encode"}  # the tokens that ask
+WORDS = {"modalities.texts.model.embed"}  # places of the tokens
+MASKED_WORDS = WORDS | {"modalities.texts.batch.to", "modalities.texts.objectives._labels"}
+TAIL = {"modalities.texts.model.encode"}  # the tokens that ask
 BANK = {"teacher.targets.targets"}
 
 IMAGES: dict[str, tuple[str, list[str], set[str]]] = {
     "pretrain": ("pretrain", [], BEFORE),
     "pretrain, sdpa": ("pretrain", ["engine.attention=sdpa"], BEFORE),
     "pretrain, Bernoulli masks": ("pretrain", ["pretrain.mask=bernoulli"], MASK),
-    "pretrain, crops": ("pretrain", ["pretrain.augment=crop"], MASK | {"data.augment.<genexpr>"}),
+    "pretrain, crops": ("pretrain", ["pretrain.augment=crop"], MASK | {"modalities.images.augment.<genexpr>"}),
     "distill with a bank": ("distill", [], BEFORE),
     "distill with a live teacher": ("distill", ["teacher.mode=live"], BEFORE),
     "distill, patches": ("distill", ["distill.tokens=patch"], BEFORE),
@@ -61,7 +61,7 @@ TEXTS: dict[str, tuple[str, list[str], set[str]]] = {
     "distill, predictions": (
         "distill",
         ["distill.match=predictions"],
-        PADDED | MASKED_WORDS | {"objectives.texts.distances"},
+        PADDED | MASKED_WORDS | {"modalities.texts.objectives.distances"},
     ),
     "distill, weights": ("distill", ["distill.match=weights-l2"], PADDED | MASKED_WORDS | TAIL),
     "finetune": ("finetune", [], PADDED | WORDS | TAIL | {"objectives.classification._seen"}),
