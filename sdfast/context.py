@@ -18,6 +18,7 @@ from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
+from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.recipe import BankRecipe
 from sdfast.teacher.targets import Teacher
 
@@ -229,9 +230,9 @@ class Modality(ABC):
     def check_bank(self, config: Config, shape: Any) -> None:
         """The same for a bank of the features of a teacher of some shape."""
 
-    @abstractmethod
     def live_teacher(self, config: Config, device: torch.device, model: Any) -> Teacher:
         """A model as the teacher that runs beside the student."""
+        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
 
     @abstractmethod
     def recipe(self, config: Config, device: torch.device, model: Any, pack: Any) -> BankRecipe:

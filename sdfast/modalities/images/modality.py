@@ -34,9 +34,7 @@ from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
-from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.preflight import check_augment, check_deterministic
-from sdfast.teacher.targets import Teacher
 
 
 class Images(Modality):
@@ -134,10 +132,6 @@ class Images(Modality):
         check_banked(config)
         check_layer(config.distill.layer, shape.encoder.depth)
         check_augment(config, banked=True)
-
-    @override
-    def live_teacher(self, config: Config, device: torch.device, model: models.PretrainedMAE) -> Teacher:
-        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
 
     @override
     def recipe(self, config: Config, device: torch.device, model: models.PretrainedMAE, pack: ImagePack) -> ImageRecipe:

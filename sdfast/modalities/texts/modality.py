@@ -32,8 +32,6 @@ from sdfast.models.base import check_layer
 from sdfast.models.hub import find_model_folder
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
-from sdfast.teacher.live import LiveTeacher
-from sdfast.teacher.targets import Teacher
 
 _HEAD_STEPS = 1000
 _PREDICTED_TOKENS = 8192  # of a batch
@@ -161,10 +159,6 @@ class Texts(Modality):
                 "the bank keeps as many features of every text, and with distill.tokens=all a long one has more than a"
                 " short one; use teacher.mode=live, or distill.tokens=cls."
             )
-
-    @override
-    def live_teacher(self, config: Config, device: torch.device, model: models.PretrainedMLM) -> Teacher:
-        return LiveTeacher(model.module.encoder, config.distill.tokens, config.distill.layer).to(device)
 
     @override
     def recipe(self, config: Config, device: torch.device, model: models.PretrainedMLM, pack: TextPack) -> TextRecipe:
