@@ -14,6 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 USERS = {"sdfast", "sdfast.pipeline"}  # the face of the package, which loads Pipeline when it is asked for it
 
+SEAMS = ("images", "texts")
+PARTS = ("model", "families", "checkpoint", "pack", "masking", "objectives", "teacher", "costs", "modality")
+SEAM = {"__init__.py", *(f"{part}.py" for part in PARTS)}
+
 
 def modules() -> dict[str, Path]:
     """Name -> file of every module of the package."""
@@ -68,6 +72,16 @@ def test_no_room_imports_itself_by_way_of_others(graph: dict[str, set[str]]) -> 
 def test_only_users_import_the_pipeline(graph: dict[str, set[str]]) -> None:
     importers = {name for name, needs in graph.items() if "sdfast.pipeline" in needs} - USERS
     assert {room_of(name) for name in importers} == {"cli"}
+
+
+def test_images_and_texts_are_behind_one_seam(graph: dict[str, set[str]]) -> None:
+    """Their folders have the same names, and but for what is of images alone others know them by `Modality`."""
+    folders = {name: {path.name for path in (ROOT / "sdfast/modalities" / name).glob("*.py")} for name in SEAMS}
+    assert folders["images"] & folders["texts"] == SEAM
+    one = tuple(f"sdfast.modalities.{name}" for name in SEAMS)
+    knowing = {name for name, needs in graph.items() if any(need.startswith(one) for need in needs)}
+    others = {name for name in knowing if room_of(name) != "modalities"}
+    assert others == {"sdfast.stages.bench", "sdfast.cli.main"}  # `sdfast bench`; what a folder's model was masked with
 
 
 @pytest.mark.parametrize("room", ["losses", "ops"])
