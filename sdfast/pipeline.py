@@ -163,7 +163,7 @@ class Pipeline:
 
     @cached_property
     def pack(self) -> Any:
-        """The data, decoded or tokenised: a `Pack` or `TextPack`; the configuration is resolved for it."""
+        """The data, decoded or tokenised: an `ImagePack` or `TextPack`; the configuration is resolved for it."""
         initial = self.initial  # what the pack is made for, loaded in all processes
         modality, directory = self.modality, self.out / "pack"
 

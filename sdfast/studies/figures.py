@@ -201,7 +201,7 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
             place.axhline(ends[-1][0], color=color, linewidth=2.2)
     if axis.kind == "limit":
         place.set_xscale("log")
-        sizes = _apart(sorted(found.target.points()))
+        sizes = _apart(sorted({int(arm.x) for arm in arms if arm.x is not None}))
         place.set_xticks(sizes, [_thousands(size) for size in sizes])
         place.minorticks_off()
     elif axis.kind == "rounds":

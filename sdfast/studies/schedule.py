@@ -46,7 +46,7 @@ def train(nodes: Iterable[Node], out: Path, jobs: int, device: str, shared: Shar
     if not todo:
         return
     progress = Progress(todo, jobs)
-    with progress.bar:
+    with contextlib.nullcontext() if progress.bar.disable else progress.bar:
         if jobs > 1:
             _Crew(todo, out, jobs, device, progress).work()
             return
@@ -156,7 +156,7 @@ class _Crew:
         try:
             node.result, node.failure = worker.pipe.recv()
             self.idle.append(worker)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # it was gone before its answer, or in the midst of it
             code = worker.end()
             self.vacant.append(worker.number)
             ended = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -77,6 +77,7 @@ def main(pipe: int, threads: int, parent: int) -> int:
         threads: of a CPU, where the configuration does not say; 0 for torch's number.
         parent: the process that asks; this one stops as at a signal when that is gone.
     """
+    os.set_inheritable(pipe, False)  # else what it starts and leaves behind would hide that it ended
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() != parent:
         return 1

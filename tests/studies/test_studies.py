@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,26 @@ def test_a_worker_that_dies_while_idle_is_replaced(
     monkeypatch.setattr(_Crew, "_answer", answered)
     train(nodes, tmp_path, 2, "cpu", Shared())
     assert killed == [-signal.SIGKILL] and all(node.result is not None for node in nodes)
+
+
+def test_a_worker_is_gone_whatever_it_left_running() -> None:
+    """A program that it started, and that outlives it with all that is inherited, does not hold its pipe."""
+    dies = (
+        "import os, subprocess, sys; from sdfast.studies import worker;"
+        "worker.attempt = lambda *_: (subprocess.Popen(['sleep', '60'], close_fds=False), os.kill(os.getpid(), 9));"
+        "worker.main(int(sys.argv[1]), 0, os.getppid())"
+    )
+    ours, theirs = Pipe()
+    with theirs:
+        command = [sys.executable, "-c", dies, str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+    try:
+        ours.send(None)
+        assert process.wait() == -signal.SIGKILL and ours.poll(10)
+        with pytest.raises((EOFError, OSError)):
+            ours.recv()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_whole_chains_have_a_seed_each(inputs: dict[str, str], tmp_path: Path) -> None:

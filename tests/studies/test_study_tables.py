@@ -241,3 +241,10 @@ def test_the_papers_numbers() -> None:
     assert paper_number("figure4", "Flower", "t = 3", "score") is None
     assert paper_number("table1", "photos", "MARS", "score") is None
     assert all(len(arms) == 6 for name in ("table1", "table2") for arms in TABLES[name].values())
+
+
+def test_sizes_that_have_no_run_are_not_on_the_axis() -> None:
+    found = made_up(STUDIES["figure3"], points=[1000, 2500, 50_000])
+    done = {arm.title for arm in found.target.arms if arm.x != 50_000}
+    place = _lines([replace(found, runs={title: found.runs[title] for title in found.runs if title in done})]).axes[0]
+    assert place.get_xlim()[1] < 5000 and [label.get_text() for label in place.get_xticklabels()] == ["1k", "2.5k"]
