@@ -9,12 +9,13 @@ training. Memory is what torch's allocator gives in one forward and backward pas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import losses_setup as setup
 import pytest
 import torch
+from step_clock import allocated
 
 from sdfast.config import Config, PretrainConfig
 from sdfast.costs.measure import moments
@@ -50,18 +51,6 @@ def objective_of(shape: ViTShape, batch: int) -> MaskedTraining:
     objective = MaskedTraining(MaskedAutoencoder(shape), MaskedImages(normalise, PretrainConfig()), 0, bank)
     objective.module.train()
     return objective
-
-
-def allocated(work: Callable[[], object]) -> int:
-    """Largest sum of bytes that torch's CPU allocator gave and has not got back while `work` runs."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 def product_flops_per_second(size: int = 1024, rounds: int = 5) -> float:

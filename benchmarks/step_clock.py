@@ -42,6 +42,18 @@ def calls_for(step: Step, device: str, sample_seconds: float) -> int:
     return max(1, min(200, round(sample_seconds / max(seconds_of(step, 1, device), 1e-6))))
 
 
+def allocated(work: Callable[[], object]) -> int:
+    """Largest sum of bytes that torch's CPU allocator gave and has not got back while `work` runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
 def turns(steps: dict[str, Step], calls: dict[str, int], device: str, rounds: int) -> dict[str, list[float]]:
     """Seconds a call of every arm, `rounds` samples each, the arms taken in turn and each round beginning elsewhere."""
     names, samples = list(steps), {name: [] for name in steps}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ Tokens = Literal["cls", "patch", "all"]
 Layer = int | Literal["last"]  # the output of so many blocks, as it is; or of all of them after the final LayerNorm
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Embeddings and blocks.
 
     Attributes:

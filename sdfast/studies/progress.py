@@ -32,8 +32,12 @@ class Progress:
         self._took: dict[str, list[float]] = {}
         columns = (TextColumn("[bold]stages"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
         hidden = jobs == 1 or not console().is_terminal
-        self.bar = Bar(*columns, console=console(), disable=hidden)
-        self._stages = self.bar.add_task("stages", total=self.total)
+        self._bar = Bar(*columns, console=console(), disable=hidden)
+        self._stages = self._bar.add_task("stages", total=self.total)
+
+    def shown(self) -> contextlib.AbstractContextManager[object]:
+        """Show the bar inside; one that is hidden is left alone, as an older rich ends it with a blank line."""
+        return contextlib.nullcontext() if self._bar.disable else self._bar
 
     def finished(self, node: Node) -> None:
         """Say that a stage was trained, or was not."""
@@ -47,7 +51,7 @@ class Progress:
             score = run.metrics.get(run.paper_metric or "accuracy")
             ended = f", {100 * score:.1f} %" if score is not None else ""
             say.info("%d/%d  %s: %.0f s%s%s", self.done, self.total, name, run.seconds, ended, self._time_left())
-        self.bar.update(self._stages, completed=self.done)
+        self._bar.update(self._stages, completed=self.done)
 
     def _time_left(self) -> str:
         """What is left of each kind of stage takes what those that are done took; unknown while none is."""

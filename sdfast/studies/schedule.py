@@ -46,7 +46,7 @@ def train(nodes: Iterable[Node], out: Path, jobs: int, device: str, shared: Shar
     if not todo:
         return
     progress = Progress(todo, jobs)
-    with contextlib.nullcontext() if progress.bar.disable else progress.bar:
+    with progress.shown():
         if jobs > 1:
             _Crew(todo, out, jobs, device, progress).work()
             return

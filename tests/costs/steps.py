@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from step_clock import allocated
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdfast.config import Config, PretrainConfig
@@ -168,14 +169,7 @@ def peak_bytes(objective: Any, images: torch.Tensor, bf16: bool) -> int:
     step()
     for parameter in objective.module.parameters():
         parameter.grad = None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    return allocated(step)
 
 
 def check_peak(task: ImageTask, objective: Any, images: torch.Tensor, bf16: bool, checkpointing: bool = False) -> None:
