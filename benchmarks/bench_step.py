@@ -6,9 +6,10 @@ A point is one stage of one model. Its arms are built first; each runs once unti
 reported, not counted), then all take turns, and a plain matrix product takes its turn among them, so that whatever else
 the machine does disturbs all alike; the product's fastest round is the machine's peak. Every point comes up once in
 each of several sweeps, whose rounds are taken together: a disturbance that lasts minutes cannot fill a point's rounds.
-float32; every arm runs with freed pages kept (sdfast.engine.machine), as sdfast's own loop does: without, the Hugging
-Face arms would be the slower for a setting, not for their arithmetic. The naive step is also timed before them with the
-allocator as installed, which is how its authors ran it. Name points to run fewer: `-k "distill and ViT-S"`.
+float32, but for the arms named bf16; every arm runs with freed pages kept (sdfast.engine.machine), as sdfast's own loop
+does: without, the Hugging Face arms would be the slower for a setting, not for their arithmetic. The naive step is also
+timed before them with the allocator as installed, which is how its authors ran it. Name points to run fewer:
+`-k "distill and ViT-S"`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def arms_of(point: Point, directory: Path) -> dict[str, Arm]:
         "naive": naive_arm(point),
         "honest": honest_arm(point, Speed()),
         "honest compiled": honest_arm(point, Speed(compile="layers")),
+        "honest bf16": honest_arm(point, Speed(bf16=True)),
+        "honest bf16 compiled": honest_arm(point, Speed(bf16=True, compile="layers")),
         "sdfast": ours(),
+        "sdfast bf16": ours(engine={"precision": "bf16"}),
     }
     if bf16x6_is_on():
         arms[IEEE] = ours(engine={"fp32_products": "ieee"})

@@ -61,6 +61,8 @@ def show_environment() -> None:
     """Versions and hardware."""
     import torch
 
+    from sdfast.engine.waiting import why_not_adapting
+
     lines = {"sdfast": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
@@ -69,6 +71,7 @@ def show_environment() -> None:
             lines[package] = "not installed"
     lines["cpu threads"] = str(torch.get_num_threads())
     lines["cpu capability"] = torch.backends.cpu.get_cpu_capability()
+    lines["cpu waiting"] = why_not_adapting() or "spins while processors are free, sleeps beside other work"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     lines["cuda"] = f"{torch.version.cuda or 'not built in'}; devices: {', '.join(gpus) or 'none'}"
     for name, value in lines.items():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sdfast.config import EngineConfig
+from sdfast.engine.waiting import waiting_adapts
 from sdfast.errors import UserError
 from sdfast.launch import launch_info
 from sdfast.log import log
@@ -87,7 +88,7 @@ def torch_fp32_matmul(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cpu_settings(engine: EngineConfig) -> Iterator[None]:
-    """A CPU computes as `engine.threads` and, inside, as `engine.fp32_products` says.
+    """A CPU computes as `engine.threads` and, inside, as `engine.fp32_products` says; threads wait as `waiting` says.
 
     Raises:
         UserError: bf16x6 without the compiled core, or in one of several processes.
@@ -98,7 +99,7 @@ def cpu_settings(engine: EngineConfig) -> Iterator[None]:
         reason = why_not_bf16x6() if launch_info().world == 1 else "several processes keep to torch's products"
         if reason is not None:
             raise UserError(f"engine.fp32_products=bf16x6 cannot be used here: {reason}; use auto.")
-    with float32_products(engine.fp32_products):
+    with float32_products(engine.fp32_products), waiting_adapts():
         yield
 
 
