@@ -1,21 +1,23 @@
 // Softmax attention over many sequences of different lengths on the CPU: what a kernel is given. Nothing here needs
 // torch.
 //
-//   out_i = sum_j softmax_j(scale q_i . k_j) v_j     for the queries i and the keys j of one sequence and one head
+//   out_i = sum_j softmax_j(scale q_i . k_j) m_ij v_j     for the queries i and the keys j of one sequence and one head
 //
-// The scores of a block of queries stay in the caches; the backward pass makes them again from the logarithm of the
-// softmax' divisor (Dao et al., 2022, FlashAttention).
+// The mask m is 1, or with dropout 0 and 1 / (1 - rate), as attention_mask.inl.h makes it. The scores of a block of
+// queries stay in the caches; the backward pass makes them again from the logarithm of the softmax' divisor (Dao et al.,
+// 2022, FlashAttention).
 #pragma once
 
 #include <cstdint>
 
 namespace sdfast {
 
-// A matrix of float vectors [token, head, dim], the values of a head side by side.
+// A matrix of vectors [token, head, dim] in float32 or bfloat16, the values of a head side by side.
 struct Heads {
-  float* data = nullptr;
+  void* data = nullptr;
   int64_t token_stride = 0;  // in elements
   int64_t head_stride = 0;
+  bool bf16 = false;
 };
 
 // Rows [q_begin, q_end) of the queries see rows [k_begin, k_end) of keys and values.
@@ -23,12 +25,20 @@ struct Sequence {
   int64_t q_begin, q_end, k_begin, k_end;
 };
 
+// Of the weights: one whose 32 random bits are below `threshold` is dropped, the others are multiplied by `scale`.
+struct Dropout {
+  uint32_t threshold = 0;
+  float scale = 1.0f;
+  uint64_t seed = 0;
+};
+
 struct AttentionOperands {
-  Heads q, k, v, out;
+  Heads q, k, v, out;  // of one type, and so the gradients
   float* lse = nullptr;  // [heads, queries]: logarithm of the sum of exp(scaled scores)
   int64_t queries = 0;   // rows of q: the stride of lse
   int64_t dim = 0;
   float scale = 1.0f;
+  Dropout dropout;
   Heads grad_out, grad_q, grad_k, grad_v;  // backward only
 };
 

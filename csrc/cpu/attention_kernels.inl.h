@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "cpu/attention.h"
+#include "cpu/attention_mask.inl.h"
+#include "cpu/bfloat16.inl.h"
 #include "cpu/vectors.inl.h"
 
 namespace sdfast {
@@ -85,16 +87,21 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int6
 
 // ---- rows in and out ------------------------------------------------------------------------------------------
 
-const float* row_of(const Heads& heads, int64_t token, int64_t head) {
-  return heads.data + token * heads.token_stride + head * heads.head_stride;
+template <typename T>
+T* row_of(const Heads& heads, int64_t token, int64_t head) {
+  return static_cast<T*>(heads.data) + token * heads.token_stride + head * heads.head_stride;
 }
 
 // Rows [begin, end) side by side, padded with zeros to `width`.
 void gather(const Heads& from, int64_t begin, int64_t end, int64_t head, int64_t dim, float factor, float* to,
             int64_t width) {
   for (int64_t token = begin; token < end; ++token, to += width) {
-    const float* row = row_of(from, token, head);
-    for (int64_t i = 0; i < dim; ++i) to[i] = row[i] * factor;
+    if (from.bf16) {
+      widen(row_of<uint16_t>(from, token, head), dim, factor, to);
+    } else {
+      const float* row = row_of<float>(from, token, head);
+      for (int64_t i = 0; i < dim; ++i) to[i] = row[i] * factor;
+    }
     for (int64_t i = dim; i < width; ++i) to[i] = 0.0f;
   }
 }
@@ -115,8 +122,12 @@ void transpose(const float* from, int64_t tokens, int64_t dim, int64_t width, fl
 
 void scatter(const float* from, int64_t width, const Heads& to, int64_t begin, int64_t end, int64_t head, int64_t dim) {
   for (int64_t token = begin; token < end; ++token, from += width) {
-    float* row = to.data + token * to.token_stride + head * to.head_stride;
-    for (int64_t i = 0; i < dim; ++i) row[i] = from[i];
+    if (to.bf16) {
+      narrow(from, dim, row_of<uint16_t>(to, token, head));
+    } else {
+      float* row = row_of<float>(to, token, head);
+      for (int64_t i = 0; i < dim; ++i) row[i] = from[i];
+    }
   }
 }
 
@@ -180,10 +191,14 @@ void forward(const AttentionOperands& x, const Sequence& s, int64_t head, float*
       const float top = largest(row, keys);
       sums[r] = exponentials(row, keys, padded, top);
       x.lse[head * x.queries + first + r] = top + logf(sums[r]);
+      if (x.dropout.threshold != 0) {
+        Mask mask(x.dropout, head, first + r);
+        for (int64_t i = 0; i < padded; i += kLanes) store(row + i, load(row + i) * mask.next());
+      }
     }
     multiply(rows, width, keys, scores, padded, 1, v, width, out, width, false);
     for (int64_t r = 0; r < rows; ++r) {
-      const float factor = 1.0f / sums[r];
+      const float factor = x.dropout.scale / sums[r];
       float* row = out + r * width;
       for (int64_t i = 0; i < width; i += kLanes) store(row + i, load(row + i) * factor);
     }
@@ -224,11 +239,22 @@ void backward(const AttentionOperands& x, const Sequence& s, int64_t head, float
       float* grad_row = grad_scores + r * padded;
       exponentials(row, keys, padded, x.lse[head * x.queries + first + r]);
       Floats products = {};
-      for (int64_t i = 0; i < width; i += kLanes) products += load(out + r * width + i) * load(grad_out + r * width + i);
+      for (int64_t i = 0; i < width; i += kLanes) {
+        products += load(out + r * width + i) * load(grad_out + r * width + i);
+      }
       float delta = 0.0f;
       for (int64_t lane = 0; lane < kLanes; ++lane) delta += products[lane];
-      for (int64_t i = 0; i < padded; i += kLanes) {
-        store(grad_row + i, load(row + i) * (load(grad_row + i) - delta));
+      if (x.dropout.threshold == 0) {
+        for (int64_t i = 0; i < padded; i += kLanes) {
+          store(grad_row + i, load(row + i) * (load(grad_row + i) - delta));
+        }
+      } else {
+        Mask mask(x.dropout, head, first + r);
+        for (int64_t i = 0; i < padded; i += kLanes) {
+          const Floats weight = load(row + i), kept = mask.next() * x.dropout.scale;
+          store(grad_row + i, weight * (load(grad_row + i) * kept - delta));
+          store(row + i, weight * kept);
+        }
       }
     }
     multiply(keys, width, rows, weights, 1, padded, grad_out, width, grad_v, width, add);
