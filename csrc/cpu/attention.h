@@ -42,20 +42,25 @@ struct AttentionOperands {
   Heads grad_out, grad_q, grad_k, grad_v;  // backward only
 };
 
-// One instruction set's kernels, for one sequence and one head. `scratch` holds attention_scratch_bytes() bytes.
+// One instruction set's kernels, for one sequence and one head. `scratch` holds attention_scratch_bytes() bytes. Where
+// there are `begin` and `end`, a thread calls them before its first and after its last, with 64 bytes to keep for it.
 struct AttentionKernels {
   void (*forward)(const AttentionOperands&, const Sequence&, int64_t head, float* scratch);
   void (*backward)(const AttentionOperands&, const Sequence&, int64_t head, float* scratch);
+  void (*begin)(void* kept) = nullptr;
+  void (*end)(void* kept) = nullptr;
 };
 
 AttentionKernels attention_plain();
 #ifdef SDFAST_X86_SIMD
 AttentionKernels attention_avx2();
 AttentionKernels attention_avx512();
+AttentionKernels attention_amx();             // for bfloat16
+AttentionKernels attention_tiles_emulated();  // the same without AMX, in tests
 #endif
 
 // Those of simd_level().
-AttentionKernels attention_kernels();
+AttentionKernels attention_kernels(bool bf16);
 
 constexpr int64_t kAttentionLanes = 16;       // padded sizes are multiples of the widest vector
 constexpr int64_t kAttentionQueryBlock = 48;  // queries whose scores are held at once
@@ -64,11 +69,22 @@ static constexpr int64_t attention_padded(int64_t size) {
   return (size + kAttentionLanes - 1) / kAttentionLanes * kAttentionLanes;
 }
 
-// Enough for both directions: keys and values as rows and as columns, their gradients, and a block of queries with two
-// blocks of scores.
-static constexpr int64_t attention_scratch_bytes(int64_t keys, int64_t dim) {
-  const int64_t tokens = attention_padded(keys), width = attention_padded(dim);
-  return (6 * tokens * width + kAttentionQueryBlock * (4 * width + 2 * tokens + 2)) * int64_t{sizeof(float)} + 64;
+constexpr int64_t kAttentionTileStrip = 32;     // the same with tiles: queries whose scores are held in float32,
+constexpr int64_t kAttentionTileQueries = 256;  // and in bfloat16
+
+static constexpr int64_t attention_tile_padded(int64_t size) { return (size + 31) / 32 * 32; }
+
+// Enough for both directions and any instruction set: keys and values as rows and as columns, their gradients, and a
+// block of queries with two blocks of scores.
+static constexpr int64_t attention_scratch_bytes(int64_t keys, int64_t dim, bool bf16) {
+  int64_t tokens = attention_padded(keys), width = attention_padded(dim);
+  const int64_t vectors = (6 * tokens * width + kAttentionQueryBlock * (4 * width + 2 * tokens + 2)) * 4 + 64;
+  if (!bf16) return vectors;
+  tokens = attention_tile_padded(keys);
+  width = attention_tile_padded(dim);
+  const int64_t tiles = 16 * tokens * width + kAttentionTileQueries * (10 * width + 4 * tokens) +
+                        kAttentionTileStrip * (6 * width + 10 * tokens) + 64;
+  return vectors > tiles ? vectors : tiles;
 }
 
 }  // namespace sdfast

@@ -1,13 +1,7 @@
 // The kernels, once for every instruction set; see mae_distill_rows.inl.h for why everything has internal linkage.
 #pragma once
 
-#include <math.h>
-#include <string.h>
-
-#include "cpu/attention.h"
-#include "cpu/attention_mask.inl.h"
-#include "cpu/bfloat16.inl.h"
-#include "cpu/vectors.inl.h"
+#include "cpu/attention_rows.inl.h"
 
 namespace sdfast {
 namespace {
@@ -87,11 +81,6 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int6
 
 // ---- rows in and out ------------------------------------------------------------------------------------------
 
-template <typename T>
-T* row_of(const Heads& heads, int64_t token, int64_t head) {
-  return static_cast<T*>(heads.data) + token * heads.token_stride + head * heads.head_stride;
-}
-
 // Rows [begin, end) side by side, padded with zeros to `width`.
 void gather(const Heads& from, int64_t begin, int64_t end, int64_t head, int64_t dim, float factor, float* to,
             int64_t width) {
@@ -120,54 +109,7 @@ void transpose(const float* from, int64_t tokens, int64_t dim, int64_t width, fl
   }
 }
 
-void scatter(const float* from, int64_t width, const Heads& to, int64_t begin, int64_t end, int64_t head, int64_t dim) {
-  for (int64_t token = begin; token < end; ++token, from += width) {
-    if (to.bf16) {
-      narrow(from, dim, row_of<uint16_t>(to, token, head));
-    } else {
-      float* row = row_of<float>(to, token, head);
-      for (int64_t i = 0; i < dim; ++i) row[i] = from[i];
-    }
-  }
-}
-
-// ---- softmax --------------------------------------------------------------------------------------------------
-
-float largest(const float* row, int64_t count) {
-  float top = row[0];
-  int64_t i = 0;
-  if (count >= kLanes) {
-    Floats tops = load(row);
-    for (i = kLanes; i + kLanes <= count; i += kLanes) {
-      const Floats next = load(row + i);
-      tops = next > tops ? next : tops;
-    }
-    top = tops[0];
-    for (int64_t lane = 1; lane < kLanes; ++lane) top = tops[lane] > top ? tops[lane] : top;
-  }
-  for (; i < count; ++i) top = row[i] > top ? row[i] : top;
-  return top;
-}
-
-// row[i] = exp(row[i] - top) for i < count and 0 for the padding; returns the sum.
-float exponentials(float* row, int64_t count, int64_t padded, float top) {
-  for (int64_t i = count; i < padded; ++i) row[i] = -HUGE_VALF;
-  Floats sums = {};
-  for (int64_t i = 0; i < padded; i += kLanes) {
-    const Floats value = exp_of(load(row + i) - top);
-    store(row + i, value);
-    sums += value;
-  }
-  float sum = 0.0f;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
-  return sum;
-}
-
 // ---- the two directions ---------------------------------------------------------------------------------------
-
-float* aligned(float* pointer) {
-  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(pointer) + 63) & ~uintptr_t{63});
-}
 
 void forward(const AttentionOperands& x, const Sequence& s, int64_t head, float* scratch) {
   const int64_t keys = s.k_end - s.k_begin, padded = attention_padded(keys), width = attention_padded(x.dim);
@@ -191,10 +133,7 @@ void forward(const AttentionOperands& x, const Sequence& s, int64_t head, float*
       const float top = largest(row, keys);
       sums[r] = exponentials(row, keys, padded, top);
       x.lse[head * x.queries + first + r] = top + logf(sums[r]);
-      if (x.dropout.threshold != 0) {
-        Mask mask(x.dropout, head, first + r);
-        for (int64_t i = 0; i < padded; i += kLanes) store(row + i, load(row + i) * mask.next());
-      }
+      drop(x, head, first + r, row, padded);
     }
     multiply(rows, width, keys, scores, padded, 1, v, width, out, width, false);
     for (int64_t r = 0; r < rows; ++r) {
@@ -244,18 +183,7 @@ void backward(const AttentionOperands& x, const Sequence& s, int64_t head, float
       }
       float delta = 0.0f;
       for (int64_t lane = 0; lane < kLanes; ++lane) delta += products[lane];
-      if (x.dropout.threshold == 0) {
-        for (int64_t i = 0; i < padded; i += kLanes) {
-          store(grad_row + i, load(row + i) * (load(grad_row + i) - delta));
-        }
-      } else {
-        Mask mask(x.dropout, head, first + r);
-        for (int64_t i = 0; i < padded; i += kLanes) {
-          const Floats weight = load(row + i), kept = mask.next() * x.dropout.scale;
-          store(grad_row + i, weight * (load(grad_row + i) * kept - delta));
-          store(row + i, weight * kept);
-        }
-      }
+      score_gradients(x, head, first + r, delta, row, grad_row, padded);
     }
     multiply(keys, width, rows, weights, 1, padded, grad_out, width, grad_v, width, add);
     multiply(keys, width, rows, grad_scores, 1, padded, q, width, grad_k, width, add);

@@ -113,18 +113,22 @@ void zero_outside(const Problem& p, const Heads& to, bool queries) {
   zero_rows(to, end, queries ? p.queries : p.keys, p.heads, p.x.dim);
 }
 
-template <typename Kernel>
-void run(const Problem& p, Kernel kernel) {
-  const size_t bytes = static_cast<size_t>(attention_scratch_bytes(p.longest, p.x.dim));
+void run(const Problem& p, bool forwards) {
+  const AttentionKernels kernels = attention_kernels(p.x.q.bf16);
+  const auto kernel = forwards ? kernels.forward : kernels.backward;
+  const size_t bytes = static_cast<size_t>(attention_scratch_bytes(p.longest, p.x.dim, p.x.q.bf16));
   const int64_t items = p.count * p.heads;
   std::atomic<int64_t> next{0};
   const auto work = [&](int64_t, int64_t) {
     const std::unique_ptr<void, decltype(&std::free)> scratch(std::malloc(bytes), &std::free);
     STD_TORCH_CHECK(scratch != nullptr, "attention: out of memory");
+    alignas(64) char kept[64];
+    if (kernels.begin != nullptr) kernels.begin(kept);
     for (int64_t i = next.fetch_add(1); i < items; i = next.fetch_add(1)) {
       const Sequence& s = p.sequences[i / p.heads];
       if (s.q_end > s.q_begin) kernel(p.x, s, i % p.heads, static_cast<float*>(scratch.get()));
     }
+    if (kernels.end != nullptr) kernels.end(kept);
   };
   const int64_t threads = torch::stable::get_num_threads(), workers = items < threads ? items : threads;
   if (workers > 1) {
@@ -142,7 +146,7 @@ std::tuple<Tensor, Tensor> attention_forward(const Tensor& q, const Tensor& k, c
   p.x.out = heads_of(out, "out");
   p.x.lse = static_cast<float*>(lse.mutable_data_ptr());
   zero_outside(p, p.x.out, true);
-  run(p, attention_kernels().forward);
+  run(p, true);
   return {out, lse};
 }
 
@@ -167,7 +171,7 @@ void attention_backward(const Tensor& grad_out, const Tensor& q, const Tensor& k
   zero_outside(p, p.x.grad_q, true);
   zero_outside(p, p.x.grad_k, false);
   zero_outside(p, p.x.grad_v, false);
-  run(p, attention_kernels().backward);
+  run(p, false);
 }
 
 }  // namespace

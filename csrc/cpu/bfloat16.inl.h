@@ -21,7 +21,7 @@ HalfBits narrowed(Floats values) {
   return __builtin_convertvector(nan ? upper | 0x40u : rounded, HalfBits);
 }
 
-void widen(const uint16_t* from, int64_t count, float factor, float* to) {
+[[maybe_unused]] void widen(const uint16_t* from, int64_t count, float factor, float* to) {
   HalfBits bits;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {

@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 FAST = [backend for backend in BACKENDS if backend != "reference"]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 ON_CPU = ("sdpa", "native")
-LEVELS = ["plain", "avx2", "avx512"]
+LEVELS = ["plain", "avx2", "avx512", "amx"]
 OF_NATIVE = (torch.float32, torch.bfloat16)
 
 
