@@ -4,8 +4,8 @@
 //   out_i = sum_j softmax_j(scale q_i . k_j) m_ij v_j     for the queries i and the keys j of one sequence and one head
 //
 // The mask m is 1, or with dropout 0 and 1 / (1 - rate), as attention_mask.inl.h makes it. The scores of a block of
-// queries stay in the caches; the backward pass makes them again from the logarithm of the softmax' divisor (Dao et al.,
-// 2022, FlashAttention).
+// queries stay in the caches; the backward pass makes them again from the logarithm of the softmax' divisor (Dao et
+// al., 2022, FlashAttention).
 #pragma once
 
 #include <cstdint>

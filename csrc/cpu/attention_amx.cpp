@@ -1,9 +1,9 @@
 // The kernels for AMX (BF16) with AVX-512 (BF16), for operands in bfloat16; the file's name brings the flags. With
 // SDFAST_TILES_EMULATED the same for tests on a processor without AMX.
 //
-// Scores, softmax and sums are float32; weights and the scores' gradients are rounded to bfloat16 as factors of the next
-// product. Every size is padded with zeros to multiples of 32, the depth of a product. A left factor is a matrix of rows
-// of its depth, a right one a matrix of pairs: [depth / 2, columns] words.
+// Scores, softmax and sums are float32; weights and the scores' gradients are rounded to bfloat16 as factors of the
+// next product. Every size is padded with zeros to multiples of 32, the depth of a product. A left factor is a matrix of
+// rows of its depth, a right one a matrix of pairs: [depth / 2, columns] words.
 #include "cpu/attention_rows.inl.h"
 #include "cpu/tiles.h"
 
@@ -60,8 +60,11 @@ int64_t padded_size(int64_t size) { return attention_tile_padded(size); }
 void copy_rows(const Heads& from, int64_t begin, int64_t end, int64_t head, int64_t dim, uint16_t* to, int64_t rows,
                int64_t width) {
   for (int64_t token = begin; token < end; ++token, to += width) {
-    memcpy(to, row_of<uint16_t>(from, token, head), sizeof(uint16_t) * static_cast<size_t>(dim));
-    memset(to + dim, 0, sizeof(uint16_t) * static_cast<size_t>(width - dim));
+    const uint16_t* row = row_of<uint16_t>(from, token, head);
+    for (int64_t i = 0; i < width; i += 32) {
+      const __mmask32 there = dim - i >= 32 ? ~__mmask32{0} : (__mmask32{1} << (dim - i)) - 1;
+      _mm512_store_si512(to + i, _mm512_maskz_loadu_epi16(there, row + i));
+    }
   }
   memset(to, 0, sizeof(uint16_t) * static_cast<size_t>((rows - (end - begin)) * width));
 }

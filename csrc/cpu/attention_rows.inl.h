@@ -1,5 +1,5 @@
-// Rows of an attention: out of the matrices and into them, their softmax, its gradient, dropout. Everything has internal
-// linkage: see mae_distill_rows.inl.h.
+// Rows of an attention: out of the matrices and into them, their softmax, its gradient, dropout. Everything has
+// internal linkage: see mae_distill_rows.inl.h.
 #pragma once
 
 #include <math.h>

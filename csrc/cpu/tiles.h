@@ -1,10 +1,10 @@
 // The tile registers of AMX (BF16): 16 rows of 64 bytes each. For *_amx.cpp; everything has internal linkage.
 //
-// A product adds to the sums [16, 16] in float those of a left factor [16, 32], whose rows are 32 bfloat16 numbers, and a
-// right factor [32, 16], whose rows are pairs: two numbers, one below the other, of each of 16 columns.
+// A product adds to the sums [16, 16] in float those of a left factor [16, 32], whose rows are 32 bfloat16 numbers, and
+// a right factor [32, 16], whose rows are pairs: two numbers, one below the other, of each of 16 columns.
 //
-// With SDFAST_TILES_EMULATED the registers are memory, so that a test runs the same kernel on any processor with AVX-512
-// (BF16); its products round as Intel documents TDPBF16PS: even and odd depths apart, subnormals as zeros.
+// With SDFAST_TILES_EMULATED the registers are memory, so that a test runs the same kernel on any processor with
+// AVX-512 (BF16); its products round as Intel documents TDPBF16PS: even and odd depths apart, subnormals as zeros.
 #pragma once
 
 #include <immintrin.h>

@@ -312,7 +312,7 @@ std::vector<sdfast::AttentionKernels> kernels_of(bool bf16) {
 
 // Largest error at most `units` rounding units of `size` (or of the largest exact value), and the gaps as they were.
 bool near(const Matrix& m, const std::vector<double>& exact, const Problem& p, double size) {
-  // A score's rounding error is a weight's relative error. In bfloat16 what comes out is rounded, and what goes in again.
+  // A score's rounding error is a weight's relative error. In bfloat16 what comes out and goes in again is rounded.
   const double unit = (16.0 + 4.0 * p.top_score) * kEpsilon + (p.s.bf16 ? 3.0 * kBf16Unit : 0.0);
   double worst = 0, top = size;
   int64_t untouched = m.storage.size();
@@ -430,8 +430,8 @@ void check_extremes(bool bf16, const sdfast::AttentionKernels& kernels) {
 }
 
 void compare_all(bool bf16, double dropout) {
-  const auto with = [&](std::vector<Sequence> sequences, int64_t heads, int64_t dim, bool packed, float largest = 0.0f) {
-    compare({std::move(sequences), heads, dim, packed, largest, bf16, dropout});
+  const auto with = [&](std::vector<Sequence> all, int64_t heads, int64_t dim, bool packed, float largest = 0.0f) {
+    compare({std::move(all), heads, dim, packed, largest, bf16, dropout});
   };
   for (int64_t dim : {1, 8, 24, 32, 64, 80, 96}) {
     for (int64_t tokens : {1, 37, 50, 197, 250}) with({{0, tokens, 0, tokens}}, 2, dim, true);
