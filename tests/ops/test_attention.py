@@ -22,6 +22,7 @@ from attention_cases import (
     groups_of,
 )
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from sdfast.config import EngineConfig
@@ -673,6 +674,16 @@ def test_autocast_comes_to_the_compiled_kernel(monkeypatch: pytest.MonkeyPatch) 
         block.attn.across(torch.randn(4, 16), torch.randn(10, 16), Groups((Group(2, 2, 5),)))
     out.sum().backward()
     assert seen == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_fake_tensors_pass_through_the_compiled_kernel(dropout: float) -> None:
+    require("native", CASES[0])
+    with FakeTensorMode():
+        qkv = torch.randn(15, 3, 2, 8, dtype=torch.bfloat16, requires_grad=True)
+        out = attend(qkv, Groups((Group(3, 5, 5),)), "native", dropout)
+        (grad,) = torch.autograd.grad(out.sum(), qkv)
+    assert out.shape == (15, 16) and out.dtype == grad.dtype == torch.bfloat16 and grad.shape == qkv.shape
 
 
 def test_dropout_inside_a_compiled_graph() -> None:

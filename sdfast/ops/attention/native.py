@@ -57,8 +57,7 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor | None, bounds: Tensor, dropout: float) -> Tensor:
         q, k, v = _unpacked(first, second)
-        seed = int(torch.empty((), dtype=torch.int64).random_(_LEAST, None)) if dropout else 0
-        ctx.further = (q.shape[-1] ** -0.5, dropout, seed)
+        ctx.further = (q.shape[-1] ** -0.5, dropout, _drawn() if dropout else 0)
         out, lse = torch.ops.sdfast.attention_forward(q, k, v, bounds, *ctx.further)
         ctx.save_for_backward(first, second, bounds, out, lse)
         return out
@@ -73,6 +72,12 @@ class _Native(torch.autograd.Function):
         grad, grads = grad_outputs[0].contiguous(), _unpacked(grad_first, grad_second)
         torch.ops.sdfast.attention_backward(grad, q, k, v, out, lse, bounds, *ctx.further, *grads)
         return grad_first, grad_second, None, None
+
+
+def _drawn() -> int:
+    """64 random bits of torch's generator of the CPU; 0 where tensors are fake and have no number."""
+    drawn = torch.empty((), dtype=torch.int64).random_(_LEAST, None)
+    return int(drawn) if type(drawn) is Tensor else 0
 
 
 def _unpacked(first: Tensor, second: Tensor | None) -> tuple[Tensor, ...]:
