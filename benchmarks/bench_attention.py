@@ -1,4 +1,4 @@
-"""Forward + backward of attention between its two projections: every backend that is ready, float32 on a CPU.
+"""Forward + backward of attention between its two projections: every backend that is ready, on a CPU.
 
     pytest benchmarks/bench_attention.py --benchmark-only --benchmark-json=F; python benchmarks/attention_table.py F
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import losses_setup as setup
@@ -33,9 +33,13 @@ class Point:
     tokens: tuple[int, ...]
     heads: int
     dim: int = 64
+    dtype: torch.dtype = torch.float32
+    dropout: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.name}-{self.batch}x{'+'.join(map(str, self.tokens))}-{self.heads}x{self.dim}"
+        named = f"{self.name}-{self.batch}x{'+'.join(map(str, self.tokens))}-{self.heads}x{self.dim}"
+        dropped = f"-dropout {self.dropout}" if self.dropout else ""
+        return named + ("-bf16" if self.dtype == torch.bfloat16 else "") + dropped
 
     @property
     def groups(self) -> Groups:
@@ -51,6 +55,8 @@ ENCODERS = [("ViT-Ti", 16, 3), ("ViT-S", 8, 6), ("ViT-B", 4, 12)]
 VIEWS = [(197,), (50,), (50, 197)]
 POINTS = [Point(name, batch, tokens, heads) for name, batch, heads in ENCODERS for tokens in VIEWS]
 POINTS += [Point("decoder-256", 8, (197,), 8, 32), Point("decoder-512", 8, (197,), 16, 32)]
+POINTS += [replace(point, dtype=torch.bfloat16) for point in POINTS if point.name in ("ViT-S", "decoder-512")]
+POINTS += [Point("RoBERTa", 8, (128,), 12, dtype=dtype, dropout=0.1) for dtype in (torch.float32, torch.bfloat16)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,15 +69,14 @@ def contenders(point: Point) -> dict[str, setup.Step]:
     """One forward and one backward pass of every backend, the sequences' bounds made before, as in a step."""
     rng = torch.Generator().manual_seed(0)
     tokens, groups = point.batch * sum(point.tokens), point.groups
-    qkv = torch.randn(tokens, 3, point.heads, point.dim, generator=rng).requires_grad_()
-    grad_output = torch.randn(tokens, point.heads * point.dim, generator=rng)
+    qkv = torch.randn(tokens, 3, point.heads, point.dim, generator=rng).to(point.dtype).requires_grad_()
+    grad_output = torch.randn(tokens, point.heads * point.dim, generator=rng).to(point.dtype)
 
     def through(backend: str) -> setup.Step:
-        return lambda: torch.autograd.grad(attend(qkv, groups, backend), qkv, grad_output)
+        return lambda: torch.autograd.grad(attend(qkv, groups, backend, point.dropout), qkv, grad_output)
 
-    return {
-        name: through(name) for name in BACKENDS if why_not("attention", name, "cpu", torch.float32, point.dim) is None
-    }
+    use = "cpu", point.dtype, point.dim, point.dropout > 0
+    return {name: through(name) for name in BACKENDS if why_not("attention", name, *use) is None}
 
 
 @pytest.mark.parametrize("point", POINTS, ids=str)
@@ -82,7 +87,7 @@ def test_point(point: Point, benchmark: Any) -> None:
     for name, seconds in samples.items():
         median = statistics.median(seconds)
         rows[name] = {"ms": median * 1e3, "ms_fastest": min(seconds) * 1e3, "GFLOP/s": point.flops / median / 1e9}
-    auto = choose_backend("auto", CPU, torch.float32, point.heads, point.dim, point.groups.shape)
+    auto = choose_backend("auto", CPU, point.dtype, point.heads, point.dim, point.groups.shape, point.dropout > 0)
     benchmark.group = "attention"
     benchmark.extra_info.update(point=str(point), auto=auto, rows=rows, threads=torch.get_num_threads())
     benchmark.pedantic(steps[auto], rounds=5, warmup_rounds=1)

@@ -1,11 +1,7 @@
 // The kernels, once for every instruction set; see mae_distill_rows.inl.h for why everything has internal linkage.
 #pragma once
 
-#include <math.h>
-#include <string.h>
-
-#include "cpu/attention.h"
-#include "cpu/vectors.inl.h"
+#include "cpu/attention_rows.inl.h"
 
 namespace sdfast {
 namespace {
@@ -85,16 +81,16 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int6
 
 // ---- rows in and out ------------------------------------------------------------------------------------------
 
-const float* row_of(const Heads& heads, int64_t token, int64_t head) {
-  return heads.data + token * heads.token_stride + head * heads.head_stride;
-}
-
 // Rows [begin, end) side by side, padded with zeros to `width`.
 void gather(const Heads& from, int64_t begin, int64_t end, int64_t head, int64_t dim, float factor, float* to,
             int64_t width) {
   for (int64_t token = begin; token < end; ++token, to += width) {
-    const float* row = row_of(from, token, head);
-    for (int64_t i = 0; i < dim; ++i) to[i] = row[i] * factor;
+    if (from.bf16) {
+      widen(row_of<uint16_t>(from, token, head), dim, factor, to);
+    } else {
+      const float* row = row_of<float>(from, token, head);
+      for (int64_t i = 0; i < dim; ++i) to[i] = row[i] * factor;
+    }
     for (int64_t i = dim; i < width; ++i) to[i] = 0.0f;
   }
 }
@@ -113,50 +109,7 @@ void transpose(const float* from, int64_t tokens, int64_t dim, int64_t width, fl
   }
 }
 
-void scatter(const float* from, int64_t width, const Heads& to, int64_t begin, int64_t end, int64_t head, int64_t dim) {
-  for (int64_t token = begin; token < end; ++token, from += width) {
-    float* row = to.data + token * to.token_stride + head * to.head_stride;
-    for (int64_t i = 0; i < dim; ++i) row[i] = from[i];
-  }
-}
-
-// ---- softmax --------------------------------------------------------------------------------------------------
-
-float largest(const float* row, int64_t count) {
-  float top = row[0];
-  int64_t i = 0;
-  if (count >= kLanes) {
-    Floats tops = load(row);
-    for (i = kLanes; i + kLanes <= count; i += kLanes) {
-      const Floats next = load(row + i);
-      tops = next > tops ? next : tops;
-    }
-    top = tops[0];
-    for (int64_t lane = 1; lane < kLanes; ++lane) top = tops[lane] > top ? tops[lane] : top;
-  }
-  for (; i < count; ++i) top = row[i] > top ? row[i] : top;
-  return top;
-}
-
-// row[i] = exp(row[i] - top) for i < count and 0 for the padding; returns the sum.
-float exponentials(float* row, int64_t count, int64_t padded, float top) {
-  for (int64_t i = count; i < padded; ++i) row[i] = -HUGE_VALF;
-  Floats sums = {};
-  for (int64_t i = 0; i < padded; i += kLanes) {
-    const Floats value = exp_of(load(row + i) - top);
-    store(row + i, value);
-    sums += value;
-  }
-  float sum = 0.0f;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
-  return sum;
-}
-
 // ---- the two directions ---------------------------------------------------------------------------------------
-
-float* aligned(float* pointer) {
-  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(pointer) + 63) & ~uintptr_t{63});
-}
 
 void forward(const AttentionOperands& x, const Sequence& s, int64_t head, float* scratch) {
   const int64_t keys = s.k_end - s.k_begin, padded = attention_padded(keys), width = attention_padded(x.dim);
@@ -180,10 +133,11 @@ void forward(const AttentionOperands& x, const Sequence& s, int64_t head, float*
       const float top = largest(row, keys);
       sums[r] = exponentials(row, keys, padded, top);
       x.lse[head * x.queries + first + r] = top + logf(sums[r]);
+      drop(x, head, first + r, row, padded);
     }
     multiply(rows, width, keys, scores, padded, 1, v, width, out, width, false);
     for (int64_t r = 0; r < rows; ++r) {
-      const float factor = 1.0f / sums[r];
+      const float factor = x.dropout.scale / sums[r];
       float* row = out + r * width;
       for (int64_t i = 0; i < width; i += kLanes) store(row + i, load(row + i) * factor);
     }
@@ -224,12 +178,12 @@ void backward(const AttentionOperands& x, const Sequence& s, int64_t head, float
       float* grad_row = grad_scores + r * padded;
       exponentials(row, keys, padded, x.lse[head * x.queries + first + r]);
       Floats products = {};
-      for (int64_t i = 0; i < width; i += kLanes) products += load(out + r * width + i) * load(grad_out + r * width + i);
+      for (int64_t i = 0; i < width; i += kLanes) {
+        products += load(out + r * width + i) * load(grad_out + r * width + i);
+      }
       float delta = 0.0f;
       for (int64_t lane = 0; lane < kLanes; ++lane) delta += products[lane];
-      for (int64_t i = 0; i < padded; i += kLanes) {
-        store(grad_row + i, load(row + i) * (load(grad_row + i) - delta));
-      }
+      score_gradients(x, head, first + r, delta, row, grad_row, padded);
     }
     multiply(keys, width, rows, weights, 1, padded, grad_out, width, grad_v, width, add);
     multiply(keys, width, rows, grad_scores, 1, padded, q, width, grad_k, width, add);

@@ -5,8 +5,7 @@
 // Which numbers of a block's depth are paired is free, if both factors do the same: here those 16 apart. A block of a
 // panel is [part][half of its 32 rows or columns][tile].
 #include "cpu/bf16x6.h"
-
-#include <immintrin.h>
+#include "cpu/tiles.h"
 
 namespace sdfast {
 namespace {
@@ -28,33 +27,6 @@ void split_pairs(__m512 first_half, __m512 second_half, __m512i parts[3]) {
     parts[part] = here;
     first_half = _mm512_sub_ps(first_half, _mm512_castsi512_ps(_mm512_slli_epi32(here, 16)));
     second_half = _mm512_sub_ps(second_half, _mm512_castsi512_ps(_mm512_and_si512(here, _mm512_set1_epi32(~0xffff))));
-  }
-}
-
-// Turns a matrix [16, 16] of pairs on its side.
-void transpose(__m512i x[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    x[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    x[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    x[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    x[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    x[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    x[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
 
@@ -172,37 +144,14 @@ void multiply(const void* left, const void* right, int64_t blocks, const Bf16x6T
 #undef SDFAST_RIGHT
 #undef SDFAST_PRODUCT
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 0, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// GCC's intrinsics for configurations name 8 of the 64 bytes that they read or write.
-void keep_in_order(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
-
 void begin(Bf16x6State& state) {
-  _tile_storeconfig(state.registers);
-  keep_in_order(state.registers);
-  TileConfig ours;
-  ours.palette = 1;
-  for (int tile = 0; tile < 8; ++tile) {
-    ours.row_bytes[tile] = 64;
-    ours.rows[tile] = 16;
-  }
-  keep_in_order(&ours);
-  _tile_loadconfig(&ours);
+  tiles_begin(state.registers);
   state.rows = 0;
 }
 
 void end(Bf16x6State& state) {
   write_rows(state, 0, state.rows);
-  const bool were_configured = state.registers[0] != 0;
-  if (were_configured) {
-    _tile_loadconfig(state.registers);
-  } else {
-    _tile_release();
-  }
+  tiles_end(state.registers);
 }
 
 }  // namespace

@@ -242,7 +242,7 @@ def test_dropout_acts_in_the_student_alone() -> None:
 
 def test_an_attention_without_dropout_is_refused_in_one_sentence() -> None:
     module = scrambled(0, torch.float32, Dropouts(0.1, 0.1))
-    with pytest.raises(UserError, match=r"engine.attention=native cannot be used here: it has no dropout.*; use auto"):
-        prepare(module, EngineConfig(attention="native"), torch.device("cpu"), 10)
+    with pytest.raises(UserError, match=r"engine.attention=varlen cannot be used here: it has no dropout.*; use auto"):
+        prepare(module, EngineConfig(attention="varlen"), torch.device("cpu"), 10)
     prepare(module, EngineConfig(attention="sdpa"), torch.device("cpu"), 10)
     assert {block.attn.backend for block in module.encoder.blocks} == {"sdpa"}

@@ -68,6 +68,13 @@ CASES = [
     Case("ragged, bfloat16", (), ragged=(((5, 40, 12), None),), dtype=torch.bfloat16, dim=32),
     Case("bfloat16", ((2, 11, 11, None), (2, 30, 30, None)), dtype=torch.bfloat16, dim=32),
     Case("bfloat16, padded", ((3, 12, 12, (5, 12, 1)),), dtype=torch.bfloat16, dim=32),
+    Case("bfloat16, ViT's lengths", ((1, 50, 50, None), (1, 197, 197, None)), dtype=torch.bfloat16, heads=1, dim=64),
+    Case("bfloat16, wide heads", ((2, 53, 53, (53, 18)),), dtype=torch.bfloat16, dim=80),
+    Case("bfloat16, an odd number of values", ((2, 17, 17, None),), dtype=torch.bfloat16, dim=13),
+    Case("bfloat16, one query", ((3, 1, 37, None),), dtype=torch.bfloat16, across=True, dim=64),
+    Case("bfloat16, some queries", ((2, 21, 36, (36, 4)),), dtype=torch.bfloat16, across=True, dim=32, layout="sliced"),
+    Case("bfloat16, values apart", ((2, 12, 12, None),), dtype=torch.bfloat16, layout="strided", dim=16),
+    Case("bfloat16, scores up to 80", ((2, 23, 23, None),), dtype=torch.bfloat16, largest=80.0),
     Case("float16", ((2, 11, 11, None), (2, 30, 30, None)), dtype=torch.float16, dim=32),
 ]
 
@@ -148,13 +155,13 @@ class Result:
     grads: tuple[Tensor, ...]
 
 
-def call(inputs: Inputs, backend: str) -> Tensor:
+def call(inputs: Inputs, backend: str, dropout: float = 0.0) -> Tensor:
     function = attend if len(inputs.tensors) == 1 else attend_across
-    return function(*inputs.tensors, inputs.groups, backend)
+    return function(*inputs.tensors, inputs.groups, backend, dropout)
 
 
-def evaluate(inputs: Inputs, backend: str) -> Result:
-    out = call(inputs, backend)
+def evaluate(inputs: Inputs, backend: str, dropout: float = 0.0) -> Result:
+    out = call(inputs, backend, dropout)
     return Result(out, torch.autograd.grad(out, inputs.tensors, inputs.grad_output))
 
 

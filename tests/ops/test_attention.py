@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -21,6 +22,8 @@ from attention_cases import (
     groups_of,
 )
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from sdfast.config import EngineConfig
 from sdfast.models.blocks import Block, TransformerShape, use_attention
@@ -39,6 +42,7 @@ from sdfast.ops.attention import (
     sdpa,
 )
 from sdfast.ops.attention.dropped import dropped_attention
+from sdfast.ops.attention.mask import mask
 from sdfast.ops.attention.reference import reference_attention
 from sdfast.ops.registry import Use, forget, why_not
 
@@ -46,6 +50,8 @@ CPU = torch.device("cpu")
 FAST = [backend for backend in BACKENDS if backend != "reference"]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 ON_CPU = ("sdpa", "native")
+LEVELS = ["plain", "avx2", "avx512", "amx"]
+OF_NATIVE = (torch.float32, torch.bfloat16)
 
 
 def require(backend: str, case: Case, device: str = "cpu") -> None:
@@ -58,7 +64,7 @@ def on_devices(cases: list[Case]) -> list:
     """Each backend with each case that it is made for: on a CPU, and marked `gpu` on a GPU."""
     pairs = []
     for case in cases:
-        pairs += [pytest.param(b, case, "cpu") for b in ON_CPU if b == "sdpa" or case.dtype == torch.float32]
+        pairs += [pytest.param(b, case, "cpu") for b in ON_CPU if b == "sdpa" or case.dtype in OF_NATIVE]
         pairs += [pytest.param(b, case, "cuda", marks=pytest.mark.gpu) for b in ("sdpa", "varlen", "xformers")]
     return pairs
 
@@ -77,16 +83,20 @@ def test_error_is_at_most_twice_that_of_eager(backend: str, case: Case, device: 
     assert_within_twice_eager(case, inputs, evaluate(inputs, backend), *expected(case, device))
 
 
-@pytest.mark.parametrize("level", ["plain", "avx2", "avx512"])
-def test_every_instruction_set(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     require("native", CASES[0])
     monkeypatch.setenv("SDFAST_SIMD", level)
     try:
         torch.ops.sdfast.simd_level()
     except RuntimeError as error:
         pytest.skip(str(error).splitlines()[0])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_instruction_set(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_level(level, monkeypatch)
     for case in CASES:
-        if case.dtype == torch.float32:
+        if case.dtype in OF_NATIVE:
             inputs = build(case)
             assert_within_twice_eager(case, inputs, evaluate(inputs, "native"), *expected(case, "cpu"))
 
@@ -120,14 +130,18 @@ def test_repetition_gives_the_same_bits(backend: str) -> None:
         assert same_bits(first, evaluate(build(LARGE), backend))
 
 
-def test_native_gives_the_same_bits_on_any_number_of_threads() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dtype", OF_NATIVE, ids=str)
+def test_native_gives_the_same_bits_on_any_number_of_threads(dtype: torch.dtype, dropout: float) -> None:
     require("native", LARGE)
+    case = replace(LARGE, dtype=dtype)
     threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(evaluate(build(LARGE), "native"))
+            torch.manual_seed(0)
+            results.append(evaluate(build(case), "native", dropout))
     finally:
         torch.set_num_threads(threads)
     assert same_bits(results[0], results[1]) and same_bits(results[0], results[2])
@@ -187,6 +201,8 @@ def test_a_second_derivative_is_refused_by_native() -> None:
 
 # ---- the operators ---------------------------------------------------------------------------------------------
 
+PLAIN = (0.3, 0.0, 0)  # scale, dropout and seed
+
 
 def operands(case: Case) -> tuple[Tensor, ...]:
     """q, k, v and bounds."""
@@ -196,24 +212,27 @@ def operands(case: Case) -> tuple[Tensor, ...]:
     return q, k, v, inputs.groups.bounds
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[5], CASES[6]], ids=str)
-def test_opcheck(case: Case) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("case", [CASES[0], CASES[5], CASES[6], replace(CASES[0], dtype=torch.bfloat16)], ids=str)
+def test_opcheck(case: Case, dropout: float) -> None:
     require("native", case)
     q, k, v, bounds = operands(case)
     forward, backward = torch.ops.sdfast.attention_forward, torch.ops.sdfast.attention_backward
-    torch.library.opcheck(forward.default, (q, k, v, bounds, 0.3))
-    out, lse = forward(q, k, v, bounds, 0.3)
-    grads = [torch.empty(tensor.shape) for tensor in (q, k, v)]
-    torch.library.opcheck(backward.default, (torch.randn(out.shape), q, k, v, out, lse, bounds, 0.3, *grads))
+    further = bounds, 0.3, dropout, -5
+    torch.library.opcheck(forward.default, (q, k, v, *further))
+    out, lse = forward(q, k, v, *further)
+    grads = [torch.empty(tensor.shape, dtype=case.dtype) for tensor in (q, k, v)]
+    torch.library.opcheck(backward.default, (torch.randn_like(out), q, k, v, out, lse, *further, *grads))
 
 
-def test_rows_of_no_sequence_are_zero() -> None:
+@pytest.mark.parametrize("dtype", OF_NATIVE, ids=str)
+def test_rows_of_no_sequence_are_zero(dtype: torch.dtype) -> None:
     require("native", CASES[0])
-    q, k, v, _ = operands(CASES[0])
+    q, k, v, _ = operands(replace(CASES[0], dtype=dtype))
     bounds = torch.tensor([[2, 5, 0, 10], [5, 5, 12, 20], [20, 30, 20, 30]])
-    out, lse = torch.ops.sdfast.attention_forward(q, k, v, bounds, 0.3)
-    grads = [torch.full(tensor.shape, 7.0) for tensor in (q, k, v)]
-    torch.ops.sdfast.attention_backward(torch.ones_like(out), q, k, v, out, lse, bounds, 0.3, *grads)
+    out, lse = torch.ops.sdfast.attention_forward(q, k, v, bounds, *PLAIN)
+    grads = [torch.full(tensor.shape, 7.0, dtype=dtype) for tensor in (q, k, v)]
+    torch.ops.sdfast.attention_backward(torch.ones_like(out), q, k, v, out, lse, bounds, *PLAIN, *grads)
     no_query = torch.ones(30, dtype=torch.bool)
     no_query[2:5] = no_query[20:] = False
     no_key = torch.ones(30, dtype=torch.bool)
@@ -244,10 +263,10 @@ def test_bad_bounds_are_refused(bounds: list, words: str) -> None:
     q, k, v, _ = operands(CASES[0])
     made = torch.tensor(bounds)
     with pytest.raises(RuntimeError, match=words):
-        torch.ops.sdfast.attention_forward(q, k, v, made, 0.3)
+        torch.ops.sdfast.attention_forward(q, k, v, made, *PLAIN)
     out, lse = torch.empty_like(q), torch.empty(2, 30)
     with pytest.raises(RuntimeError, match=words):
-        torch.ops.sdfast.attention_backward(out, q, k, v, out, lse, made, 0.3, q.clone(), k.clone(), v.clone())
+        torch.ops.sdfast.attention_backward(out, q, k, v, out, lse, made, *PLAIN, q.clone(), k.clone(), v.clone())
 
 
 def test_bad_operands_are_refused() -> None:
@@ -255,7 +274,9 @@ def test_bad_operands_are_refused() -> None:
     q, k, v, bounds = operands(CASES[0])
     forward = torch.ops.sdfast.attention_forward
     for bad, words in (
-        ((q.double(), k, v, bounds), "q should be float32"),
+        ((q.double(), k, v, bounds), "q should be float32 or bfloat16"),
+        ((q.bfloat16(), k, v, bounds), "q and k should have the same type"),
+        ((q, k, v.bfloat16(), bounds), "v has another type"),
         ((q, k[0], v, bounds), r"k should be \[tokens, heads, dim\]"),
         ((q, k, v[1:], bounds), "v has a wrong shape"),
         ((q[:, :1], k, v, bounds), "the same heads"),
@@ -264,12 +285,19 @@ def test_bad_operands_are_refused() -> None:
         ((q, k, v, bounds.t().contiguous().t()), "contiguous"),
     ):
         with pytest.raises(RuntimeError, match=words):
-            forward(*bad, 0.3)
-    out, lse = forward(q, k, v, bounds, 0.3)
+            forward(*bad, *PLAIN)
+    for rate in (-0.1, 1.1, float("nan")):
+        with pytest.raises(RuntimeError, match="dropout should be a probability"):
+            forward(q, k, v, bounds, 0.3, rate, 0)
+    out, lse = forward(q, k, v, bounds, *PLAIN)
+    backward = functools.partial(torch.ops.sdfast.attention_backward, out, q, k, v, out)
     with pytest.raises(RuntimeError, match="grad_k has a wrong shape"):
-        torch.ops.sdfast.attention_backward(out, q, k, v, out, lse, bounds, 0.3, q.clone(), k[1:].clone(), v.clone())
-    with pytest.raises(RuntimeError, match="lse should be"):
-        torch.ops.sdfast.attention_backward(out, q, k, v, out, lse.t(), bounds, 0.3, q.clone(), k.clone(), v.clone())
+        backward(lse, bounds, *PLAIN, q.clone(), k[1:].clone(), v.clone())
+    with pytest.raises(RuntimeError, match="grad_v has another type"):
+        backward(lse, bounds, *PLAIN, q.clone(), k.clone(), v.bfloat16())
+    for bad_lse in (lse.t(), lse.bfloat16()):
+        with pytest.raises(RuntimeError, match="lse should be"):
+            backward(bad_lse, bounds, *PLAIN, q.clone(), k.clone(), v.clone())
 
 
 # ---- the compiler ----------------------------------------------------------------------------------------------
@@ -326,8 +354,8 @@ def fresh_choice() -> None:
     [
         ("xformers", torch.float32, "its kernels are for CUDA, not for cpu"),
         ("varlen", torch.bfloat16, "its kernels are for CUDA, not for cpu"),
-        ("native", torch.float64, "it is for float32 on the CPU, not for float64 on cpu"),
-        ("native", torch.bfloat16, "not for bfloat16 on cpu"),
+        ("native", torch.float64, "it is for float32 and bfloat16 on the CPU, not for float64 on cpu"),
+        ("native", torch.float16, "not for float16 on cpu"),
     ],
 )
 def test_an_absent_backend_raises_with_the_reason(backend: str, dtype: torch.dtype, words: str) -> None:
@@ -354,22 +382,22 @@ def test_an_unknown_backend_raises() -> None:
         call(build(CASES[0]), "flash")
 
 
-def chosen(dtype: torch.dtype) -> str:
-    return choose_backend("auto", CPU, dtype, 2, 8, ((3, 10, 10),))
+def chosen(dtype: torch.dtype, dropout: bool = False) -> str:
+    return choose_backend("auto", CPU, dtype, 2, 8, ((3, 10, 10),), dropout)
 
 
 def test_auto_on_a_cpu(fresh_choice: None) -> None:
     require("native", CASES[0])
-    assert chosen(torch.float32) == "native"
-    assert chosen(torch.float64) == "sdpa"
-    assert chosen(torch.bfloat16) == "sdpa"
+    for dropout in (False, True):
+        assert chosen(torch.float32, dropout) == chosen(torch.bfloat16, dropout) == "native"
+        assert chosen(torch.float64, dropout) == chosen(torch.float16, dropout) == "sdpa"
     inputs = build(CASES[0])
     assert same_bits(evaluate(inputs, "auto"), evaluate(inputs, "native"))
 
 
 def test_auto_without_the_compiled_core(refuse: Callable[[str, str, str], None]) -> None:
     refuse("attention", "native", "it was not built")
-    assert chosen(torch.float32) == "sdpa"
+    assert chosen(torch.float32) == chosen(torch.bfloat16) == chosen(torch.float32, True) == "sdpa"
     inputs = build(CASES[0])
     assert same_bits(evaluate(inputs, "auto"), evaluate(inputs, "sdpa"))
     with pytest.raises(RuntimeError, match="'native' is not available: it was not built"):
@@ -461,14 +489,14 @@ def test_ragged_sequences_padded_for_a_launch() -> None:
 # ---- dropout of attention weights ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("backend", ["reference", *ON_CPU])
 @pytest.mark.parametrize("case", [CASES[1], Case("ragged", (), ragged=(((6, 9), (3, 9)),), across=True)], ids=str)
 def test_dropout_keeps_the_mean(backend: str, case: Case) -> None:
     """Over many draws, within five of its own standard errors; and no draw is the undropped result."""
+    require(backend, case)
     torch.manual_seed(0)
     inputs = build(case)
-    function = attend if len(inputs.tensors) == 1 else attend_across
-    draws = torch.stack([function(*inputs.tensors, inputs.groups, backend, 0.3).detach() for _ in range(400)])
+    draws = torch.stack([call(inputs, backend, 0.3).detach() for _ in range(400)])
     wanted = call(inputs, "reference").detach()
     error = draws.std(dim=0) / 400**0.5
     assert ((draws.mean(dim=0) - wanted).abs() <= 5 * error + 1e-6).all()
@@ -482,7 +510,8 @@ def test_dropout_drops_weights() -> None:
     groups = Groups((Group(1, 6, 6),))
     plain = attend_across(q, kv, groups, "reference")
     torch.manual_seed(1)
-    for backend in ("reference", "sdpa"):
+    for backend in ("reference", *ON_CPU):
+        require(backend, CASES[0])
         dropped = attend_across(q, kv, groups, backend, 0.5)
         gone = dropped == 0
         assert gone.any() and not gone.all()
@@ -528,10 +557,142 @@ def test_dropped_weights_are_as_many_as_the_rate_says() -> None:
         assert ((gone - rate).abs() <= 5 * (rate * (1 - rate) / 2**20) ** 0.5 + 2**-17).all()
 
 
-def test_dropout_is_refused_or_chosen(fresh_choice: None) -> None:
-    assert choose_backend("auto", CPU, torch.float32, 2, 8, ((3, 10, 10),), True) == "sdpa"
-    with pytest.raises(RuntimeError, match="'native' is not available: it has no dropout"):
-        attend(build(CASES[0]).tensors[0], build(CASES[0]).groups, "native", 0.1)
+def with_mask(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, seed: int, rate: float) -> Tensor:
+    """The formula with the mask that `mask` specifies, sequence by sequence, in the operands' dtype."""
+    out = q * 0.0
+    for first, last, seen, end in bounds.tolist():
+        queries, keys, values = (each.transpose(0, 1) for each in (q[first:last], k[seen:end], v[seen:end]))
+        kept = mask(seed, q.shape[1], torch.arange(first, last), end - seen, rate)
+        weights = (queries @ keys.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(dim=-1) * kept.to(q.dtype)
+        out = out.index_copy(0, torch.arange(first, last), (weights @ values).transpose(0, 1))
+    return out
+
+
+MASKED = [case for case in CASES if case.dtype in OF_NATIVE]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_dropout_is_the_formula_with_the_specified_mask(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_level(level, monkeypatch)
+    for number, case in enumerate(MASKED):
+        inputs, found = build(case), []
+        torch.manual_seed(number)
+        seed = int(torch.empty((), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None))
+
+        def formula(inputs: Inputs, seed: int = seed) -> Result:
+            tensors = inputs.tensors
+            q, k, v = tensors[0].unbind(1) if len(tensors) == 1 else (tensors[0], *tensors[1].unbind(1))
+            out = with_mask(q, k, v, inputs.groups.bounds, seed, 0.3).flatten(1)
+            return Result(out, torch.autograd.grad(out, tensors, inputs.grad_output))
+
+        torch.manual_seed(number)
+        found = evaluate(inputs, "native", 0.3)
+        assert_within_twice_eager(case, inputs, found, formula(inputs), formula(inputs.in_float64()))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("seed", [0, 1, -1, 1 << 62, -(1 << 63), 0x123456789ABCDEF])
+def test_the_mask_is_the_specified_one(level: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of values that are unit vectors, at keys that fill no vector and queries that do not begin at row 0."""
+    use_level(level, monkeypatch)
+    q, k, bounds = torch.zeros(70, 3, 64), torch.zeros(64, 3, 64), torch.tensor([[0, 3, 0, 5], [9, 70, 5, 64]])
+    v = torch.zeros(64, 3, 64)
+    v[:5], v[5:] = torch.eye(5, 64)[:, None], torch.eye(59, 64)[:, None]
+    for rate in (1e-3, 0.1, 0.5, 0.999, 1.0):
+        out, _ = torch.ops.sdfast.attention_forward(q, k, v, bounds, 1.0, rate, seed)
+        for first, last, seen, end in bounds.tolist():
+            wanted = mask(seed, 3, torch.arange(first, last), end - seen, rate)
+            weights = out[first:last, :, : end - seen].transpose(0, 1) * (end - seen)
+            torch.testing.assert_close(weights.double(), wanted, rtol=1e-6, atol=0.0)
+
+
+def test_a_mask_does_not_depend_on_what_else_is_there() -> None:
+    """Neither on the other sequences' lengths, where its queries keep their rows, nor on how many heads there are."""
+    wide = mask(7, 4, torch.arange(40), 50, 0.4)
+    assert torch.equal(mask(7, 2, torch.arange(10, 20), 30, 0.4), wide[:2, 10:20, :30])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_masks_are_as_independent_random_numbers(rate: float) -> None:
+    """Within five standard errors: means, how much the means along an axis spread, and products of two weights, of
+    which one lies a little further along an axis, or is of another seed.
+    """
+    heads, queries, keys = 8, 256, 512
+    variance = 1 / (1 - rate) - 1
+    masks = [mask(seed, heads, torch.arange(queries), keys, rate) - 1 for seed in (0, 1, 1 << 32, -1, 1 << 63)]
+    for number, each in enumerate(masks):
+        assert each.mean().abs() <= 5 * (variance / each.numel()) ** 0.5
+        products = [each * other for other in masks[:number]]
+        for axis in range(3):
+            along = each.mean(dim=axis)
+            spread = along.square().mean() * each.shape[axis] / variance
+            assert (spread - 1).abs() <= 5 * (3 / along.numel()) ** 0.5, (number, axis)
+            for lag in (1, 2, 3, 4, 7, 16, 64, 255):
+                if lag < each.shape[axis]:
+                    length = each.shape[axis] - lag
+                    products.append(each.narrow(axis, lag, length) * each.narrow(axis, 0, length))
+        for product in products:
+            assert product.mean().abs() <= 5 * variance / product.numel() ** 0.5, number
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize("dtype", OF_NATIVE, ids=str)
+def test_torchs_generator_decides_the_mask(backend: str, dtype: torch.dtype) -> None:
+    case = Case("seeds", dtype=dtype)
+    require("native", case)
+    torch.manual_seed(4)
+    first, second = evaluate(build(case), backend, 0.5), evaluate(build(case), backend, 0.5)
+    torch.manual_seed(4)
+    assert same_bits(first, evaluate(build(case), backend, 0.5)) and not same_bits(first, second)
+    before = torch.get_rng_state()
+    evaluate(build(case), backend)
+    assert torch.equal(before, torch.get_rng_state()), "without dropout nothing is drawn"
+
+
+def test_a_checkpoint_makes_the_same_mask_again() -> None:
+    require("native", CASES[0])
+    inputs, results = build(CASES[0]), []
+    for kept in (True, False):
+        torch.manual_seed(2)
+        way = functools.partial(attend, groups=inputs.groups, backend="native", dropout=0.5)
+        out = way(*inputs.tensors) if kept else checkpoint(way, *inputs.tensors, use_reentrant=False)
+        torch.rand(3)  # what comes after it draws too
+        results.append(Result(out, torch.autograd.grad(out, inputs.tensors, inputs.grad_output)))
+    assert same_bits(*results)
+
+
+def test_autocast_comes_to_the_compiled_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("native", Case("bfloat16", dtype=torch.bfloat16))
+    block = Block(TransformerShape(16, 1, 2, 32), 1e-6, True)
+    seen = []
+    native_attention = dispatch.native.native_attention
+    monkeypatch.setattr(
+        dispatch.native, "native_attention", lambda q, *rest: seen.append(q.dtype) or native_attention(q, *rest)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        out = block(torch.randn(10, 16), Groups((Group(2, 5, 5),)))
+        block.attn.across(torch.randn(4, 16), torch.randn(10, 16), Groups((Group(2, 2, 5),)))
+    out.sum().backward()
+    assert seen == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_fake_tensors_pass_through_the_compiled_kernel(dropout: float) -> None:
+    require("native", CASES[0])
+    with FakeTensorMode():
+        qkv = torch.randn(15, 3, 2, 8, dtype=torch.bfloat16, requires_grad=True)
+        out = attend(qkv, Groups((Group(3, 5, 5),)), "native", dropout)
+        (grad,) = torch.autograd.grad(out.sum(), qkv)
+    assert out.shape == (15, 16) and out.dtype == grad.dtype == torch.bfloat16 and grad.shape == qkv.shape
+
+
+def test_dropout_inside_a_compiled_graph() -> None:
+    """There the seed cannot be drawn, so `auto` leaves it to `sdpa`."""
+    torch._dynamo.reset()
+    inputs = build(CASES[0])
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    out = compiled(inputs.tensors[0], inputs.groups, "auto", 0.5)
+    assert torch.isfinite(torch.autograd.grad(out.sum(), inputs.tensors)[0]).all()
 
 
 def test_attend_reads_the_layout_of_a_fused_projection() -> None:

@@ -40,9 +40,10 @@ def test_attention_is_two_products_and_four_behind_it(backend: str, groups: Grou
     assert counted(groups, backend) == (2 * one, 4 * one)
 
 
-def test_dropout_of_weights_costs_no_product() -> None:
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_native), "sdpa"])
+def test_dropout_of_weights_costs_no_product(backend: str) -> None:
     one = 2 * 2 * 4 * 75
-    assert counted(Groups((Group(3, 5, 5),)), "sdpa", 0.5) == (2 * one, 4 * one)
+    assert counted(Groups((Group(3, 5, 5),)), backend, 0.5) == (2 * one, 4 * one)
 
 
 @needs_native

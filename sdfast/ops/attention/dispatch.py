@@ -64,11 +64,10 @@ def attend(
         RuntimeError: a named backend that is not available, with the reason.
     """
     some = qkv if isinstance(qkv, Tensor) else qkv[0]
-    heads, dim = some.shape[-2:]
-    chosen = choose_backend(backend, some.device, some.dtype, heads, dim, _shape_of(groups), dropout > 0)
+    chosen = _chosen(backend, some, groups, dropout)
     if chosen == "native":
         packed = qkv if isinstance(qkv, Tensor) else torch.stack(qkv, dim=1)
-        return native.native_attention(packed, None, groups).flatten(1)
+        return native.native_attention(packed, None, groups, dropout).flatten(1)
     q, k, v = qkv.unbind(1) if isinstance(qkv, Tensor) else qkv
     return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
 
@@ -89,11 +88,19 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto", 
         ValueError: an unknown backend.
         RuntimeError: a named backend that is not available, with the reason.
     """
-    chosen = choose_backend(backend, q.device, q.dtype, q.shape[1], q.shape[2], _shape_of(groups), dropout > 0)
+    chosen = _chosen(backend, q, groups, dropout)
     if chosen == "native":
-        return native.native_attention(q, kv, groups).flatten(1)
+        return native.native_attention(q, kv, groups, dropout).flatten(1)
     k, v = kv.unbind(1)
     return _FUNCTIONS[chosen](q, k, v, groups, dropout).flatten(1)
+
+
+def _chosen(name: str, some: Tensor, groups: Groups, dropout: float) -> str:
+    heads, dim = some.shape[-2:]
+    chosen = choose_backend(name, some.device, some.dtype, heads, dim, _shape_of(groups), dropout > 0)
+    if chosen == "native" and name == "auto" and dropout and torch.compiler.is_compiling():
+        return "sdpa"  # the kernel's seed is a number, which a graph does not draw
+    return chosen
 
 
 def _shape_of(groups: Groups) -> Shape | None:

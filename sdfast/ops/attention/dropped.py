@@ -1,4 +1,4 @@
-"""Attention with dropout of its weights on a CPU, where torch draws the mask number by number and in serial.
+"""Attention with dropout of its weights on a CPU without the compiled core: torch draws masks serially, one by one.
 
 O = D V / (1 - rate), D = P * M, P = softmax(Q K^T / sqrt(d)), M the mask. The backward pass needs P and D and no mask:
 with G = dO V^T / (1 - rate) the gradient of the scores is D * G - P * delta, delta = rowsum(dO * O), as in

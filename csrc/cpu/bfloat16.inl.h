@@ -1,0 +1,56 @@
+// Rows of bfloat16 numbers to float and back. Everything has internal linkage: see mae_distill_rows.inl.h.
+#pragma once
+
+#include <string.h>
+
+#include "cpu/vectors.inl.h"
+
+namespace sdfast {
+namespace {
+
+typedef uint32_t WideBits __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+Floats widened(HalfBits bits) { return reinterpret_cast<Floats>(__builtin_convertvector(bits, WideBits) << 16); }
+
+// To the nearest, ties to even; NaN stays NaN.
+HalfBits narrowed(Floats values) {
+  const WideBits bits = reinterpret_cast<WideBits>(values), upper = bits >> 16;
+  const WideBits rounded = (bits + (upper & 1u) + 0x7fffu) >> 16;
+  const Integers nan = values != values;
+  return __builtin_convertvector(nan ? upper | 0x40u : rounded, HalfBits);
+}
+
+[[maybe_unused]] void widen(const uint16_t* from, int64_t count, float factor, float* to) {
+  HalfBits bits;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    memcpy(&bits, from + i, sizeof bits);
+    store(to + i, widened(bits) * factor);
+  }
+  if (i < count) {
+    const size_t rest = static_cast<size_t>(count - i);
+    bits = HalfBits{};
+    memcpy(&bits, from + i, rest * sizeof(uint16_t));
+    const Floats values = widened(bits) * factor;
+    memcpy(to + i, &values, rest * sizeof(float));
+  }
+}
+
+void narrow(const float* from, int64_t count, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const HalfBits bits = narrowed(load(from + i));
+    memcpy(to + i, &bits, sizeof bits);
+  }
+  if (i < count) {
+    const size_t rest = static_cast<size_t>(count - i);
+    Floats values = {};
+    memcpy(&values, from + i, rest * sizeof(float));
+    const HalfBits bits = narrowed(values);
+    memcpy(to + i, &bits, rest * sizeof(uint16_t));
+  }
+}
+
+}  // namespace
+}  // namespace sdfast
