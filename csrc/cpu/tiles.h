@@ -7,15 +7,18 @@
 // AVX-512 (BF16); its products round as Intel documents TDPBF16PS: even and odd depths apart, subnormals as zeros.
 #pragma once
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 namespace sdfast {
 namespace {
 
 // GCC's intrinsics for configurations name 8 of the 64 bytes that they read or write, those that load a tile none.
-void keep_in_order(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
+[[maybe_unused]] void keep_in_order(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
 
 #ifdef SDFAST_TILES_EMULATED
 
@@ -77,8 +80,8 @@ void tile_product(int sums, int left, int right) {
 #define SDFAST_TILE_STORE(tile, to, stride) tile_store(tile, to, stride)
 #define SDFAST_TILE_PRODUCT(sums, left, right) tile_product(sums, left, right)
 
-void tiles_begin(void*) {}
-void tiles_end(void*) {}
+[[maybe_unused]] void tiles_begin(void*) {}
+[[maybe_unused]] void tiles_end(void*) {}
 
 #else
 
@@ -118,6 +121,7 @@ void tiles_end(void* saved) {
 
 #endif
 
+#ifdef __AVX512F__
 // Turns a matrix [16, 16] of 32-bit numbers on its side.
 void transpose(__m512i x[16]) {
   __m512i t[16];
@@ -144,6 +148,7 @@ void transpose(__m512i x[16]) {
     x[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
+#endif
 
 }  // namespace
 }  // namespace sdfast
