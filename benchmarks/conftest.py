@@ -18,7 +18,7 @@ MINUTES: dict[str, float | None] = {  # on two quiet cores; None: not timed apar
     "linear_losses": None,
     "losses": None,
     "methods": 2,
-    "neighbours": 7,
+    "neighbours": 9,
     "scaling": 1,
     "step": 20,
     "teacher": None,

@@ -156,6 +156,14 @@ def test_a_torch_that_is_too_old(lib: Path) -> None:
         native.load()
 
 
+def test_an_operator_with_fewer_arguments_is_an_older_core() -> None:
+    if not native.available():
+        pytest.skip("the compiled core is not built")
+    assert native.why_not_operator("attention_forward", last="seed") is None
+    reason = native.why_not_operator("attention_forward", last="of the next version")
+    assert reason is not None and "older than this Python package" in reason
+
+
 def test_a_file_that_is_no_library(lib: Path) -> None:
     write_metadata(lib)
     (lib / "libsdfast_cpu.so").write_text("not a library")

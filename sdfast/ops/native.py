@@ -71,20 +71,24 @@ def why_not(cuda: bool = False) -> str | None:
     return None
 
 
-def why_not_operator(name: str, register: Callable[[], None] | None = None, cuda: bool = False) -> str | None:
+def why_not_operator(
+    name: str, register: Callable[[], None] | None = None, cuda: bool = False, last: str | None = None
+) -> str | None:
     """None when the compiled core has the operator ``sdfast::name``, else the reason in one sentence.
 
     Args:
         name: of the operator.
         register: called when it is there, to tell torch more of it; it has to do so once.
         cuda: whether its CUDA kernel is needed too.
+        last: its last argument, where it once had fewer.
     """
     import torch
 
     reason = why_not(cuda)
     if reason is not None:
         return reason
-    if not hasattr(torch.ops.sdfast, name):
+    found = getattr(torch.ops.sdfast, name, None)
+    if found is None or (last is not None and found.default._schema.arguments[-1].name != last):
         return "the compiled core is older than this Python package: build it again"
     if register is not None:
         register()

@@ -24,7 +24,7 @@ def why_not_native(use: Use) -> str | None:
     if use.device != "cpu" or use.dtype not in (torch.float32, torch.bfloat16):
         given = str(use.dtype).removeprefix("torch.")
         return f"it is for float32 and bfloat16 on the CPU, not for {given} on {use.device}"
-    return native.why_not_operator("attention_forward", _register_fakes)
+    return native.why_not_operator("attention_forward", _register_fakes, last="seed")
 
 
 @functools.cache
