@@ -112,7 +112,7 @@ class _Watch:
             most = max(waited_now[thread] - waited.get(thread, 0.0) for thread in waited_now)
             if most > _SHARED * (now - then):
                 if not self.said:
-                    log.info("other work shares the processors: threads sleep while they wait for each other")
+                    log.debug("a thread had to wait for a processor: threads sleep while they wait for each other")
                 self.said = True
                 self.team.begin()
             elif most < _ALONE * (now - then):

@@ -87,8 +87,8 @@ def why_not_operator(
     reason = why_not(cuda)
     if reason is not None:
         return reason
-    found = getattr(torch.ops.sdfast, name, None)
-    if found is None or (last is not None and found.default._schema.arguments[-1].name != last):
+    known = torch.ops.sdfast
+    if not hasattr(known, name) or last not in (None, getattr(known, name).default._schema.arguments[-1].name):
         return "the compiled core is older than this Python package: build it again"
     if register is not None:
         register()

@@ -66,8 +66,8 @@ def test_train_eval_and_a_second_train(
         (["engine.fp32_products=tf32"], "engine.fp32_products=tf32"),
         (["engine.attention=xformers", "--device", "cpu"], "xformers cannot be used here: its kernels are for CUDA"),
         (
-            ["engine.attention=native", "engine.precision=bf16", "--device", "cpu"],
-            "float32 on the CPU, not for bfloat16",
+            ["engine.attention=native", "engine.precision=fp16", "--device", "cpu"],
+            "float32 and bfloat16 on the CPU, not for float16",
         ),
     ],
 )
