@@ -27,8 +27,6 @@ from pathlib import Path
 
 import torch
 
-from sdfast.log import log
-
 _LOOK_SECONDS = 0.25
 _SHARED, _ALONE = 0.08, 0.04  # share of the time that one of the threads waited for a processor
 _SLICE_NS = 100_000  # the shortest that Linux grants; without, 1.4 to 3 ms
@@ -94,7 +92,6 @@ class _Watch:
     def __init__(self, threads: int) -> None:
         self.team = _IdleTeam(len(os.sched_getaffinity(0)) - threads + 2)
         self.ended = threading.Event()
-        self.said = False
         self.thread = threading.Thread(target=self._look, name="sdfast-waiting", daemon=True)
 
     def __enter__(self) -> None:
@@ -111,9 +108,6 @@ class _Watch:
             waited_now, now = seconds_waited(), time.monotonic()
             most = max(waited_now[thread] - waited.get(thread, 0.0) for thread in waited_now)
             if most > _SHARED * (now - then):
-                if not self.said:
-                    log.debug("a thread had to wait for a processor: threads sleep while they wait for each other")
-                self.said = True
                 self.team.begin()
             elif most < _ALONE * (now - then):
                 self.team.end()
