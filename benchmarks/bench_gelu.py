@@ -1,10 +1,11 @@
-"""What lies between two products of a block: GELU, and the operators that make a bias's gradient on the way.
+"""What lies between two products of a block: GELU, norms, and the operators that make a bias's gradient on the way.
 
     pytest benchmarks/bench_gelu.py --benchmark-only
 
-GELU forward and backward in float32 on a CPU with every backend that is ready, freed pages kept; on a GPU GELU's
-backward pass and the joining of three gradients in bfloat16, each with the sums of its rows, against torch's own
-operators. `extra_info` has milliseconds and GB/s of what each has to move at least, and the backend of `auto`.
+On a CPU, with every backend that is ready and freed pages kept: GELU forward and backward in float32; under bf16
+autocast the sum and norm of a residual, forward and backward, and GELU's backward pass with the sums of its rows. On a
+GPU that and the joining of three gradients in bfloat16, against torch's own operators. `extra_info` has milliseconds
+and GB/s of what each has to move at least, and the backend of `auto`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,28 @@ def test_gelu(name: str, benchmark: Any) -> None:
         return torch.autograd.grad(function(x), x, grad)
 
     compared(benchmark, "gelu", "cpu", torch.float32, step, 5 * 4 * x.numel())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_added_norm(name: str, benchmark: Any) -> None:
+    rows, mlp = SIZES[name]
+    width = max(mlp // 4, 8)
+    x, weight, bias = (torch.randn(size).requires_grad_() for size in ((rows, width), (width,), (width,)))
+    change = torch.randn(rows, width).bfloat16().requires_grad_()
+    grads = [torch.randn(rows, width), torch.randn(rows, width).bfloat16()]
+
+    def step(function: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        made = function(x, change, weight, bias, 1e-6, False)[:2]
+        return torch.autograd.grad(made, (x, change, weight, bias), grads)
+
+    # Of each number forward 4 + 2 bytes read and as many written; backward 4 + 2 + 4 read, 4 + 2 written.
+    compared(benchmark, "added_norm", "cpu", torch.bfloat16, step, (12 + 10 + 6) * x.numel())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_gelu_backward_on_a_cpu(name: str, benchmark: Any) -> None:
+    grad, x = (torch.randn(SIZES[name]).bfloat16() for _ in range(2))
+    compared(benchmark, "gelu_backward_with_bias", "cpu", torch.bfloat16, lambda step: step(grad, x), 6 * x.numel())
 
 
 @pytest.mark.gpu

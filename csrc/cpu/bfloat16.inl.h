@@ -11,7 +11,13 @@ namespace {
 typedef uint32_t WideBits __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 
-Floats widened(HalfBits bits) { return reinterpret_cast<Floats>(__builtin_convertvector(bits, WideBits) << 16); }
+Floats widened(HalfBits bits) {
+#if defined(__AVX512F__)  // gcc makes two halves of what is one instruction
+  return reinterpret_cast<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(bits)), 16));
+#else
+  return reinterpret_cast<Floats>(__builtin_convertvector(bits, WideBits) << 16);
+#endif
+}
 
 // To the nearest, ties to even; NaN stays NaN.
 HalfBits narrowed(Floats values) {
@@ -49,6 +55,49 @@ void narrow(const float* from, int64_t count, uint16_t* to) {
     memcpy(&values, from + i, rest * sizeof(float));
     const HalfBits bits = narrowed(values);
     memcpy(to + i, &bits, rest * sizeof(uint16_t));
+  }
+}
+
+// step(i, left) for every kLanes of `count` numbers: from the i-th on, `left` of them are there, fewer in the last.
+template <typename Step>
+[[gnu::always_inline]] inline void each_vector(int64_t count, const Step& step) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) step(i, kLanes);
+  if (i < count) step(i, count - i);
+}
+
+// The first `count` of a vector, at most all of it; 0 for the others.
+[[maybe_unused, gnu::always_inline]] inline Floats load_first(const float* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  Floats values = {};
+  memcpy(&values, p, static_cast<size_t>(count) * sizeof(float));
+  return values;
+}
+
+[[maybe_unused, gnu::always_inline]] inline Floats load_first(const uint16_t* p, int64_t count) {
+  HalfBits bits = {};
+  if (count >= kLanes) {
+    memcpy(&bits, p, sizeof bits);
+  } else {
+    memcpy(&bits, p, static_cast<size_t>(count) * sizeof(uint16_t));
+  }
+  return widened(bits);
+}
+
+[[maybe_unused, gnu::always_inline]] inline void store_first(float* p, int64_t count, Floats values) {
+  if (count >= kLanes) {
+    store(p, values);
+  } else {
+    memcpy(p, &values, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+[[maybe_unused, gnu::always_inline]] inline void store_first(uint16_t* p, int64_t count, Floats values) {
+  const HalfBits bits = narrowed(values);
+  if (count >= kLanes) {
+    memcpy(p, &bits, sizeof bits);
+  } else {
+    memcpy(p, &bits, static_cast<size_t>(count) * sizeof(uint16_t));
   }
 }
 

@@ -24,6 +24,7 @@ from sdfast.costs.ledger import Ledger, Products, Span
 from sdfast.costs.task import Step, Task
 from sdfast.models.blocks import use_attention
 from sdfast.models.checkpointing import use_checkpointing
+from sdfast.ops.cpu_half import cpu_half
 from sdfast.ops.linear.fp32_matmul import float32_products
 
 _Found = TypeVar("_Found")
@@ -161,7 +162,7 @@ def _spans(step: Step, backend: str, bf16: bool, cuda: bool, checkpointing: bool
         kept[tensor.untyped_storage()._cdata] = ledger.size(tensor)
         return tensor
 
-    with _measuring(step, backend, checkpointing), ledger:
+    with _measuring(step, backend, checkpointing), cpu_half(not cuda), ledger:
         ledger.follow(*step.addresses)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -12,6 +12,7 @@ from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
 from sdfast.ops.attention import Group, Groups, attend, attend_across
 from sdfast.ops.linear import Linear, linear
+from sdfast.ops.norm import added_norm, is_joined, normed_sum
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Attention(nn.Module):
         self.proj = Linear(width, width, rows_vary=rows_vary)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, groups: Groups, residual: Tensor) -> Tensor:
+    def forward(self, x: Tensor, groups: Groups, residual: Tensor | None = None) -> Tensor:
         """x, residual: [T, D], the tokens of all groups -> [T, D]."""
         return self.project(self.attended(x, groups), residual)
 
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         """What the heads give, before the output projection: x [T, D] -> [T, D]."""
         return attend(self.qkv.heads(x, self.heads), groups, self.backend, self._dropped())
 
-    def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor) -> Tensor:
+    def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor | None = None) -> Tensor:
         """For some tokens only: x [B, N, D], ids [B, M] of the tokens that ask, residual [B * M, D] -> [B * M, D]."""
         groups = Groups((Group(len(x), ids.shape[1], x.shape[1]),))
         return self.project(self.across(take_tokens(x, ids).flatten(0, 1), x.flatten(0, 1), groups), residual)
@@ -83,7 +84,7 @@ class Attention(nn.Module):
         q, kv = q.view(len(q), self.heads, self.dim), kv.view(len(kv), 2, self.heads, self.dim)
         return attend_across(q, kv, groups, self.backend, self._dropped())
 
-    def first_query(self, x: Tensor, residual: Tensor) -> Tensor:
+    def first_query(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """For the first token only: x [B, N, D], residual [B, D] -> [B, D].
 
         No key and no value is made: q . (W_k x_j) = (W_k^T q) . x_j, and sum_j p_j (W_v x_j) = W_v sum_j p_j x_j, which
@@ -99,10 +100,11 @@ class Attention(nn.Module):
         bias = self._bias(2, 3)
         return self.project(out if bias is None else out + bias, residual)
 
-    def project(self, attended: Tensor, residual: Tensor) -> Tensor:
-        """The output projection and what it is added to."""
+    def project(self, attended: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The output projection, and what it is added to, if anything."""
         if self.training and self.dropout.p:
-            return residual + self.dropout(self.proj(attended))
+            change = self.dropout(self.proj(attended))
+            return change if residual is None else residual + change
         return self.proj(attended, residual)
 
     def _dropped(self) -> float:
@@ -133,38 +135,38 @@ class Block(CheckpointedBlock, Compilable):
 
     def advance(self, rows: Rows, groups: Groups) -> Rows:
         """The tokens of all groups, one block further."""
-        if self.compiled:
+        if self.compiled or is_joined(rows.x):
             return Rows(*self.run(self.carry, *rows, groups))
         return Rows(self.run(self, settled(*rows), groups))
 
     @segment()
     def carry(self, x: Tensor, pending: Tensor | None, groups: Groups) -> tuple[Tensor, Tensor]:
         """The block but for its last sum, which the next one makes in one kernel with its LayerNorm: see `Rows`."""
-        x = settled(x, pending)
-        x = self.attn(self.norm1(x), groups, x)
-        change = self.fc2(self._hidden(x))
+        x, normed = added_norm(self.norm1, x, pending)
+        x, normed = added_norm(self.norm2, x, self.attn(normed, groups))
+        change = self.fc2(self.fc1.gelu(normed))
         return x, self.dropout(change) if self._drops else change
 
     @segment()
     def some_queries(self, x: Tensor, ids: Tensor, pending: Tensor | None = None) -> Tensor:
         """The block's output at some tokens only: x and what is pending [B, N, D], ids [B, M] -> [B * M, D]."""
-        x = settled(x, pending)
+        x, normed = added_norm(self.norm1, x, pending)
         here = take_tokens(x, ids).flatten(0, 1)
-        return self.mlp(self.attn.some_queries(self.norm1(x), ids, here))
+        if is_joined(here):
+            return self.mlp(here, self.attn.some_queries(normed, ids))
+        return self.mlp(self.attn.some_queries(normed, ids, here))
 
     @segment()
     def first_query(self, x: Tensor, pending: Tensor | None = None) -> Tensor:
         """The block's output at the first token only: x and what is pending [B, N, D] -> [B, D]."""
-        x = settled(x, pending)
-        return self.mlp(self.attn.first_query(self.norm1(x), x[:, 0]))
+        x, normed = added_norm(self.norm1, x, pending)
+        return self.mlp(self.attn.first_query(normed, x[:, 0]))
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """The second half, [T, D] -> [T, D]."""
-        hidden = self._hidden(x)
+    def mlp(self, x: Tensor, change: Tensor | None = None) -> Tensor:
+        """The second half, of x and a change that is still to be added, if any: [T, D] -> [T, D]."""
+        x, normed = added_norm(self.norm2, x, change)
+        hidden = self.fc1.gelu(normed)
         return x + self.dropout(self.fc2(hidden)) if self._drops else self.fc2(hidden, x)
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        return self.fc1.gelu(self.norm2(x))
 
     @property
     def _drops(self) -> bool:
@@ -197,6 +199,9 @@ class PostNormBlock(CheckpointedBlock, Compilable):
     @segment(dynamic=True)
     def after_attention(self, attended: Tensor, residual: Tensor) -> Tensor:
         """The block but for its attention: what the heads gave [T, D], the block's input there [T, D] -> [T, D]."""
+        if is_joined(residual):
+            x, normed = normed_sum(self.norm1, residual, self.attn.project(attended))
+            return normed_sum(self.norm2, x, self.dropout(self.fc2(self.fc1.gelu(normed))))[0]
         x = self.norm1(self.attn.project(attended, residual))
         hidden = self.fc1.gelu(x)
         if self.training and self.dropout.p:

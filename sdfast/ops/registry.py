@@ -20,7 +20,7 @@ logger = logging.getLogger("sdfast.losses")
 Function = TypeVar("Function", bound=Callable[..., object])
 Formula = Callable[..., int]
 
-_FOLDERS = ("attention", "bias_gradients", "gelu", "linear", "linear_cross_entropy", "linear_kl", "mae_distill")
+_FOLDERS = ("attention", "bias_gradients", "gelu", "linear", "linear_cross_entropy", "linear_kl", "mae_distill", "norm")
 
 
 class Use(NamedTuple):

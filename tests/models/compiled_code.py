@@ -34,6 +34,7 @@ from sdfast.modalities.images.model import MAEDecoder, ViTEncoder, ViTShape
 from sdfast.models.blocks import Block, PostNormBlock, TransformerShape, use_attention
 from sdfast.ops import registry
 from sdfast.ops.attention import Group, Groups, dispatch
+from sdfast.ops.cpu_half import cpu_half
 from sdfast.ops.linear import layer
 
 BATCH, VISIBLE, PATCHES, TEXT_ROWS = 64, 49, 196, 64 * 128
@@ -106,7 +107,7 @@ def traced(module: nn.Module, method: str, given: list[Any]) -> dict[str, Graph]
         for number, tensor in zip(at, tensors, strict=False):
             operands[number] = tensor
         values = {f"inner.{name}": value for name, value in zip(parameters, tensors[len(at) :], strict=True)}
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), cpu_half(False):
             return torch.func.functional_call(Segment(), values, tuple(operands))
 
     def keep(which: str) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = registry.all_rows()
 # By row: the file of tests over its case table, and of its benchmark.
 WHERE = {
+    "added_norm": ("test_cpu_half.py", "bench_gelu.py"),
     "attention": ("test_attention.py", "bench_attention.py"),
     "gelu": ("test_gelu.py", "bench_gelu.py"),
     "gelu_backward_with_bias": ("test_bias_gradients.py", "bench_gelu.py"),

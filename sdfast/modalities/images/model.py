@@ -21,6 +21,7 @@ from sdfast.models.blocks import Block, Rows, TransformerShape, settled, take_to
 from sdfast.models.compiled import Compilable, segment
 from sdfast.ops.attention import Group, Groups
 from sdfast.ops.linear import Linear, linear
+from sdfast.ops.norm import added_norm
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,7 @@ class MAEDecoder(Compilable):
     @segment()
     def predict(self, rows: Tensor) -> Tensor:
         """Pixels of some tokens after the last block, [T, D] -> [T, P]."""
-        return self.pred(self.norm(rows))
+        return self.pred(added_norm(self.norm, rows)[1])
 
 
 def patches_of(pixels: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,7 @@
-"""What a block calls: GELU, and the parting of queries, keys and values; each makes a bias's gradient on the way."""
+"""What a block calls: GELU, and the parting of queries, keys and values; each makes a bias's gradient on the way.
+
+GELU has a kernel for CPUs too, in the compiled core: under bf16 autocast, see `sdfast.ops.cpu_half`.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.ops.bias_gradients import reference
+from sdfast.ops.cpu_half import why_not_cpu_half
 from sdfast.ops.registry import Backend, Op, Use, add
 
 
-def gelu_with_bias(x: Tensor, bias: Tensor) -> Tensor:
+def gelu_with_bias(x: Tensor, bias: Tensor, half: bool = False) -> Tensor:
     """Exact GELU of `linear(..., bias.detach())`; the bias gets its gradient here.
 
     Args:
         x: [T, N] in half precision, the bias already added.
         bias: [N] float32, whose value is not used.
+        half: whether on a CPU, in bfloat16.
 
     Returns:
         [T, N].
     """
-    return _Gelu.apply(x, bias)
+    return _Gelu.apply(x, bias, half)
 
 
 def apart_with_bias(qkv: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,14 +47,15 @@ def apart_with_bias(qkv: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor, half: bool) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.half = half
         return F.gelu(x)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return _gelu_backward(grad_outputs[0], x)
+        return (*(_half_gelu_backward if ctx.half else _gelu_backward)(grad_outputs[0], x), None)
 
 
 class _Apart(torch.autograd.Function):
@@ -64,6 +70,10 @@ class _Apart(torch.autograd.Function):
 
 def _gelu_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ops.sdfast.gelu_backward_with_bias(grad, x)
+
+
+def _half_gelu_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.sdfast.gelu_half_backward(grad, x)
 
 
 def _join(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +106,34 @@ def _dense(function: Callable[..., tuple[Tensor, Tensor]], *operands: Tensor) ->
     return tuple(each.contiguous() for each in function(*operands))
 
 
-for _name, _specification, _operator in (
-    ("gelu_backward_with_bias", reference.gelu_backward, _gelu_backward),
-    ("join_with_bias", reference.join, _join),
-):
-    _backends = {"reference": Backend(_specification), "triton": Backend(_operator, _why_not)}
-    add(Op(_name, _backends, preferences={"cuda": ("triton",)}))
+def _why_not_half(use: Use) -> str | None:
+    reason = why_not_cpu_half(use)
+    if reason is None:
+        _register_half()
+    return reason
+
+
+@functools.cache
+def _register_half() -> None:
+    """Once a process: torch 2.11 refuses it a second time."""
+    torch.library.register_fake("sdfast::gelu_half_backward", functools.partial(_dense, reference.gelu_backward))
+
+
+add(
+    Op(
+        "gelu_backward_with_bias",
+        {
+            "reference": Backend(reference.gelu_backward),
+            "triton": Backend(_gelu_backward, _why_not),
+            "half": Backend(_half_gelu_backward, _why_not_half),
+        },
+        preferences={"cuda": ("triton",), "cpu": ("half",)},
+    )
+)
+add(
+    Op(
+        "join_with_bias",
+        {"reference": Backend(reference.join), "triton": Backend(_join, _why_not)},
+        preferences={"cuda": ("triton",)},
+    )
+)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sdfast.ops.bias_gradients import apart_with_bias, gelu_with_bias
+from sdfast.ops.cpu_half import is_cpu_half, why_not_cpu_half
 from sdfast.ops.gelu import gelu
 from sdfast.ops.linear.fp32_matmul import (
     Product,
@@ -33,7 +34,7 @@ from sdfast.ops.linear.fp32_matmul import (
     why_not_bf16x6,
     why_not_onednn,
 )
-from sdfast.ops.registry import Backend, Op, add, why_not
+from sdfast.ops.registry import Backend, Op, Use, add, why_not
 
 _SMALLEST_ROWS = 64  # below, the call costs more than the product
 _SMALLEST_WEIGHTS = 256 * 256  # below, splitting the rows costs more than what bf16x6 saves of the weights' gradient
@@ -53,8 +54,9 @@ class Linear(nn.Linear):
 
     def gelu(self, x: Tensor) -> Tensor:
         """Exact GELU of its output, [T, in] -> [T, out]."""
-        if self._bias_waits(x):
-            return gelu_with_bias(linear(x, self.weight, self.bias.detach()), self.bias)
+        on_gpu = self._bias_waits(x)
+        if on_gpu or self._bias_waits_on_cpu(x):
+            return gelu_with_bias(linear(x, self.weight, self.bias.detach()), self.bias, half=not on_gpu)
         return gelu(self(x))
 
     def heads(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | Tensor:
@@ -67,12 +69,23 @@ class Linear(nn.Linear):
     def _bias_waits(self, x: Tensor) -> bool:
         """Whether the bias's gradient is made by what follows: see `sdfast.ops.bias_gradients`."""
         return (
-            self.bias is not None
-            and self.bias.requires_grad
+            self._bias_is_trained()
             and _is_mixed(x, self.weight)
-            and not hasattr(self.weight, "ds_id")  # of ZeRO-3, which gathers weights when a layer is called
             and why_not("gelu_backward_with_bias", "triton", x.device.type) is None
         )
+
+    def _bias_waits_on_cpu(self, x: Tensor) -> bool:
+        """The same for GELU in the compiled core."""
+        return (
+            self._bias_is_trained()
+            and torch.is_grad_enabled()
+            and _is_half(x, self.weight)
+            and is_cpu_half("gelu_backward_with_bias", x)
+        )
+
+    def _bias_is_trained(self) -> bool:
+        # ds_id: of ZeRO-3, which gathers weights when a layer is called
+        return self.bias is not None and self.bias.requires_grad and not hasattr(self.weight, "ds_id")
 
 
 def linear(
@@ -97,6 +110,8 @@ def linear(
             return _Linear.apply(onednn, x, weight, bias, residual)
     if _is_mixed(x, weight):
         return _mixed_linear(x, weight, bias, residual)
+    if _is_half(x, weight):
+        return _half_linear(x, weight, bias, residual)
     return reference_linear(x, weight, bias, residual)
 
 
@@ -182,6 +197,51 @@ class _MixedLinear(torch.autograd.Function):
         )
 
 
+def _is_half(x: Tensor, weight: Tensor) -> bool:
+    return x.dim() == 2 and weight.dtype == torch.float32 and is_cpu_half("linear", x)
+
+
+def _half_linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
+    out: Tensor = _HalfLinear.apply(x, weight, bias)
+    return out if residual is None else residual + out
+
+
+class _HalfLinear(torch.autograd.Function):
+    """x [T, in], weight [out, in] and bias [out] in float32 -> [T, out] in bfloat16, on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.dtype = x.dtype
+        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+        ctx.save_for_backward(x, weight)
+        return onednn(x, weight.t(), None if bias is None else bias.to(torch.bfloat16))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad_outputs[0]
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        return (
+            torch.mm(grad, weight).to(ctx.dtype) if wants_x else None,
+            torch.mm(grad.t(), x).float() if wants_weight else None,
+            torch.ops.sdfast.sum_rows(grad) if wants_bias else None,
+        )
+
+
+def _why_not_half(use: Use) -> str | None:
+    reason = why_not_cpu_half(use) or why_not_onednn()
+    if reason is None:
+        _register_half()
+    return reason
+
+
+@functools.cache
+def _register_half() -> None:
+    """Once a process: torch 2.11 refuses it a second time."""
+    torch.library.register_fake("sdfast::sum_rows", lambda x: x.new_empty(x.shape[1], dtype=torch.float32))
+
+
 def _flops(x: Tensor, *others: Any, out_val: Tensor, **more: Any) -> int:
     """FLOPs of x [rows, in] -> [rows, out], a multiply-add being 2."""
     return 2 * x.shape[0] * x.shape[1] * out_val.shape[1]
@@ -193,6 +253,7 @@ _BACKENDS = {
     "bf16x6": Backend(functools.partial(_Linear.apply, bf16x6), lambda use: why_not_bf16x6()),
     "onednn": Backend(functools.partial(_Linear.apply, onednn), lambda use: why_not_onednn()),
     "mixed": Backend(_mixed_linear, lambda use: None if use.device == "cuda" else "it is for autocast on a GPU"),
+    "half": Backend(_half_linear, _why_not_half),
 }
-_PREFERENCES = {"cpu": ("bf16x6", "onednn"), "cuda": ("mixed",)}
+_PREFERENCES = {"cpu": ("half", "bf16x6", "onednn"), "cuda": ("mixed",)}
 add(Op("linear", _BACKENDS, _PREFERENCES, flops={"mkldnn::_linear_pointwise": _flops}))
