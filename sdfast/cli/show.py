@@ -81,7 +81,7 @@ def show_classes(scores: Mapping[str, Mapping[str, float]], matrix: Sequence[Seq
             table.add_row(*map(Text, row))
         Console().print(table)
         return
-    typer.echo(f"the {_CLASSES} of {len(rows):,} classes with the lowest F1 (all are in result.json):")
+    typer.echo(f"the {_CLASSES} of {len(rows):,} classes with the lowest F1:")
     for row in sorted(rows, key=lambda row: scores[row[0]]["f1"])[:_CLASSES]:
         name, precision, recall, f1, count, taken = row
         more = f", most often taken for {taken}" if taken else ""

@@ -74,7 +74,7 @@ def pipeline(inputs: dict[str, Path], out: Path, *overrides: str) -> sdfast.Pipe
 def test_a_run_keeps_the_tables_of_its_predictions(kind: str, inputs: dict[str, Any], tmp_path: Path) -> None:
     run = pipeline(inputs[kind], tmp_path / "run", *ALL)
     result = run.finetune()
-    run.evaluate()
+    found = run.evaluation()
     rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open()))
     names = run.pack.class_names
     assert names is not None
@@ -82,6 +82,7 @@ def test_a_run_keeps_the_tables_of_its_predictions(kind: str, inputs: dict[str, 
     scores, matrix = by_hand(labels, predicted, names)
     assert result.per_class == {"test": scores} and result.confusion_matrix == {"test": matrix}
     assert list(result.per_class["test"]) == names
+    assert found.per_class == scores and found.confusion_matrix == matrix
     stored = read_json(tmp_path / "run" / "finetune" / "result.json")
     assert stored["per_class"] == result.per_class and stored["confusion_matrix"] == result.confusion_matrix
     again = pipeline(inputs[kind], tmp_path / "run", *ALL).finetune()
@@ -134,6 +135,9 @@ def test_what_is_printed(inputs: dict[str, Any], tmp_path: Path, capsys: pytest.
     assert run(command) == 0
     printed = capsys.readouterr().out
     assert "most often taken for" in printed and all(f"class{number}" in printed for number in range(3))
+    assert run(["eval", "--out", str(out)]) == 0
+    table = printed[printed.rindex("┏") :]
+    assert capsys.readouterr().out.endswith(table)
 
     scores = {"[red]": {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 2}}
     scores["b"] = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 2}
