@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdfast.config import Config, ModalityName, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
-from sdfast.evaluation.classification import evaluation_split, labelled_rows
+from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -70,6 +70,12 @@ class Context:
     def train_rows(self, kind: Kind) -> Tensor:
         """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
         return rows_of(self.train, self.config, kind)
+
+    def balanced_classes(self, kind: Kind) -> Tensor | None:
+        """[n] int64: the class of each of `train_rows`, where as many of each are taken; None where they are not."""
+        if kind != "finetune" or self.config.finetune.sampling != "balanced":
+            return None
+        return torch.from_numpy(labels_of(self.train))[self.train_rows(kind)]
 
     def read(self, split: Any) -> Reader:
         """The function that brings rows of a split to the device; made once, as on a GPU it may hold its images."""

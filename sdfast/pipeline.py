@@ -28,7 +28,7 @@ from sdfast.opening import device_of, model_path, opened_data, opened_model, ran
 from sdfast.ranks import Ranks
 from sdfast.rundir import Result, slug
 from sdfast.stages.bring import Maker
-from sdfast.stages.evaluate import evaluate_run
+from sdfast.stages.evaluate import Evaluation, evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
@@ -246,6 +246,15 @@ class Pipeline:
             return bank
 
     def evaluate(self, data: str | Path | None = None, to: str | Path | None = None) -> dict[str, float]:
+        """Classify with the fine-tuned model and write the predictions, as `evaluation` does.
+
+        Returns:
+            `accuracy`, `majority_class_accuracy`, `macro_f1`, `micro_f1`, `test_loss`, and where macro-F1 is over fewer
+            classes than the model has `macro_f1_classes`.
+        """
+        return self.evaluation(data, to).metrics
+
+    def evaluation(self, data: str | Path | None = None, to: str | Path | None = None) -> Evaluation:
         """Classify with the fine-tuned model; predictions go to `predictions.csv` in the run directory.
 
         Args:
@@ -254,8 +263,7 @@ class Pipeline:
             to: file for the predictions instead.
 
         Returns:
-            `accuracy`, `majority_class_accuracy`, `macro_f1`, `micro_f1`, `test_loss`, and where macro-F1 is over fewer
-            classes than the model has `macro_f1_classes`.
+            Its metrics, and precision, recall and F1 of each class with the confusion matrix.
         """
         if self.ranks.world > 1:
             raise UserError("sdfast eval works in one process; run it without the launcher.")

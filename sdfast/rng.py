@@ -16,7 +16,7 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _U32 = 0xFFFFFFFF
 
 # What a stream is for: one constant per use, so that no two uses share random bits.
-STREAM_MASK, STREAM_ORDER, STREAM_FLIP, STREAM_AUGMENT, STREAM_TOKEN = 0, 1, 2, 3, 4
+STREAM_MASK, STREAM_ORDER, STREAM_FLIP, STREAM_AUGMENT, STREAM_TOKEN, STREAM_BALANCE = 0, 1, 2, 3, 4, 5
 
 
 def derive_seed(seed: int, *names: object) -> int:

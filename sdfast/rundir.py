@@ -23,6 +23,7 @@ _MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "RE
 _AGAIN = "run `sdfast train` with this --out again, which makes a damaged model anew"
 _Name = Annotated[str, StringConstraints(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]  # in the folder, and not above it
 _Seconds = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Result:
         paper_metric: which of `metrics` the paper reports for this data set, where it has it.
         best_step: with `finetune.best_dev`, after which step the weights were that were kept.
         best_by: and which metric on the val split decided.
+        per_class: for `finetune`, of the rows that it is evaluated on (`test`) and with `finetune.best_dev` of the val
+            split (`val`): by the name of each class its `precision`, `recall`, `f1` and `support` (rows).
+        confusion_matrix: likewise, [classes][classes]: how many rows of the one class (first index) were taken for the
+            other, in the order of `per_class`; not of more than 1,000 classes.
     """
 
     stage: str
@@ -59,6 +64,8 @@ class Result:
     paper_metric: str | None = None
     best_step: int | None = None
     best_by: str | None = None
+    per_class: dict[str, dict[str, dict[str, float]]] | None = field(default=None, repr=False)
+    confusion_matrix: dict[str, list[list[int]]] | None = field(default=None, repr=False)
 
     @property
     def unit(self) -> str:
@@ -80,12 +87,23 @@ class Outcome:
         write_model: writes the model's files into the folder it is given.
         numbers: `steps`, `seconds`, `img_per_s` or `seq_per_s`, and further ones of `Result` where there are any.
         metrics: see `Result`.
+        tables: `per_class` and `confusion_matrix` of `Result`, where there are any.
     """
 
     weights: str
     write_model: Callable[[Path], object]
     numbers: dict[str, Any]
     metrics: dict[str, float] | None = None
+    tables: dict[str, Any] = field(default_factory=dict)
+
+
+class StoredClass(Stored):
+    """What `result.json` holds of one class in `per_class`."""
+
+    precision: _Share
+    recall: _Share
+    f1: _Share
+    support: Count
 
 
 class StoredResult(Stored):
@@ -107,6 +125,8 @@ class StoredResult(Stored):
     paper_metric: str | None = None
     best_step: Count | None = None
     best_by: str | None = None
+    per_class: dict[str, dict[str, StoredClass]] | None = None
+    confusion_matrix: dict[str, list[list[Count]]] | None = None
     inputs: dict[str, Any]
     files: Annotated[dict[_Name, Digest], Field(min_length=1)]
 
@@ -237,12 +257,12 @@ class StageDirectory:
             **({"metrics": metrics} if metrics is not None else {}),
             "inputs": inputs,
             "files": {name: durable.sha256_file(path) for name, path in files_in(self.model).items()},
+            **outcome.tables,
         }
         durable.write_json(self.path / RESULT, durable.sealed(value))
         checkpoint.clear(self.path / "checkpoints")
-        return Result(
-            self.stage, self.model, fingerprint=fingerprint, weights=weights, metrics=metrics or {}, **numbers
-        )
+        more = numbers | outcome.tables
+        return Result(self.stage, self.model, fingerprint=fingerprint, weights=weights, metrics=metrics or {}, **more)
 
 
 def slug(spec: str) -> str:

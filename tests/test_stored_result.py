@@ -20,13 +20,19 @@ from sdfast.store.artifact import files_in
 INPUTS = {"stage": "finetune", "seed": 0, "classes": ["a", "b"], "finetune.betas": [0.9, 0.999], "nothing": None}
 METRICS = {"accuracy": 0.5, "test_loss": 1.25}
 NUMBERS = {"steps": 7, "seconds": 2.5, "img_per_s": 11.0, "paper_metric": "accuracy", "best_step": 4, "best_by": "loss"}
+TABLES = {
+    "per_class": {"test": {"a": {"precision": 0.5, "recall": 1.0, "f1": 0.75, "support": 1}}},
+    "confusion_matrix": {"test": [[1, 0], [1, 0]]},
+}
 LIES: list[Any] = [None, True, -1, 3, 10**40, 0.75, "", "x", "../outside", [], {}, [1], {"a": "b"}]
 
 
 @pytest.fixture
 def original(tmp_path: Path) -> dict[str, Any]:
     """As a stage writes it, into <tmp>/finetune."""
-    outcome = Outcome("0" * 64, lambda folder: (folder / "config.json").write_text("{}"), dict(NUMBERS), METRICS)
+    outcome = Outcome(
+        "0" * 64, lambda folder: (folder / "config.json").write_text("{}"), dict(NUMBERS), METRICS, TABLES
+    )
     result = StageDirectory(tmp_path / "finetune", "finetune").finish(INPUTS, outcome)
     stored = read_result(tmp_path / "finetune")
     assert stored is not None and stored.result(result.model) == result and stored.inputs == INPUTS

@@ -91,7 +91,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Classify with a run's fine-tuned model; writes predictions.csv, of another source predictions-<its name>.csv."""
-    from sdfast.cli.show import show_metrics
+    from sdfast.cli.show import show_classes, show_metrics
     from sdfast.pipeline import Pipeline
     from sdfast.rundir import read_result
 
@@ -99,9 +99,10 @@ def evaluate(
     if other := next((each for each in overrides or () if data is None or not each.startswith("data.")), None):
         raise UserError(f"{other}: eval takes keys of the data section alone, for the source that --data names.")
     pipeline = Pipeline(out=out, config=config, device=device, overrides=overrides or ())
-    metrics = pipeline.evaluate(data, predictions)
+    found = pipeline.evaluation(data, predictions)
     stored = read_result(out / "finetune")
-    show_metrics(metrics, stored.paper_metric if data is None and stored is not None else None)
+    show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
+    show_classes(found.per_class, found.confusion_matrix)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sdfast import __version__
 from sdfast.rundir import Result
@@ -27,6 +28,7 @@ _PACKAGES = (
     "datasets",
     "safetensors",
 )
+_CLASSES = 20  # that are shown
 _BETWEEN = 2  # columns of a terminal between those of a table: a blank of the box and one of padding
 
 
@@ -38,6 +40,8 @@ def show_result(result: Result, stages: Sequence[Result]) -> None:
     Console().print(table)
     if result.metrics:
         show_metrics(result.metrics, result.paper_metric)
+    if scores := (result.per_class or {}).get("test"):
+        show_classes(scores, (result.confusion_matrix or {}).get("test"))
 
 
 def show_metrics(metrics: Mapping[str, float], paper_metric: str | None = None) -> None:
@@ -55,6 +59,33 @@ def show_metrics(metrics: Mapping[str, float], paper_metric: str | None = None) 
         if other in metrics:
             notes.append(text.format(metrics[other]))
         typer.echo(f"{name} {value:.4f}" + (f" ({'; '.join(notes)})" if notes else ""))
+
+
+def show_classes(scores: Mapping[str, Mapping[str, float]], matrix: Sequence[Sequence[int]] | None = None) -> None:
+    """What came out for each class: a table of up to 20, else a line for each of the 20 with the lowest F1.
+
+    Args:
+        scores: see `Result.per_class`, of one split.
+        matrix: the split's `Result.confusion_matrix`; None where there is none.
+    """
+    names = list(scores)
+    rows = []
+    for place, (name, each) in enumerate(scores.items()):
+        others = [0 if other == place else count for other, count in enumerate(matrix[place])] if matrix else [0]
+        most = max(others)
+        taken = f"{names[others.index(most)]} ({most})" if most else ""
+        rows.append((name, *(f"{each[key]:.4f}" for key in ("precision", "recall", "f1")), f"{each['support']}", taken))
+    if len(rows) <= _CLASSES:
+        table = Table(*("class", "precision", "recall", "F1", "rows", "most often taken for"))
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    typer.echo(f"the {_CLASSES} of {len(rows):,} classes with the lowest F1:")
+    for row in sorted(rows, key=lambda row: scores[row[0]]["f1"])[:_CLASSES]:
+        name, precision, recall, f1, count, taken = row
+        more = f", most often taken for {taken}" if taken else ""
+        typer.echo(f"{name}: precision {precision}, recall {recall}, F1 {f1}, rows {count}{more}")
 
 
 def show_environment() -> None:

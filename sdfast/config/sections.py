@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from sdfast.data.modality import ModalityName
@@ -17,6 +17,7 @@ class Section(BaseModel):
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+ClassWeight = Annotated[float, Field(ge=1e-6, le=1e6)]
 _STEPS = 10**9  # more than are ever done; so that a slip is a sentence, and not a run without an end
 _ROWS = 1 << 24  # in a batch
 _BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-batches"
@@ -262,6 +263,26 @@ class FinetuneConfig(OptimisationConfig):
         description="settings of objective=supcon",
         json_schema_extra={"when": "finetune.objective=supcon"},
     )
+    class_weights: Literal["none", "balanced"] | Annotated[tuple[ClassWeight, ...], Field(min_length=2)] = Field(
+        "none",
+        description="of the cross-entropy, whose mean over a batch is divided by the weights of its rows, as torch's:"
+        " balanced gives each class n / (classes * its rows) of the n labelled training rows, as scikit-learn's; a list"
+        " has one for each class, in the order of the classes",
+        json_schema_extra=_LATER,
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the cross-entropy's target that is spread evenly over all classes, as torch's",
+        json_schema_extra=_LATER,
+    )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="which training rows an epoch takes: each once, or as many of each class (rows of a small class"
+        " several times, of a large one some in this epoch and the others in the next)",
+        json_schema_extra=_LATER,
+    )
     best_dev: bool = Field(
         False,
         description="keep the weights that did best on the val (dev) split, by the paper's metric for the data set, or"
@@ -274,6 +295,17 @@ class FinetuneConfig(OptimisationConfig):
         description="with best_dev, how often that is looked at, evenly; the last time after the last step",
         json_schema_extra={"when": "finetune.best_dev=true"},
     )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _one_above_0_for_each_class(cls, value: object) -> object:
+        numbers = value if isinstance(value, list | tuple) else ()
+        plain = all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
+        if value in ("none", "balanced") or (
+            plain and len(numbers) > 1 and all(1e-6 <= each <= 1e6 for each in numbers)
+        ):
+            return value
+        raise ValueError("give none, balanced, or a list with a number above 0 (1e-6 to 1e6) for each class")
 
     @model_validator(mode="after")
     def _has_an_output_to_smooth(self) -> FinetuneConfig:

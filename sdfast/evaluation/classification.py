@@ -20,6 +20,8 @@ from sdfast.durable import sha256_array
 from sdfast.errors import UserError
 from sdfast.models.base import Classifier
 
+_MATRIX_CLASSES = 1000  # of a confusion matrix that is kept: its size is their square
+
 
 def labels_of(split: Any) -> NDArray[np.int64]:
     """[n] int64, of a split that has labels."""
@@ -147,6 +149,39 @@ def reported_metrics(scores: Mapping[str, float], classes: int) -> dict[str, flo
     if scores["macro_f1_classes"] < classes:
         names.append("macro_f1_classes")
     return {**{name: scores[name] for name in names}, "test_loss": scores["loss"]}
+
+
+def class_tables(logits: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """What a classifier does with each class.
+
+    Args:
+        logits: [n, classes] float32.
+        labels: [n] int64, n > 0.
+        names: of the classes.
+
+    Returns:
+        `per_class`, by name: `precision` (0 for a class that was never predicted), `recall` and `f1` (0 for one without
+        a row) in [0, 1], and `support`, its rows; and `confusion_matrix`, [classes][classes]: how many rows of the one
+        (first index) were taken for the other, both in the order of `per_class`. The matrix is left out where there are
+        more than 1,000 classes.
+    """
+    from torchmetrics.functional import classification as each
+
+    count = len(names)
+    scores = zip(
+        each.multiclass_precision(logits, labels, count, average="none").tolist(),
+        each.multiclass_recall(logits, labels, count, average="none").tolist(),
+        each.multiclass_f1_score(logits, labels, count, average="none").tolist(),
+        labels.bincount(minlength=count).tolist(),
+        strict=True,
+    )
+    keys = ("precision", "recall", "f1", "support")
+    found: dict[str, Any] = {
+        "per_class": {name: dict(zip(keys, values, strict=True)) for name, values in zip(names, scores, strict=True)}
+    }
+    if count <= _MATRIX_CLASSES:
+        found["confusion_matrix"] = each.multiclass_confusion_matrix(logits, labels, count).tolist()
+    return found
 
 
 def baseline_note(labels: Tensor, names: Sequence[str]) -> str:

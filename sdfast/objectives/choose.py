@@ -24,6 +24,7 @@ from sdfast.objectives.contrastive import (
     drop_projection,
     without_projection,
 )
+from sdfast.objectives.cross_entropy import PLAIN, CrossEntropy
 from sdfast.objectives.masked import MaskedTraining, MaskedViews
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.regularizers.choose import REGULARIZERS, on_loss, on_optimizer
@@ -109,7 +110,12 @@ def masked_objective(
 
 
 def classifier_objective(
-    module: Classifier, views: LabelledViews, labels: Tensor, config: Config, seed: int
+    module: Classifier,
+    views: LabelledViews,
+    labels: Tensor,
+    config: Config,
+    seed: int,
+    cross_entropy: CrossEntropy = PLAIN,
 ) -> Classification:
     """Cross-entropy or another objective with labels, and its regularizer.
 
@@ -119,13 +125,14 @@ def classifier_objective(
         labels: [n] int64 on the module's device, by row of the pack.
         config: of the run.
         seed: of what is added.
+        cross_entropy: see `cross_entropy_of`; balanced weights depend on which rows are trained on.
     """
     given, method = config.finetune, OBJECTIVES["finetune.objective"][config.finetune.objective]
     regularizer = on_optimizer(given, module)
     if REGULARIZERS[given.regularizer].spectral:
         add_spectral_norm(module.classifier, seed)
     method.prepare(module, given, seed)
-    own = {"shortcuts": shortcuts(config.engine), "regularizer": regularizer}
+    own = {"shortcuts": shortcuts(config.engine), "regularizer": regularizer, "cross_entropy": cross_entropy}
     return method.kind(module, views, labels, **own, **method.arguments(given))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.data.order import Batch
 from sdfast.models.base import Classifier
 from sdfast.objectives.base import ALL_SHORTCUTS, DecayRule, Objective, Shortcuts
+from sdfast.objectives.cross_entropy import PLAIN, CrossEntropy
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.r3f import R3F, symmetric_kl
 from sdfast.regularizers.recadam import Pull
@@ -56,6 +56,7 @@ class Classification(Objective):
         shortcuts: Shortcuts = ALL_SHORTCUTS,
         r3f: R3F | None = None,
         regularizer: Pull | Mars | None = None,
+        cross_entropy: CrossEntropy = PLAIN,
     ) -> None:
         """Set up.
 
@@ -66,9 +67,10 @@ class Classification(Objective):
             shortcuts: which are taken.
             r3f: noise, and the weight of what it does to the output.
             regularizer: what acts on the optimiser.
+            cross_entropy: weights of the classes, on the module's device, and label smoothing.
         """
         self.module, self.views, self.labels, self.shortcuts = module, views, labels, shortcuts
-        self.r3f, self.regularizer = r3f, regularizer
+        self.r3f, self.regularizer, self.cross_entropy = r3f, regularizer, cross_entropy
         self.decay_rule = views.decay_rule
 
     @property
@@ -85,7 +87,16 @@ class Classification(Objective):
         seen, labels = self._seen(inputs, batch, drawn, part)
         noise = None if self.r3f is None else self.views.noise(self.module, seen, self.r3f)
         logits = self.module(seen, self.shortcuts.cls_tail, noise)
-        return classification_loss(logits, labels, batch.count, self.r3f)
+        return classification_loss(
+            logits, labels, batch.count, self.r3f, self.cross_entropy, self._divisor(batch, inputs.device)
+        )
+
+    def _divisor(self, batch: Batch, device: torch.device) -> Tensor | int:
+        """What the mean over the whole batch is divided by."""
+        if self.cross_entropy.weights is None:
+            return batch.count
+        whole = batch.rows if batch.whole is None else batch.whole
+        return self.cross_entropy.divisor(self.labels[whole.to(device, non_blocking=True)])
 
     def _seen(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> tuple[Any, Tensor]:
         """All views of some rows, and the rows' labels."""
@@ -93,7 +104,14 @@ class Classification(Objective):
         return seen, self.labels[batch.rows[part].to(inputs.device, non_blocking=True)]
 
 
-def classification_loss(logits: Tensor, labels: Tensor, count: int, r3f: R3F | None = None) -> dict[str, Tensor]:
+def classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    count: int,
+    r3f: R3F | None = None,
+    cross_entropy: CrossEntropy = PLAIN,
+    divisor: Tensor | int | None = None,
+) -> dict[str, Tensor]:
     """Cross-entropy as a share of a batch's mean, and R3F's divergence.
 
     Args:
@@ -101,14 +119,17 @@ def classification_loss(logits: Tensor, labels: Tensor, count: int, r3f: R3F | N
         labels: [B] int64.
         count: rows of the whole batch.
         r3f: the weight of what its noise does to the output.
+        cross_entropy: weights of the classes and label smoothing; the divergence knows neither.
+        divisor: with weights, their sum over the rows of the whole batch (0-D); `count` when not given.
 
     Returns:
         `loss`, and with `r3f` its parts `loss_task` and `loss_r3f`: see `Objective.loss`.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast gives bfloat16
+    divisor = count if divisor is None else divisor
     if r3f is None:
-        return {"loss": F.cross_entropy(logits, labels, reduction="sum") / count}
+        return {"loss": cross_entropy.share(logits, labels, divisor)}
     clean, noised = logits.chunk(2)
-    task = F.cross_entropy(clean, labels, reduction="sum") / count
+    task = cross_entropy.share(clean, labels, divisor)
     smooth = r3f.weight * symmetric_kl(clean, noised) / count
     return {"loss": task + smooth, "loss_task": task.detach(), "loss_r3f": smooth.detach()}

@@ -13,6 +13,7 @@ from sdfast.errors import UserError
 from sdfast.models.base import Classifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
 from sdfast.objectives.classification import Classification, LabelledViews
+from sdfast.objectives.cross_entropy import PLAIN, CrossEntropy
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull
 
@@ -41,15 +42,16 @@ class SupervisedContrastive(Classification):
         temperature: float = _BASE_TEMPERATURE,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
         regularizer: Pull | Mars | None = None,
+        cross_entropy: CrossEntropy = PLAIN,
     ) -> None:
         """Set up.
 
         Args:
             module: the classifier, with a projection from `add_projection`.
             temperature: of the softmax.
-            views, labels, shortcuts, regularizer: see `Classification`.
+            views, labels, shortcuts, regularizer, cross_entropy: see `Classification`.
         """
-        super().__init__(module, views, labels, shortcuts, regularizer=regularizer)
+        super().__init__(module, views, labels, shortcuts, regularizer=regularizer, cross_entropy=cross_entropy)
         self.temperature = temperature
 
     def loss(self, inputs: Any, batch: Batch, drawn: Any, part: slice) -> dict[str, Tensor]:
@@ -64,10 +66,12 @@ class SupervisedContrastive(Classification):
         states = self.views.states(self.module, seen, self.shortcuts.cls_tail)
         projected = self.module.get_submodule("projection")(states)
         logits = self.views.classify(self.module, states.detach())
-        return contrastive_losses(projected, logits, labels.repeat(self.count), self.temperature)
+        return contrastive_losses(projected, logits, labels.repeat(self.count), self.temperature, self.cross_entropy)
 
 
-def contrastive_losses(projected: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:
+def contrastive_losses(
+    projected: Tensor, logits: Tensor, labels: Tensor, temperature: float, cross_entropy: CrossEntropy = PLAIN
+) -> dict[str, Tensor]:
     """The contrastive loss of all views of a batch, and beside it the classifier's cross-entropy.
 
     Args:
@@ -75,12 +79,13 @@ def contrastive_losses(projected: Tensor, logits: Tensor, labels: Tensor, temper
         logits: [N, C], of what carries no gradient into the encoder.
         labels: [N] int64.
         temperature: see `supervised_contrastive_loss`.
+        cross_entropy: weights of the classes and label smoothing, for the classifier alone.
 
     Returns:
         `loss` and its parts `loss_contrastive` and `loss_task`: see `Objective.loss`.
     """
     contrastive = supervised_contrastive_loss(projected, labels, temperature)
-    task = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    task = cross_entropy.mean(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
     return {"loss": contrastive + task, "loss_contrastive": contrastive.detach(), "loss_task": task.detach()}
 
 

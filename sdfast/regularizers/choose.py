@@ -92,9 +92,15 @@ def check_unspread(config: FinetuneConfig, zero: int) -> None:
 
 def advice(config: FinetuneConfig) -> list[str]:
     """Sentences about settings that will not do what is hoped for."""
+    said = []
+    if config.class_weights == config.sampling == "balanced":
+        said.append(
+            "finetune.class_weights=balanced and finetune.sampling=balanced each make up for the classes' sizes, and"
+            " together twice; take one of them"
+        )
     if config.regularizer != "recadam" or config.recadam.anneal == "constant":
-        return []
-    said, given = [], config.recadam
+        return said
+    given = config.recadam
     pull = config.lr * given.gamma * given.w
     if pull >= 1:
         what = "diverges" if pull >= 2 else "overshoots the start"

@@ -14,8 +14,10 @@ from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
 from sdfast.engine.zero import Sharing
 from sdfast.evaluation.classification import labels_of
+from sdfast.log import log
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective
+from sdfast.objectives.cross_entropy import cross_entropy_of, weights_note
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
 
@@ -56,7 +58,11 @@ def build_stage(
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
         labels = torch.from_numpy(labels_of(train)).to(context.device)
         labelled = modality.labelled_views(context, seed)
-        objective: Objective = classifier_objective(module, labelled, labels, context.config, seed)
+        trained_on = labels[context.train_rows(kind).to(context.device)]
+        loss = cross_entropy_of(context.config.finetune, trained_on, len(names))
+        if loss.weights is not None:
+            log.info("finetune: %s", weights_note(loss.weights, names))
+        objective: Objective = classifier_objective(module, labelled, labels, context.config, seed, loss)
     else:
         masked = modality.masked_views(context, kind, seed)
         module = copy.deepcopy(start).to(context.device)

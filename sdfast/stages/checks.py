@@ -7,6 +7,7 @@ from sdfast.data.columns import NO_LABELS
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import dev_split
 from sdfast.objectives.choose import check_whole_batch
+from sdfast.objectives.cross_entropy import check_class_weights
 from sdfast.regularizers.choose import check_unspread
 from sdfast.stages.graph import Stage
 
@@ -21,6 +22,7 @@ def check_stage(context: Context, stage: Stage) -> None:
         context.modality.check_distill(context.config, context.model.shape)
     if stage.kind == "finetune":
         check_labels(context)
+        check_class_weights(context.config.finetune, context.pack.class_names)
         check_unspread(context.config.finetune, context.config.zero.stage)
         check_whole_batch(context.config, context.ranks.world)
         if context.config.finetune.best_dev:

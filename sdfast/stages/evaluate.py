@@ -7,6 +7,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sdfast.data.pack_checks import first_names
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import (
     baseline_note,
+    class_tables,
     classification_metrics,
     evaluation_split,
     labelled_rows,
@@ -31,9 +33,23 @@ from sdfast.modalities.choose import modality_of
 from sdfast.rundir import RESULT, check_model
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a classifier does with some rows.
+
+    Attributes:
+        metrics: see `reported_metrics`.
+        per_class, confusion_matrix: see `sdfast.evaluation.classification.class_tables`.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    confusion_matrix: list[list[int]] | None = None
+
+
 def evaluate_run(
     out: Path, config: Config, device: torch.device, data: str | None, to: Path | None = None, read_only: bool = False
-) -> dict[str, float]:
+) -> Evaluation:
     """Classify with the fine-tuned model of a run and write what it predicted.
 
     Neither the run's first model nor its source needs to be there any more.
@@ -45,9 +61,6 @@ def evaluate_run(
         data: another labelled source; the run's own test split when None.
         to: file for the predictions; where `file_for` says when None.
         read_only: the run directory cannot be written.
-
-    Returns:
-        The metrics that are reported; see `reported_metrics`.
 
     Raises:
         UserError: there is no fine-tuned model or a damaged one, the source has no labels, or it has classes the model
@@ -61,20 +74,20 @@ def evaluate_run(
         else:
             packs = out
             durable.recover_directory(out / "finetune" / "model")
-        metrics, text = _evaluated(out, config, device, data, packs / "eval-pack")
+        found, text = _evaluated(out, config, device, data, packs / "eval-pack")
     if to is None and read_only:
         log.warning("%s cannot be written, so the predictions are not kept; give --predictions FILE.", out)
     else:
         path = file_for(out, data) if to is None else to
         durable.write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files as the system has them
         log.info("predictions: %s", path)
-    return metrics
+    return found
 
 
 def _evaluated(
     out: Path, config: Config, device: torch.device, data: str | None, packed: Path
-) -> tuple[dict[str, float], str]:
-    """The metrics, and the predictions as CSV; the pack of another source is made at `packed`."""
+) -> tuple[Evaluation, str]:
+    """What came out, and the predictions as CSV; the pack of another source is made at `packed`."""
     folder = out / "finetune" / "model"
     if not folder.is_dir() and not (folder.parent / RESULT).exists():
         raise UserError(
@@ -94,12 +107,12 @@ def _evaluated(
         raise UserError(f"{data or config.data_spec} has no labels to compare predictions with.")
     rows, labels = _known_rows(split, source_names, names, data or config.data_spec, config.data.unseen)
     logits = modality.predict(module, classifier.companions, split, rows, modality.reader(split, device))
-    scores = classification_metrics(logits, labels)
-    metrics = reported_metrics(scores, len(names))
+    metrics = reported_metrics(classification_metrics(logits, labels), len(names))
+    found = Evaluation(metrics, **class_tables(logits, labels, names))
     where = split_name if data is None else data if len(pack.splits) == 1 else f"{split_name} of {data}"
     log.info("evaluated %d %s (%s)", len(labels), modality.name, where)
     log.info("%s", baseline_note(labels, names))
-    return metrics, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names)
+    return found, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names)
 
 
 def _known_rows(

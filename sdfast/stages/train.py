@@ -16,6 +16,7 @@ from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import (
     baseline_note,
+    class_tables,
     classification_metrics,
     dev_metric,
     dev_split,
@@ -85,7 +86,7 @@ def train_stage(
         write = partial(modality.write, context, module, kind=stage.kind, steps=trained.steps)
         distance = encoder_distance(context.model.module.encoder, module.encoder)
         return Outcome(weights_digest(module), lambda folder: write(folder=folder), numbers, {"distance": distance})
-    metrics = _evaluated(context, module)
+    metrics, tables = _evaluated(context, module)
     if (paper := context.paper_metric) is not None:
         numbers["paper_metric"] = paper
     if trained.best is not None:
@@ -97,6 +98,7 @@ def train_stage(
         lambda folder: modality.write_classifier(context, module, folder, names, trained.steps),
         numbers,
         metrics,
+        tables,
     )
 
 
@@ -140,19 +142,30 @@ def _announce(context: Context, stage: Stage) -> None:
         log.info(worth)
 
 
-def _evaluated(context: Context, module: Any) -> dict[str, float]:
-    """Metrics of a classifier, which is made fit to be kept, on the training and test rows."""
+def _evaluated(context: Context, module: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics of a classifier, which is made fit to be kept, on the training and test rows, and those of each class.
+
+    With `finetune.best_dev` the latter on the val split too.
+    """
     names, train, test = context.pack.class_names, context.train, context.test
     finish(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
-    on_train = _scores(context, module, train, context.train_rows("finetune"))
-    on_test = _scores(context, module, test, labelled_rows(test))
+    on_train = classification_metrics(*_answers(context, module, train, context.train_rows("finetune")))
+    answers = {"test": _answers(context, module, test, labelled_rows(test))}
+    on_test = classification_metrics(*answers["test"])
     metrics = reported_metrics(on_test, len(names)) | {"train_loss": on_train["loss"]}
     log.info("%s", baseline_note(torch.from_numpy(labels_of(test))[labelled_rows(test)], names))
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     metrics["distance"] = encoder_distance(context.model.module.encoder, module.encoder)
-    return metrics
+    if context.config.finetune.best_dev:
+        dev = dev_split(context.pack, context.config.data_spec)
+        answers["val"] = _answers(context, module, dev, labelled_rows(dev))
+    tables: dict[str, Any] = {}
+    for split, given in answers.items():
+        for table, value in class_tables(*given, names).items():
+            tables.setdefault(table, {})[split] = value
+    return metrics, tables
 
 
 def _selection(context: Context) -> Selection:
@@ -162,7 +175,7 @@ def _selection(context: Context) -> Selection:
 
     def score(state: dict[str, Tensor]) -> dict[str, float]:
         module = context.modality.filled(state, config, context.model.shape, classes).to(context.device)
-        scores = _scores(context, module, dev, labelled_rows(dev))
+        scores = classification_metrics(*_answers(context, module, dev, labelled_rows(dev)))
         return {f"dev_{name}": scores[name] for name in ("accuracy", "macro_f1", "micro_f1", "loss")}
 
     return Selection(score, f"dev_{_dev_metric(context)}", config.finetune.evaluations)
@@ -172,9 +185,9 @@ def _dev_metric(context: Context) -> str:
     return dev_metric(context.paper_metric, context.modality.name)
 
 
-def _scores(context: Context, module: nn.Module, split: Any, rows: Tensor) -> dict[str, float]:
-    """Metrics of the classifier on some rows, which the processes share out; each of them gets the same ones."""
+def _answers(context: Context, module: nn.Module, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [n, classes] and labels [n] of some rows, which the processes share out; each of them gets all."""
     ranks, modality = context.ranks, context.modality
     companions, share = modality.companions(context.model), rows[context.ranks.part(len(rows))]
     logits = modality.predict(module, companions, split, share, context.read(split))
-    return classification_metrics(torch.cat(ranks.exchange(logits)), torch.from_numpy(labels_of(split))[rows])
+    return torch.cat(ranks.exchange(logits)), torch.from_numpy(labels_of(split))[rows]

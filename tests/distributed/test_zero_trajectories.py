@@ -37,6 +37,8 @@ WORK: dict[str, dict[str, Any]] = {
     "predictions": {"stage": "distill", "objective": {"match": "predictions", "weight": 0.1}},
     "weights": {"stage": "distill", "objective": {"match": "weights-l2", "weight": 0.1}},
     "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
+    "classes": {"stage": "finetune", "batch": 49, "weights": [1, 0.3, 2, 4], "balanced": True},
+    "text-classes": {"stage": "finetune", "text": True, "budget": 60, "weights": [1, 0.3, 2, 4], "balanced": True},
     "text-pretrain": {"stage": "pretrain", "text": True},
     "text-distill": {"stage": "distill", "text": True},
     "text-finetune": {"stage": "finetune", "text": True},
@@ -52,7 +54,14 @@ HALF: dict[str, dict[str, Any]] = {
     "bf16-weights": {"engine": {"precision": "bf16-weights"}},
 }
 FEW = ("zero-0", "zero-2", "zero-3")  # engines enough for the kinds of work further down
-ONE_IS_ENOUGH = ("text-sequence-mean", "text-uneven", "text-all-tokens", "text-checkpointed", "text-head")
+ONE_IS_ENOUGH = (
+    "text-sequence-mean",
+    "text-uneven",
+    "text-all-tokens",
+    "text-checkpointed",
+    "text-head",
+    "text-classes",
+)
 CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES]
 CASES += [(work, name) for work in list(WORK)[5:] for name in (FEW if work not in ONE_IS_ENOUGH else ("zero-2",))]
 PARTITIONED = "zero-3-partitioned"  # parameters as small as these are otherwise left whole

@@ -27,6 +27,7 @@ from sdfast.engine.selection import Selection
 from sdfast.engine.zero import Sharing
 from sdfast.errors import SdfastError
 from sdfast.modalities.texts.order import TextBatchOrder
+from sdfast.objectives.cross_entropy import CrossEntropy
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.r3f import R3F
@@ -39,9 +40,9 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
 
     Args:
         case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
-            `dropout`, `regularizer`, `objective`, of texts `r3f`; `stop` is a step at which the last process gets a
-            signal, `kill` one at which it dies, `poison` one at which its images stop being numbers; with `text` it is
-            a stage of texts, cut by `budget` if there is one.
+            `dropout`, `regularizer`, `weights` (of classes), `balanced`, `objective`, of texts `r3f`; `stop` is a step
+            at which the last process gets a signal, `kill` one at which it dies, `poison` one at which its images
+            stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is one.
         folder: for its checkpoints.
         ranks: the processes.
         dtype: of the weights.
@@ -58,6 +59,8 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
     kept = FinetuneConfig(regularizer=case.get("regularizer", "none"), recadam={"t0": 6}, mars={"head_radius": 0.1})
     if stage == "finetune":
         objective.regularizer = on_optimizer(kept, objective.module)
+    if "weights" in case:
+        objective.cross_entropy = CrossEntropy(torch.tensor(case["weights"]), smoothing=0.1)
     zero = ZeroConfig(stage=case.get("zero", 0), offload=case.get("offload", "none"))
     kind = FinetuneConfig if stage == "finetune" else PretrainConfig
     batch = case.get("batch", 16)
@@ -79,13 +82,14 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
     engine = EngineConfig(log_every=4, **case.get("engine", {}))
     prepare(objective.module, engine, torch.device("cpu"), STEPS, zero)
     rows = torch.arange(50)
-    text_order = TextBatchOrder(rows, LENGTHS, batch, seed=9, token_budget=case.get("budget"))
+    classes = rows // 42 if case.get("balanced") else None  # of 42 rows and of 8
+    text_order = TextBatchOrder(rows, LENGTHS, batch, seed=9, token_budget=case.get("budget"), classes=classes)
     trainer = Trainer(
         stage,
         objective,
         kind(steps=STEPS, batch_size=batch, lr=1e-3),
         engine,
-        TrainingData(text_order if case.get("text") else BatchOrder(rows, batch, seed=9), images),
+        TrainingData(text_order if case.get("text") else BatchOrder(rows, batch, 9, classes), images),
         StageFolder(folder, {"case": "one"}),
         Sharing(ranks, zero, case.get("deepspeed", {})),
         Selection(score, "dev", len(case["select"])) if "select" in case else None,

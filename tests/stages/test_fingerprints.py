@@ -51,7 +51,8 @@ def test_each_setting_of_a_stage_decides_it_or_says_why_not(modality: str) -> No
         if section not in ("pretrain", "distill", "finetune") or "." in name:
             continue
         values = getattr(base, section)
-        other = {"layer": 2, "norm_pix": False, "epochs": 2, "head_steps": 2}.get(name, _other(getattr(values, name)))
+        named = {"layer": 2, "norm_pix": False, "epochs": 2, "head_steps": 2, "class_weights": "balanced"}
+        other = named.get(name, _other(getattr(values, name)))
         changed = base.model_copy(update={section: values.model_copy(update={name: other})})
         if deciding_keys(changed, section, modality) == deciding_keys(base, section, modality):  # type: ignore[arg-type]
             silent.add(key)

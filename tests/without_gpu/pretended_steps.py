@@ -28,6 +28,7 @@ from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.models.blocks import TransformerShape
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective, matches_features
+from sdfast.objectives.cross_entropy import cross_entropy_of
 from sdfast.ops.mae_distill import triton_backend
 from sdfast.ops.mae_distill.arguments import Arguments
 from sdfast.teacher.live import LiveTeacher
@@ -67,7 +68,8 @@ def image_objective(stage: Stage, config: Config) -> Objective:
             module, other = MaskedAutoencoder(VIT), MaskedAutoencoder(VIT)
     if stage == "finetune":
         views = LabelledImages(normalise, config.finetune.flip, 0)
-        return classifier_objective(classifier, views, labels, config, 0)
+        loss = cross_entropy_of(config.finetune, labels, CLASSES)
+        return classifier_objective(classifier, views, labels, config, 0, loss)
     teacher: Any = None
     if stage == "distill":
         teacher = other
@@ -95,7 +97,8 @@ def text_objective(stage: Stage | Literal["head"], config: Config) -> Objective:
         else:
             module, other = MaskedLanguageModel(ROBERTA, dropouts), MaskedLanguageModel(ROBERTA)
     if stage == "finetune":
-        return classifier_objective(classifier, LabelledTexts(), labels, config, 0)
+        loss = cross_entropy_of(config.finetune, labels, CLASSES)
+        return classifier_objective(classifier, LabelledTexts(), labels, config, 0, loss)
     teacher: Any = None
     if stage == "distill":
         teacher = other

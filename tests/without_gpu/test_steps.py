@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from loss_launches import CALLS, Recorder, launch
-from pretended_steps import Step, take_step
+from pretended_steps import CLASSES, Step, take_step
 from torch import Tensor
 
 from sdfast.ops import registry
@@ -22,6 +22,7 @@ RAGGED = {"ops.attention.groups._offsets"}
 WORDS = {"modalities.texts.model.embed"}  # places of the tokens
 MASKED_WORDS = WORDS | {"modalities.texts.batch.to", "modalities.texts.objectives._labels"}
 TAIL = {"modalities.texts.model.encode"}  # the tokens that ask
+WEIGHED = [f"finetune.class_weights={[1 + each % 7 for each in range(CLASSES)]}", "finetune.label_smoothing=0.1"]
 BANK = {"teacher.targets.targets"}
 
 IMAGES: dict[str, tuple[str, list[str], set[str]]] = {
@@ -42,6 +43,7 @@ IMAGES: dict[str, tuple[str, list[str], set[str]]] = {
     "distill, weights": ("distill", ["distill.match=weights-l2"], BEFORE),
     "distill, rows of weights": ("distill", ["distill.match=weights-mars"], BEFORE),
     "finetune": ("finetune", [], BEFORE),
+    "finetune, weights of classes": ("finetune", WEIGHED, BEFORE),
     "finetune, R3F": ("finetune", ["finetune.regularizer=r3f"], BEFORE),
     "finetune, R4F": ("finetune", ["finetune.regularizer=r4f"], BEFORE),
     "finetune, RecAdam": ("finetune", ["finetune.regularizer=recadam"], BEFORE),
@@ -65,6 +67,11 @@ TEXTS: dict[str, tuple[str, list[str], set[str]]] = {
     ),
     "distill, weights": ("distill", ["distill.match=weights-l2"], PADDED | MASKED_WORDS | TAIL),
     "finetune": ("finetune", [], PADDED | WORDS | TAIL | {"objectives.classification._seen"}),
+    "finetune, weights of classes": (
+        "finetune",
+        WEIGHED,
+        PADDED | WORDS | TAIL | {"objectives.classification._seen", "objectives.classification._divisor"},
+    ),
     "finetune, R3F": (
         "finetune",
         ["finetune.regularizer=r3f"],

@@ -89,7 +89,8 @@ class Images(Modality):
 
     @override
     def order(self, context: Context, kind: Kind, seed: int) -> BatchOrder:
-        return BatchOrder(context.train_rows(kind), context.section(kind).batch_size, seed)
+        classes = context.balanced_classes(kind)
+        return BatchOrder(context.train_rows(kind), context.section(kind).batch_size, seed, classes)
 
     @override
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:

@@ -144,7 +144,8 @@ class LabelledImages:
 
     def draw(self, batch: Batch, views: int) -> Tensor:
         """[B] bool, or of several views [B, views]: which are mirrored; the first is the same for any number."""
-        words = philox_bits(self.seed, batch.epoch, batch.rows, views, STREAM_FLIP)
+        epoch = batch.epoch if batch.passes is None else batch.passes
+        words = philox_bits(self.seed, epoch, batch.rows, views, STREAM_FLIP)
         flipped = words < int(self.flip * 2**32)
         return flipped[:, 0] if views == 1 else flipped
 

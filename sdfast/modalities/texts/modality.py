@@ -100,7 +100,8 @@ class Texts(Modality):
     @override
     def order(self, context: Context, kind: Kind, seed: int) -> TextBatchOrder:
         lengths, budget = torch.from_numpy(context.train.lengths), context.config.data.token_budget
-        return TextBatchOrder(context.train_rows(kind), lengths, context.section(kind).batch_size, seed, budget)
+        rows, classes = context.train_rows(kind), context.balanced_classes(kind)
+        return TextBatchOrder(rows, lengths, context.section(kind).batch_size, seed, budget, classes)
 
     @override
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
@@ -130,7 +131,8 @@ class Texts(Modality):
     @override
     def flops(self, context: Context, kind: Kind) -> float:
         """Masked words are counted by their mean."""
-        how, lengths = context.pack.tokenization, context.train.lengths[context.train_rows(kind).numpy()]
+        rows, _ = self.order(context, kind, 0).epoch(0)  # with finetune.sampling=balanced some come several times
+        how, lengths = context.pack.tokenization, context.train.lengths[rows.sort().values.numpy()]
         maskable = lengths - len(how.prefix) - len(how.suffix)
         masked = maskable.clip(min=0) * context.config.pretrain.word_ratio
         task = TextTask(kind, context.config, context.model.shape, len(context.pack.class_names or ()))

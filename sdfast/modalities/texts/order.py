@@ -41,7 +41,13 @@ class TextBatchOrder(BatchOrder):
     """
 
     def __init__(
-        self, rows: Tensor, lengths: Tensor, batch_size: int, seed: int, token_budget: int | None = None
+        self,
+        rows: Tensor,
+        lengths: Tensor,
+        batch_size: int,
+        seed: int,
+        token_budget: int | None = None,
+        classes: Tensor | None = None,
     ) -> None:
         """Take the documents of a split and how a batch is cut.
 
@@ -51,8 +57,9 @@ class TextBatchOrder(BatchOrder):
             batch_size: documents of a batch.
             seed: of the shuffles.
             token_budget: see `budget_parts`; None leaves it to the engine to cut a batch.
+            classes: see `BatchOrder`.
         """
-        super().__init__(rows, batch_size, seed)
+        super().__init__(rows, batch_size, seed, classes)
         self.lengths = lengths
         self.token_budget = token_budget
 
@@ -62,7 +69,8 @@ class TextBatchOrder(BatchOrder):
         mine = batch.shared(ranks)
         order = _longest_first(self.lengths[mine.rows])
         cut = None if self.token_budget is None else self._micro_batches(batch, ranks, self.token_budget)
-        return replace(mine, rows=mine.rows[order], micro_batches=cut)
+        passes = None if mine.passes is None else mine.passes[order]
+        return replace(mine, rows=mine.rows[order], micro_batches=cut, passes=passes)
 
     def _micro_batches(self, batch: Batch, ranks: Ranks, token_budget: int) -> tuple[slice, ...]:
         shares = [batch.shared(replace(ranks, rank=rank)).rows for rank in range(ranks.world)]

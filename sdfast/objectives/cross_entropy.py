@@ -1,0 +1,110 @@
+"""The classifier's cross-entropy: weights of the classes and label smoothing, as torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdfast.config import FinetuneConfig
+from sdfast.errors import UserError
+
+_SHOWN = 20  # classes in a sentence
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """What `torch.nn.functional.cross_entropy` is given beside logits and labels.
+
+    Attributes:
+        weights: [classes] float32, on the logits' device; None counts all alike.
+        smoothing: share of the target that is spread evenly over all classes, 0 to 1.
+    """
+
+    weights: Tensor | None = None
+    smoothing: float = 0.0
+
+    def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """0-D, of all rows of a batch: logits [B, C] float32 or float64, labels [B] int64."""
+        return F.cross_entropy(logits, labels, self._weights(logits), label_smoothing=self.smoothing)
+
+    def share(self, logits: Tensor, labels: Tensor, divisor: Tensor | int) -> Tensor:
+        """0-D: what some rows of a batch contribute to its mean.
+
+        Args:
+            logits: [b, C] float32 or float64.
+            labels: [b] int64.
+            divisor: of the whole batch, see `divisor`.
+        """
+        weights, smoothing = self._weights(logits), self.smoothing
+        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing) / divisor
+
+    def divisor(self, labels: Tensor) -> Tensor | int:
+        """What the mean over a whole batch is divided by: its rows, or the sum of their weights; labels [B] int64."""
+        return len(labels) if self.weights is None else self.weights[labels].sum()
+
+    def _weights(self, logits: Tensor) -> Tensor | None:
+        return None if self.weights is None else self.weights.to(logits.dtype)
+
+
+PLAIN = CrossEntropy()
+
+
+def cross_entropy_of(config: FinetuneConfig, labels: Tensor, classes: int) -> CrossEntropy:
+    """The loss that the settings ask for.
+
+    Args:
+        config: of fine-tuning.
+        labels: [n] int64 of the rows that are trained on.
+        classes: how many there are.
+
+    Returns:
+        With weights on the labels' device.
+    """
+    given = config.class_weights
+    if given == "none":
+        return CrossEntropy(None, config.label_smoothing)
+    weights = balanced_weights(labels, classes) if given == "balanced" else torch.tensor(given, dtype=torch.float64)
+    return CrossEntropy(weights.float().to(labels.device), config.label_smoothing)
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights with which every class counts the same in all, and the rows 1 in the mean.
+
+    Args:
+        labels: [n] int64.
+        classes: how many there are.
+
+    Returns:
+        [classes] float64, n / (classes that have a row * rows of the class) as scikit-learn's `compute_class_weight`; 1
+        for a class without a row.
+    """
+    counts = labels.bincount(minlength=classes).double()
+    return torch.where(counts > 0, len(labels) / (int((counts > 0).sum()) * counts), 1.0)
+
+
+def check_class_weights(config: FinetuneConfig, names: Sequence[str]) -> None:
+    """Whether a list of weights has one for each class.
+
+    Raises:
+        UserError: it has more or fewer.
+    """
+    given = config.class_weights
+    if not isinstance(given, str) and len(given) != len(names):
+        raise UserError(
+            f"finetune.class_weights has {len(given)} weights, and the data have {len(names)} classes; give one for"
+            f" each, in this order: {_listed(names)}."
+        )
+
+
+def weights_note(weights: Tensor, names: Sequence[str]) -> str:
+    """A sentence that names the weights: [classes], of as many classes."""
+    return f"class weights: {_listed([f'{n} {w:.4g}' for n, w in zip(names, weights.tolist(), strict=True)])}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more
