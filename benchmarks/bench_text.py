@@ -1,11 +1,12 @@
 """Training steps on texts on the CPU: the naive step on Hugging Face modules (padded, a head for every token, a live
-teacher) and sdfast's, in turns, in one run.
+teacher), the same modules run with care against cached targets, and sdfast's, in turns, in one run.
 
     pytest benchmarks/bench_text.py --benchmark-only --benchmark-json=F; python benchmarks/text_table.py F
 
-float32, AdamW (fused in both), freed pages kept in both, the dropout of the published models unless said otherwise.
-`full` has 512 tokens in every text; `mix` the lengths of 20 Newsgroups. sdfast's step draws its masks, the naive one
-has masks and labels made beforehand. Name points to run fewer: `-k "MiniLM and mix"`.
+float32 but for the arms named bf16 (autocast), AdamW (fused in all), freed pages kept in all, the dropout of the
+published models unless said otherwise. `full` has 512 tokens in every text; `mix` the lengths of 20 Newsgroups.
+sdfast's step draws its masks, the others have masks and labels made beforehand. Name points to run fewer:
+`-k "MiniLM and mix"`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from honest import Speed
 from step_clock import product, turns
-from text_setup import SHAPES, STAGES, Point, flops_of, naive_step, sdfast_step
+from text_setup import SHAPES, STAGES, Point, flops_of, honest_step, naive_step, sdfast_step
 
 from sdfast.engine.machine import freed_pages_kept
 from sdfast.ops.linear_chunks import rows_of_a_chunk
@@ -40,7 +42,13 @@ def logit_bytes(point: Point) -> dict[str, int]:
 def test_text_step(benchmark: Any, model: str, stage: str, lengths: str, dropout: float) -> None:
     point = Point(model, stage, lengths, TEXTS[model, lengths], dropout)
     with freed_pages_kept() as kept:
-        steps = {"naive": naive_step(point), "sdfast": sdfast_step(point)}
+        steps = {
+            "naive": naive_step(point),
+            "honest": honest_step(point, Speed()),
+            "honest bf16": honest_step(point, Speed(bf16=True)),
+            "sdfast": sdfast_step(point),
+            "sdfast bf16": sdfast_step(point, {"precision": "bf16"}),
+        }
         for step in steps.values():
             step()
         steps[PRODUCT] = product(SIZE, torch.float32, "cpu")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from naive import clean_cls, finetuning_optimizer, freeze_positions, layers_of, pretraining_optimizer
 from torch import Tensor, nn
-from transformers import ViTForImageClassification, ViTMAEForPreTraining
+from transformers import PreTrainedModel, ViTForImageClassification, ViTMAEForPreTraining
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class _Step:
         elif speed.compile == "whole":
             self.loss = torch.compile(self._loss, dynamic=False, **speed.options)
 
-    def _loss(self, *args: Tensor | None) -> dict[str, Tensor]:
+    def _loss(self, *args: Any) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _update(self, clip: float | None, *args: Tensor | None) -> dict[str, Tensor]:
+    def _update(self, clip: float | None, *args: Any) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device.type
         torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(device, torch.bfloat16) if self.speed.bf16 else contextlib.nullcontext():
@@ -94,6 +94,29 @@ class HonestDistillation(_Step):
     def step(self, pixels: Tensor, rows: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """pixels: [B, C, H, W] normalised; rows: [B] int64, of the targets; noise: [B, L], decides the masks."""
         return self._update(None, pixels, rows, noise)
+
+
+class HonestTexts(_Step):
+    """One step of further pre-training on padded texts, or of self-distillation against cached targets."""
+
+    def __init__(
+        self, model: PreTrainedModel, targets: Tensor | None = None, lr: float = 1e-4, speed: Speed | None = None
+    ) -> None:
+        """targets: [B, D], the teacher's CLS token of every text of the batch; None for further pre-training."""
+        self.targets = targets
+        layers = list(model.base_model.encoder.layer)
+        super().__init__(model, layers, pretraining_optimizer(model, lr, fused=True), speed or Speed())
+
+    def _loss(self, seen: dict[str, Tensor], labels: Tensor, clean: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        parts = {"loss_mlm": self.model(**seen, labels=labels).loss}
+        if self.targets is not None:
+            difference = self.model.base_model(**clean).last_hidden_state[:, 0] - self.targets
+            parts["loss_distill"] = difference.square().sum() / len(labels)
+        return parts
+
+    def step(self, seen: dict[str, Tensor], labels: Tensor, clean: dict[str, Tensor]) -> dict[str, Tensor]:
+        """seen, clean: as `naive_text.inputs_of` makes them, of the masked and of the clean texts; labels: [B, N]."""
+        return self._update(None, seen, labels, clean)
 
 
 class HonestFinetuning(_Step):

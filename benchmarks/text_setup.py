@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from honest import HonestTexts, Speed
 from naive import pretraining_optimizer
-from naive_text import NaiveTextDistillation, NaiveTextPretraining
+from naive_text import NaiveTextDistillation, NaiveTextPretraining, inputs_of, padded
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from sdfast.config import Config
@@ -139,10 +140,20 @@ def masks_of(point: Point) -> Any:
     return trainer.objective.draw(Batch(0, torch.arange(point.texts)))
 
 
-def sdfast_step(point: Point) -> Step:
+def sdfast_step(point: Point, engine: dict[str, Any] | None = None) -> Step:
     """One step of a run; the masks are drawn in it, as they are in training."""
     with TemporaryDirectory() as folder:
-        return trainer_of(point, Path(folder)).step
+        return trainer_of(point, Path(folder), engine=engine).step
+
+
+def honest_step(point: Point, speed: Speed) -> Step:
+    """The same with care on modules of transformers: no teacher runs, and the padding too is made beforehand."""
+    texts, drawn, model = point.batch(), masks_of(point), their_model(point)
+    labels = torch.full_like(texts.ids, -100).index_copy(0, drawn.chosen, drawn.labels)
+    targets = torch.randn(point.texts, point.shape.encoder.width, generator=torch.Generator().manual_seed(2))
+    honest = HonestTexts(model, targets if point.stage == "distill" else None, speed=speed)
+    seen, clean = (inputs_of(ids, texts.lengths, model) for ids in (drawn.batch.ids, texts.ids))
+    return lambda: honest.step(seen, padded(labels, texts.lengths, -100), clean)
 
 
 def naive_step(point: Point) -> Step:

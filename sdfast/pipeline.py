@@ -310,7 +310,7 @@ class Pipeline:
             self.ranks.first(lambda: self._hold(stack, training))
             self.place.held = True
             try:
-                stack.enter_context(cpu_settings(self.config.engine))
+                stack.enter_context(cpu_settings(self.config.engine, self.device))
                 if training and not self._opened:
                     self._open_inputs()
                     self._opened = True

@@ -87,8 +87,10 @@ def torch_fp32_matmul(precision: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cpu_settings(engine: EngineConfig) -> Iterator[None]:
+def cpu_settings(engine: EngineConfig, device: torch.device) -> Iterator[None]:
     """A CPU computes as `engine.threads` and, inside, as `engine.fp32_products` says; threads wait as `waiting` says.
+
+    Where a GPU computes, nobody waits for the CPU's threads for long, and they wait as they did.
 
     Raises:
         UserError: bf16x6 without the compiled core, or in one of several processes.
@@ -99,7 +101,8 @@ def cpu_settings(engine: EngineConfig) -> Iterator[None]:
         reason = why_not_bf16x6() if launch_info().world == 1 else "several processes keep to torch's products"
         if reason is not None:
             raise UserError(f"engine.fp32_products=bf16x6 cannot be used here: {reason}; use auto.")
-    with float32_products(engine.fp32_products), waiting_adapts():
+    waiting = waiting_adapts() if device.type == "cpu" else contextlib.nullcontext()
+    with float32_products(engine.fp32_products), waiting:
         yield
 
 

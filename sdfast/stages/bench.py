@@ -150,7 +150,7 @@ def bench(
     Raises:
         RunError: memory ran out.
     """
-    with cpu_settings(config.engine), fp32_matmul(config.engine.precision, device):
+    with cpu_settings(config.engine, device), fp32_matmul(config.engine.precision, device):
         return _report(config, model, device, batches, say)
 
 

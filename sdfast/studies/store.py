@@ -58,7 +58,7 @@ class Store:
     @contextlib.contextmanager
     def opened(self, config: Config) -> Iterator[Context]:
         """What the stages of a cell work with; torch is set as the cell asks for."""
-        with cpu_settings(config.engine):
+        with cpu_settings(config.engine, device_of(config)):
             yield self._open(config)
 
     def _open(self, config: Config) -> Context:

@@ -36,20 +36,22 @@ def stop_after(trainer: Trainer, step: int, signal_number: int) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("signal_number", "precision"), [(signal.SIGINT, "fp32"), (signal.SIGTERM, "fp32"), (signal.SIGINT, "bf16")]
+)
 def test_a_signal_saves_within_one_step_and_the_run_resumes_bit_for_bit(
-    stage: str, signal_number: int, make_trainer: Callable[..., Trainer], tmp_path: Path
+    stage: str, signal_number: int, precision: str, make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
-    whole = make_trainer(stage, directory=tmp_path / "whole")
+    whole = make_trainer(stage, directory=tmp_path / "whole", precision=precision)
     whole.run()
-    cut = make_trainer(stage, directory=tmp_path / "cut")
+    cut = make_trainer(stage, directory=tmp_path / "cut", precision=precision)
     stop_after(cut, 6, signal_number)
     with pytest.raises(Interrupted) as stopped:
         cut.run()
     assert stopped.value.exit_code == 128 + signal_number
     assert cut.steps_done == 7
     torch.manual_seed(12345)  # the state must come from the checkpoint
-    resumed = make_trainer(stage, directory=tmp_path / "cut")
+    resumed = make_trainer(stage, directory=tmp_path / "cut", precision=precision)
     assert resumed.steps_done == 7
     resumed.run()
     for name, value in weights(whole).items():

@@ -11,7 +11,9 @@ import threading
 import pytest
 import torch
 
+from sdfast.config import EngineConfig
 from sdfast.engine import waiting
+from sdfast.engine.machine import cpu_settings
 from sdfast.engine.waiting import libgomp, seconds_waited, shorten_slices, waiting_adapts, why_not_adapting
 
 adapts = pytest.mark.skipif(why_not_adapting({}) is not None, reason=f"threads wait {why_not_adapting({})}")
@@ -159,6 +161,9 @@ def test_only_several_threads_are_watched_once_and_no_longer_than_asked(monkeypa
     with pytest.raises(KeyError), waiting_adapts():
         raise KeyError
     assert watched() == 0
+    for device, watches in (("cpu", 1), ("cuda", 0)):
+        with cpu_settings(EngineConfig(), torch.device(device)):
+            assert watched() == watches
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     with waiting_adapts():
         assert watched() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -98,3 +99,34 @@ def test_bfloat16_follows_float32(naive: ModuleType, honest: ModuleType, mae_fol
         arguments = pixels_of(batch, torch.float32), noise_of(batch, torch.float32)
         exact, rounded = (float(step.step(*arguments)["loss_mae"]) for step in steps)
         assert 0 < abs(exact - rounded) < 0.02 * exact
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+def test_texts(stage: str, naive: ModuleType, honest: ModuleType) -> None:
+    naive_text = importlib.import_module("naive_text")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=50, **sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+    def model(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return transformers.BertForMaskedLM(config).double()
+
+    lengths, generator = torch.tensor([7, 4, 9]), torch.Generator().manual_seed(0)
+    clean = torch.randint(5, 50, (20,), generator=generator)
+    seen, labels = clean.clone(), torch.full_like(clean, -100)
+    seen[::6], labels[::6] = 4, clean[::6]
+    ours, theirs, teacher = model(0), model(0), model(1)
+    inputs, whole = (naive_text.inputs_of(ids, lengths, ours) for ids in (seen, clean))
+    targets = teacher.eval().base_model(**whole).last_hidden_state[:, 0].detach() if stage == "distill" else None
+    honest_step = honest.HonestTexts(ours, targets, LR)
+    arguments = (seen, labels, lengths)
+    if stage == "distill":
+        naive_step, arguments = naive_text.NaiveTextDistillation(theirs, teacher, LR), (*arguments, clean)
+    else:
+        naive_step = naive_text.NaiveTextPretraining(theirs, LR)
+    compare(
+        honest_step,
+        naive_step,
+        lambda step: arguments,
+        lambda step: (inputs, naive_text.padded(labels, lengths, -100), whole),
+    )

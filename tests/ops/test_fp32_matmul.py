@@ -183,7 +183,7 @@ def test_of_several_processes_none_may_ask_for_bf16x6(monkeypatch: pytest.Monkey
         pytest.raises(
             UserError, match=r"engine\.fp32_products=bf16x6 cannot be used here: several processes.*use auto"
         ),
-        cpu_settings(EngineConfig(fp32_products="bf16x6")),
+        cpu_settings(EngineConfig(fp32_products="bf16x6"), torch.device("cpu")),
     ):
         pass
 
@@ -193,10 +193,10 @@ def test_without_the_compiled_core_bf16x6_is_refused_in_a_sentence(monkeypatch: 
     monkeypatch.setattr("sdfast.engine.machine.why_not_bf16x6", lambda: "it was not built")
     with (
         pytest.raises(UserError, match=r"engine\.fp32_products=bf16x6 cannot be used here: it was not built; use auto"),
-        cpu_settings(EngineConfig(fp32_products="bf16x6")),
+        cpu_settings(EngineConfig(fp32_products="bf16x6"), torch.device("cpu")),
     ):
         pass
     with pytest.raises(RuntimeError, match="not available: it was not built"), fp32_matmul.float32_products("bf16x6"):
         pass
-    with cpu_settings(EngineConfig(fp32_products="auto")):
+    with cpu_settings(EngineConfig(fp32_products="auto"), torch.device("cpu")):
         pass
