@@ -37,8 +37,8 @@ class DataConfig(BaseModel):
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="training rows kept: those with a label first, stratified, seeded, and a smaller limit is a subset "
-        "of a larger",
+        description="training images or documents kept: those with a label first, stratified, seeded, and a smaller "
+        "limit is a subset of a larger",
     )
     limit_seed: int = Field(default=42, ge=0, description="seed of `limit`")
     test_fraction: float = Field(

@@ -14,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdfast.data.pack_checks import as_digests
 from sdfast.errors import UserError
 from sdfast.modalities.texts.pack import TextSplit, ids_digest
 from sdfast.modalities.texts.tokenization import Tokenization
+
+_HASHED = 1024  # rows whose ids are in memory together
 
 
 class TextChunks:
@@ -69,9 +72,10 @@ class TextChunks:
     def digests(self) -> NDArray[np.uint8]:
         """[N, 32] uint8: of the ids of each row (see `ids_digest`)."""
         found = self.documents.digests[self.document]
-        for row in np.flatnonzero(self._in_chunks).tolist():
-            ids, _ = self.tokens(torch.tensor([row]))
-            found[row] = np.frombuffer(ids_digest(ids.numpy().astype(np.int32)), np.uint8)
+        for rows in torch.from_numpy(np.flatnonzero(self._in_chunks)).split(_HASHED):
+            ids, lengths = self.tokens(rows)
+            each = np.split(ids.numpy().astype(np.int32), np.cumsum(lengths.numpy())[:-1])
+            found[rows.numpy()] = as_digests(ids_digest(row) for row in each)
         return found
 
     @property
