@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -175,6 +177,24 @@ def test_both_arms_of_a_study_have_their_rows(given: dict[str, Path], tmp_path: 
             assert len(inputs_of(context, distillation(context).chain()[0], {})) > 5
     assert rows == {"false": 24, "true": rows_by_hand(given)}
     assert len(list((tmp_path / "packs").iterdir())) == 1
+
+
+def test_a_study_of_before_finds_its_packs(tmp_path: Path) -> None:
+    """The name of a pack's folder is what it was before there were further keys, from the keys of then."""
+    from sdfast.studies.store import Shared, Store
+
+    config = sdfast.Pipeline("bundled-text", "texts", overrides=["data.max_length=64"], preset="text-demo").config
+    keys: dict[str, Any] = {
+        **{"source": "texts", "image_size": None, "channels": None, "test_fraction": 0.25, "split_seed": 42},
+        **{"max_broken": 0.05, "duplicates": "error", "image_key": None, "text_key": None, "label_key": None},
+        **{"split_key": None, "encoding": "utf-8", "unseen": "error", "exif_rotation": "apply"},
+        **{"background": "white", "range": "auto", "max_pixels": 178_956_970, "max_length": 64, "token_budget": None},
+    }
+    content = json.dumps(["bundled-text", keys], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    assert Store(tmp_path, Shared())._pack_directory(config).name == f"bundled-text-texts-{digest}"
+    other = config.changed(["data.test_fraction=0.5"])
+    assert Store(tmp_path, Shared())._pack_directory(other) != Store(tmp_path, Shared())._pack_directory(config)
 
 
 def test_images_have_no_chunks(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe
 
 _DIGITS = 12  # of a fingerprint, in a folder's name
+_NAMING = {  # keys of `data` that every pack's folder is named by; a later one where it is not at its default
+    *("source", "image_size", "channels", "test_fraction", "split_seed", "max_broken", "duplicates", "image_key"),
+    *("text_key", "label_key", "split_key", "encoding", "unseen", "exif_rotation", "background", "range"),
+    *("max_pixels", "max_length", "token_budget"),
+}
+_VIEWS = {"limit", "limit_seed", "chunk", "chunk_stride"}  # they choose rows of a pack, and one pack serves all
 
 
 class Shared:
@@ -83,7 +89,9 @@ class Store:
 
     def _pack_directory(self, config: Config) -> Path:
         """Named by what decides the pack, as it was asked for."""
-        options = config.data.model_dump(mode="json", exclude={"limit", "limit_seed", "chunk", "chunk_stride"})
+        data = config.data
+        later = {name for name, field in type(data).model_fields.items() if getattr(data, name) == field.default}
+        options = data.model_dump(mode="json", exclude=_VIEWS | (later - _NAMING))
         digest = sha256_json([config.model_spec, options])[:_DIGITS]
         names = dict.fromkeys((slug(config.model_spec), slug(config.data_spec)))
         return self.out / "packs" / f"{'-'.join(names)}-{digest}"
