@@ -66,7 +66,7 @@ def test_epochs_pass_over_all_chunks_and_the_bank_has_a_row_for_each(given: dict
     assert pipe.config.data.chunk is True and len(pipe.context.train) == 24
     log = (tmp_path / "run" / "log.txt").read_text()
     long = rows - 24
-    assert f"{long} of 24 documents of train are longer than 40 tokens and become {2 * long} rows of pretrain" in log
+    assert f"of 24 documents of train {long} are longer than 40 tokens and become {2 * long} rows of pretrain" in log
     view = pipe.context.train_of("distill")
     words = AutoTokenizer.from_pretrained(given["model"]).convert_tokens_to_ids(WORDS)
     ids, _ = view.tokens(torch.arange(len(view)))
@@ -94,10 +94,28 @@ def test_finetune_is_what_it_was(given: dict[str, Path], tmp_path: Path) -> None
     assert results[0] == results[1]
 
 
+def test_joined_documents_are_rows_of_the_bank(given: dict[str, Path], tmp_path: Path) -> None:
+    pipe = pipeline(given, tmp_path / "run", "data.pack_short=true", "pretrain.epochs=1", "pretrain.batch_size=1")
+    pipe.distill()
+    tokenizer, rows, free = AutoTokenizer.from_pretrained(given["model"]), 0, 0
+    for ids in tokenizer([text(number, number % 2) for number in range(24)], add_special_tokens=False)["input_ids"]:
+        if len(ids) > ROOM:
+            rows += -(-len(ids) // ROOM)
+        elif len(ids) + 1 <= free:  # with the token that ends it
+            free -= len(ids) + 1
+        else:
+            rows, free = rows + 1, ROOM - len(ids)
+    assert rows < rows_by_hand(given) and pipe.config.pretrain.steps == rows
+    assert len(open_bank(tmp_path / "run" / "teacher")) == rows
+    assert " short ones are joined into " in (tmp_path / "run" / "log.txt").read_text()
+    assert len(pipe.context.train_rows("finetune")) == 24
+
+
+@pytest.mark.parametrize("option", ["data.chunk_stride=5", "data.pack_short=true"])
 def test_an_interrupted_run_ends_with_the_same_bits(
-    given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("data.chunk_stride=5", "data.token_budget=90", "distill.tokens=cls")
+    options = (option, "data.token_budget=90", "distill.tokens=cls")
     pipeline(given, tmp_path / "whole", *options).distill()
     step = Trainer.step
 

@@ -129,6 +129,12 @@ class DataConfig(BaseModel):
         description="tokens that neighbouring chunks of a document share",
         json_schema_extra={"of": "texts"},
     )
+    pack_short: bool = Field(
+        default=False,
+        description="join documents that are not longer than `max_length` to rows of pretrain, distill and the bank, "
+        "as many as fit, with the special tokens of an end after each",
+        json_schema_extra={"of": "texts"},
+    )
     token_budget: int | None = Field(
         default=None,
         ge=1,

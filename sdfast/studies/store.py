@@ -28,7 +28,8 @@ _NAMING = {  # keys of `data` that every pack's folder is named by; a later one 
     *("text_key", "label_key", "split_key", "encoding", "unseen", "exif_rotation", "background", "range"),
     *("max_pixels", "max_length", "token_budget"),
 }
-_VIEWS = {"limit", "limit_seed", "chunk", "chunk_stride"}  # they choose rows of a pack, and one pack serves all
+# they choose rows of a pack, and one pack serves all
+_VIEWS = {"limit", "limit_seed", "chunk", "chunk_stride", "pack_short"}
 
 
 class Shared:

@@ -49,8 +49,9 @@ def build(tmp_path: Path) -> Build:
     return prepare
 
 
-def view_of(pack: TextPack, stride: int = 0, chunk: bool | None = None) -> Any:
-    return rows_of_documents(pack.split("train"), pack.tokenization, chunk, stride)
+def view_of(pack: TextPack, stride: int = 0, chunk: bool | None = None, **options: Any) -> Any:
+    options |= {"chunk": chunk, "chunk_stride": stride}
+    return rows_of_documents(pack.split("train"), pack.tokenization, DataConfig(**options))
 
 
 def rows_in(view: Any) -> list[list[int]]:
@@ -143,6 +144,52 @@ def test_an_end_that_is_no_text_is_counted(build: Build, monkeypatch: pytest.Mon
     )
 
 
+# Short documents joined.
+
+
+def joined_by_hand(texts: list[str], kind: str, wanted: list[int]) -> list[list[int]]:
+    """Rows of the short documents that are wanted, one after the other, from what transformers gives for each."""
+    raw, rows = RAW[kind], list[list[int]]()
+    for number, text in enumerate(texts):
+        ids = raw(text)["input_ids"]
+        if number not in wanted or len(ids) > LONGEST:
+            continue
+        if rows and len(rows[-1]) + len(ids) - 1 <= LONGEST:
+            rows[-1] += ids[1:]  # without another token of a beginning
+        else:
+            rows.append(ids)
+    return rows
+
+
+@pytest.mark.parametrize("limit", [None, 25])
+@pytest.mark.parametrize("kind", RAW)
+def test_short_documents_are_joined(kind: str, limit: int | None, build: Build) -> None:
+    texts = [sentence(number, 1 + number * 3 % 11) for number in range(50)] + TEXTS[:10]
+    pack = build(texts, kind=kind)
+    wanted = pack.split("train").limited(limit, 42).tolist()
+    view, plain = view_of(pack, 3, limit=limit, pack_short=True), view_of(pack, 3)
+    chosen = view.limited(limit, 42)
+    rows = [rows_in(view)[row] for row in chosen]
+    joined, whole = joined_by_hand(texts, kind, wanted), RAW[kind](texts)["input_ids"]
+    assert max(map(len, joined)) <= LONGEST and len(joined) < 0.8 * len(wanted)
+    chunks = [row for row in (rows_in(plain)[row] for row in plain.limited(limit, 42)) if row not in whole]
+    assert len(chunks) > 3 and sorted(rows) == sorted(joined + chunks)
+    assert view.lengths[chosen].tolist() == [len(row) for row in rows]
+    digests = [ids_digest(np.array(row, np.int32)) for row in rows]
+    assert [digest.tobytes() for digest in view.digests[chosen]] == digests
+    assert view is view_of(pack, 3, limit=limit, pack_short=True) is not plain
+
+
+def test_joined_documents_of_a_pack_without_rests(build: Build) -> None:
+    """Long ones are rows of their own, cut."""
+    pack = build(chunk=False)
+    view = view_of(pack, chunk=False, pack_short=True)
+    cut = RAW["bert"](TEXTS, truncation=True, max_length=LONGEST)["input_ids"]
+    long = [ids for ids, text in zip(cut, TEXTS, strict=True) if len(RAW["bert"](text)["input_ids"]) > LONGEST]
+    assert len(view) < len(TEXTS)
+    assert {tuple(ids) for ids in long} <= {tuple(row) for row in rows_in(view)}
+
+
 # What lies on the disk.
 
 
@@ -150,8 +197,8 @@ def test_the_classifier_sees_what_it_saw(build: Build, tmp_path: Path) -> None:
     """A pack with the rests has the files of one without, and two more; what is cut is said in one sentence each."""
     cut = build(chunk=False)
     files = {path.name: path.read_bytes() for path in cut.directory.iterdir() if path.name != "manifest.json"}
-    count = sum(len(RAW["bert"](text)["input_ids"]) > LONGEST for text in TEXTS) + 2
-    names = f"{count} (test.jsonl:1, test.jsonl:2, train.jsonl:4 and {count - 3} more)"
+    long = [line for line, text in enumerate(TEXTS, 1) if len(RAW["bert"](text)["input_ids"]) > LONGEST]
+    names = f"{len(long) + 2} (test.jsonl:1, test.jsonl:2, train.jsonl:{long[0]} and {len(long) - 1} more)"
     assert cut.warnings == [
         f"Documents of more than 20 tokens, of which the first 20 are kept (data.max_length): {names}."
     ]

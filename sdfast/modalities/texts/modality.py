@@ -96,26 +96,26 @@ class Texts(Modality):
 
     @override
     def training_split(self, pack: TextPack, config: Config, kind: Kind) -> Any:
-        train, data = pack.split("train"), config.data
-        if kind == "finetune":
-            return train
-        return rows_of_documents(train, pack.tokenization, data.chunk, data.chunk_stride)
+        train = pack.split("train")
+        return train if kind == "finetune" else rows_of_documents(train, pack.tokenization, config.data)
 
     @override
     def settled(self, config: Config, pack: TextPack) -> Config:
         data, train = config.data, pack.split("train")
-        cut = pack.manifest["splits"]["train"].get("truncated", 0)
-        if not cut:
-            return config
-        chunk = train.rest is not None if data.chunk is None else data.chunk
-        if chunk and train.rest is None:
-            raise UserError(
-                f"{pack.directory} was made with data.chunk=false, and the data it was made of are gone; leave"
-                " data.chunk=true away."
-            )
-        config = config.model_copy(update={"data": data.model_copy(update={"chunk": chunk})})
+        cut, asked = pack.manifest["splits"]["train"].get("truncated", 0), data.chunk
+        if cut:
+            chunk = train.rest is not None if asked is None else asked
+            if chunk and train.rest is None:
+                raise UserError(
+                    f"{pack.directory} was made with data.chunk=false, and the data it was made of are gone; leave"
+                    " data.chunk=true away."
+                )
+            config = config.model_copy(update={"data": data.model_copy(update={"chunk": chunk})})
+            if not chunk:
+                log.info("data: %s", _cut(cut, len(train), pack.tokenization.max_length, asked))
         view = self.training_split(pack, config, "pretrain")
-        log.info("data: %s", view.said if chunk else _cut(cut, len(train), pack.tokenization.max_length, data.chunk))
+        if view is not train:
+            log.info("data: %s", view.said)
         return config
 
     @override

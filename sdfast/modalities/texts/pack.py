@@ -54,7 +54,7 @@ class TextSplit(SplitFiles):
         rest: np.memmap, [R] of the type of `ids`, read-only: what follows in the documents that are longer than a row,
             without special tokens; None where there is nothing, or it was not kept.
         rest_offsets: [n + 1] int64; of document i that is `rest[rest_offsets[i] : rest_offsets[i + 1]]`; or None.
-        views: its chunks (`sdfast.modalities.texts.chunks`) by their stride, made when first wanted.
+        views: its chunks (`sdfast.modalities.texts.chunks`) by how they are made, when first wanted.
     """
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -68,7 +68,7 @@ class TextSplit(SplitFiles):
         if "rest" in files:
             self.rest = load_array(directory / files["rest"]["file"], mmap_mode="r")
             self.rest_offsets = load_array(directory / files["rest_offsets"]["file"])
-        self.views: dict[int, Any] = {}
+        self.views: dict[Any, Any] = {}
 
     @property
     def choice_digests(self) -> NDArray[np.uint8]:

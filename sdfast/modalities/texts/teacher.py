@@ -62,8 +62,7 @@ class TextRecipe(BankRecipe):
 
 def recipe_of(teacher: PretrainedMLM, pack: TextPack, config: Config, device: torch.device) -> TextRecipe:
     """What a teacher's bank for a run is made from."""
-    data = config.data
-    train = rows_of_documents(pack.split("train"), pack.tokenization, data.chunk, data.chunk_stride)
+    train = rows_of_documents(pack.split("train"), pack.tokenization, config.data)
     return TextRecipe(
         encoder=teacher.module.encoder,
         shape=teacher.shape,
