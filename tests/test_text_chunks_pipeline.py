@@ -66,7 +66,7 @@ def test_epochs_pass_over_all_chunks_and_the_bank_has_a_row_for_each(given: dict
     assert pipe.config.data.chunk is True and len(pipe.context.train) == 24
     log = (tmp_path / "run" / "log.txt").read_text()
     long = rows - 24
-    assert f"of 24 documents of train {long} are longer than 40 tokens and become {2 * long} rows of pretrain" in log
+    assert f"of 24 documents of train {long} are longer than 40 tokens and become {2 * long} rows; pretrain" in log
     view = pipe.context.train_of("distill")
     words = AutoTokenizer.from_pretrained(given["model"]).convert_tokens_to_ids(WORDS)
     ids, _ = view.tokens(torch.arange(len(view)))
@@ -107,7 +107,7 @@ def test_joined_documents_are_rows_of_the_bank(given: dict[str, Path], tmp_path:
             rows, free = rows + 1, ROOM - len(ids)
     assert rows < rows_by_hand(given) and pipe.config.pretrain.steps == rows
     assert len(open_bank(tmp_path / "run" / "teacher")) == rows
-    assert " short ones are joined into " in (tmp_path / "run" / "log.txt").read_text()
+    assert " short ones share " in (tmp_path / "run" / "log.txt").read_text()
     assert len(pipe.context.train_rows("finetune")) == 24
 
 

@@ -152,13 +152,13 @@ class TextChunks:
         several = several[several > 1]
         parts = []
         if chunks:
-            parts.append(f"{long:,} are longer than {length} tokens and become {chunks:,} rows of pretrain and distill")
+            parts.append(f"{long:,} are longer than {length} tokens and become {chunks:,} rows")
         if len(several):
-            parts.append(f"{several.sum():,} short ones are joined into {len(several):,} rows of pretrain and distill")
-        what = " and ".join(parts) or "none is joined"
+            parts.append(f"{several.sum():,} short ones share {len(several):,}")
+        what = ", ".join(parts) or "none is joined"
         return (
-            f"of {len(self.documents):,} documents of train {what}; {len(self):,} rows in all; fine-tuning sees a row a"
-            f" document, its first {length} tokens"
+            f"of {len(self.documents):,} documents of train {what}; pretrain and distill have {len(self):,} rows in"
+            f" all, fine-tuning has one a document, its first {length} tokens"
         )
 
 
