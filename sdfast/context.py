@@ -60,6 +60,10 @@ class Context:
         """What fine-tuning is evaluated on."""
         return evaluation_split(self.pack)[1]
 
+    def train_of(self, kind: Kind) -> Any:
+        """What a kind of stage sees of the split that is trained on: of texts possibly its chunks."""
+        return self.modality.training_split(self.pack, self.config, kind)
+
     def section(self, kind: Kind) -> OptimisationConfig:
         """How a kind of stage is optimised; a new head as `pretrain`, in steps of its own."""
         if kind == "head":
@@ -68,8 +72,8 @@ class Context:
         return getattr(self.config, kind)
 
     def train_rows(self, kind: Kind) -> Tensor:
-        """[n] int64, on the CPU: the rows within `data.limit`; for `finetune` those that have a label."""
-        return rows_of(self.train, self.config, kind)
+        """[n] int64, on the CPU: the rows of `train_of` in `data.limit`; for `finetune` those that have a label."""
+        return rows_of(self.train_of(kind), self.config, kind)
 
     def balanced_classes(self, kind: Kind) -> Tensor | None:
         """[n] int64: the class of each of `train_rows`, where as many of each are taken; None where they are not."""
@@ -97,7 +101,7 @@ class Context:
 
 
 def rows_of(train: Any, config: Config, kind: Kind) -> Tensor:
-    """[n] int64, on the CPU: the rows of a split that a kind of stage trains on."""
+    """[n] int64, on the CPU: the rows that a kind of stage trains on of what it sees of a split."""
     rows = torch.from_numpy(train.limited(config.data.limit, config.data.limit_seed))
     return labelled_rows(train, rows) if kind == "finetune" else rows
 
@@ -182,6 +186,18 @@ class Modality(ABC):
     @abstractmethod
     def open_pack(self, directory: Path) -> Any:
         """A pack that is there."""
+
+    def training_split(self, pack: Any, config: Config, kind: Kind) -> Any:
+        """What a kind of stage sees of the train split, whose rows it trains on: the split itself, or a view of it."""
+        return pack.split("train")
+
+    def settled(self, config: Config, pack: Any) -> Config:
+        """The configuration with a value for each key of `data` that depends on the pack, and that said in the log.
+
+        Raises:
+            UserError: the pack lacks what they ask for.
+        """
+        return config
 
     @abstractmethod
     def reader(self, split: Any, device: torch.device) -> Reader:

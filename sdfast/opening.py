@@ -92,5 +92,7 @@ def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], 
     counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
     classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
     log.info("data: %s: %s%s", config.data_spec, counts, classes)
+    config = modality.settled(config, pack)
     kinds: list[Kind] = ["pretrain", "distill", *(("finetune",) if train.labels is not None else ())]
-    return pack, config.resolved(modality.name, {kind: len(rows_of(train, config, kind)) for kind in kinds})
+    splits = {kind: modality.training_split(pack, config, kind) for kind in kinds}
+    return pack, config.resolved(modality.name, {kind: len(rows_of(splits[kind], config, kind)) for kind in kinds})

@@ -171,6 +171,8 @@ class Pipeline:
             spec = modality.source(config)
             if not self.ranks.is_first:
                 return modality.open_pack(directory)
+            if config.data.chunk is None and occupant.was_cut(self.out, config):
+                config = config.model_copy(update={"data": config.data.model_copy(update={"chunk": False})})
             try:
                 return modality.prepare_pack(spec, directory, config, initial, self._model_path)
             except UserError as error:

@@ -36,7 +36,7 @@ PYTHON_FILE = re.compile(r"`([\w/]+\.py)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SECTIONS = ("data", "pretrain", "distill", "finetune", "teacher", "engine", "zero")
 KEY = re.compile(rf"(?<![\w./])((?:{'|'.join(SECTIONS)})(?:\.[a-z]\w*)+)(?:=(\[[^\]]*\]|[\w./+-]+))?")
-WORDS = ("all", "the model's")  # for a default that is not a value
+WORDS = ("all", "the model's", "in new packs")  # for a default that is not a value
 PLACEHOLDER = re.compile(r"[A-Z]+|k|\.\.\.")  # as in teacher.views=K
 
 

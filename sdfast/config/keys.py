@@ -69,6 +69,8 @@ def refuse_other_modality(config: Config, modality: ModalityName) -> None:
                 continue
             if key == "norm_pix" and value:  # as the config.yaml of an older run of texts has it
                 continue
+            if key == "chunk" and not value:  # as the config.yaml of an older run, which has no such key, is read
+                continue
             raise UserError(
                 f"{name}.{key}={value} says nothing for {config.model_spec}, which is a model of {modality}; leave it"
                 " away."

@@ -16,6 +16,8 @@ from sdfast.regular import read_regular
 
 BUNDLED_PRESETS = {"bundled": "demo", "bundled-text": "text-demo"}  # by model
 _FILE_BYTES = 1 << 18
+_OF_EVERY_RUN = {"source", "image_size", "limit", "limit_seed", "max_pixels", "max_length", "token_budget"}
+_BEFORE = {"chunk": False}  # keys of `data` that a run's own config.yaml may lack, and what was done before they were
 
 
 def presets() -> dict[str, str]:
@@ -94,4 +96,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold keys and values, such as `seed: 1`.")
+    data = _section(value, "data")
+    if data.keys() >= _OF_EVERY_RUN:  # what it does not name came later
+        value = {**value, "data": {**_BEFORE, **data}}
     return value

@@ -37,8 +37,8 @@ class DataConfig(BaseModel):
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="training rows kept: those with a label first, stratified, seeded, and a smaller limit is a subset "
-        "of a larger",
+        description="training images or documents kept: those with a label first, stratified, seeded, and a smaller "
+        "limit is a subset of a larger",
     )
     limit_seed: int = Field(default=42, ge=0, description="seed of `limit`")
     test_fraction: float = Field(
@@ -112,7 +112,27 @@ class DataConfig(BaseModel):
         default=512,
         ge=4,
         le=1 << 20,
-        description="tokens of a document that are kept, special tokens included; longer ones are cut and counted",
+        description="tokens of a row, special tokens included; of a longer document fine-tuning and evaluation see the "
+        "first ones, and pretrain and distill all (`data.chunk`)",
+        json_schema_extra={"of": "texts"},
+    )
+    chunk: bool | None = Field(
+        default=None,
+        description="whether a document longer than `max_length` is several rows of pretrain, distill and the bank, "
+        "each with its own special tokens; when not given it is, but where the pack that is there was made without",
+        json_schema_extra={"of": "texts"},
+    )
+    chunk_stride: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 20,
+        description="tokens that neighbouring chunks of a document share",
+        json_schema_extra={"of": "texts"},
+    )
+    pack_short: bool = Field(
+        default=False,
+        description="join documents that are not longer than `max_length` to rows of pretrain, distill and the bank, "
+        "as many as fit, with the special tokens of an end after each",
         json_schema_extra={"of": "texts"},
     )
     token_budget: int | None = Field(

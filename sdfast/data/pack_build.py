@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,7 @@ class Converted:
         contents: [k, *shape]: an image alone, or the ids of a document.
         digest: of the contents.
         text_digest: of the text; none of an image.
+        rest: what is kept of it beside its contents: the further ids of a long document.
         notes: what a person may not expect of it.
         reason: why it cannot be used.
         remedy: what may help with it: a sentence and a blank.
@@ -47,6 +48,7 @@ class Converted:
     contents: NDArray[Any] | None = None
     digest: bytes = b""
     text_digest: bytes = b""
+    rest: NDArray[Any] | None = None
     notes: frozenset[str] = frozenset()
     reason: str = ""
     remedy: str = ""
@@ -110,9 +112,21 @@ class PackBuilder(ABC):
         """The items in the groups that are converted at a time."""
         return ([item] for item in items)
 
-    def arrays(self, rows: Rows) -> dict[str, NDArray[Any]]:
+    @contextlib.contextmanager
+    def beside(self, split: str) -> Iterator[Callable[[Converted], None]]:
+        """Writes what is kept of a split's items beside their contents, in their order."""
+        yield lambda one: None
+
+    def keep_beside(self, kept: NDArray[np.int64]) -> None:  # noqa: B027 - most packs have nothing there
+        """Keep what was written beside the contents of train for these rows alone."""
+
+    def arrays(self, split: str, rows: Rows) -> dict[str, NDArray[Any]]:
         """What else belongs to the contents of a split, by kind."""
         return {}
+
+    def decides(self, split: str) -> list[str]:
+        """Digests of what else the pack's fingerprint is of."""
+        return []
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """What else the manifest says of a split."""
@@ -164,6 +178,7 @@ class PackBuilder(ABC):
         text_digests: list[bytes] = []
         with (
             self._writer(split) as writer,
+            self.beside(split) as beside,
             contextlib.closing(ordered_map(self.convert, self.blocks(items), self.threads)) as blocks,
         ):
             for block in blocks:
@@ -179,6 +194,7 @@ class PackBuilder(ABC):
                     for note in one.notes:
                         tally.notes.setdefault(note, []).append(one.name)
                     writer.extend(one.contents)
+                    beside(one)
                     names.append(one.name)
                     labels.append(one.label)
                     lengths.append(len(one.contents))
@@ -228,6 +244,7 @@ class PackBuilder(ABC):
                     writer.extend(contents[offsets[row] : offsets[row + 1]])
             self.splits[split] = train.take(rows)
         whole.unlink()
+        self.keep_beside(kept)
         return {
             "rule": f"a share of each class is held out of train, chosen by content and seed, equal {plural} together",
             "test_fraction": fraction,
@@ -245,6 +262,7 @@ class PackBuilder(ABC):
         for split, rows in self.splits.items():
             digests[split] = [sha256_array(each) for each in (rows.digests, rows.text_digests) if each is not None]
             digests[split].append(sha256_array(rows.labels) if rows.labelled else None)
+            digests[split] += self.decides(split)
         decides = [self.pack.format, made[self.pack.how], self.source.class_names, digests]
         manifest = {
             "format": made.pop("format"),
@@ -265,11 +283,11 @@ class PackBuilder(ABC):
     def _write_rest(self, split: str, rows: Rows) -> dict[str, Any]:
         """Write what belongs to the contents of a split; the split's part of the manifest."""
         labels = {"labels": rows.labels} if rows.labelled else {}
-        arrays = {**self.arrays(rows), "digests": rows.digests, **labels}
+        arrays = {**self.arrays(split, rows), "digests": rows.digests, **labels}
         for kind, array in arrays.items():
             np.save(self._path(split, kind), array)
         write_json(self._path(split, "names"), rows.names)
-        kinds = [kind for kind in self.pack.endings if kind in {self.pack.contents, "names", *arrays}]
+        kinds = [kind for kind in self.pack.endings if self._path(split, kind).is_file()]
         names = self.source.class_names or []
         counts = np.bincount(rows.labels[rows.labels >= 0], minlength=len(names))
         return {

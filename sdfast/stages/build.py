@@ -70,7 +70,7 @@ def build_stage(
     prepare(objective.module, engine, context.device, config.steps, context.config.zero, running_teacher(objective))
     data = TrainingData(
         modality.order(context, kind, seed),
-        read or context.read(train),
+        read or context.read(context.train_of(kind)),
         modality.unit,
         lambda: modality.flops(context, kind),
     )

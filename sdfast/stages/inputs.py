@@ -34,7 +34,7 @@ def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict
     if stage.kind == "finetune":
         inputs["classes"] = context.pack.class_names
     rows = context.train_rows(stage.kind).numpy()
-    inputs[f"train {name}"] = sha256_array(context.train.digests[rows])
+    inputs[f"train {name}"] = sha256_array(context.train_of(stage.kind).digests[rows])
     inputs["train rows"] = sha256_array(rows)  # they key masks, order and flips
     inputs |= context.modality.inputs(context, stage.kind)
     inputs["precision"] = resolve_precision(config.engine.precision, context.device)

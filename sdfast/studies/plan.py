@@ -180,7 +180,8 @@ class Plan:
             paper, rows = context.paper, len(context.train)
             metric = dev_metric(context.paper_metric, modality)
             title = paper.title if paper else slug(config.data_spec)
-            used, classes = len(context.train_rows("pretrain")), len(context.pack.class_names)
+            used = len(context.train.limited(config.data.limit, config.data.limit_seed))
+            classes = len(context.pack.class_names)
             tested = len(context.test)
             # the same new head for all arms, however long they are pre-trained
             if steps := context.modality.head_steps(config, context.model):

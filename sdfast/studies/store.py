@@ -23,6 +23,13 @@ from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe
 
 _DIGITS = 12  # of a fingerprint, in a folder's name
+_NAMING = {  # keys of `data` that every pack's folder is named by; a later one where it is not at its default
+    *("source", "image_size", "channels", "test_fraction", "split_seed", "max_broken", "duplicates", "image_key"),
+    *("text_key", "label_key", "split_key", "encoding", "unseen", "exif_rotation", "background", "range"),
+    *("max_pixels", "max_length", "token_budget"),
+}
+# they choose rows of a pack, and one pack serves all
+_VIEWS = {"limit", "limit_seed", "chunk", "chunk_stride", "pack_short"}
 
 
 class Shared:
@@ -30,7 +37,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
-        self._packs: dict[Path, Any] = {}
+        self._packs: dict[tuple[Path, bool], Any] = {}
 
     def model(self, key: list[Any], load: Callable[[], Any]) -> Any:
         """The last one, when it is of the same key; only one is kept."""
@@ -39,11 +46,12 @@ class Shared:
             self._models = {name: load()}
         return self._models[name]
 
-    def pack(self, directory: Path, prepare: Callable[[], Any]) -> Any:
-        """The pack of a folder, which is compared with its source once."""
-        if directory not in self._packs:
-            self._packs[directory] = prepare()
-        return self._packs[directory]
+    def pack(self, directory: Path, chunked: bool, prepare: Callable[[], Any]) -> Any:
+        """The pack of a folder, which is compared with its source once, and once more where chunks are asked for."""
+        key = directory, chunked
+        if key not in self._packs:
+            self._packs[key] = prepare()
+        return self._packs[key]
 
 
 class Store:
@@ -72,14 +80,19 @@ class Store:
         directory, spec = self._pack_directory(config), modality.source(config)
 
         def prepare(given: Config) -> Any:
-            return self.shared.pack(directory, lambda: modality.prepare_pack(spec, directory, given, model, path))
+            def make() -> Any:
+                return modality.prepare_pack(spec, directory, given, model, path)
+
+            return self.shared.pack(directory, bool(data.chunk), make)
 
         pack, config = opened_data(config, modality, prepare)
         return Context(config, modality, device, ranks, model, pack)
 
     def _pack_directory(self, config: Config) -> Path:
         """Named by what decides the pack, as it was asked for."""
-        options = config.data.model_dump(mode="json", exclude={"limit", "limit_seed"})
+        data = config.data
+        later = {name for name, field in type(data).model_fields.items() if getattr(data, name) == field.default}
+        options = data.model_dump(mode="json", exclude=_VIEWS | (later - _NAMING))
         digest = sha256_json([config.model_spec, options])[:_DIGITS]
         names = dict.fromkeys((slug(config.model_spec), slug(config.data_spec)))
         return self.out / "packs" / f"{'-'.join(names)}-{digest}"

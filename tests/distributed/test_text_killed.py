@@ -25,6 +25,7 @@ def test_a_process_dies_in_distill_and_the_run_goes_on(killed: int, tmp_path: Pa
     cut = [*arguments, "engine.checkpoint_steps=4", "engine.log_every=1"]
     whole = finished(command(2, tmp_path / "whole", arguments))
     assert whole.returncode == 0, whole.stderr
+    assert "are longer than 40 tokens and become" in whole.stderr  # their chunks are rows
     killed_in_distill(command(2, tmp_path / "cut", cut), tmp_path / "cut", killed, STEPS // 2)
     again = finished(command(2, tmp_path / "cut", cut))
     assert again.returncode == 0, again.stderr

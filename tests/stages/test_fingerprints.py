@@ -37,6 +37,9 @@ def test_stages_of_earlier_versions_are_found_done(modality: str, tmp_path: Path
     store = Store(tmp_path, Shared())
     for overrides, known in KNOWN[modality].items():
         config = sdfast.Pipeline(MODELS[modality], device="cpu", overrides=overrides.split()).config
+        if "data.max_length" in overrides:  # their packs are there, and what was cut of a document is not in them
+            with Store(tmp_path, Shared()).opened(config.changed(["data.chunk=false"])):
+                pass
         with store.opened(config) as context:
             assert fingerprints(context) == known, overrides
 

@@ -65,7 +65,7 @@ def test_a_build_that_was_cut_ends_with_the_same_bits(recipe: TextRecipe, tmp_pa
     assert (tmp_path / ".partial-cut").is_dir() and not (tmp_path / "cut").exists()
     cut = False
     prepare_bank(tmp_path / "cut", watched)
-    assert computed == [0, 64, 128]  # the first batch was kept
+    assert computed == list(range(0, len(recipe.entry_digests), 64))  # the first batch was kept
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 

@@ -20,6 +20,7 @@ from sdfast.log import log, progress_lines
 from sdfast.modalities.card import write_card
 from sdfast.modalities.texts import checkpoint as models
 from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
@@ -94,12 +95,36 @@ class Texts(Modality):
         return TextPack.open(directory)
 
     @override
-    def reader(self, split: TextSplit, device: torch.device) -> Reader:
+    def training_split(self, pack: TextPack, config: Config, kind: Kind) -> Any:
+        train = pack.split("train")
+        return train if kind == "finetune" else rows_of_documents(train, pack.tokenization, config.data)
+
+    @override
+    def settled(self, config: Config, pack: TextPack) -> Config:
+        data, train = config.data, pack.split("train")
+        cut, asked = pack.manifest["splits"]["train"].get("truncated", 0), data.chunk
+        if cut:
+            chunk = train.rest is not None if asked is None else asked
+            if chunk and train.rest is None:
+                raise UserError(
+                    f"{pack.directory} was made with data.chunk=false, and the data it was made of are gone; leave"
+                    " data.chunk=true away."
+                )
+            config = config.model_copy(update={"data": data.model_copy(update={"chunk": chunk})})
+            if not chunk:
+                log.info("data: %s", _cut(cut, len(train), pack.tokenization.max_length, asked))
+        view = self.training_split(pack, config, "pretrain")
+        if view is not train:
+            log.info("data: %s", view.said)
+        return config
+
+    @override
+    def reader(self, split: TextSplit | TextChunks, device: torch.device) -> Reader:
         return lambda rows: TokenBatch(*split.tokens(rows.cpu())).to(device)
 
     @override
     def order(self, context: Context, kind: Kind, seed: int) -> TextBatchOrder:
-        lengths, budget = torch.from_numpy(context.train.lengths), context.config.data.token_budget
+        lengths, budget = torch.from_numpy(context.train_of(kind).lengths), context.config.data.token_budget
         rows, classes = context.train_rows(kind), context.balanced_classes(kind)
         return TextBatchOrder(rows, lengths, context.section(kind).batch_size, seed, budget, classes)
 
@@ -117,7 +142,7 @@ class Texts(Modality):
             raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
         ratio = config.pretrain.word_ratio
         masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
-        return MaskedTexts(context.train.tokens, masking, config.pretrain.mean)
+        return MaskedTexts(context.train_of(kind).tokens, masking, config.pretrain.mean)
 
     @override
     def labelled_views(self, context: Context, seed: int) -> LabelledTexts:
@@ -132,7 +157,7 @@ class Texts(Modality):
     def flops(self, context: Context, kind: Kind) -> float:
         """Masked words are counted by their mean."""
         rows, _ = self.order(context, kind, 0).epoch(0)  # with finetune.sampling=balanced some come several times
-        how, lengths = context.pack.tokenization, context.train.lengths[rows.sort().values.numpy()]
+        how, lengths = context.pack.tokenization, context.train_of(kind).lengths[rows.sort().values.numpy()]
         maskable = lengths - len(how.prefix) - len(how.suffix)
         masked = maskable.clip(min=0) * context.config.pretrain.word_ratio
         task = TextTask(kind, context.config, context.model.shape, len(context.pack.class_names or ()))
@@ -207,7 +232,7 @@ class Texts(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
-        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep", "chunk": False})
         tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
         return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
 
@@ -241,6 +266,12 @@ def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
     if (length := tokenizer.tokenization.max_length) < longest:
         log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
     return tokenizer
+
+
+def _cut(count: int, documents: int, length: int, asked: bool | None) -> str:
+    """What is not seen of long documents, for the log."""
+    why = " (data.chunk=false)" if asked is False else ", as they were before; data.chunk=true trains on all of them"
+    return f"{count:,} of {documents:,} documents of train are cut at {length} tokens{why}"
 
 
 def _dropouts(config: Config) -> Dropouts:

@@ -1,17 +1,20 @@
 """The pack of a source of texts: tokenised once, in blocks and in threads, into one ragged array of ids on the disk.
 
 Its contents are `<split>-ids.npy`, [T] uint16 or int32, the ids of all documents one after the other, and
-`<split>-offsets.npy`, [n + 1] int64, where each begins. Two digests belong to a document. `<split>-digests.npy` are of
-its ids, what the model sees: they find duplicates and key the teacher's bank. `<split>-text-digests.npy` are of its
-text: what is held out and what `data.limit` keeps goes by them, so that it is the same for every tokenizer and length.
-What else a pack holds, `sdfast.data.pack_files` says.
+`<split>-offsets.npy`, [n + 1] int64, where each begins. Of a document that is longer than a row these are the first
+ones; what follows of those of train is in `train-rest.npy`, unless it is not wanted (`data.chunk=false`), and
+`sdfast.modalities.texts.chunks` makes further rows of it. Two digests belong to a document. `<split>-digests.npy` are
+of its ids, what the classifier sees: they find duplicates and key the teacher's bank. `<split>-text-digests.npy` are of
+its text: what is held out and what `data.limit` keeps goes by them, so that it is the same for every tokenizer and
+length. What else a pack holds, `sdfast.data.pack_files` says.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,13 +30,15 @@ from sdfast.data.modality import TEXTS
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import Rows, counted
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
-from sdfast.durable import load_array
+from sdfast.data.rows import RowWriter
+from sdfast.durable import load_array, sha256_array, sha256_file
 from sdfast.modalities.texts.tokenization import LONGEST, Tokenization, Tokenized, Tokenizer
 
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
 _BLOCK = 128  # documents tokenised at a time
 _HELD = 1 << 20  # characters in memory, from which on a block has fewer
-_TRUNCATED = "truncated"
+_TRUNCATED, _UNREAD = "truncated", "unread"  # documents, by what they are
+_WITH_RESTS = {"rests": True}  # in the manifest of a pack with documents that are longer than its rows
 
 
 class TextSplit(SplitFiles):
@@ -46,6 +51,10 @@ class TextSplit(SplitFiles):
         labels: [n] int64, -1 where a document has no label; None when none has one.
         digests: [n, 32] uint8, SHA-256 of the ids (see `ids_digest`).
         text_digests: [n, 32] uint8, SHA-256 of the text in UTF-8.
+        rest: np.memmap, [R] of the type of `ids`, read-only: what follows in the documents that are longer than a row,
+            without special tokens; None where there is nothing, or it was not kept.
+        rest_offsets: [n + 1] int64; of document i that is `rest[rest_offsets[i] : rest_offsets[i + 1]]`; or None.
+        views: its chunks (`sdfast.modalities.texts.chunks`) by how they are made, when first wanted.
     """
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -54,6 +63,12 @@ class TextSplit(SplitFiles):
         self.offsets: NDArray[np.int64] = load_array(directory / files["offsets"]["file"])
         self.text_digests: NDArray[np.uint8] = load_array(directory / files["text_digests"]["file"])
         self.lengths: NDArray[np.int64] = np.diff(self.offsets)
+        self.rest: NDArray[Any] | None = None
+        self.rest_offsets: NDArray[np.int64] | None = None
+        if "rest" in files:
+            self.rest = load_array(directory / files["rest"]["file"], mmap_mode="r")
+            self.rest_offsets = load_array(directory / files["rest_offsets"]["file"])
+        self.views: dict[Any, Any] = {}
 
     @property
     def choice_digests(self) -> NDArray[np.uint8]:
@@ -84,6 +99,11 @@ class TextPackBuilder(PackBuilder):
     libraries = ("numpy", "tokenizers", "transformers", "datasets")
     flood = 100_000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole = False  # whether the split that is converted keeps the rests of its long documents
+        self._rest_lengths = np.zeros(0, np.int64)  # of the documents of train
+
     @property
     def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and type of an id."""
@@ -93,10 +113,63 @@ class TextPackBuilder(PackBuilder):
         """Documents in groups of bounded size, in their order."""
         return _blocks(items)
 
-    def arrays(self, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Where the documents begin among the ids, and the digests of their texts."""
+    def made(self) -> dict[str, Any]:
+        """What `TextPack.made` says, and that the rests of long documents are there."""
+        return {**super().made(), **(_WITH_RESTS if self._keeps_rests and _TRUNCATED in self.tally.notes else {})}
+
+    @property
+    def _keeps_rests(self) -> bool:
+        return self.options.chunk is not False
+
+    @contextlib.contextmanager
+    def beside(self, split: str) -> Iterator[Callable[[Converted], None]]:
+        """Writes the rests of the long documents of train."""
+        self._whole = split == "train" and self._keeps_rests
+        if not self._whole:
+            yield lambda one: None
+            return
+        lengths: list[int] = []
+        path = self._path(split, "rest")
+        with RowWriter(path, *self.element) as writer:
+
+            def write(one: Converted) -> None:
+                lengths.append(0 if one.rest is None else len(one.rest))
+                if one.rest is not None:
+                    writer.extend(one.rest)
+
+            yield write
+        self._rest_lengths = np.asarray(lengths, np.int64)
+        if not writer.rows:
+            path.unlink()
+
+    def keep_beside(self, kept: NDArray[np.int64]) -> None:
+        """Only the rests of these documents of train are kept."""
+        lengths, path = self._rest_lengths, self._path("train", "rest")
+        self._rest_lengths = lengths[kept] if len(lengths) else lengths
+        if not lengths.any():
+            return
+        whole = path.rename(self.directory / "whole-rest.npy")
+        contents, offsets = load_array(whole, mmap_mode="r"), begins(lengths)
+        if self._rest_lengths.any():
+            with RowWriter(path, *self.element) as writer:
+                for row in kept:
+                    writer.extend(contents[offsets[row] : offsets[row + 1]])
+        whole.unlink()
+
+    def arrays(self, split: str, rows: Rows) -> dict[str, NDArray[Any]]:
+        """Where the documents begin among the ids, and the digests of their texts; of train, where rests begin."""
         assert rows.text_digests is not None
-        return {"offsets": rows.offsets, "text_digests": rows.text_digests}
+        found: dict[str, NDArray[Any]] = {"offsets": rows.offsets, "text_digests": rows.text_digests}
+        return found | ({"rest_offsets": begins(self._rest_lengths)} if self._has_rests(split) else {})
+
+    def decides(self, split: str) -> list[str]:
+        """Digests of the rests, where there are any."""
+        if not self._has_rests(split):
+            return []
+        return [sha256_file(self._path(split, "rest")), sha256_array(self._rest_lengths)]
+
+    def _has_rests(self, split: str) -> bool:
+        return split == "train" and bool(self._rest_lengths.any())
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """How many tokens there are, in all and in the longest document, and how many documents were cut."""
@@ -113,16 +186,24 @@ class TextPackBuilder(PackBuilder):
         names, length = self.tally.notes.get(_TRUNCATED, []), self.how.tokenization.max_length
         if not names:
             return []
-        return [
-            f"Documents of more than {length} tokens, of which the first {length} are kept (data.max_length): "
-            f"{counted(names)}."
+        if not self._rest_lengths.any():
+            return [
+                f"Documents of more than {length} tokens, of which the first {length} are kept (data.max_length): "
+                f"{counted(names)}."
+            ]
+        said = [
+            f"Documents of more than {length} tokens (data.max_length): {counted(names)}; those of train become several"
+            f" rows of pretrain and distill (data.chunk), and fine-tuning and evaluation see the first {length} tokens."
         ]
+        if unread := self.tally.notes.get(_UNREAD, []):
+            said.append(f"Documents of which the end is not read, as no word ends in it for long: {counted(unread)}.")
+        return said
 
     def convert(self, items: list[Item]) -> list[Converted]:
         """Read and tokenise the documents of a block together."""
         raws = [read_item(item) for item in items]
         texts = [read_text(raw) for raw in raws]
-        tokenised = iter(self.how([text for text, _ in texts if text is not None]))
+        tokenised = iter(self.how([text for text, _ in texts if text is not None], self._whole))
         return [
             self._document(item, raw, text, reason, None if text is None else next(tokenised))
             for item, raw, (text, reason) in zip(items, raws, texts, strict=True)
@@ -140,8 +221,9 @@ class TextPackBuilder(PackBuilder):
         if len(tokens.ids) == len(how.prefix) + len(how.suffix):
             return Converted(*known, reason="without any token")
         digests = ids_digest(tokens.ids), hashlib.sha256(text.encode()).digest()
-        notes = frozenset((_TRUNCATED,) if tokens.truncated else ())
-        return Converted(*known, tokens.ids.astype(how.dtype), *digests, notes)
+        notes = frozenset(note for note, met in ((_TRUNCATED, tokens.truncated), (_UNREAD, tokens.unread)) if met)
+        rest = tokens.rest.astype(how.dtype) if len(tokens.rest) else None
+        return Converted(*known, tokens.ids.astype(how.dtype), *digests, rest, notes)
 
 
 def read_text(raw: Raw | OSError) -> tuple[str | None, str]:
@@ -159,6 +241,11 @@ def read_text(raw: Raw | OSError) -> tuple[str | None, str]:
         line = content.count(b"\n", 0, error.start) + 1
         return None, f"not UTF-8 (line {line})" if line > 1 or b"\n" in content else "not UTF-8"
     return (text, "") if text else (None, "empty")
+
+
+def begins(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[n + 1] int64: where each of some sequences begins that lie one after the other, and where the last one ends."""
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
 
 
 def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -189,6 +276,7 @@ class TextPack(OpenPack[TextSplit]):
     format, modality, how, contents = "text 1", TEXTS, "tokenization", "ids"
     endings: ClassVar[Mapping[str, str]] = {
         **{"ids": "ids.npy", "offsets": "offsets.npy", "text_digests": "text-digests.npy"},
+        **{"rest": "rest.npy", "rest_offsets": "rest-offsets.npy"},
         **ENDINGS,
     }
     split_kind, builder = TextSplit, TextPackBuilder
@@ -198,6 +286,10 @@ class TextPack(OpenPack[TextSplit]):
 
     @classmethod
     def made(cls, how: Tokenizer, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
-        """How a pack was made: the tokenisation, and the options that decide what is in it."""
+        """How a pack was made: the tokenisation, and the options that decide what is in it.
+
+        Rests of long documents have to be there where chunks are asked for; else a pack is as good with as without.
+        """
         decide = options.model_dump(mode="json", include=_IN_PACK)
-        return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide}
+        rests = _WITH_RESTS if options.chunk and _TRUNCATED in met else {}
+        return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide, **rests}

@@ -12,6 +12,7 @@ from torch import Tensor
 from sdfast.config import Config
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.checkpoint import PretrainedMLM
+from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents
 from sdfast.modalities.texts.model import TextEncoder, TextShape
 from sdfast.modalities.texts.pack import TextPack, TextSplit, ids_digest
 from sdfast.teacher.recipe import BankRecipe
@@ -25,13 +26,13 @@ class TextRecipe(BankRecipe):
     depends on neither but by rounding.
 
     Attributes:
-        split: the texts.
+        split: the texts, or their chunks.
     """
 
     plural = "texts"
     encoder: TextEncoder
     shape: TextShape
-    split: TextSplit
+    split: TextSplit | TextChunks
 
     def build_order(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The longest texts first."""
@@ -61,7 +62,7 @@ class TextRecipe(BankRecipe):
 
 def recipe_of(teacher: PretrainedMLM, pack: TextPack, config: Config, device: torch.device) -> TextRecipe:
     """What a teacher's bank for a run is made from."""
-    train = pack.split("train")
+    train = rows_of_documents(pack.split("train"), pack.tokenization, config.data)
     return TextRecipe(
         encoder=teacher.module.encoder,
         shape=teacher.shape,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,10 +26,14 @@ LONGEST = 1 << 20  # characters that are tokenised of one document
 _FIRST = 32  # characters for each token of room that are tokenised at first; a token has 2 to 5
 _GROWTH = 4
 _WORD_END = re.compile(r"(?<=\S)[ \t\n\r]")
+_PIECE = 1 << 16  # characters that are tokenised at a time of a document that is kept whole
+_PIECE_END = re.compile(r"(?<=\S) ")
 
 # What keeps a token from reaching over a blank, or a blank from changing what stands before it.
 _LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
 _LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+# and beside the first, what treats the beginning of a text as the beginning of a word
+_STEADY_SPLITTERS = _LOCAL_SPLITTERS | {"ByteLevel", "Digits", "Punctuation", "Split"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,19 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """One document: its ids ([t] int32, special tokens included), and whether it was longer."""
+    """One document.
+
+    Attributes:
+        ids: [t] int32, special tokens included.
+        truncated: whether it was longer.
+        rest: [r] int32, the ids that follow, without special tokens, where they were asked for.
+        unread: whether its end was not tokenised either, though it was asked for.
+    """
 
     ids: NDArray[np.int32]
     truncated: bool
+    rest: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    unread: bool = False
 
 
 class Tokenizer:
@@ -111,8 +125,9 @@ class Tokenizer:
         self._backend.no_padding()
         if tokenizer.model_max_length < _UNBOUNDED:
             max_length = min(max_length, int(tokenizer.model_max_length))
-        self._ends_words = ends_words(json.loads(self._backend.to_str()))
-        self._one_long = threading.Lock()  # a long document takes up to 1 GB while it is tokenised
+        content = json.loads(self._backend.to_str())
+        self._ends_words, self._begins_words = ends_words(content), begins_words(content)
+        self._one_long = threading.RLock()  # a long document takes up to 1 GB while it is tokenised
         prefix, suffix = self._special_ends()
         if max_length <= len(prefix) + len(suffix):
             raise UserError(f"data.max_length={max_length} leaves no room beside the tokenizer's special tokens.")
@@ -127,12 +142,16 @@ class Tokenizer:
             pad_id=tokenizer.pad_token_id,
         )
 
-    def __call__(self, texts: Sequence[str]) -> list[Tokenized | None]:
+    def __call__(self, texts: Sequence[str], whole: bool = False) -> list[Tokenized | None]:
         """Tokenise documents, in the library's own threads; as transformers does with truncation, without padding.
 
         Of a long document a beginning that ends with a word is tokenised, and a longer one until it has more tokens
         than fit. None stands for a document of more than 1,048,576 characters whose beginning of that length is no
         text: it makes less tokens than fit, or has no blank.
+
+        Args:
+            texts: the documents.
+            whole: also give the ids beyond the greatest length (`Tokenized.rest`).
         """
         size = _FIRST * self._room
         found: list[Tokenized | None] = []
@@ -140,9 +159,9 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast([start or "" for start in starts], add_special_tokens=False)
         for text, start, encoding in zip(texts, starts, encodings, strict=True):
             if start is None or (len(start) < len(text) and len(encoding.ids) <= self._room):
-                found.append(self._tokenise_long(text, _GROWTH * size))
+                found.append(self._tokenise_long(text, _GROWTH * size, whole))
             else:
-                found.append(self._tokenized(encoding.ids))
+                found.append(self._tokenized(encoding.ids, text, start, whole))
         return found
 
     @property
@@ -151,11 +170,44 @@ class Tokenizer:
         how = self.tokenization
         return how.max_length - len(how.prefix) - len(how.suffix)
 
-    def _tokenized(self, ids: list[int]) -> Tokenized:
+    def _tokenized(self, ids: list[int], text: str, start: str, whole: bool) -> Tokenized:
+        """A document of which the beginning `start` has these ids."""
         how, room = self.tokenization, self._room
-        return Tokenized(np.array((*how.prefix, *ids[:room], *how.suffix), np.int32), len(ids) > room)
+        kept = np.array((*how.prefix, *ids[:room], *how.suffix), np.int32)
+        if not whole or len(ids) <= room:
+            return Tokenized(kept, len(ids) > room)
+        if len(start) == len(text):
+            return Tokenized(kept, True, np.array(ids[room:], np.int32))
+        parts, read = [], 0
+        with contextlib.nullcontext() if self._begins_words else self._one_long:
+            for piece in self._pieces(text):
+                (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
+                parts.append(np.array(encoding.ids, np.int32))
+                read += len(piece)
+        return Tokenized(kept, True, np.concatenate(parts)[room:], read < len(text))
 
-    def _tokenise_long(self, text: str, size: int) -> Tokenized | None:
+    def _pieces(self, text: str) -> Iterator[str]:
+        """Consecutive parts of a long text, whose ids one after the other are those of the text.
+
+        They end where words do. What comes after 1,048,576 characters in which no word ends is left out; so is, where
+        the tokenizer does not allow to begin inside a text, all that comes after the first of so many.
+        """
+        if not self._begins_words:
+            yield self._beginning(text, LONGEST) or ""
+            return
+        start, size = 0, _PIECE
+        while len(text) - start > size:
+            ends = [match.start() for match in _PIECE_END.finditer(text, start + 1, start + size + 1)]
+            if ends:
+                yield text[start : ends[-1]]
+                start, size = ends[-1], _PIECE
+            elif size >= LONGEST:
+                return
+            else:
+                size *= _GROWTH
+        yield text[start:]
+
+    def _tokenise_long(self, text: str, size: int, whole: bool) -> Tokenized | None:
         with self._one_long:
             while True:
                 size = min(size, LONGEST)
@@ -163,7 +215,7 @@ class Tokenizer:
                 if start is not None:
                     (encoding,) = self._backend.encode_batch_fast([start], add_special_tokens=False)
                     if len(start) == len(text) or len(encoding.ids) > self._room:
-                        return self._tokenized(encoding.ids)
+                        return self._tokenized(encoding.ids, text, start, whole)
                 if size == LONGEST:
                     return None
                 size *= _GROWTH
@@ -208,6 +260,18 @@ def ends_words(tokenizer: Mapping[str, Any]) -> bool:
     if not by_pattern and first["type"] not in _LOCAL_SPLITTERS:
         return False
     return not any(re.search(r"\s", token["content"]) for token in tokenizer.get("added_tokens") or ())
+
+
+def begins_words(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether also the tokens of a text from a space on depend on what stands from there on alone (see `ends_words`).
+
+    The space is one that follows a word. It is so unless what splits the words treats the first one of a text in a way
+    of its own, or a token that was added takes the blanks after it.
+    """
+    splitters = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    if not ends_words(tokenizer) or not all(part["type"] in _STEADY_SPLITTERS for part in splitters):
+        return False
+    return not any(token.get("rstrip") for token in tokenizer.get("added_tokens") or ())
 
 
 def _parts(step: Mapping[str, Any] | None, many: str) -> list[Mapping[str, Any]]:
