@@ -73,6 +73,11 @@ class DataConfig(BaseModel):
     label_key: str | None = Field(
         default=None, description="column of the labels in a table; found when not given; `none` goes without labels"
     )
+    na_labels: Literal["missing", "class"] = Field(
+        default="missing",
+        description="labels of a table that are written nan, NaN, NA, N/A, n/a, null, NULL, None, <NA>, ...: no label, "
+        "or classes of these names; an empty cell is no label in any case",
+    )
     split_key: str | None = Field(
         default=None,
         description="column that says train, val or test in a table; when not given a column split, set, subset, "
