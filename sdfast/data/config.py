@@ -86,7 +86,7 @@ class DataConfig(BaseModel):
     encoding: str = Field(
         default="utf-8",
         description="how the letters of .csv, .tsv, .jsonl and .txt files are written, as utf-8, cp1252 or utf-16-le; "
-        "a byte order mark in a file goes before it",
+        "a byte order mark in a file goes before it, and where utf-8 fails cp1252 is taken if it fits, with a warning",
     )
     unseen: Literal["error", "drop"] = Field(
         default="error",

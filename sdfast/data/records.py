@@ -107,6 +107,10 @@ class Notes:
         """Keep sentences about columns, without the source's name and a full stop; each is said once for all files."""
         self._sentences += [sentence for sentence in sentences if sentence not in self._sentences]
 
+    def say(self, sentence: str) -> None:
+        """Keep one sentence, as `take` does."""
+        self.take([sentence])
+
     def count(self, what: str, where: str) -> None:
         """Count one line or file name under a title."""
         self._lines.setdefault(what, []).append(where)

@@ -32,7 +32,7 @@ def read_header(path: Path, options: DataConfig, modality: Modality) -> tuple[li
     Raises:
         UserError: the file is not a text table.
     """
-    _, line = next(_lines(path, options), (0, ""))
+    _, line = next(_lines(path, options, Notes()), (0, ""))
     marks = "\t" + _MARKS if suffix_of(path) == "tsv" else _MARKS
     try:
         headers = {mark: [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])] for mark in marks}
@@ -66,7 +66,7 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
     notes.split = find_split_column(header, options, str(path), (content, label))
     names = (content, label, notes.split)
     content_at, label_at, split_at = (None if name is None else header.index(name) for name in names)
-    for line, cells in _rows(path, mark, options):
+    for line, cells in _rows(path, mark, options, notes):
         if _is_header(path, line, cells, header):
             notes.count(_AGAIN, f"{path.name} line {line}")
             continue
@@ -95,9 +95,9 @@ def _is_header(path: Path, line: int, cells: list[str], header: list[str]) -> bo
     return names == header
 
 
-def _rows(path: Path, mark: str, options: DataConfig) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, mark: str, options: DataConfig, notes: Notes) -> Iterator[tuple[int, list[str]]]:
     """(line on which it ends, cells) of each row below the header."""
-    lines = _lines(path, options)
+    lines = _lines(path, options, notes)
     above, _ = next(lines, (1, ""))  # the header
     if suffix_of(path) == "tsv" and mark == "\t":
         yield from (
@@ -114,9 +114,9 @@ def _rows(path: Path, mark: str, options: DataConfig) -> Iterator[tuple[int, lis
         ) from error
 
 
-def _lines(path: Path, options: DataConfig) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[tuple[int, str]]:
     """(number, line), from the header on."""
-    lines = read_lines(path, "text table", options.encoding)
+    lines = read_lines(path, "text table", options.encoding, notes.say)
     first = next(lines, None)
     if first is not None and not _EXCEL.fullmatch(first[1]):
         yield first
@@ -151,7 +151,7 @@ def _looks_like_a_row(path: Path, header: list[str], mark: str, options: DataCon
     """Whether the first line names a file, or has a cell that occurs in the rows below it, as a label does."""
     if any(Path(cell).suffix.lower() in IMAGES.suffixes | TEXTS.suffixes for cell in header):
         return True
-    below = [row for _, row in islice(_rows(path, mark, options), _LOOKED_AT)]
+    below = [row for _, row in islice(_rows(path, mark, options, Notes()), _LOOKED_AT)]
     again = (cell and any(_cell(row, at) == cell for row in below) for at, cell in enumerate(header))
     return len(header) > 1 and any(again)
 
