@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from data_samples import write_image
 
@@ -185,6 +186,32 @@ def test_the_header_in_the_middle_is_no_row(tmp_path: Path, open_spec: Open, mar
 def test_line_ends_of_other_systems(tmp_path: Path, open_spec: Open, end: str) -> None:
     path = write_table(tmp_path, end.join(["file_name,label", "images/a.png,x", '"images/b.png","y, z"', ""]))
     assert open_spec(path).class_names == ["x", "y, z"]
+
+
+def test_empty_cells_that_a_spreadsheet_wrote(tmp_path: Path, open_spec: Open) -> None:
+    rows = ["file_name;label;;", "images/a.png;x;;", "images/b.png;", ";;;", "images/c.png;y, z;;", ";;;", ";"]
+    path = write_table(tmp_path, "\r\n".join(rows), "utf-8-sig")
+    source = open_spec(path)
+    table = pd.read_csv(path, sep=";", usecols=["file_name", "label"]).dropna(how="all")
+    assert [item.name for item in source.splits["train"]] == table["file_name"].tolist()
+    names = source.class_names or []
+    given = [None if label is None else names[label] for label in source.splits["train"].labels]
+    assert given == [None if pd.isna(label) else label for label in table["label"]] == ["x", None, "y, z"]
+    assert source.warnings == ["Rows whose cells are all empty, which are left out: 3 (the first: list.csv line 4)."]
+
+
+def test_rows_of_more_cells_than_the_header_are_counted(tmp_path: Path, open_spec: Open) -> None:
+    source = open_spec(write_table(tmp_path, "file_name,label\nimages/a.png,cat, black\nimages/b.png,dog,\n"))
+    assert source.class_names == ["cat", "dog"] and source.warnings == [
+        "Rows with more cells than the header, of which the last are not used (quote cells that hold the separator): 1 "
+        "(the first: list.csv line 2)."
+    ]
+
+
+def test_a_mark_that_was_written_twice(tmp_path: Path, open_spec: Open) -> None:
+    for start in ("\ufeff", "\ufeff\ufeff", "\ufeffsep=;\r\n"):
+        source = open_spec(write_table(tmp_path, f"{start}file_name;label\nimages/a.png;x\nimages/b.png;y\n"))
+        assert source.class_names == ["x", "y"] and source.warnings == []
 
 
 def test_the_encoding_of_a_table(tmp_path: Path, open_spec: Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,25 @@ def test_csv_with_quotes_separators_and_line_ends(tmp_path: Path, open_texts: Op
     assert names_of(source) == ["x.csv:3", "x.csv:4"]
     path.write_text("kind;body\nx;a, b\n", encoding="utf-8")
     assert texts_of(open_texts(path, text_key="body", label_key="kind")) == ["a, b"]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("x.csv", ";"), ("x.csv", ","), ("x.tsv", "\t")])
+def test_empty_cells_behind_the_last_column(tmp_path: Path, open_texts: Open, name: str, mark: str) -> None:
+    rows = [["text", "label"], ["one two", "a", "", ""], ["three", "b"], ["four", "", ""]]
+    for header in (rows[0], [*rows[0], "", ""]):
+        (tmp_path / name).write_text("\n".join(map(mark.join, [header, *rows[1:]])), encoding="utf-8")
+        source = open_texts(tmp_path / name)
+        assert texts_of(source) == ["one two", "three", "four"] and source.splits["train"].labels == [0, 1, None]
+    (tmp_path / name).write_text(f"text{mark}label\nshort\n")
+    with pytest.raises(UserError, match="line 2 has 1 cells, not 2 as the header"):
+        open_texts(tmp_path / name)
+
+
+def test_one_column_holds_any_mark(tmp_path: Path, open_texts: Open) -> None:
+    lines = ["plain", "well, well", "a; b|c\td", '"quoted, ""too"""']
+    (tmp_path / "x.csv").write_text("\n".join(["text", *lines]), encoding="utf-8")
+    by_hand = [row[0] for row in csv.reader(lines, delimiter="\x00")]
+    assert texts_of(open_texts(tmp_path / "x.csv")) == by_hand == [*lines[:3], 'quoted, "too"']
 
 
 def test_a_long_cell_is_no_error(tmp_path: Path, open_texts: Open) -> None:
