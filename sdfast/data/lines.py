@@ -168,6 +168,8 @@ def _numbered(
         hint, start = "", _sample(cast(bytes, line), error.start)
         if encoding == UTF8:  # what fits better, from the line and what follows it
             hint = f" {suggestion(start + _ahead(cast(BinaryIO, file)), start)}"
+            if not ascii_so_far:
+                hint += " But lines before it are UTF-8 beyond ASCII: of two encodings in one file, save it in one."
         elif latin_from:
             hint = f" Line {latin_from} is not UTF-8; set data.encoding to the one that the file was saved in."
         raise UserError(f"{path} line {number} is not {kind}: {reason}.{hint}") from error

@@ -160,6 +160,10 @@ def _why_no_column(path: Path, header: list[str], mark: str, options: DataConfig
             f"{path} has no header: its first line is a row ({listed(header)}); write the names of the columns above "
             f"it, as {f'{modality.column}{mark}label'!r}."
         )
+    if len(header) == 1 and fitting_names(header[0].split(), modality.column, modality.listed_columns):
+        return (
+            f"{path} has blanks between its columns ({header[0]!r}): separate them by commas, semicolons, tabs or bars."
+        )
     said = f"{path} has no column {modality.column!r}; its columns are {listed(header)}: "
     other = other_than(modality)
     if fitting_names(header, other.column, other.listed_columns):

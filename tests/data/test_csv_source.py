@@ -76,6 +76,7 @@ def test_absolute_names_lose_what_is_outside(tmp_path: Path, open_spec: Open) ->
         ("file_name,label\nimages/a.png,x\n", {"label_key": "kind"}, r"no column 'kind' \(data.label_key\)"),
         ("file_name,label\nimages/a.png,x\n", {"image_key": "img"}, r"no column 'img' \(data.image_key\)"),
         ("file_name,label\n", {}, "lists no images"),
+        ("file_name label\nimages/a.png x\n", {}, "has blanks between its columns .*: separate them by commas"),
         ("", {}, "its columns are none"),
         ("file_name,label\nimages/a.png,x\n,y\n", {}, "line 3: no file name"),
         ("images/a.png,x\nimages/b.png,y\n", {}, r"no header: its first line is a row \('images/a.png', 'x'\)"),
