@@ -40,6 +40,10 @@ _MARKS = (  # the longer ones first: that of UTF-32 begins as that of UTF-16
 )
 _RUN = re.compile(rb"[\x80-\xff]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")  # no text of Latin letters
+_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\x80-\xff]{1,3}(?![\x80-\xff])|(?<![\x80-\xff])[\x80-\xff]{1,3}(?=[A-Za-z])")
+_EAST_ASIAN = "[\u3041-\u30fe\u4e00-\u9fff\uac00-\ud7a3]"
+_BY_LETTER = re.compile(f"(?<=[A-Za-z]){_EAST_ASIAN}|{_EAST_ASIAN}(?=[A-Za-z])")
+_TWO_BYTES = ("cp932", "big5", "cp949", "gb18030")
 _HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # of a surrogate pair, by itself
 _SHOWN = 20  # letters of context in a sentence
 
@@ -189,10 +193,26 @@ def _ahead(file: BinaryIO) -> bytes:
 
 
 def _is_latin(sample: bytes) -> bool:
-    """Whether bytes that are not UTF-8 are surely enough text in cp1252: most letters beyond ASCII stand alone."""
+    """Whether bytes that are not UTF-8 are surely enough text in cp1252.
+
+    Most letters beyond ASCII stand alone, or next to a letter of ASCII as in "Größe" and "ação"; and it is not as well
+    text in an encoding of two bytes a letter, of which the second may be as in ASCII.
+    """
     runs = _RUN.findall(sample)
-    alone = len(b"".join(runs)) < 2 * len(runs)
-    return alone and _CONTROL.search(sample) is None and fitting_encoding(sample) == _LATIN
+    alone = len(b"".join(runs)) < 2 * len(runs) or _is_within_words(sample)
+    text = _CONTROL.search(sample) is None and decoded(sample, _LATIN) is not None
+    return alone and text and not any(_is_east_asian(sample, name) for name in _TWO_BYTES)
+
+
+def _is_within_words(sample: bytes) -> bool:
+    """Whether most runs of bytes beyond ASCII are short and touch a letter of ASCII."""
+    return 2 * len(_IN_WORD.findall(sample)) > len(_RUN.findall(sample))
+
+
+def _is_east_asian(sample: bytes, encoding: str) -> bool:
+    """Whether bytes are text of that encoding in which most letters of East Asia do not touch a letter of ASCII."""
+    text = decoded(sample, encoding) or ""
+    return 2 * len(_BY_LETTER.findall(text)) < len(re.findall(_EAST_ASIAN, text))
 
 
 def _told_latin(path: Path, number: int, text: str) -> str:
@@ -244,7 +264,7 @@ def fitting_encoding(sample: bytes) -> str:
     if wide := wide_encoding(sample):
         return wide
     runs = _RUN.findall(sample)
-    if len(b"".join(runs)) >= 2 * len(runs):  # of Latin letters more are alone, for all the words like Größe
+    if len(b"".join(runs)) >= 2 * len(runs) and not _is_within_words(sample):  # more Latin letters are alone
         for name, letters, share in _CANDIDATES:
             text = decoded(sample, name) or ""
             if len(re.findall(letters, text)) > share * sum(letter > "\x7f" for letter in text):

@@ -81,6 +81,42 @@ def test_what_is_not_taken_for_cp1252(tmp_path: Path, content: bytes, message: s
         list(read_lines(written(tmp_path / "x.txt", content), say=told.append))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,ação\nb,coração",
+        "a,Größe\n",
+        "it’s fine",
+        "“Hello”, he said",
+        "für Öl",
+        "Thérèse",
+        "5 €",
+        "5 °C, naïve",
+        "Übung, öffnen",
+        "école",
+        "naïve;café",
+        "Nº 5",
+    ],
+)
+def test_short_tables_in_cp1252(tmp_path: Path, text: str) -> None:
+    told: list[str] = []
+    path = written(tmp_path / "x.csv", text.encode("cp1252"))
+    assert "".join(line for _, line in read_lines(path, say=told.append)) == text and len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        *(("a,ネコ\nb,イヌ", "cp932"), ("a,猫\nb,犬", "cp932"), ("ソフト,表示", "cp932"), ("a,一\nb,二", "big5")),
+        *(("今天,功能\n", "big5"), ("a,고양이\nb,개", "cp949"), ("a,猫\nb,狗", "gb18030"), ("a,кот\nb,я", "cp1251")),
+    ],
+)
+def test_short_tables_of_other_scripts_are_not_taken_for_cp1252(tmp_path: Path, text: str, encoding: str) -> None:
+    path = written(tmp_path / "x.csv", text.encode(encoding))
+    with pytest.raises(UserError, match="is not a UTF-8 text"):
+        list(read_lines(path, say=lambda sentence: None))
+
+
 @pytest.mark.parametrize("text", ["Die Größe der Straße, süß", "große Füße", "œuvre, garçon, coöperatie"])
 def test_neighbouring_letters_of_latin_scripts_are_no_chinese(text: str) -> None:
     assert fitting_encoding(text.encode("cp1252")) == "cp1252"
