@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast.cli.options import Device, Overrides, RunDirectory, config_of
+from sdfast.cli.options import (
+    Device,
+    FileColumn,
+    LabelColumn,
+    Overrides,
+    RunDirectory,
+    TextColumn,
+    config_of,
+    with_columns,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify or describe a run's bank of teacher features.")
 
@@ -20,6 +29,9 @@ def build(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder; that of the run when not given")] = None,
     data: Annotated[str | None, typer.Option(help="data; that of the run when not given")] = None,
+    label_column: LabelColumn = None,
+    file_column: FileColumn = None,
+    text_column: TextColumn = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; that of the run when not given")] = None,
     preset: Annotated[str | None, typer.Option(help="named configuration")] = None,
     device: Device = None,
@@ -32,7 +44,8 @@ def build(
     if own.is_file() and config is None and preset is None:
         config = own
     given: dict[str, Any] = {"model": model, "data": data, "config": config, "preset": preset, "device": device}
-    _show(Pipeline(out=out, overrides=overrides or (), **given).build_bank(rebuild))
+    columns = with_columns(overrides, label_column, file_column, text_column)
+    _show(Pipeline(out=out, overrides=columns, **given).build_bank(rebuild))
 
 
 @app.command()

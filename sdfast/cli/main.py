@@ -15,7 +15,20 @@ import typer
 
 from sdfast import __version__, bundled
 from sdfast.cli import bench, cache, plan, study, theory
-from sdfast.cli.options import ConfigFile, Data, Device, Model, Overrides, Preset, RunDirectory, config_of
+from sdfast.cli.options import (
+    ConfigFile,
+    Data,
+    Device,
+    FileColumn,
+    LabelColumn,
+    Model,
+    Overrides,
+    Preset,
+    RunDirectory,
+    TextColumn,
+    config_of,
+    with_columns,
+)
 from sdfast.errors import SdfastError, UserError, brief, said
 
 if TYPE_CHECKING:
@@ -48,6 +61,9 @@ def train(
     stage: Annotated[str, typer.Option(help="pretrain, distill, finetune or all")] = "all",
     model: Model = None,
     data: Data = None,
+    label_column: LabelColumn = None,
+    file_column: FileColumn = None,
+    text_column: TextColumn = None,
     out: Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")] = None,
     config: ConfigFile = None,
     preset: Preset = None,
@@ -70,7 +86,7 @@ def train(
         resume=resume,  # type: ignore[arg-type]
         replace=replace,
         device=device,
-        overrides=overrides or (),
+        overrides=with_columns(overrides, label_column, file_column, text_column),
     )
     result = pipeline.run(stage)  # type: ignore[arg-type]
     if pipeline.ranks.is_first:
@@ -85,6 +101,9 @@ def evaluate(
         typer.Argument(metavar="[KEY=VALUE]...", help="keys of data for --data, e.g. data.unseen=drop"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="labelled source; the run's own test split when not given")] = None,
+    label_column: LabelColumn = None,
+    file_column: FileColumn = None,
+    text_column: TextColumn = None,
     predictions: Annotated[
         Path | None, typer.Option(help="file for the predictions; predictions.csv in --out when not given")
     ] = None,
@@ -96,9 +115,10 @@ def evaluate(
     from sdfast.rundir import read_result
 
     config = config_of(out)
-    if other := next((each for each in overrides or () if data is None or not each.startswith("data.")), None):
+    overrides = with_columns(overrides, label_column, file_column, text_column)
+    if other := next((each for each in overrides if data is None or not each.startswith("data.")), None):
         raise UserError(f"{other}: eval takes keys of the data section alone, for the source that --data names.")
-    pipeline = Pipeline(out=out, config=config, device=device, overrides=overrides or ())
+    pipeline = Pipeline(out=out, config=config, device=device, overrides=overrides)
     found = pipeline.evaluation(data, predictions)
     stored = read_result(out / "finetune")
     show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
@@ -127,14 +147,19 @@ def config_show(
     preset: Preset = None,
     model: Model = None,
     data: Data = None,
+    label_column: LabelColumn = None,
+    file_column: FileColumn = None,
+    text_column: TextColumn = None,
 ) -> None:
     """Print the resolved configuration as YAML, ready for --config."""
     from sdfast.config import resolve
 
+    overrides = with_columns(overrides, label_column, file_column, text_column)
+
     def resolved_for(source: str | None) -> Config:
         options: dict[str, Any] = {"model": model} if model else {}
         options |= {"data": {"source": source}} if source else {}
-        return resolve(preset=preset, file=config, overrides=overrides or (), options=options)
+        return resolve(preset=preset, file=config, overrides=overrides, options=options)
 
     resolved, own = resolved_for(data), resolved_for(data or "own")
     bundled_only = [

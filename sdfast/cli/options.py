@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,10 +22,24 @@ Data = Annotated[
         help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; hub data set; bundled when not given"
     ),
 ]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="column of the labels in a table, short for data.label_key; none: without labels")
+]
+FileColumn = Annotated[
+    str | None, typer.Option(help="column of the image files (parquet: images), short for data.image_key")
+]
+TextColumn = Annotated[str | None, typer.Option(help="column of the texts in a table, short for data.text_key")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
 Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 RunDirectory = Annotated[Path, typer.Option(help="run directory")]
+
+
+def with_columns(overrides: Sequence[str] | None, label: str | None, file: str | None, text: str | None) -> list[str]:
+    """The overrides, and behind them, as options are stronger, those of the columns that were named."""
+    named = {"label_key": label, "image_key": file, "text_key": text}
+    said = [f"data.{key}={json.dumps(name, ensure_ascii=False)}" for key, name in named.items() if name is not None]
+    return [*(overrides or ()), *said]
 
 
 def config_of(out: Path, otherwise: str = "give the --out of a training run") -> Path:

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast.cli.options import ConfigFile, Device, Model, Overrides, Preset
+from sdfast.cli.options import (
+    ConfigFile,
+    Device,
+    FileColumn,
+    LabelColumn,
+    Model,
+    Overrides,
+    Preset,
+    TextColumn,
+    with_columns,
+)
 from sdfast.errors import RunError, UserError
 
 
@@ -20,6 +30,9 @@ def study(
     data: Annotated[
         list[str] | None, typer.Option(help="as for train; again for more data sets; bundled when not given")
     ] = None,
+    label_column: LabelColumn = None,
+    file_column: FileColumn = None,
+    text_column: TextColumn = None,
     out: Annotated[str | None, typer.Option(help="the study's directory; runs/<model>-<data> when not given")] = None,
     config: ConfigFile = None,
     preset: Preset = None,
@@ -50,7 +63,8 @@ def study(
     if out is None and len(given) > 1:
         out = f"runs/{slug(model or 'bundled')}-{name}"
     common: dict[str, Any] = {"model": model, "out": out, "config": config, "preset": preset, "device": device}
-    runs = [Pipeline(data=each, overrides=overrides or (), **common) for each in given]
+    overrides = with_columns(overrides, label_column, file_column, text_column)
+    runs = [Pipeline(data=each, overrides=overrides, **common) for each in given]
     text, failures = run_study(
         name,
         [run.config for run in runs],

@@ -73,6 +73,11 @@ class DataConfig(BaseModel):
     label_key: str | None = Field(
         default=None, description="column of the labels in a table; found when not given; `none` goes without labels"
     )
+    na_labels: Literal["missing", "class"] = Field(
+        default="missing",
+        description="labels of a table that are written nan, NaN, NA, N/A, n/a, null, NULL, None, <NA>, ...: no label, "
+        "or classes of these names; an empty cell is no label in any case",
+    )
     split_key: str | None = Field(
         default=None,
         description="column that says train, val or test in a table; when not given a column split, set, subset, "
@@ -81,7 +86,7 @@ class DataConfig(BaseModel):
     encoding: str = Field(
         default="utf-8",
         description="how the letters of .csv, .tsv, .jsonl and .txt files are written, as utf-8, cp1252 or utf-16-le; "
-        "a byte order mark in a file goes before it",
+        "a byte order mark in a file goes before it, and where utf-8 fails cp1252 is taken if it fits, with a warning",
     )
     unseen: Literal["error", "drop"] = Field(
         default="error",

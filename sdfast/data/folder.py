@@ -29,12 +29,13 @@ _SLASHES = "File names with backslashes, which are read as slashes"
 
 @dataclass
 class _Found:
-    """What the walk met: the items of one split by name and label, and what is none."""
+    """What the walk met: the items of one split by name and label, and what is none; whether a table listed them."""
 
     items: list[tuple[str, str | None]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
+    listed: bool = False
 
 
 def open_folder(
@@ -94,6 +95,8 @@ def open_folder(
     for entry in found.values():
         entry.notes.add_to(source)
     read = partial(document_reader, encoding=options.encoding) if modality is TEXTS else file_reader
+    if not all(entry.listed for entry in found.values()):  # a folder's name is a class, whatever it is
+        options = options.model_copy(update={"na_labels": "class"})
     rows = Rows()
     for split in (split for split in SPLITS if split in found):
         files = [(name, root / name) for name, _ in found[split].items]
@@ -156,6 +159,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     prefix = "" if directory == root else f"{directory.name}/"
     if _lists_labels(directory / _METADATA, options, modality):
         table = directory / _METADATA
+        found.listed = True
         found.items = [
             (prefix + image_file(row, table, found.notes), row.label)
             for row in read_table(table, options, found.notes, IMAGES)

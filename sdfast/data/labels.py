@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -18,10 +18,16 @@ from sdfast.errors import UserError
 
 Value = Any  # a text, a number, true or false, or None; what a source may hold besides is refused by `label_text`
 Unseen = Literal["error", "drop"]
+NaLabels = Literal["missing", "class"]
 
-_NOT_A_NUMBER = ("nan", "<na>")  # as text, in small letters
+NA_LABELS = frozenset(  # labels that say there is none, as pandas reads them in a table
+    (
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
+)
+_NOT_A_NUMBER = ("nan", "<na>")  # as text, in small letters, among numbers
 _DECIMAL = re.compile(r"([+-]?)(?=\.?[0-9])(0|[1-9][0-9]*)?(?:\.([0-9]*))?")
-_EMPTY_CELLS = ("nan", "NaN", "<NA>", "None")  # as programs write a missing label among words
 _SHOWN = 40  # characters of a label in a sentence
 
 
@@ -61,14 +67,24 @@ def class_key(name: str) -> str:
 
 
 def encode_labels(
-    values: Mapping[str, Sequence[Value]], where: str = ""
+    values: Mapping[str, Sequence[Value]],
+    where: str = "",
+    na_labels: NaLabels = "missing",
+    say: Callable[[str], object] = lambda sentence: None,
 ) -> tuple[list[str] | None, dict[str, list[int | None]]]:
     """Number the distinct labels of all splits together.
 
     The class names are the labels as text, sorted: by value when every one is a number (so "10" follows "9", and labels
     0..n-1 keep their numbers), else as text. A class that is spelled in several ways (see `class_key`) has its key for
-    its name. Missing labels are those of `label_text`; so is the text "nan" when every other label is a number, and -1
-    when every one is an integer, as hidden test labels are written in public data sets.
+    its name. Missing labels are those of `label_text`; so is -1 when every other one is an integer, as hidden test
+    labels are written in public data sets.
+
+    Args:
+        values: the labels of each split.
+        where: they are, for sentences.
+        na_labels: "missing": `NA_LABELS` are no label; "class": they are classes as other words are. "nan" in any
+            capitals is no label in both cases when every other one is a number.
+        say: is told which of them were met, and which classes are spelled in several ways, in a sentence each.
 
     Returns:
         names: the classes in order, or None when no item has a label.
@@ -80,15 +96,25 @@ def encode_labels(
     texts = {split: [label_text(value, where) for value in column] for split, column in values.items()}
     distinct = {text for column in texts.values() for text in column if text is not None}
     keys = {text: class_key(text) for text in distinct}
-    words = {text for text, key in keys.items() if not _is_number(key)}
+    empty = distinct & NA_LABELS if na_labels == "missing" else set()
+    words = {text for text, key in keys.items() if not _is_number(key)} - empty
     if all(text.lower() in _NOT_A_NUMBER for text in words):
-        keys = {text: key for text, key in keys.items() if text not in words}
+        empty |= words
+    keys = {text: key for text, key in keys.items() if text not in empty}
+    if empty:
+        say(_missing(sorted(empty), sum(text in empty for column in texts.values() for text in column), where))
     if all(_is_integer(key) for key in keys.values()):
         keys = {text: key for text, key in keys.items() if key != "-1"}
     spellings: dict[str, list[str]] = {}
     for text, key in keys.items():
         spellings.setdefault(key, []).append(text)
     name_of = {key: found[0] if len(found) == 1 else key for key, found in spellings.items()}
+    if several := sorted((name_of[key], sorted(found)) for key, found in spellings.items() if len(found) > 1):
+        name, found = several[0]
+        say(
+            f"Classes{f' of {where}' if where else ''} that are spelled in several ways: {len(several)} (the first: "
+            f"{first_listed(found)} are {name!r})."
+        )
     numeric = all(_is_number(name) for name in name_of.values())
     names = sorted(name_of.values(), key=lambda name: (float(name), name) if numeric else (0.0, name))
     number = {name: index for index, name in enumerate(names)}
@@ -97,7 +123,11 @@ def encode_labels(
 
 
 def number_labels(
-    values: Mapping[str, Sequence[Value]], class_names: Sequence[str] | None, where: str
+    values: Mapping[str, Sequence[Value]],
+    class_names: Sequence[str] | None,
+    where: str,
+    na_labels: NaLabels = "missing",
+    say: Callable[[str], object] = lambda sentence: None,
 ) -> tuple[list[str] | None, dict[str, list[int | None]]]:
     """Class numbers of all splits: those of a `ClassLabel` with `class_names` as they are, others by `encode_labels`.
 
@@ -105,11 +135,13 @@ def number_labels(
         UserError: when a number of a `ClassLabel` has no name, or a label is none (see `label_text`).
     """
     if class_names is None:
-        return encode_labels(values, where)
+        return encode_labels(values, where, na_labels, say)
+    if odd := sorted(NA_LABELS.intersection(class_names)) if na_labels == "missing" else []:
+        say(f"{where} has a class called {odd[0]!r}, as a missing label may be written: its rows are trained on.")
     numbers = {}
     for split, column in values.items():
         here = f"{where} ({split})"
-        found = [_class_number(value, class_names, here) for value in column]
+        found = [_class_number(value, class_names, here, na_labels) for value in column]
         numbers[split] = check_labels(found, class_names, here)
     return list(class_names), numbers
 
@@ -148,11 +180,6 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
     if names is None:
         return
     _check_names(names, source.name)
-    if "folder" not in source.kind and (odd := [name for name in names if name in _EMPTY_CELLS]):
-        source.warnings.append(
-            f"{source.name} has a class called {odd[0]!r}, as a missing label may be written: its {plural} are trained "
-            "on; leave the label empty where there is none."
-        )
     times = Counter(map(str.casefold, names))
     if alike := [name for name in names if times[name.casefold()] > 1]:
         source.warnings.append(
@@ -188,6 +215,13 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
         _drop(source, names, dropped)
 
 
+def _missing(words: Sequence[str], count: int, where: str) -> str:
+    return (
+        f"Labels{f' of {where}' if where else ''} that are read as missing ({first_listed(words)}): {count:,}; "
+        "data.na_labels=class makes classes of such words."
+    )
+
+
 def _occurring(source: Source, split: str) -> set[int]:
     return {label for label in source.splits[split].labels if label is not None} if split in source.splits else set()
 
@@ -213,13 +247,15 @@ def _check_names(names: Sequence[str], where: str) -> None:
             )
 
 
-def _class_number(value: Value, names: Sequence[str], where: str) -> int | None:
+def _class_number(value: Value, names: Sequence[str], where: str, na_labels: NaLabels) -> int | None:
     """The number in a `ClassLabel` column; in a column that was rewritten also a whole float, or the class's name."""
     text = label_text(value, where)
     if text is None:
         return None
     if isinstance(value, str) and (number := known_classes([text], names)[0]) is not None:
         return number
+    if text in NA_LABELS and na_labels == "missing":
+        return None
     key = class_key(text)
     if not _is_integer(key):
         raise UserError(f"{where}: label {text[:_SHOWN]!r} is none of its classes {_few(names)}.")

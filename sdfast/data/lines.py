@@ -1,6 +1,7 @@
 """The lines of a text file, plain or gzipped, each with its number; how its letters are written.
 
-An encoding is what a byte order mark says, or what a person says; where UTF-8 does not fit, one that does is suggested.
+An encoding is what a byte order mark says, or what a person says; where UTF-8 does not fit, one that does is suggested,
+or taken where it is cp1252 and somebody can be told.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
@@ -27,6 +28,7 @@ _UNPACKED = 256 << 20  # characters that any gzipped file may hold
 _BLANK_LINES = 1 << 20  # that any file may hold; a longer one may hold nine for each that is not blank
 _RATIO = 250  # so many times its size a larger one may hold; text has 3 to 50
 UTF8 = "utf-8"
+_LATIN = "cp1252"  # as programs for Windows write Latin letters
 SAMPLE = 1 << 16  # bytes at a file's beginning that are looked at
 
 _MARKS = (  # the longer ones first: that of UTF-32 begins as that of UTF-16
@@ -37,11 +39,18 @@ _MARKS = (  # the longer ones first: that of UTF-32 begins as that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _RUN = re.compile(rb"[\x80-\xff]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")  # no text of Latin letters
+_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\x80-\xff]{1,3}(?![\x80-\xff])|(?<![\x80-\xff])[\x80-\xff]{1,3}(?=[A-Za-z])")
+_EAST_ASIAN = "[\u3041-\u30fe\u4e00-\u9fff\uac00-\ud7a3]"
+_BY_LETTER = re.compile(f"(?<=[A-Za-z]){_EAST_ASIAN}|{_EAST_ASIAN}(?=[A-Za-z])")
+_TWO_BYTES = ("cp932", "big5", "cp949", "gb18030")
 _HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # of a surrogate pair, by itself
 _SHOWN = 20  # letters of context in a sentence
 
 
-def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: Path, what: str = "text", encoding: str = UTF8, say: Callable[[str], object] | None = None
+) -> Iterator[tuple[int, str]]:
     r"""Yield (number from 1, line with its end). Lines end at "\n" alone, whatever else Unicode calls a line.
 
     Where a file has no "\n" they end at "\r", as old spreadsheets write it. One line is in memory at a time.
@@ -50,16 +59,21 @@ def read_lines(path: Path, what: str = "text", encoding: str = UTF8) -> Iterator
         path: gzipped when it ends in .gz.
         what: the file ought to be, for the sentence.
         encoding: of a file that does not begin with a byte order mark.
+        say: is told, in a sentence without a full stop, that a file is read as cp1252: where it was to be UTF-8, all
+            lines are ASCII up to one that is not UTF-8, and that one and what follows it look like Latin letters.
+            Where not given, such a line is an error as others are.
 
     Raises:
         UserError: no regular file, a line that is not of the encoding (its number and the encoding that fits are
-            named) or longer than 64 MiB, hardly anything but blank lines, or damaged compression, or such as is no
-            text's.
+            named) or longer than 64 MiB, UTF-8 in a file that is read as cp1252, hardly anything but blank lines, or
+            damaged compression, or such as is no text's.
     """
     packed = path.name.lower().endswith(".gz")
     with readable(path), open_regular(path) as plain, gzip.open(plain) if packed else plain as file:
         limit = max(_UNPACKED, _RATIO * os.fstat(plain.fileno()).st_size) if packed else None
-        yield from _numbered(path, *_decoder(path, cast(BinaryIO, file), what, encoding), what, limit)
+        lines, encoding = _decoder(path, cast(BinaryIO, file), what, encoding)
+        marked = lines is file and file.tell() > 0
+        yield from _numbered(path, lines, encoding, what, limit, None if marked else say)
 
 
 def suffix_of(path: Path) -> str:
@@ -102,10 +116,16 @@ def _decoder(path: Path, file: BinaryIO, what: str, encoding: str) -> tuple[Bina
 
 
 def _numbered(
-    path: Path, file: BinaryIO | TextIO, encoding: str, what: str, limit: int | None
+    path: Path,
+    file: BinaryIO | TextIO,
+    encoding: str,
+    what: str,
+    limit: int | None,
+    say: Callable[[str], object] | None,
 ) -> Iterator[tuple[int, str]]:
     """The lines, of at most so many characters in all, where there is a limit, and few of them blank."""
-    number = size = blank = 0
+    number = size = blank = latin_from = 0
+    ascii_so_far = True
     try:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
@@ -114,7 +134,23 @@ def _numbered(
                     f"{path} line {number} is longer than {LONGEST_LINE:,} bytes, which is no line of a text file; cut "
                     "it, or pass each document as a file of its own."
                 )
-            text = line.decode(encoding) if isinstance(line, bytes) else line
+            if isinstance(line, str):
+                text = line
+            elif latin_from and not line.isascii() and decoded(line, UTF8) is not None:
+                raise UserError(
+                    f"{path} line {number} is UTF-8 and line {latin_from} is not, but reads in {_LATIN}: save the file "
+                    f"in one encoding, or set data.encoding={_LATIN} to read all of it so."
+                )
+            else:
+                try:
+                    text = line.decode(encoding)
+                except UnicodeDecodeError as error:
+                    sample = _sample(line, error.start) + _ahead(cast(BinaryIO, file))
+                    if say is None or encoding != UTF8 or not ascii_so_far or not _is_latin(sample):
+                        raise
+                    text, encoding, latin_from = line.decode(_LATIN), _LATIN, number
+                    say(_told_latin(path, number, text))
+                ascii_so_far = ascii_so_far and text.isascii()
             size += len(text)
             if limit is not None and size > limit:
                 raise UserError(
@@ -133,10 +169,57 @@ def _numbered(
         reason = getattr(error, "reason", str(error))
         if not isinstance(error, UnicodeDecodeError) or isinstance(file, io.TextIOBase):
             raise UserError(f"{path} is not {kind} after line {number}: {reason}.") from error
-        hint, start = "", cast(bytes, line)[error.start if error.start >= SAMPLE else 0 :][:SAMPLE]
+        hint, start = "", _sample(cast(bytes, line), error.start)
         if encoding == UTF8:  # what fits better, from the line and what follows it
-            hint = f" {suggestion(start + cast(BinaryIO, file).read(SAMPLE), start)}"
+            hint = f" {suggestion(start + _ahead(cast(BinaryIO, file)), start)}"
+            if not ascii_so_far:
+                hint += " But lines before it are UTF-8 beyond ASCII: of two encodings in one file, save it in one."
+        elif latin_from:
+            hint = f" Line {latin_from} is not UTF-8; set data.encoding to the one that the file was saved in."
         raise UserError(f"{path} line {number} is not {kind}: {reason}.{hint}") from error
+
+
+def _sample(line: bytes, at: int) -> bytes:
+    """The beginning of a line, or what follows an index that is further behind."""
+    return line[at if at >= SAMPLE else 0 :][:SAMPLE]
+
+
+def _ahead(file: BinaryIO) -> bytes:
+    """A sample of what comes next, which is read again then."""
+    at = file.tell()
+    sample = file.read(SAMPLE)
+    file.seek(at)
+    return sample
+
+
+def _is_latin(sample: bytes) -> bool:
+    """Whether bytes that are not UTF-8 are surely enough text in cp1252.
+
+    Most letters beyond ASCII stand alone, or next to a letter of ASCII as in "Größe" and "ação"; and it is not as well
+    text in an encoding of two bytes a letter, of which the second may be as in ASCII.
+    """
+    runs = _RUN.findall(sample)
+    alone = len(b"".join(runs)) < 2 * len(runs) or _is_within_words(sample)
+    text = _CONTROL.search(sample) is None and decoded(sample, _LATIN) is not None
+    return alone and text and not any(_is_east_asian(sample, name) for name in _TWO_BYTES)
+
+
+def _is_within_words(sample: bytes) -> bool:
+    """Whether most runs of bytes beyond ASCII are short and touch a letter of ASCII."""
+    return 2 * len(_IN_WORD.findall(sample)) > len(_RUN.findall(sample))
+
+
+def _is_east_asian(sample: bytes, encoding: str) -> bool:
+    """Whether bytes are text of that encoding in which most letters of East Asia do not touch a letter of ASCII."""
+    text = decoded(sample, encoding) or ""
+    return 2 * len(_BY_LETTER.findall(text)) < len(re.findall(_EAST_ASIAN, text))
+
+
+def _told_latin(path: Path, number: int, text: str) -> str:
+    return (
+        f"line {number} of {path.name} is not UTF-8, so the file is read as {_LATIN}, in which it says "
+        f"{_shown(text)!r}; if that is wrong, name the right one by data.encoding"
+    )
 
 
 def _lone_returns(file: BinaryIO) -> bool:
@@ -181,7 +264,7 @@ def fitting_encoding(sample: bytes) -> str:
     if wide := wide_encoding(sample):
         return wide
     runs = _RUN.findall(sample)
-    if len(b"".join(runs)) >= 2 * len(runs):  # of Latin letters more are alone, for all the words like Größe
+    if len(b"".join(runs)) >= 2 * len(runs) and not _is_within_words(sample):  # more Latin letters are alone
         for name, letters, share in _CANDIDATES:
             text = decoded(sample, name) or ""
             if len(re.findall(letters, text)) > share * sum(letter > "\x7f" for letter in text):
@@ -217,8 +300,12 @@ def remedy(content: bytes | NDArray[np.uint8]) -> str:
 def suggestion(sample: bytes, line: bytes) -> str:
     """A sentence: which encoding fits a sample, and how a line of it that is not UTF-8 reads in that encoding."""
     encoding = fitting_encoding(sample)
-    text = decoded(line, encoding) or ""
-    first = next((at for at, letter in enumerate(text) if letter > "\x7f"), 0)
-    shown = " ".join(text[max(first - _SHOWN, 0) : first + _SHOWN].split())
+    shown = _shown(decoded(line, encoding) or "")
     advice = f"if that is right, set data.encoding={encoding}, else the one it was saved in"
     return f"In {encoding} it reads {shown!r}; {advice}."
+
+
+def _shown(text: str) -> str:
+    """A line around its first letter beyond ASCII."""
+    first = next((at for at, letter in enumerate(text) if letter > "\x7f"), 0)
+    return " ".join(text[max(first - _SHOWN, 0) : first + _SHOWN].split())

@@ -107,6 +107,10 @@ class Notes:
         """Keep sentences about columns, without the source's name and a full stop; each is said once for all files."""
         self._sentences += [sentence for sentence in sentences if sentence not in self._sentences]
 
+    def say(self, sentence: str) -> None:
+        """Keep one sentence, as `take` does."""
+        self.take([sentence])
+
     def count(self, what: str, where: str) -> None:
         """Count one line or file name under a title."""
         self._lines.setdefault(what, []).append(where)
@@ -165,14 +169,17 @@ class Rows:
 
         Args:
             source: without splits.
-            options: its `split_key`.
+            options: its `split_key` and `na_labels`.
             unseen, strict: see `compare_classes`.
             class_names, where: see `number_labels`.
 
         Raises:
             UserError: labels that are none, splits that contradict each other, or classes that differ between them.
         """
-        source.class_names, numbers = number_labels(self.labels, class_names, where)
+        say = source.warnings.append
+        source.class_names, numbers = number_labels(
+            self.labels, class_names, where or source.name, options.na_labels, say
+        )
         source.splits.update({split: ItemList(each, *self._items[split]) for split, each in numbers.items() if each})
         self._use_column(source, options)
         compare_classes(source, strict, unseen)

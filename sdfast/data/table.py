@@ -18,6 +18,9 @@ from sdfast.errors import UserError
 _MARKS = ",;\t|"
 _EXCEL = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)  # a line above the header, by which Excel knows the mark
 _LOOKED_AT = 100  # rows by which a header is told from a row
+_NO_MARK = "\x1f"  # between the cells of a row that is one cell
+_BLANK = "Rows whose cells are all empty, which are left out"
+_LONG = "Rows with more cells than the header, of which the last are not used (quote cells that hold the separator)"
 _AGAIN = "Lines that are the header again, as where two tables were joined, and are left out"
 
 
@@ -32,7 +35,7 @@ def read_header(path: Path, options: DataConfig, modality: Modality) -> tuple[li
     Raises:
         UserError: the file is not a text table.
     """
-    _, line = next(_lines(path, options), (0, ""))
+    _, line = next(_lines(path, options, Notes()), (0, ""))
     marks = "\t" + _MARKS if suffix_of(path) == "tsv" else _MARKS
     try:
         headers = {mark: [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])] for mark in marks}
@@ -51,7 +54,9 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
     """Yield the rows; `notes` gets what a person should know.
 
     Cells are quoted as usual in .csv files. In a .tsv file a row is a line, and a quotation mark is only a character,
-    except where a cell begins and ends with one. A row that is the header again is passed over.
+    except where a cell begins and ends with one. A row that is the header again is passed over, and so is one of images
+    whose cells are all empty. Empty cells behind the last named column, as spreadsheets write them, are no cells. Where
+    a .csv file of texts has one column, a row is one text, with whatever marks it holds.
 
     Raises:
         UserError: no such column or several that may hold the contents, no header, a header whose columns stand in
@@ -64,21 +69,39 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
         raise UserError(_why_no_column(path, header, mark, options, modality))
     notes.take(column_notes(content, label, header, options, modality))
     notes.split = find_split_column(header, options, str(path), (content, label))
+    if modality is not IMAGES and len(header) == 1 and suffix_of(path) != "tsv":
+        mark = _NO_MARK
+    named = len(_without_blanks(header))
     names = (content, label, notes.split)
     content_at, label_at, split_at = (None if name is None else header.index(name) for name in names)
-    for line, cells in _rows(path, mark, options):
+    for line, cells in _rows(path, mark, options, notes):
         if _is_header(path, line, cells, header):
             notes.count(_AGAIN, f"{path.name} line {line}")
             continue
-        if len(cells) != len(header) and modality is not IMAGES:
+        if modality is IMAGES and len(cells) > 1 and not any(map(str.strip, cells)):
+            notes.count(_BLANK, f"{path.name} line {line}")
+            continue
+        if len(cells) != len(header) and modality is not IMAGES and _odd(cells, named, len(header)):
             raise UserError(
                 f"{path} line {line} has {len(cells)} cells, not {len(header)} as the header: quote texts that "
                 "hold the separator or a line end."
             )
+        if len(cells) > len(header) and len(_without_blanks(cells)) > len(header):
+            notes.count(_LONG, f"{path.name} line {line}")
         value = _cell(cells, content_at)
         if not value and modality is IMAGES:
             raise UserError(f"{path} line {line}: no file name in column {content!r}.")
         yield Record(line, value or "", _cell(cells, label_at), _cell(cells, split_at))
+
+
+def _odd(cells: Sequence[str], named: int, columns: int) -> bool:
+    """Whether a row has fewer cells than there are columns with a name, or more that hold something than there are."""
+    return len(cells) < named or len(_without_blanks(cells)) > columns
+
+
+def _without_blanks(cells: Sequence[str]) -> Sequence[str]:
+    """The cells up to the last that is not empty."""
+    return cells[: max((at for at, cell in enumerate(cells, start=1) if cell.strip()), default=0)]
 
 
 def _cell(cells: Sequence[str], column: int | None) -> str | None:
@@ -95,9 +118,9 @@ def _is_header(path: Path, line: int, cells: list[str], header: list[str]) -> bo
     return names == header
 
 
-def _rows(path: Path, mark: str, options: DataConfig) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, mark: str, options: DataConfig, notes: Notes) -> Iterator[tuple[int, list[str]]]:
     """(line on which it ends, cells) of each row below the header."""
-    lines = _lines(path, options)
+    lines = _lines(path, options, notes)
     above, _ = next(lines, (1, ""))  # the header
     if suffix_of(path) == "tsv" and mark == "\t":
         yield from (
@@ -114,12 +137,12 @@ def _rows(path: Path, mark: str, options: DataConfig) -> Iterator[tuple[int, lis
         ) from error
 
 
-def _lines(path: Path, options: DataConfig) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[tuple[int, str]]:
     """(number, line), from the header on."""
-    lines = read_lines(path, "text table", options.encoding)
+    lines = read_lines(path, "text table", options.encoding, notes.say)
     first = next(lines, None)
-    if first is not None and not _EXCEL.fullmatch(first[1]):
-        yield first
+    if first is not None and not _EXCEL.fullmatch(first[1].lstrip("\ufeff")):
+        yield first[0], first[1].lstrip("\ufeff")  # a mark that was written twice
     yield from lines
 
 
@@ -137,6 +160,10 @@ def _why_no_column(path: Path, header: list[str], mark: str, options: DataConfig
             f"{path} has no header: its first line is a row ({listed(header)}); write the names of the columns above "
             f"it, as {f'{modality.column}{mark}label'!r}."
         )
+    if len(header) == 1 and fitting_names(header[0].split(), modality.column, modality.listed_columns):
+        return (
+            f"{path} has blanks between its columns ({header[0]!r}): separate them by commas, semicolons, tabs or bars."
+        )
     said = f"{path} has no column {modality.column!r}; its columns are {listed(header)}: "
     other = other_than(modality)
     if fitting_names(header, other.column, other.listed_columns):
@@ -151,7 +178,7 @@ def _looks_like_a_row(path: Path, header: list[str], mark: str, options: DataCon
     """Whether the first line names a file, or has a cell that occurs in the rows below it, as a label does."""
     if any(Path(cell).suffix.lower() in IMAGES.suffixes | TEXTS.suffixes for cell in header):
         return True
-    below = [row for _, row in islice(_rows(path, mark, options), _LOOKED_AT)]
+    below = [row for _, row in islice(_rows(path, mark, options, Notes()), _LOOKED_AT)]
     again = (cell and any(_cell(row, at) == cell for row in below) for at, cell in enumerate(header))
     return len(header) > 1 and any(again)
 

@@ -99,7 +99,7 @@ def _items(path: Path, name: str, options: DataConfig) -> Iterator[Item]:
 
 
 def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
-    for line, text in read_lines(path, encoding=options.encoding):
+    for line, text in read_lines(path, encoding=options.encoding, say=notes.say):
         yield Record(line, text.strip())
 
 
@@ -117,7 +117,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
     fields: tuple[str | None, str | None] | None = None
     names: list[str] = []
     labelled = False
-    for line, content in read_lines(path, encoding=options.encoding):
+    for line, content in read_lines(path, encoding=options.encoding, say=notes.say):
         if not content.strip():
             yield Record(line, "")
             continue

@@ -42,7 +42,7 @@ def lines(path: Path, *rows: bytes | dict[str, object]) -> Path:
 
 GOOD = [{"text": text(number, number % 2), "label": f"class{number % 2}"} for number in range(8)]
 SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "not UTF-8": (lambda root: lines(root / "a.jsonl", *GOOD, b'{"text": "caf\xe9", "label": "class0"}'), "UTF-8"),
+    "not UTF-8": (lambda root: lines(root / "a.jsonl", *GOOD, b'{"text": "caf\x81", "label": "class0"}'), "UTF-8"),
     "not JSON": (lambda root: lines(root / "a.jsonl", *GOOD, b'{"text": '), "line 9"),
     "a missing field": (lambda root: lines(root / "a.jsonl", *GOOD, {"words": "a b"}), "text"),
     "empty documents": (
@@ -64,8 +64,8 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "no column is taken for the labels; if they are 'kind', say so by data.label_key",
     ),
     "another encoding": (
-        lambda root: lines(root / "a.txt", *(f"caf\xe9 {row['text']}".encode("cp1252") for row in GOOD)),
-        "data.encoding=cp1252",
+        lambda root: lines(root / "a.txt", *(f"\u043a\u043e\u0442 {row['text']}".encode("cp1251") for row in GOOD)),
+        "data.encoding=cp1251",
     ),
     "no header": (
         lambda root: lines(root / "a.csv", *(f"{row['text']},{row['label']}".encode() for row in GOOD)),

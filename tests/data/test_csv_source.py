@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from data_samples import write_image
 
@@ -75,6 +76,7 @@ def test_absolute_names_lose_what_is_outside(tmp_path: Path, open_spec: Open) ->
         ("file_name,label\nimages/a.png,x\n", {"label_key": "kind"}, r"no column 'kind' \(data.label_key\)"),
         ("file_name,label\nimages/a.png,x\n", {"image_key": "img"}, r"no column 'img' \(data.image_key\)"),
         ("file_name,label\n", {}, "lists no images"),
+        ("file_name label\nimages/a.png x\n", {}, "has blanks between its columns .*: separate them by commas"),
         ("", {}, "its columns are none"),
         ("file_name,label\nimages/a.png,x\n,y\n", {}, "line 3: no file name"),
         ("images/a.png,x\nimages/b.png,y\n", {}, r"no header: its first line is a row \('images/a.png', 'x'\)"),
@@ -187,13 +189,46 @@ def test_line_ends_of_other_systems(tmp_path: Path, open_spec: Open, end: str) -
     assert open_spec(path).class_names == ["x", "y, z"]
 
 
+def test_empty_cells_that_a_spreadsheet_wrote(tmp_path: Path, open_spec: Open) -> None:
+    rows = ["file_name;label;;", "images/a.png;x;;", "images/b.png;", ";;;", "images/c.png;y, z;;", ";;;", ";"]
+    path = write_table(tmp_path, "\r\n".join(rows), "utf-8-sig")
+    source = open_spec(path)
+    table = pd.read_csv(path, sep=";", usecols=["file_name", "label"]).dropna(how="all")
+    assert [item.name for item in source.splits["train"]] == table["file_name"].tolist()
+    names = source.class_names or []
+    given = [None if label is None else names[label] for label in source.splits["train"].labels]
+    assert given == [None if pd.isna(label) else label for label in table["label"]] == ["x", None, "y, z"]
+    assert source.warnings == ["Rows whose cells are all empty, which are left out: 3 (the first: list.csv line 4)."]
+
+
+def test_rows_of_more_cells_than_the_header_are_counted(tmp_path: Path, open_spec: Open) -> None:
+    source = open_spec(write_table(tmp_path, "file_name,label\nimages/a.png,cat, black\nimages/b.png,dog,\n"))
+    assert source.class_names == ["cat", "dog"] and source.warnings == [
+        "Rows with more cells than the header, of which the last are not used (quote cells that hold the separator): 1 "
+        "(the first: list.csv line 2)."
+    ]
+
+
+def test_a_mark_that_was_written_twice(tmp_path: Path, open_spec: Open) -> None:
+    for start in ("\ufeff", "\ufeff\ufeff", "\ufeffsep=;\r\n"):
+        source = open_spec(write_table(tmp_path, f"{start}file_name;label\nimages/a.png;x\nimages/b.png;y\n"))
+        assert source.class_names == ["x", "y"] and source.warnings == []
+
+
 def test_the_encoding_of_a_table(tmp_path: Path, open_spec: Open) -> None:
     text = "file_name;label\nimages/a.png;caf\xe9\nimages/b.png;th\xe9\n"
-    for encoding in ("cp1252", "utf-16-le"):
-        path = write_table(tmp_path, text, encoding)
-        with pytest.raises(UserError, match=f"data.encoding={encoding}"):
-            open_spec(path)
-        assert open_spec(path, encoding=encoding).class_names == ["caf\xe9", "th\xe9"]
+    path = write_table(tmp_path, text, "utf-16-le")
+    with pytest.raises(UserError, match=r"data\.encoding=utf-16-le"):
+        open_spec(path)
+    assert open_spec(path, encoding="utf-16-le").class_names == ["caf\xe9", "th\xe9"]
+    path = write_table(tmp_path, text, "cp1252")
+    source = open_spec(path)
+    assert source.class_names == ["caf\xe9", "th\xe9"]
+    assert source.warnings == [
+        "list.csv: line 2 of list.csv is not UTF-8, so the file is read as cp1252, in which it says "
+        "'images/a.png;caf\xe9'; if that is wrong, name the right one by data.encoding."
+    ]
+    assert open_spec(path, encoding="cp1252").warnings == []
     assert open_spec(write_table(tmp_path, text, "utf-16")).class_names == ["caf\xe9", "th\xe9"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import unicodedata
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,7 @@ from data_samples import write_image
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source, known_items
-from sdfast.data.labels import compare_classes, encode_labels, known_classes
+from sdfast.data.labels import NA_LABELS, compare_classes, encode_labels, known_classes
 from sdfast.data.modality import TEXTS
 from sdfast.data.sources import open_source
 from sdfast.errors import UserError
@@ -156,15 +158,65 @@ def test_what_is_missing_has_no_class() -> None:
     assert encode_labels({"train": ["a", *missing]}) == (["a"], {"train": [0, *[None] * 6]})
     assert encode_labels({"train": ["2.5", "nan", "NaN", 1]})[1]["train"] == [1, None, None, 0]
     assert encode_labels({"train": missing}) == (None, {"train": [None] * 6})
-    assert encode_labels({"train": ["nan", "rice"]})[0] == ["nan", "rice"]  # a dish; see the warning below
+    assert encode_labels({"train": ["nan", "rice"]}) == (["rice"], {"train": [None, 0]})
+    assert encode_labels({"train": ["nan", "rice"]}, na_labels="class")[0] == ["nan", "rice"]  # a dish
 
 
-@pytest.mark.parametrize("word", ["nan", "None"])
-def test_a_class_called_as_a_missing_value_is_said(tmp_path: Path, word: str) -> None:
-    source = opened(as_csv(tmp_path, {"train": ["a", word], "test": ["a", word]}))
+WORDS = ["cat", "N/A", "nan", "dog", "NA", "null", "None", "none", "cat", "", "#N/A", "<NA>", "n/a", "NULL", "NaN"]
+
+
+@pytest.mark.parametrize("write", [as_csv, as_parquet, as_json_lines])
+def test_words_for_no_label_are_those_of_pandas(tmp_path: Path, write: Write) -> None:
+    source = opened(write(tmp_path, {"train": WORDS, "test": ["dog", "nan", "none", "cat"]}))
+    pd.DataFrame({"label": WORDS}).to_csv(tmp_path / "by-hand", index=False)
+    read = pd.read_csv(tmp_path / "by-hand", skip_blank_lines=False)["label"]
+    names = source.class_names or []
+    given = [None if label is None else names[label] for label in source.splits["train"].labels]
+    assert given == [None if pd.isna(label) else label for label in read][: len(given)]
+    words = {word for word, label in zip(WORDS, read, strict=True) if word and pd.isna(label)}
+    said = next(warning for warning in source.warnings if "read as missing" in warning)
+    met = [word for word in [*WORDS[: len(given)], "nan"] if word in words]
+    assert f": {len(met):,}; data.na_labels=class" in said and repr(sorted({*met})[0]) in said
+
+
+def test_words_for_no_label_are_classes_where_that_is_asked(tmp_path: Path) -> None:
+    labels = {"train": ["cat", "None", "N/A", ""], "test": ["cat", "None", "N/A"]}
+    source = opened(as_csv(tmp_path, labels), na_labels="class")
+    assert source.class_names == sorted({"cat", "None", "N/A"}) and source.warnings == []
+    assert classes_of(source)["train"] == ["cat", "None", "N/A", None]
+
+
+def test_every_word_that_pandas_takes_for_missing() -> None:
+    words = sorted(NA_LABELS)
+    read = pd.read_csv(io.StringIO("\n".join(["label", "x", *words])))["label"]
+    assert read.isna().tolist() == [False] + [True] * len(words)
+    assert encode_labels({"train": ["x", *words]}) == (["x"], {"train": [0] + [None] * len(words)})
+    assert encode_labels({"train": [3, *words, "1.0"], "test": ["1", "3.0"]}) == (
+        ["1", "3"],
+        {"train": [1, *[None] * len(words), 0], "test": [0, 1]},
+    )
+
+
+def test_folders_keep_classes_of_such_names(tmp_path: Path) -> None:
+    for name in ("None/1", "crack/2", "NA/3"):
+        write_image(tmp_path / f"{name}.png", int(name[-1]))
+    source = open_source(str(tmp_path), DataConfig())
+    assert source.class_names == ["NA", "None", "crack"] and source.warnings == []
+
+
+def test_class_labels_and_words_for_no_label(tmp_path: Path) -> None:
+    class_column([0, 1], ["cat", "dog"]).to_parquet(tmp_path / "train.parquet")
+    class_column(["dog", "N/A"], None).to_parquet(tmp_path / "test.parquet")
+    assert classes_of(opened(tmp_path)) == {"train": ["cat", "dog"], "test": ["dog", None]}
+    with pytest.raises(UserError, match="'N/A' is none of its classes"):
+        opened(tmp_path, na_labels="class")
+
+
+def test_integers_that_one_file_writes_as_floats_are_said(tmp_path: Path) -> None:
+    source = opened(as_csv(tmp_path, {"train": ["1.0", "0.0", ""], "test": ["1", "0"]}))
+    assert classes_of(source) == {"train": ["1", "0", None], "test": ["1", "0"]}
     assert source.warnings == [
-        f"{source.name} has a class called {word!r}, as a missing label may be written: its documents are trained on; "
-        "leave the label empty where there is none."
+        f"Classes of {source.name} that are spelled in several ways: 2 (the first: '0', '0.0' are '0')."
     ]
 
 

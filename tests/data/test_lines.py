@@ -45,6 +45,78 @@ def test_the_encoding_that_fits_is_named_and_works(tmp_path: Path, name: str, en
     assert list(read_lines(path, encoding=DataConfig(encoding=encoding).encoding)) == [(1, "one\n"), (2, f"{text}\n")]
 
 
+@pytest.mark.parametrize("name", ["x.txt", "x.txt.gz"])
+def test_cp1252_where_utf8_fails(tmp_path: Path, name: str) -> None:
+    """As Python's own decoder reads it, from the line on that is not UTF-8; before it there is only ASCII."""
+    text = "plain\n" * 9000 + f"{LETTERS['cp1252']}\nplain\nß “x”\n"
+    path, told = written(tmp_path / name, text.encode("cp1252")), list[str]()
+    assert list(read_lines(path, say=told.append)) == list(enumerate(text.splitlines(keepends=True), start=1))
+    assert told == [
+        f"line 9001 of {name} is not UTF-8, so the file is read as cp1252, in which it says 'Le café “naïve” était "
+        "ferm'; if that is wrong, name the right one by data.encoding"
+    ]
+    told.clear()
+    assert "".join(line for _, line in read_lines(written(path, text.encode()), say=told.append)) == text
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "é\n".encode() + "café\n".encode("cp1252"),
+            "line 2 is not a UTF-8 text: .* save it in one",
+        ),  # both, the other way round:
+        ("café\n".encode("cp1252") + b"x\n" + "né\n".encode(), "line 3 is UTF-8 and line 1 is not"),
+        (codecs.BOM_UTF8 + "café\n".encode("cp1252"), "line 1 is not a UTF-8 text: "),
+        (b"caf\xe9\x00\x01\n", "line 1 is not a UTF-8 text: "),
+        (b"\x81 caf\xe9\n", "line 1 is not a UTF-8 text: "),  # the first is no letter in cp1252
+        (b"caf\xe9\n" + b"x\n" * 40_000 + b"\x81\n", "line 40002 is not a cp1252 text: .* Line 1 is not UTF-8"),
+        *((LETTERS[name].encode(name), f"data.encoding={name}") for name in ("cp1251", "cp932", "gb18030", "cp949")),
+    ],
+)
+def test_what_is_not_taken_for_cp1252(tmp_path: Path, content: bytes, message: str) -> None:
+    told: list[str] = []
+    with pytest.raises(UserError, match=message):
+        list(read_lines(written(tmp_path / "x.txt", content), say=told.append))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,ação\nb,coração",
+        "a,Größe\n",
+        "it’s fine",
+        "“Hello”, he said",
+        "für Öl",
+        "Thérèse",
+        "5 €",
+        "5 °C, naïve",
+        "Übung, öffnen",
+        "école",
+        "naïve;café",
+        "Nº 5",
+    ],
+)
+def test_short_tables_in_cp1252(tmp_path: Path, text: str) -> None:
+    told: list[str] = []
+    path = written(tmp_path / "x.csv", text.encode("cp1252"))
+    assert "".join(line for _, line in read_lines(path, say=told.append)) == text and len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        *(("a,ネコ\nb,イヌ", "cp932"), ("a,猫\nb,犬", "cp932"), ("ソフト,表示", "cp932"), ("a,一\nb,二", "big5")),
+        *(("今天,功能\n", "big5"), ("a,고양이\nb,개", "cp949"), ("a,猫\nb,狗", "gb18030"), ("a,кот\nb,я", "cp1251")),
+    ],
+)
+def test_short_tables_of_other_scripts_are_not_taken_for_cp1252(tmp_path: Path, text: str, encoding: str) -> None:
+    path = written(tmp_path / "x.csv", text.encode(encoding))
+    with pytest.raises(UserError, match="is not a UTF-8 text"):
+        list(read_lines(path, say=lambda sentence: None))
+
+
 @pytest.mark.parametrize("text", ["Die Größe der Straße, süß", "große Füße", "œuvre, garçon, coöperatie"])
 def test_neighbouring_letters_of_latin_scripts_are_no_chinese(text: str) -> None:
     assert fitting_encoding(text.encode("cp1252")) == "cp1252"

@@ -110,3 +110,10 @@ def test_class_names_that_were_swapped_are_noticed_and_built_again(kept: Kept) -
     kept.make()
     assert "differs from its own digest" in kept.said[0] and "built again" in kept.said[0]
     assert kept.files() == kept.bytes
+
+
+def test_how_tables_are_read_is_not_how_a_pack_is_made() -> None:
+    """What these keys decide is in the digest of the source, so that older packs stay valid."""
+    how, other = TRANSFORM, DataConfig(na_labels="class", encoding="cp1251", split_key="fold")
+    assert ImagePack.made(how, other, ()) == ImagePack.made(how, DataConfig(), ())
+    assert not {"na_labels", "encoding"} & set(ImagePack.made(how, DataConfig(), ())["options"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_old_line_ends_and_encodings(tmp_path: Path, open_texts: Open) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (b'{"text": "a"}\n{"text": "\xff"}\n', {}, "x.jsonl line 2 is not a UTF-8 text: invalid start byte."),
+        (b'{"text": "a"}\n{"text": "\x81"}\n', {}, "x.jsonl line 2 is not a UTF-8 text: invalid start byte."),
         (b'{"text": "a"}\n[1, 2]\n', {}, "x.jsonl line 2 is not a JSON object"),
         (b'{"text": "a"}\n{"text": \n', {}, "x.jsonl line 2 is not JSON: Expecting value."),
         (b"[" * 100_000, {}, "x.jsonl line 1 is not JSON"),
@@ -200,6 +201,25 @@ def test_csv_with_quotes_separators_and_line_ends(tmp_path: Path, open_texts: Op
     assert texts_of(open_texts(path, text_key="body", label_key="kind")) == ["a, b"]
 
 
+@pytest.mark.parametrize(("name", "mark"), [("x.csv", ";"), ("x.csv", ","), ("x.tsv", "\t")])
+def test_empty_cells_behind_the_last_column(tmp_path: Path, open_texts: Open, name: str, mark: str) -> None:
+    rows = [["text", "label"], ["one two", "a", "", ""], ["three", "b"], ["four", "", ""]]
+    for header in (rows[0], [*rows[0], "", ""]):
+        (tmp_path / name).write_text("\n".join(map(mark.join, [header, *rows[1:]])), encoding="utf-8")
+        source = open_texts(tmp_path / name)
+        assert texts_of(source) == ["one two", "three", "four"] and source.splits["train"].labels == [0, 1, None]
+    (tmp_path / name).write_text(f"text{mark}label\nshort\n")
+    with pytest.raises(UserError, match="line 2 has 1 cells, not 2 as the header"):
+        open_texts(tmp_path / name)
+
+
+def test_one_column_holds_any_mark(tmp_path: Path, open_texts: Open) -> None:
+    lines = ["plain", "well, well", "a; b|c\td", '"quoted, ""too"""']
+    (tmp_path / "x.csv").write_text("\n".join(["text", *lines]), encoding="utf-8")
+    by_hand = [row[0] for row in csv.reader(lines, delimiter="\x00")]
+    assert texts_of(open_texts(tmp_path / "x.csv")) == by_hand == [*lines[:3], 'quoted, "too"']
+
+
 def test_a_long_cell_is_no_error(tmp_path: Path, open_texts: Open) -> None:
     (tmp_path / "x.csv").write_text(f"text,label\n{'word ' * 60_000},a\n")
     assert len(texts_of(open_texts(tmp_path / "x.csv"))[0]) == 299_999
@@ -248,8 +268,8 @@ def test_usual_columns_and_bars(tmp_path: Path, open_texts: Open) -> None:
         ("x.csv", b"body,label\na,b\n", "x.csv has no column 'text'; its columns are 'body', 'label': name the one"),
         ("x.csv", b"text,label\na, b, c\n", "x.csv line 2 has 3 cells, not 2 as the header: quote texts that hold"),
         ("x.tsv", b"text\tlabel\na\tb\tc\n", "x.tsv line 2 has 3 cells, not 2"),
-        ("x.csv", b"text,label\na,b\n\xe9,b\n", "x.csv line 3 is not a UTF-8 text table"),
-        ("x.tsv", b"text\tlabel\na\tb\n\xe9\tb\n", "x.tsv line 3 is not a UTF-8 text table"),
+        ("x.csv", b"text,label\na,b\n\x81,b\n", "x.csv line 3 is not a UTF-8 text table"),
+        ("x.tsv", b"text\tlabel\na\tb\n\x81\tb\n", "x.tsv line 3 is not a UTF-8 text table"),
         ("x.csv", b"text,label\n", "x.csv holds no documents."),
         ("x.csv", b"", "x.csv has no column 'text'; its columns are none"),
         (
@@ -272,7 +292,7 @@ def test_usual_columns_and_bars(tmp_path: Path, open_texts: Open) -> None:
         ("x.csv", b"te\rxt,label\n", "x.csv line 1 is no header of a text table: its lines end in several ways"),
         ("x.jsonl", b'[\n{"text": "a"},\n{"text": "b"}\n]\n', "write each document as an object in a line of its own"),
         ("x.jsonl", b'{"text": "a", "y": 1}\n{"text": "b", "label": 2}\n', "line 2 has a field 'label' and the lines"),
-        ("x.txt", b"a\n\xe9\n", "x.txt line 2 is not a UTF-8 text"),
+        ("x.txt", b"a\n\x81\n", "x.txt line 2 is not a UTF-8 text"),
         ("x.txt", b"", "x.txt holds no documents."),
         (
             "x.docx",
