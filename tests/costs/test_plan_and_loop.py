@@ -99,7 +99,7 @@ def counted(run: sdfast.Pipeline, stage: Any) -> tuple[float, Batch, Any]:
             use_attention(part, "reference")
     objective.module.train()
     batch = Batch(0, torch.arange(ROWS))
-    inputs, drawn = run.context.read(run.context.train)(batch.rows), objective.draw(batch)
+    inputs, drawn = run.context.read(run.context.train_of(stage))(batch.rows), objective.draw(batch)
     with FlopCounterMode(display=False, custom_mapping={**ONEDNN, **NOT_COUNTED}) as counter:
         objective.loss(inputs, batch, drawn, slice(0, ROWS))["loss"].backward()
     given = run.config.finetune
@@ -124,7 +124,7 @@ def test_texts(sources: dict[str, Path], stage: Any, keys: list[str]) -> None:
     run = opened(sources, "RoBERTa", "texts", [*keys, "data.max_length=20", "pretrain.mask_ratio=0.5"])
     found, batch, drawn = counted(run, stage)
     task = task_of(stage, run.config, run.initial.shape, 2)
-    lengths = run.pack.split("train").lengths[batch.rows.numpy()]
+    lengths = run.context.train_of(stage).lengths[batch.rows.numpy()]
     masked = [] if drawn is None else drawn.counts.tolist()
     assert found == text_flops(task, lengths.tolist(), masked).step
     mean = text_flops(task, lengths.tolist(), [] if drawn is None else 0.5 * (lengths - 2)).step
