@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import small_stage
 import small_text_stage
 import torch
 import torch.nn.functional as F
+from resuming import check_resumes
 from small_stage import IMAGES, LABELS, objective_of
 from small_text_stage import text_objective_of, texts
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from sdfast.config import EngineConfig, FinetuneConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.errors import Interrupted, UserError
+from sdfast.errors import UserError
 from sdfast.objectives.classification import classification_loss
 from sdfast.objectives.contrastive import contrastive_losses, supervised_contrastive_loss
 from sdfast.objectives.cross_entropy import (
@@ -148,29 +147,12 @@ def test_a_list_of_another_length_names_the_classes_in_order() -> None:
 
 
 def test_a_stage_with_all_of_them_resumes_bit_for_bit(tmp_path: Path) -> None:
-    def trainer_of(name: str) -> Trainer:
+    def trainer_of(directory: Path) -> Trainer:
         objective = objective_of("finetune", cross_entropy=LOSSES["both"])
         order = BatchOrder(torch.arange(50), 16, 9, torch.arange(50) // 42)
         data = TrainingData(order, lambda rows: IMAGES[rows])
         config = FinetuneConfig(steps=12, batch_size=16, lr=1e-3)
-        folder = StageFolder(tmp_path / name, {"a": "b"})
+        folder = StageFolder(directory, {"a": "b"})
         return Trainer("finetune", objective, config, EngineConfig(log_every=4), data, folder)
 
-    whole, cut = trainer_of("whole"), trainer_of("cut")
-    whole.run()
-    read = cut.read
-
-    def interrupting(rows: Tensor) -> Tensor:
-        if cut.steps_done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return read(rows)
-
-    cut.read = interrupting
-    with pytest.raises(Interrupted):
-        cut.run()
-    torch.manual_seed(999)
-    resumed = trainer_of("cut")
-    assert resumed.steps_done == 7
-    resumed.run()
-    state = resumed.objective.module.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in whole.objective.module.state_dict().items())
+    check_resumes(trainer_of, tmp_path)

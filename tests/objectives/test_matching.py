@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from resuming import check_resumes
 from small_stage import IMAGES, SHAPE, initialise, losses_of, objective_of, teacher_of
 from torch import Tensor, nn
 
 from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.errors import Interrupted
 from sdfast.modalities.images.model import MaskedAutoencoder, ViTEncoder
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.matching import PredictionMatching, WeightMatching, mars_distance, squared_distance
@@ -204,23 +202,7 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("match", MATCHES)
 def test_a_stopped_stage_resumes_bit_for_bit(match: str, tmp_path: Path) -> None:
-    whole = trainer_of(match, tmp_path / "whole", weight=0.1)
-    whole.run()
-    cut = trainer_of(match, tmp_path / "cut", weight=0.1)
-    read = cut.read
-
-    def interrupting(rows: Tensor) -> Tensor:
-        if cut.steps_done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return read(rows)
-
-    cut.read = interrupting
-    with pytest.raises(Interrupted):
-        cut.run()
-    resumed = trainer_of(match, tmp_path / "cut", weight=0.1)
-    assert resumed.steps_done == 7
-    resumed.run()
-    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    check_resumes(lambda folder: trainer_of(match, folder, weight=0.1), tmp_path)
 
 
 @pytest.mark.parametrize("match", MATCHES)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from resuming import check_resumes
 from small_stage import losses_of
 from small_text_stage import LENGTHS, PAD, model, text_objective_of, texts
 from torch import Tensor, nn
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from sdfast.config import EngineConfig, PretrainConfig
 from sdfast.data.order import Batch
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
-from sdfast.errors import Interrupted
-from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.checkpoint import Companions, save_mlm
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.model import NO_DROPOUT
@@ -197,23 +194,7 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("match", MATCHES)
 def test_a_stopped_text_stage_of_each_match_resumes_bit_for_bit(match: str, tmp_path: Path) -> None:
-    whole = trainer_of(match, tmp_path / "whole", weight=0.1)
-    whole.run()
-    cut = trainer_of(match, tmp_path / "cut", weight=0.1)
-    read = cut.read
-
-    def interrupting(rows: Tensor) -> TokenBatch:
-        if cut.steps_done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return read(rows)
-
-    cut.read = interrupting
-    with pytest.raises(Interrupted):
-        cut.run()
-    resumed = trainer_of(match, tmp_path / "cut", weight=0.1)
-    assert resumed.steps_done == 7
-    resumed.run()
-    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    check_resumes(lambda folder: trainer_of(match, folder, weight=0.1), tmp_path)
 
 
 @pytest.mark.parametrize("match", MATCHES)

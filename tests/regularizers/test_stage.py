@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
+from resuming import check_resumes
 from small_stage import CPU, IMAGES, objective_of
 
 import sdfast
@@ -19,7 +18,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.durable import read_json
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.zero import Sharing, make_engine
-from sdfast.errors import Interrupted, UserError
+from sdfast.errors import UserError
 from sdfast.modalities.images.checkpoint import load_classifier
 from sdfast.regularizers.choose import on_loss, on_optimizer
 from sdfast.regularizers.r3f import add_spectral_norm
@@ -55,25 +54,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_a_stopped_stage_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    whole = trainer_of(config_of(name), tmp_path / "whole")
-    whole.run()
-    cut = trainer_of(config_of(name), tmp_path / "cut")
-    read = cut.read
-
-    def interrupting(rows: torch.Tensor) -> torch.Tensor:
-        if cut.steps_done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return read(rows)
-
-    cut.read = interrupting
-    with pytest.raises(Interrupted):
-        cut.run()
-    torch.manual_seed(999)
-    resumed = trainer_of(config_of(name), tmp_path / "cut")
-    assert resumed.steps_done == 7
-    resumed.run()
-    for key, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed)[key]), key
+    check_resumes(lambda folder: trainer_of(config_of(name), folder), tmp_path)
 
 
 def test_each_changes_the_result_and_strength_0_is_plain_fine_tuning_bit_for_bit(tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from resuming import check_resumes
 from small_stage import CPU, initialise
 from small_text_stage import LABELS, LENGTHS, text_objective_of, texts
 from test_stage import config_of, weights
@@ -25,8 +24,7 @@ from sdfast.durable import read_json
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.optim import build_optimizer, is_decayed
 from sdfast.engine.single import SingleEngine
-from sdfast.errors import Interrupted, UserError
-from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.errors import UserError
 from sdfast.modalities.texts.checkpoint import Companions, load_classifier, save_classifier
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.model import TextClassifier, TextShape
@@ -230,25 +228,7 @@ def trainer_of(name: str, directory: Path, accumulate: int = 1, **more: Any) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stopped_text_stage_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    whole = trainer_of(name, tmp_path / "whole")
-    whole.run()
-    cut = trainer_of(name, tmp_path / "cut")
-    read = cut.read
-
-    def interrupting(rows: Tensor) -> TokenBatch:
-        if cut.steps_done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return read(rows)
-
-    cut.read = interrupting
-    with pytest.raises(Interrupted):
-        cut.run()
-    torch.manual_seed(999)
-    resumed = trainer_of(name, tmp_path / "cut")
-    assert resumed.steps_done == 7
-    resumed.run()
-    for key, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed)[key]), key
+    check_resumes(lambda folder: trainer_of(name, folder), tmp_path)
 
 
 def test_each_changes_the_result_on_texts_and_strength_0_is_plain_fine_tuning_bit_for_bit(tmp_path: Path) -> None:
