@@ -15,6 +15,7 @@ from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.costs.plan import worth_of_zero
+from sdfast.data.config import DataConfig
 from sdfast.data.order import BatchOrder, all_batches
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
@@ -30,6 +31,7 @@ from sdfast.modalities.images.pictures import kept_options, options_of_model
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
 from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
+from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures, voted
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
@@ -76,7 +78,7 @@ class Images(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMAE, folder: str
     ) -> ImagePack:
-        transform = _transform(model.processor, model.shape.channels)
+        transform = _transform(model.processor, model.shape.channels, config.data)
         return ImagePack.prepare(spec, directory, transform, config.data, log.warning, progress_lines("data", "images"))
 
     @override
@@ -84,7 +86,21 @@ class Images(Modality):
         return ImagePack.open(directory)
 
     @override
-    def reader(self, split: ImageSplit, device: torch.device) -> Reader:
+    def training_split(self, pack: ImagePack, config: Config, kind: Kind) -> Any:
+        return rows_of_pictures(pack.split("train"))
+
+    @override
+    def settled(self, config: Config, pack: ImagePack) -> Config:
+        tiles = [f"{split.tiles.sum():,} of {name}" for name, split in pack.splits.items() if split.tiles is not None]
+        if tiles:
+            log.info(
+                "data: tiles: %s; each is a row of training, and a picture's probabilities are the mean of its tiles'",
+                ", ".join(tiles),
+            )
+        return config
+
+    @override
+    def reader(self, split: ImageSplit | ImageTiles, device: torch.device) -> Reader:
         return image_reader(split, device)
 
     @override
@@ -106,7 +122,7 @@ class Images(Modality):
                 " patches of an image visible; lower it."
             )
         fresh = kind != "distill" or not config.teacher.views
-        augment = augmentation(config, context.train.digests, seed if fresh else None)
+        augment = augmentation(config, context.train_of(kind).digests, seed if fresh else None)
         return MaskedImages(_normalise(context), config.pretrain, augment)
 
     @override
@@ -140,7 +156,7 @@ class Images(Modality):
 
     @override
     def check_deterministic(self, context: Context, recipe: ImageRecipe) -> None:
-        images, normalise = context.read(context.train), _normalise(context)
+        images, normalise = context.read(context.train_of("distill")), _normalise(context)
 
         def read(rows: Tensor) -> Tensor:
             pixels = normalise(images(rows))
@@ -170,7 +186,12 @@ class Images(Modality):
         self, module: ViTClassifier, companions: ImageProcessor, split: ImageSplit, rows: Tensor, read: Reader
     ) -> Tensor:
         normalise = Normalise(companions.mean, companions.std).to(next(module.parameters()).device)
-        return predict(module, lambda some: normalise(read(some)), rows, all_batches(torch.arange(len(rows)), 64))
+        view, counts = rows_of_pictures(split), None
+        if isinstance(view, ImageTiles):
+            rows, counts = view.of(rows)
+        batches = all_batches(torch.arange(len(rows)), 64)
+        logits = predict(module, lambda some: normalise(read(some)), rows, batches)
+        return logits if counts is None else voted(logits, counts)
 
     @override
     def companions(self, model: models.PretrainedMAE) -> ImageProcessor:
@@ -192,12 +213,13 @@ class Images(Modality):
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
         options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
-        transform = _transform(classifier.companions, classifier.module.shape.channels)
+        transform = _transform(classifier.companions, classifier.module.shape.channels, options)
         return ImagePack.prepare(spec, directory, transform, options, log.warning)
 
     @override
     def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:
-        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels)
+        options = options_of_model(config.data, classifier.companions.pictures)
+        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels, options)
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
@@ -222,8 +244,9 @@ def _written_processor(context: Context) -> ImageProcessor:
     return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
 
 
-def _transform(processor: ImageProcessor, channels: int) -> Transform:
-    return Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+def _transform(processor: ImageProcessor, channels: int, options: DataConfig) -> Transform:
+    whole = Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+    return whole.with_options(options)
 
 
 IMAGES = Images()
