@@ -85,6 +85,9 @@ def test_every_shape_is_trained_saved_reloaded_and_evaluated(
     assert metrics["test_loss"] == pytest.approx(trained.metrics["test_loss"], abs=1e-6)
     expected = predictions(tmp_path / "run")
     assert len(expected) == 4  # a quarter of each class
+    needs_us = resize == "pad" or (resize == "crop" and height != width)
+    for folder in (model, tmp_path / "run" / "distill" / "model"):
+        assert ("open_picture(file, FOLDER)" in (folder / "README.md").read_text()) == needs_us
     classify = transformers.pipeline("image-classification", model=str(model))
     for name, (label, probability) in expected.items():
         picture = open_picture(given["data"] / name, model)
@@ -162,6 +165,7 @@ def test_pictures_are_what_is_predicted_by_the_mean_of_their_tiles(
     metrics = tiled.evaluate()
     module, processor, names = load_classifier(tiled.out / "finetune" / "model")
     assert processor.pictures["tile"] == 16
+    assert "tiles of pictures (`data.tile=16`)" in (tiled.out / "finetune" / "model" / "README.md").read_text()
     found, losses, hits = predictions(tiled.out), [], []
     assert len(found) == 4
     mean, std = (np.asarray(values)[:, None, None] for values in (processor.mean, processor.std))

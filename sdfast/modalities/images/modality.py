@@ -175,7 +175,7 @@ class Images(Modality):
             norm_pix_loss=masking.normalised_pixels,
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
-        write_card(context.config, self.name, folder, kind, steps)
+        write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
 
     @override
     def classifier(self, config: Config, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:
@@ -201,8 +201,9 @@ class Images(Modality):
     def write_classifier(
         self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
-        models.save_classifier(module, folder, _written_processor(context), names, context.config.finetune.dropout)
-        write_card(context.config, self.name, folder, "finetune", steps)
+        processor = _written_processor(context)
+        models.save_classifier(module, folder, processor, names, context.config.finetune.dropout)
+        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor))
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -242,6 +243,24 @@ def _normalise(context: Context) -> Normalise:
 def _written_processor(context: Context) -> ImageProcessor:
     """What goes beside a trained model: the initial model's, and how this run made its pictures."""
     return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
+
+
+def _for_card(processor: ImageProcessor) -> str:
+    """What to do about pictures where transformers' processor does not do what training did."""
+    key = processor.unexpressed
+    if key is None:
+        return ""
+    words = f"data.{key}={processor.pictures[key]}".replace(" ", "")
+    if key == "tile":
+        return (
+            f"It was trained on tiles of pictures (`{words}`), which transformers does not cut:"
+            " `sdfast.modalities.images.pictures.open_tiles(file, FOLDER)` gives a picture's, and `sdfast eval` takes"
+            " the mean of their probabilities.\n"
+        )
+    return (
+        f"transformers squashes pictures of another aspect, and training did not (`{words}`): give it"
+        " `sdfast.modalities.images.pictures.open_picture(file, FOLDER)` in place of a file.\n"
+    )
 
 
 def _transform(processor: ImageProcessor, channels: int, options: DataConfig) -> Transform:

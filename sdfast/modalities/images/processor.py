@@ -32,6 +32,17 @@ class ImageProcessor:
     std: tuple[float, ...]
     pictures: Any = None
 
+    @property
+    def unexpressed(self) -> str | None:
+        """The key of `data` that a processor of transformers cannot follow; None where it can."""
+        if self._kept("tile"):
+            return "tile"
+        resize = self._kept("resize")
+        return "resize" if resize == "pad" or (resize == "crop" and self.height != self.width) else None
+
+    def _kept(self, key: str) -> Any:
+        return self.pictures.get(key) if isinstance(self.pictures, Mapping) else None
+
     def to_json(self) -> dict[str, Any]:
         """The content of a `preprocessor_config.json` that `transformers.AutoImageProcessor` loads.
 
@@ -41,8 +52,7 @@ class ImageProcessor:
         """
         size: dict[str, Any] = {"size": {"height": self.height, "width": self.width}}
         name = "ViTImageProcessor"
-        kept = self.pictures if isinstance(self.pictures, Mapping) else {}
-        if kept.get("resize") == "crop" and self.height == self.width and not kept.get("tile"):
+        if self._kept("resize") == "crop" and not self.unexpressed:
             name, size = "BitImageProcessor", {"size": {"shortest_edge": self.height}, "crop_size": size["size"]}
             size |= {"do_center_crop": True, "do_convert_rgb": True}
         pictures = {} if self.pictures is None else {KEPT_AS: self.pictures}  # transformers keeps what it does not know
