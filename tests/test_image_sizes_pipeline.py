@@ -200,6 +200,15 @@ def test_another_source_is_evaluated_in_tiles_too(
         assert other[name] == (label, pytest.approx(probability, abs=1e-5))
 
 
+def test_a_model_of_tiles_says_so_to_the_next_run(
+    given: dict[str, Path], tiled: sdfast.Pipeline, tmp_path: Path
+) -> None:
+    start = {"model": tiled.out / "distill" / "model", "data": given["data"]}
+    for option, said in (("seed=1", True), ("data.tile=16", False)):
+        notes = pipeline(start, tmp_path / option, option).initial.notes
+        assert any("it was trained with data.tile=16, and here none is cut; give" in note for note in notes) == said
+
+
 def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path) -> None:
     pipe = pipeline(given, tmp_path / "run", "data.tile=16", "data.limit=5", "finetune.sampling=balanced")
     train = pipe.context.train

@@ -247,6 +247,25 @@ def test_few_that_are_squashed_are_not_said_and_much_that_is_cropped_is(tmp_path
     ]
 
 
+def test_tiles_and_those_of_one_colour_are_counted(tmp_path: Path) -> None:
+    half = pixels(9, 20, 40)
+    half[:, :20] = 7  # four tiles of eight
+    (tmp_path / "data").mkdir()
+    Image.fromarray(half).save(tmp_path / "data" / "half.png")
+    sentences, pack = said(tmp_path, [(20, 20), (30, 10), (10, 10)], tile=10)
+    assert sentences == [
+        "Images larger than data.tile=10 x 10, which are cut into tiles: 3 of 4; there are 16 tiles in all.",
+        "Tiles of one colour, from which nothing can be learnt: 4 of 16, in 1 images (half.png).",
+    ]
+    train = pack.split("train")
+    assert train.tiles is not None and dict(zip(train.names, train.tiles.tolist(), strict=True)) == {
+        "00.png": 4,
+        "01.png": 3,
+        "02.png": 1,
+        "half.png": 8,
+    }
+
+
 def test_another_way_is_another_pack_and_the_same_way_is_not(tmp_path: Path) -> None:
     packs = [
         said(tmp_path, WIDE, **options)[1] for options in ({}, {"resize": "pad"}, {"resize": "crop"}, {"tile": 20})

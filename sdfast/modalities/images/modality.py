@@ -54,7 +54,9 @@ class Images(Modality):
     @override
     def load(self, spec: str, config: Config) -> models.PretrainedMAE:
         data, seed = config.data, derive_seed(config.seed, "decoder")
-        return models.load_mae(spec, image_size=data.image_size, channels=data.channels, seed=seed)
+        loaded = models.load_mae(spec, image_size=data.image_size, channels=data.channels, seed=seed)
+        loaded.notes += _other_pictures(loaded.processor, data)
+        return loaded
 
     @override
     def reload(self, folder: Path) -> models.PretrainedMAE:
@@ -243,6 +245,19 @@ def _normalise(context: Context) -> Normalise:
 def _written_processor(context: Context) -> ImageProcessor:
     """What goes beside a trained model: the initial model's, and how this run made its pictures."""
     return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
+
+
+def _other_pictures(processor: ImageProcessor, data: DataConfig) -> list[str]:
+    """Sentences where a model of sdfast was trained on pictures of another aspect, or on tiles, and this run is not."""
+    if processor.pictures is None:
+        return []
+    known = options_of_model(data, processor.pictures)
+    here = {"resize": "pictures are squashed", "tile": "none is cut"}
+    return [
+        f"it was trained with data.{key}={getattr(known, key)}, and here {done}; give the key to do the same."
+        for key, done in here.items()
+        if getattr(known, key) is not None and getattr(data, key) is None
+    ]
 
 
 def _for_card(processor: ImageProcessor) -> str:

@@ -21,7 +21,7 @@ from sdfast.data.config import KEEP, DataConfig
 from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.modality import IMAGES
 from sdfast.data.pack_build import Converted, PackBuilder
-from sdfast.data.pack_checks import Rows, are_many, counted
+from sdfast.data.pack_checks import Rows, are_many, counted, first_names
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import row_digest
@@ -236,9 +236,10 @@ class ImagePackBuilder(PackBuilder):
             f"there are {tiles:,} tiles in all."
         ]
         if blank := sum(self.blank.get(name, 0) for name in names):
+            some = sorted(name for name in names if name in self.blank)
             said.append(
-                f"Tiles of one colour, from which nothing can be learnt: {blank:,} of {tiles:,}, in "
-                f"{counted(sorted(name for name in names if name in self.blank))} images."
+                f"Tiles of one colour, from which nothing can be learnt: {blank:,} of {tiles:,}, in {len(some):,} "
+                f"images ({first_names(some)})."
             )
         return said
 
