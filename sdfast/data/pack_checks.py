@@ -226,7 +226,8 @@ def check_copies(copies: Copies, rows: Rows | None, tally: Tally, options: DataC
         raise UserError(
             f"{copies.found[split][0]} (data.unlabelled) and {copies.first[split]} ({split}) are the same {one}; in "
             f"all, {' and '.join(numbers)} ({first_names(copies.found[split])}); remove them, or set "
-            f"data.duplicates=drop to leave them out of the unlabelled {plural} or data.duplicates=keep to pre-train on them."
+            f"data.duplicates=drop to leave them out of the unlabelled {plural} or data.duplicates=keep to pre-train "
+            "on them."
         )
     said = []
     kept = "and are kept (data.duplicates=keep)" if copies.keep else "and are left out"

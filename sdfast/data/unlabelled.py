@@ -58,5 +58,7 @@ def _opened(spec: str, options: DataConfig, open_one: Open) -> Source:
 
 
 def _named(found: Iterable[tuple[str, ItemList]]) -> Iterator[Item]:
-    """The items one source after the other, with the name of the source before theirs."""
-    return (item._replace(name=f"{name}/{item.name}") for name, items in found for item in items)
+    """The items one source after the other, with the name of the source before theirs, where it is not."""
+    for name, items in found:
+        for item in items:
+            yield item if item.name.startswith(f"{name}:") else item._replace(name=f"{name}/{item.name}")
