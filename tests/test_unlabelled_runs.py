@@ -34,7 +34,7 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "images":
         data, more = write_images(root / "few"), write_images(root / "all", train=NEW // 2, test=0, side=21)
-        shutil.copytree(data, more / "train" / "labelled" / "2019")
+        shutil.copytree(data, more / "train" / "labelled")
         return {"model": write_model(root / "model"), "data": data, "unlabelled": more}
     data, more = write_texts(root / "few", train=TRAIN), write_texts(root / "all", train=TRAIN + NEW)
     return {"model": write_text_model(root / "model"), "data": data, "unlabelled": more}

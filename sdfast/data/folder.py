@@ -170,7 +170,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     inside: dict[str | None, list[str]] = {None: loose}
     for folder in _sub_folders(directory):
         inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
-        if inner is not None:
+        if inner is not None and options.label_key != NO_COLUMN:  # else no folder is a class
             raise UserError(
                 f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
                 f"pass --data {directory / folder}."
