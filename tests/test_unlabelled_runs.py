@@ -23,6 +23,8 @@ from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, UserError
 from sdfast.stages.graph import distillation, finetuning, pretraining
 from sdfast.stages.inputs import inputs_of
+from sdfast.studies.declared import STUDIES
+from sdfast.studies.plan import Plan
 from sdfast.teacher.bank import open_bank
 
 TRAIN, NEW = 24, 16  # labelled rows of train, and rows that only the unlabelled sources have
@@ -122,6 +124,22 @@ def test_a_sweep_over_labelled_rows_shares_teacher_bank_and_pack(given: dict[str
     assert stages == {"pretrain": 1, "distill": 1, "finetune": 4}
     assert len(list((out / "banks").glob("*/manifest.json"))) == len(list((out / "packs").iterdir())) == 1
     assert len(list(out.glob("compare*.json"))) == 2  # a table for each
+
+
+def test_a_study_of_labelled_rows_trains_one_teacher(given: dict[str, Path], tmp_path: Path) -> None:
+    config = pipeline(given, tmp_path / "run", "data.limit=30").config
+    plan = Plan(STUDIES["labels"], [0])
+    target = plan.target(config, tmp_path / "study")  # 20 alone of its own points is within the labelled rows
+    assert {arm.x for arm in target.arms} == {20} and target.rows == TRAIN
+    plan = Plan(STUDIES["labels"], [0], points=[1, 8, 30])
+    target = plan.target(config, tmp_path / "study")
+    stages = Counter(node.task.stage for node in plan.nodes.values())
+    assert stages == {"pretrain": 1, "distill": 1, "finetune": 6}
+    assert {cell.config.data.labelled_limit for cell in target.cells} == {1, 8}
+    assert target.notes == [
+        f"Left out, because there are {TRAIN} labelled training rows: 30.",
+        "At n = 1 1 of 2 classes have no training row.",
+    ]
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(

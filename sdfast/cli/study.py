@@ -24,7 +24,7 @@ from sdfast.errors import RunError, UserError
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="compare, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
+        typer.Argument(help="compare, labels, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
     ],
     overrides: Overrides = None,
     model: Model = None,

@@ -114,7 +114,7 @@ class Target:
         unavailable: title of an arm -> why it cannot be trained here.
         cells: of the others.
         notes: for the table.
-        rows: of training, before any limit.
+        rows: of training, before any limit; of a study of labelled rows those.
     """
 
     title: str
@@ -182,6 +182,8 @@ class Plan:
             title = paper.title if paper else slug(config.data_spec)
             used = len(context.train.limited(config.data.limit, config.data.limit_seed))
             labelled = len(context.train_rows("finetune"))
+            if study.axis is not None and study.axis.kind == "labels":
+                rows = len(rows_of(context.train, config.changed(["data.labelled_limit=null"]), "finetune"))
             classes = len(context.pack.class_names)
             tested = len(context.test)
             # the same new head for all arms, however long they are pre-trained
@@ -209,7 +211,7 @@ class Plan:
         for table in self.earlier:
             if table.protocol == self.protocol and config.data_spec in table.runs:
                 self._add_earlier(target, config, table, store)
-        target.notes += _unseen_classes(context, target, study.of_sizes)
+        target.notes += _unseen_classes(context, target, study)
         return target
 
     def _add_earlier(self, target: Target, config: Config, table: Earlier, store: Store) -> None:
@@ -263,15 +265,15 @@ class Plan:
         return Cell(arm, seed, context.config, tuple(stages))
 
 
-def _unseen_classes(context: Context, target: Target, of_sizes: bool) -> list[str]:
+def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]:
     """Sentences about classes that no arm, or none of a size, can learn."""
-    train, data, names = context.train, context.config.data, context.pack.class_names
+    train, names, sizes = context.train, context.pack.class_names, study.of_sizes
     said = []
-    for limit in sorted(target.points()) if of_sizes else [data.limit]:
-        given = context.config.model_copy(update={"data": data.model_copy(update={"limit": limit})})
+    for limit in sorted(target.points()) if sizes else [None]:
+        given = context.config if limit is None else context.config.changed([study.size(limit)])
         labels = labels_of(train)[rows_of(train, given, "finetune").numpy()]
         if unseen := len(names) - len(np.unique(labels)):
-            where = f"At n = {limit} " if of_sizes else ""
+            where = f"At n = {limit} " if sizes else ""
             said.append(f"{where}{unseen} of {len(names)} classes have no training row.")
     return said
 
