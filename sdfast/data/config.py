@@ -29,6 +29,11 @@ class DataConfig(BaseModel):
         description="further sources, of any kind that `source` may be: all their rows join those of pretrain, distill "
         "and the bank without a label, and never those of finetune, val or test",
     )
+    unlabelled_key: str | None = Field(
+        default=None,
+        description="column of the images or texts in tables of `unlabelled`; that of `image_key` or `text_key`, or a "
+        "usual one, when not given",
+    )
     image_size: int | tuple[int, int] | None = Field(
         default=None,
         description="height and width in pixels, one number for a square; the model's when not given",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import UNLABELLED, Item, ItemList, Source
+from sdfast.data.modality import Modality
 from sdfast.errors import UserError
 
 Open = Callable[[str, DataConfig], Source]
@@ -20,8 +22,7 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
     Args:
         source: that they join.
         specs: what the others are opened by.
-        options: the `data` section; what it says of labels and splits is not for them, and a column that it names for
-            the contents is looked for by its usual names where a source does not have it.
+        options: the `data` section; what it says of labels and splits is not for them.
         open_one: opens one of them.
 
     Raises:
@@ -29,8 +30,9 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
     """
     modality, taken = source.modality, {source.name}
     found: list[tuple[str, ItemList]] = []
+    unlabelled = options.model_copy(update={"label_key": NO_COLUMN, "split_key": NO_COLUMN})
     for spec in specs:
-        one = _opened(spec, options.model_copy(update={"label_key": NO_COLUMN, "split_key": NO_COLUMN}), open_one)
+        one = _opened(spec, unlabelled, modality, open_one)
         names = itertools.chain([one.name], (f"{one.name} ({number})" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
@@ -45,16 +47,19 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
     source.splits[UNLABELLED] = ItemList([None] * sum(len(items) for _, items in found), lambda: _named(found))
 
 
-def _opened(spec: str, options: DataConfig, open_one: Open) -> Source:
+def _opened(spec: str, options: DataConfig, modality: Modality, open_one: Open) -> Source:
+    """One of them; its column of contents is the one that `options` name, or else one that is found."""
+    key, free = modality.key, options.model_copy(update={"image_key": None, "text_key": None})
+    named = options.unlabelled_key or getattr(options, key)
     try:
-        return open_one(spec, options)
+        return open_one(spec, free.model_copy(update={key: named}))
     except UserError as error:
-        if options.image_key is not None or options.text_key is not None:  # a column of the other source
-            try:
-                return open_one(spec, options.model_copy(update={"image_key": None, "text_key": None}))
-            except UserError:
-                pass
-        raise UserError(f"data.unlabelled: {error}") from error
+        if named is not None:  # by a key for other sources
+            with contextlib.suppress(UserError):
+                source = open_one(spec, free)
+                source.warnings.append(f"{source.name} has no column {named!r}, and another one is taken.")
+                return source
+        raise UserError(f"data.unlabelled: {str(error).replace(f'data.{key}', 'data.unlabelled_key')}") from error
 
 
 def _named(found: Iterable[tuple[str, ItemList]]) -> Iterator[Item]:

@@ -262,3 +262,19 @@ def test_documents_of_test_and_of_train_among_the_unlabelled(tmp_path: Path) -> 
         texts_pack(tmp_path / "pack", tmp_path / "set", unlabelled=[str(more)])
     pack, _ = texts_pack(tmp_path / "pack", tmp_path / "set", unlabelled=[str(more)], duplicates="drop")
     assert pack.split("train").names[4:] == ["more.txt:2", "more.txt:5"]
+
+
+def test_columns_of_the_unlabelled_have_names_of_their_own(tmp_path: Path) -> None:
+    few = write_json_lines(tmp_path / "few.jsonl", [{"words": sentence(n), "label": n % 2} for n in range(8)])
+    body = write_json_lines(tmp_path / "body.jsonl", [{"body": sentence(50 + n), "label": [n]} for n in range(3)])
+    text = write_json_lines(tmp_path / "text.jsonl", [{"text": sentence(60 + n)} for n in range(2)])
+    given: dict[str, Any] = {"text_key": "words", "unlabelled": [str(body), str(text)]}
+    with pytest.raises(
+        UserError, match=r"^data.unlabelled: .*body.jsonl line 1 has no field 'words' \(data.unlabelled_key\)"
+    ):
+        texts_pack(tmp_path / "pack", few, **given)
+    pack, said = texts_pack(tmp_path / "pack", few, **given, unlabelled_key="body")
+    assert pack.split("train").names[-5:] == [f"body.jsonl:{n}" for n in (1, 2, 3)] + [
+        f"text.jsonl:{n}" for n in (1, 2)
+    ]
+    assert "data.unlabelled: text.jsonl has no column 'body', and another one is taken." in said
