@@ -72,7 +72,8 @@ class Context:
         return getattr(self.config, kind)
 
     def train_rows(self, kind: Kind) -> Tensor:
-        """[n] int64, on the CPU: the rows of `train_of` in `data.limit`; for `finetune` those that have a label."""
+        """[n] int64, on the CPU: the rows of `train_of` in `data.limit`; for `finetune` those with a label, as many as
+        `data.labelled_limit` allows."""
         return rows_of(self.train_of(kind), self.config, kind)
 
     def balanced_classes(self, kind: Kind) -> Tensor | None:
@@ -102,8 +103,12 @@ class Context:
 
 def rows_of(train: Any, config: Config, kind: Kind) -> Tensor:
     """[n] int64, on the CPU: the rows that a kind of stage trains on of what it sees of a split."""
-    rows = torch.from_numpy(train.limited(config.data.limit, config.data.limit_seed))
-    return labelled_rows(train, rows) if kind == "finetune" else rows
+    data = config.data
+    if kind != "finetune":
+        return torch.from_numpy(train.limited(data.limit, data.limit_seed))
+    limits = [limit for limit in (data.limit, data.labelled_limit) if limit is not None]
+    rows = train.limited(min(limits, default=None), data.limit_seed)  # those with a label come first in any limit
+    return labelled_rows(train, torch.from_numpy(rows))
 
 
 @dataclass(frozen=True)

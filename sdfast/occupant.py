@@ -159,7 +159,7 @@ def kept_data(out: Path, config: Config) -> bool:
     there = Occupant.of(out)
     if there is None or there.config is None or not _same_place(there.data, config.data_spec):
         return False
-    free = {"source": None, "limit": None, "limit_seed": 0}  # they are not in the pack
+    free = {"source": None, "limit": None, "labelled_limit": None, "limit_seed": 0}  # they are not in the pack
     free |= {"chunk": None, "chunk_stride": 0, "pack_short": False}
     data = [each.data for each in (config, there.config)]
     mine, theirs = (each.model_copy(update={**free, "resize": each.resize or "squash"}) for each in data)

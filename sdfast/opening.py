@@ -10,6 +10,7 @@ import torch
 from sdfast import bundled
 from sdfast.config import Config, refuse_other_modality, with_own_settings
 from sdfast.context import Kind, Modality, rows_of
+from sdfast.data.pack_checks import first_names
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.launch import join, launch_info
@@ -89,10 +90,29 @@ def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], 
     """
     pack = prepare(config)
     train = pack.split("train")
-    counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
+    counts = ", ".join(_counted(name, split) for name, split in pack.splits.items())
     classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
-    log.info("data: %s: %s%s", config.data_spec, counts, classes)
+    log.info("data: %s: %s%s", " + ".join([config.data_spec, *config.data.unlabelled]), counts, classes)
     config = modality.settled(config, pack)
     kinds: list[Kind] = ["pretrain", "distill", *(("finetune",) if train.labels is not None else ())]
     splits = {kind: modality.training_split(pack, config, kind) for kind in kinds}
-    return pack, config.resolved(modality.name, {kind: len(rows_of(splits[kind], config, kind)) for kind in kinds})
+    rows = {kind: rows_of(splits[kind], config, kind) for kind in kinds}
+    if "finetune" in rows:
+        _say_limits(config, train, rows["finetune"], pack.class_names)
+    return pack, config.resolved(modality.name, {kind: len(rows[kind]) for kind in kinds})
+
+
+def _counted(name: str, split: Any) -> str:
+    labelled = None if split.labels is None else int((split.labels >= 0).sum())
+    return f"{len(split)} {name}" + ("" if labelled in (None, len(split)) else f" ({labelled} with a label)")
+
+
+def _say_limits(config: Config, train: Any, rows: torch.Tensor, names: list[str]) -> None:
+    """What fine-tuning sees of the labelled rows, where that is not all of them."""
+    known, kept = train.labels[train.labels >= 0], train.labels[rows.numpy()]
+    if config.data.labelled_limit is None or len(kept) == len(known):
+        return
+    log.info("data: finetune trains on %d of %d labelled rows (data.labelled_limit)", len(kept), len(known))
+    if gone := sorted(set(known.tolist()) - set(kept.tolist())):
+        what = first_names([names[label] for label in gone])
+        log.warning("data: data.labelled_limit leaves no row of %d of %d classes: %s", len(gone), len(names), what)

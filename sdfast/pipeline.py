@@ -53,6 +53,7 @@ class Pipeline:
         data: str | Path | None = None,
         out: str | Path | None = None,
         *,
+        unlabelled: str | Path | Sequence[str | Path] = (),
         zero: int | None = None,
         preset: str | None = None,
         config: str | Path | None = None,
@@ -68,6 +69,8 @@ class Pipeline:
             model: hub id or folder (see `load_mae` and `load_mlm`); the bundled model of images when not given.
             data: what to adapt to (see `sdfast.data.sources.open_source`); bundled images or texts when not given.
             out: run directory; `runs/<model>-<data>` when not given.
+            unlabelled: further sources whose rows join those of `pretrain`, `distill` and the bank without a label (the
+                key `data.unlabelled`).
             zero: DeepSpeed ZeRO stage, 0 to 3 (the key `zero.stage`). Under torchrun, deepspeed or srun this object is
                 one process of several, which all make it with the same arguments.
             preset: name of a preset.
@@ -90,6 +93,10 @@ class Pipeline:
         options: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
         if data is not None:
             sections = {**sections, "data": {**sections.get("data", {}), "source": str(data)}}
+        if unlabelled:
+            specs = [unlabelled] if isinstance(unlabelled, str | Path) else unlabelled
+            data_section = {**sections.get("data", {}), "unlabelled": [str(each) for each in specs]}
+            sections = {**sections, "data": data_section}
         if zero is not None:
             sections = {**sections, "zero": {"stage": zero}}
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
@@ -176,7 +183,8 @@ class Pipeline:
             try:
                 return modality.prepare_pack(spec, directory, config, initial, self._model_path)
             except UserError as error:
-                if os.path.exists(os.path.expanduser(spec)) or not occupant.kept_data(self.out, config):
+                there = [os.path.exists(os.path.expanduser(each)) for each in (spec, *config.data.unlabelled)]
+                if all(there) or not occupant.kept_data(self.out, config):
                     raise
                 self._is_gone(error)
                 return modality.open_pack(directory)

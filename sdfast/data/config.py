@@ -24,6 +24,16 @@ class DataConfig(BaseModel):
         description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; for "
         "text also .jsonl, .tsv, .txt and folders of these; bundled when not given",
     )
+    unlabelled: tuple[str, ...] = Field(
+        default=(),
+        description="further sources, of any kind that `source` may be: all their rows join those of pretrain, distill "
+        "and the bank without a label, and never those of finetune, val or test",
+    )
+    unlabelled_key: str | None = Field(
+        default=None,
+        description="column of the images or texts in tables of `unlabelled`; that of `image_key` or `text_key`, or a "
+        "usual one, when not given",
+    )
     image_size: int | tuple[int, int] | None = Field(
         default=None,
         description="height and width in pixels, one number for a square; the model's when not given",
@@ -53,7 +63,13 @@ class DataConfig(BaseModel):
         description="training images or documents kept: those with a label first, stratified, seeded, and a smaller "
         "limit is a subset of a larger",
     )
-    limit_seed: int = Field(default=42, ge=0, description="seed of `limit`")
+    labelled_limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="labelled rows that finetune sees of those in `limit`: stratified, seeded, nested; pretrain and "
+        "distill keep seeing the others",
+    )
+    limit_seed: int = Field(default=42, ge=0, description="seed of `limit` and `labelled_limit`")
     test_fraction: float = Field(
         default=0.25,
         ge=0,
@@ -71,7 +87,7 @@ class DataConfig(BaseModel):
     duplicates: Literal["error", "drop", "keep"] = Field(
         default="error",
         description="rows of train whose decoded pixels (texts: tokens) are also in test or val: stop, drop them from "
-        "train, or keep",
+        "train, or keep; rows of `unlabelled` that are in train already are left out, but with keep",
     )
     image_key: str | None = Field(
         default=None,
@@ -160,6 +176,14 @@ class DataConfig(BaseModel):
         "it splits a batch, and never changes which documents are in it",
         json_schema_extra={"of": "texts"},
     )
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        found = [value] if isinstance(value, str) else [] if value is None else value
+        if isinstance(found, list | tuple) and not all(isinstance(each, str) and each for each in found):
+            raise ValueError("must be the name of a source, or a list of such names")
+        return found
 
     @field_validator("image_size", "tile")
     @classmethod

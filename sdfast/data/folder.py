@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sdfast.data.columns import choose_names
-from sdfast.data.config import DataConfig
+from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, file_reader
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality, counted
 from sdfast.data.records import Notes, Record, Rows, split_name
@@ -100,7 +100,8 @@ def open_folder(
     rows = Rows()
     for split in (split for split in SPLITS if split in found):
         files = [(name, root / name) for name, _ in found[split].items]
-        rows.add(split, [label for _, label in found[split].items], partial(_items, files, read))
+        without = options.label_key == NO_COLUMN
+        rows.add(split, [None if without else label for _, label in found[split].items], partial(_items, files, read))
     return rows.fill(source, options, options.unseen)
 
 
@@ -169,7 +170,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     inside: dict[str | None, list[str]] = {None: loose}
     for folder in _sub_folders(directory):
         inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
-        if inner is not None:
+        if inner is not None and options.label_key != NO_COLUMN:  # else no folder is a class
             raise UserError(
                 f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
                 f"pass --data {directory / folder}."

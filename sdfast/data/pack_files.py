@@ -70,6 +70,7 @@ class SplitFiles:
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         self._names = directory / files["names"]["file"], files["names"]["bytes"]
+        self._limited: dict[tuple[int, int], NDArray[np.int64]] = {}  # of a million rows the choice takes seconds
         self.digests: NDArray[np.uint8] = load_array(directory / files["digests"]["file"])
         self.labels: NDArray[np.int64] | None = (
             load_array(directory / files["labels"]["file"]) if "labels" in files else None
@@ -95,7 +96,11 @@ class SplitFiles:
         Returns:
             [min(limit, n)] int64, ascending.
         """
-        return stratified_rows(self.choice_digests, self.labels, limit, seed)
+        if limit is None or limit >= len(self):
+            return np.arange(len(self))
+        if (limit, seed) not in self._limited:
+            self._limited[limit, seed] = stratified_rows(self.choice_digests, self.labels, limit, seed)
+        return self._limited[limit, seed].copy()
 
 
 _Split = TypeVar("_Split", bound=SplitFiles)

@@ -13,6 +13,7 @@ from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
 from sdfast.data.paper_images import check_not_above, layout_of
 from sdfast.data.paper_sets import compare_with_paper
+from sdfast.data.unlabelled import join
 from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
 
@@ -26,13 +27,15 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
     """Open the source that `spec` names: a path that exists, or else an id of the Hugging Face hub.
 
     A path may begin with `~`; an id is `owner/name` or `owner/name:configuration`. It is searched for `modality`.
-    Of the options, `source` is not looked at.
+    Of the options, `source` is not looked at; the sources of `unlabelled` join it (`sdfast.data.unlabelled`).
 
     Raises:
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.
     """
     source = _open(spec, options, modality)
     compare_with_paper(source)
+    if options.unlabelled:
+        join(source, options.unlabelled, options, lambda other, given: _open(other, given, modality))
     return source
 
 

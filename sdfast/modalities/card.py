@@ -95,6 +95,10 @@ def write_card(config: Config, modality: ModalityName, folder: Path, stage: str,
     ours = MODELS.get(spec)
     published = ours is None and is_hub_id(spec) and not Path(spec).exists()
     base = f"`{spec if published else slug(spec)}`" if ours is None else f"the small {ours} that comes with sdfast"
+    more = [f"`{slug(each)}`" for each in config.data.unlabelled]
+    joined = f" and, without labels, those of {' and '.join(more)}" if more else ""
+    if stage == "finetune" and more:
+        joined = f" (what it started from may have seen those of {' and '.join(more)} too, without labels)"
     header = ["library_name: transformers", f"pipeline_tag: {_TAGS[kind]}", "tags: [sdfast]"]
     header += [f"base_model: {spec}"] if published else []
     text = "\n".join(
@@ -102,7 +106,8 @@ def write_card(config: Config, modality: ModalityName, folder: Path, stage: str,
             *("---", *header, "---", ""),
             f"# {slug(spec)}, {_MADE[stage]}",
             "",
-            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`: {_MADE[stage]},"
+            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`{joined}:"
+            f" {_MADE[stage]},"
             f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
             _HOW[kind],

@@ -214,7 +214,7 @@ class Images(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
-        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        options = config.data.model_copy(update={"unlabelled": (), "test_fraction": 0.0, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
         transform = _transform(classifier.companions, classifier.module.shape.channels, options)
         return ImagePack.prepare(spec, directory, transform, options, log.warning)

@@ -232,7 +232,9 @@ class Texts(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
-        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep", "chunk": False})
+        options = config.data.model_copy(
+            update={"unlabelled": (), "test_fraction": 0.0, "duplicates": "keep", "chunk": False}
+        )
         tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
         return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
 

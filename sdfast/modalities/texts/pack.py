@@ -122,7 +122,7 @@ class TextPackBuilder(PackBuilder):
         return self.options.chunk is not False
 
     @contextlib.contextmanager
-    def beside(self, split: str) -> Iterator[Callable[[Converted], None]]:
+    def beside(self, split: str, onto: bool = False) -> Iterator[Callable[[Converted], None]]:
         """Writes the rests of the long documents of train."""
         self._whole = split == "train" and self._keeps_rests
         if not self._whole:
@@ -130,7 +130,8 @@ class TextPackBuilder(PackBuilder):
             return
         lengths: list[int] = []
         path = self._path(split, "rest")
-        with RowWriter(path, *self.element) as writer:
+        there = self._rest_lengths if onto else self._rest_lengths[:0]
+        with RowWriter(path, *self.element, onto=int(there.sum()) if there.any() else None) as writer:
 
             def write(one: Converted) -> None:
                 lengths.append(0 if one.rest is None else len(one.rest))
@@ -138,7 +139,7 @@ class TextPackBuilder(PackBuilder):
                     writer.extend(one.rest)
 
             yield write
-        self._rest_lengths = np.asarray(lengths, np.int64)
+        self._rest_lengths = np.concatenate((there, np.asarray(lengths, np.int64)))
         if not writer.rows:
             path.unlink()
 
