@@ -229,6 +229,11 @@ def test_the_vote_is_the_mean_of_probabilities() -> None:
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.exp(), expected, rtol=1e-5)
     np.testing.assert_allclose(found.softmax(1), expected, rtol=1e-5)
+    several = voted(torch.from_numpy(logits), torch.tensor(counts), np.zeros((3, 4), np.uint8))
+    odds = np.stack([part.mean(0) for part in np.split(1 / (1 + np.exp(-logits)), np.cumsum(counts)[:-1])])
+    np.testing.assert_allclose(several.sigmoid(), odds, rtol=1e-9)
+    numbers = voted(torch.from_numpy(logits), torch.tensor(counts), np.zeros((3, 4), np.float32))
+    np.testing.assert_allclose(numbers, np.stack([part.mean(0) for part in np.split(logits, np.cumsum(counts)[:-1])]))
     certain = voted(torch.tensor([[0.0, 5000.0], [4000.0, 0.0]]), torch.tensor([1, 1]))
     assert certain.isfinite().all()
     assert voted(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)).shape == (0, 4)

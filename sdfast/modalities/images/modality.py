@@ -193,7 +193,7 @@ class Images(Modality):
             rows, counts = view.of(rows)
         batches = all_batches(torch.arange(len(rows)), 64)
         logits = predict(module, lambda some: normalise(read(some)), rows, batches)
-        return logits if counts is None else voted(logits, counts)
+        return logits if counts is None else voted(logits, counts, split.labels)
 
     @override
     def companions(self, model: models.PretrainedMAE) -> ImageProcessor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,8 +40,8 @@ class ImageTiles:
         return len(self.picture)
 
     @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """[P] int64: the label of each tile's picture, -1 where it has none; None when no picture has one."""
+    def labels(self) -> NDArray[Any] | None:
+        """[P] int64 (or as the split's): the label of each tile's picture; None when no picture has one."""
         labels = self.pictures.labels
         return None if labels is None else labels[self.picture]
 
@@ -82,15 +83,29 @@ def rows_of_pictures(pictures: Any) -> Any:
     return pictures.view
 
 
-def voted(logits: Tensor, counts: Tensor) -> Tensor:
-    """The logarithm of the mean of the tiles' probabilities: [n, classes] in the dtype of `logits`.
+def voted(logits: Tensor, counts: Tensor, labels: NDArray[Any] | None = None) -> Tensor:
+    """What pictures' tiles say together, as logits: [n, classes] in the dtype of `logits`.
 
-    As logits they give this mean, so that metrics, losses and predictions are of pictures.
+    Where a row has one class (signed integers, or no labels) these are the logarithms of the mean of the tiles'
+    probabilities; where it has several (unsigned, a column a class), the log-odds of the mean of each class's
+    probability; and of numbers (floating point) the mean. So metrics, losses and predictions are of pictures.
 
     Args:
         logits: [T, classes], of the tiles of one picture after the other's.
         counts: [n] int64, tiles of each picture, at least 1.
+        labels: of the split, of which the type says what a label is.
     """
-    parts = logits.double().log_softmax(dim=1).split(counts.tolist())
-    means = [part.logsumexp(dim=0) - math.log(len(part)) for part in parts]
+    kind = "i" if labels is None else labels.dtype.kind
+    parts = logits.double().split(counts.tolist())
+    if kind == "f":
+        means: list[Tensor] = [part.mean(dim=0) for part in parts]
+    elif kind == "u":
+        means = [_log_mean(F.logsigmoid(part)) - _log_mean(F.logsigmoid(-part)) for part in parts]
+    else:
+        means = [_log_mean(part.log_softmax(dim=1)) for part in parts]
     return torch.stack(means).to(logits.dtype) if means else logits[:0]
+
+
+def _log_mean(logs: Tensor) -> Tensor:
+    """The logarithm of the mean of numbers that are given by their logarithms, over the rows."""
+    return logs.logsumexp(dim=0) - math.log(len(logs))
