@@ -21,8 +21,9 @@ class DataConfig(BaseModel):
     source: str | None = Field(
         default=None,
         min_length=1,
-        description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; for "
-        "text also .jsonl, .tsv, .txt and folders of these; bundled when not given",
+        description="image folder, .csv, parquet file or folder, tar shards (a file, a folder or a pattern such as "
+        "photos-{000..012}.tar), saved Hugging Face data set, IDX files or hub id; for text also .jsonl, .tsv, .txt "
+        "and folders of these; bundled when not given",
     )
     image_size: int | tuple[int, int] | None = Field(
         default=None,
@@ -62,16 +63,18 @@ class DataConfig(BaseModel):
     )
     image_key: str | None = Field(
         default=None,
-        description="column of the images in a table; found when not given",
+        description="column of the images in a table, member of the image in a tar shard; found when not given",
         json_schema_extra={"of": "images"},
     )
     text_key: str | None = Field(
         default=None,
-        description="column of the texts in a table; found when not given",
+        description="column of the texts in a table, member or field of `json` in a tar shard; found when not given",
         json_schema_extra={"of": "texts"},
     )
     label_key: str | None = Field(
-        default=None, description="column of the labels in a table; found when not given; `none` goes without labels"
+        default=None,
+        description="column of the labels in a table, member or field of `json` in a tar shard; found when not given; "
+        "`none` goes without labels",
     )
     na_labels: Literal["missing", "class"] = Field(
         default="missing",
