@@ -20,13 +20,14 @@ from typing import Any, BinaryIO
 
 from sdfast.data.columns import column_notes, find_split_column, fitting_names
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import Item, Source
+from sdfast.data.items import LARGEST_FILE, Item, Source
 from sdfast.data.labels import Value
 from sdfast.data.lines import LONGEST_LINE, readable
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, USUAL_LABEL_COLUMNS, Modality, counted, listed
 from sdfast.data.records import USUAL_SPLIT_COLUMNS, Notes, Rows, files_by_split
 from sdfast.data.shard_names import files_of_pattern, split_of_shard
 from sdfast.data.tar import Member, index_of, read_member
+from sdfast.data.text_files import in_utf8
 from sdfast.errors import UserError
 from sdfast.regular import open_regular
 
@@ -112,7 +113,7 @@ def open_shards(
             folders.update(key.rpartition("/")[0] for key in itertools.compress(survey.keys, kept))
             labels = survey.column(label, kept)
             splits = None if split is None else survey.column(split, kept)
-            rows.add(part, labels, partial(_items, file, shard, content, modality), splits)
+            rows.add(part, labels, partial(_items, file, shard, content, modality, options.encoding), splits)
     if label is None and options.label_key is None and len(folders) > 1:
         first, second = sorted(folders)[:2]
         raise UserError(
@@ -341,7 +342,7 @@ def _say(
         notes.say(f"members that are not used: {', '.join(unused[:10])}{' and others' if len(unused) > 10 else ''}")
 
 
-def _items(path: Path, shard: str, content: _Content, modality: Modality) -> Iterator[Item]:
+def _items(path: Path, shard: str, content: _Content, modality: Modality, encoding: str) -> Iterator[Item]:
     """The items of a shard, which is looked through again."""
     with readable(path), open_regular(path) as file:
         samples = index_of(path, file).samples
@@ -349,9 +350,12 @@ def _items(path: Path, shard: str, content: _Content, modality: Modality) -> Ite
         kind = next((kind for kind in sample if kind in content.kinds), None)
         if kind is None:
             continue
-        read = partial(read_member, path, sample[kind], f"{path}: {key}.{kind}")
+        where = f"{path}: {key}.{kind}"
+        read = partial(read_member, path, sample[kind], where, LARGEST_FILE if modality is IMAGES else LONGEST_LINE)
         if content.field is not None:
-            read = partial(_text_in, read, content.field, f"{path}: {key}.{kind}")
+            read = partial(_text_in, read, content.field, where)
+        elif modality is TEXTS:
+            read = partial(in_utf8, read, encoding, where)
         yield Item(f"{shard}:{key}.{kind}", None, read, held=sample[kind].size if modality is TEXTS else 0)
 
 

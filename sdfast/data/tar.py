@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from sdfast.data.items import LARGEST_FILE
 from sdfast.errors import UserError
 from sdfast.regular import naming, open_regular
 
@@ -108,15 +107,15 @@ def _check_end(path: Path, file: BinaryIO, end: int, size: int) -> None:
         block = file.read(_BLOCK)
 
 
-def read_member(path: Path, member: Member, where: str) -> bytes:
-    """The bytes of a member.
+def read_member(path: Path, member: Member, where: str, most: int) -> bytes:
+    """The bytes of a member, at most so many.
 
     Raises:
         OSError: it is too large, or cannot be read.
         UserError: the shard is not what it was when it was opened.
     """
-    if member.size > LARGEST_FILE:
-        raise OSError(errno.EFBIG, f"{member.size:,} bytes are more than the {LARGEST_FILE:,} that are read", where)
+    if member.size > most:
+        raise OSError(errno.EFBIG, f"{member.size:,} bytes are more than the {most:,} that are read", where)
     with naming(path), open_regular(path) as file:
         file.seek(member.offset)
         content = file.read(member.size)

@@ -11,13 +11,12 @@ from typing import Any
 
 from sdfast.data.columns import choose_names, column_notes, find_split_column
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
+from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item, file_reader
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
 from sdfast.data.records import Notes, Record, Rows, files_by_split, split_name, split_of_file
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
-from sdfast.regular import read_regular
 
 TWEET_EVAL = {"train_text.txt", "train_labels.txt"}  # what marks its layout
 _MOST_CLASSES = 100_000
@@ -27,21 +26,32 @@ _COMMON = ("json", "txt")  # suffixes that other files have too
 def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
     """Reads the file of one document in UTF-8, by a link too, of at most 64 MiB; OSError otherwise.
 
-    The encoding is that of a file without a byte order mark. What is to be UTF-8 is given as it is.
+    See `in_utf8` for the encoding.
     """
 
-    def read() -> Raw:
-        content = read_regular(path, LONGEST_LINE)
-        written = marked_encoding(content) or encoding
-        if written in (UTF8, "utf-8-sig"):
-            if (wide := wide_encoding(content[:SAMPLE])) is not None:
-                raise OSError(errno.EILSEQ, f"it looks like {wide}; set data.encoding={wide}", str(path))
-            return content
-        if (text := decoded(content, written)) is None:
-            raise OSError(errno.EILSEQ, f"it is not {written} (data.encoding)", str(path))
-        return text.encode()
+    return partial(in_utf8, file_reader(path, LONGEST_LINE), encoding, str(path))
 
-    return read
+
+def in_utf8(read: Callable[[], Raw], encoding: str, where: str) -> bytes:
+    """What `read` gives, a document that is written in some encoding, in UTF-8; as it is where it is to be UTF-8.
+
+    Args:
+        read: gives the bytes.
+        encoding: of a document without a byte order mark.
+        where: it is, for errors.
+
+    Raises:
+        OSError: it is of another encoding.
+    """
+    content = bytes(read())
+    written = marked_encoding(content) or encoding
+    if written in (UTF8, "utf-8-sig"):
+        if (wide := wide_encoding(content[:SAMPLE])) is not None:
+            raise OSError(errno.EILSEQ, f"it looks like {wide}; set data.encoding={wide}", where)
+        return content
+    if (text := decoded(content, written)) is None:
+        raise OSError(errno.EILSEQ, f"it is not {written} (data.encoding)", where)
+    return text.encode()
 
 
 def is_text_file(path: Path) -> bool:

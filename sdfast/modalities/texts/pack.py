@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Item, Raw, item_record, read_item
-from sdfast.data.lines import remedy
+from sdfast.data.lines import latin_text, remedy
 from sdfast.data.modality import TEXTS
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import Rows, counted
@@ -37,7 +37,7 @@ from sdfast.modalities.texts.tokenization import LONGEST, Tokenization, Tokenize
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
 _BLOCK = 128  # documents tokenised at a time
 _HELD = 1 << 20  # characters in memory, from which on a block has fewer
-_TRUNCATED, _UNREAD = "truncated", "unread"  # documents, by what they are
+_TRUNCATED, _UNREAD, _LATIN = "truncated", "unread", "cp1252"  # documents, by what they are
 _WITH_RESTS = {"rests": True}  # in the manifest of a pack with documents that are longer than its rows
 
 
@@ -182,6 +182,15 @@ class TextPackBuilder(PackBuilder):
         }
 
     def notes(self) -> list[str]:
+        """A sentence each where documents were read as cp1252, and where some were cut."""
+        latin = self.tally.notes.get(_LATIN, [])
+        said = [
+            "Documents that are not UTF-8 and are read as cp1252 (if that is wrong, name the right encoding by "
+            f"data.encoding): {counted(latin)}."
+        ]
+        return [*(said if latin else []), *self._cut()]
+
+    def _cut(self) -> list[str]:
         """One sentence where documents were cut."""
         names, length = self.tally.notes.get(_TRUNCATED, []), self.how.tokenization.max_length
         if not names:
@@ -203,14 +212,14 @@ class TextPackBuilder(PackBuilder):
         """Read and tokenise the documents of a block together."""
         raws = [read_item(item) for item in items]
         texts = [read_text(raw) for raw in raws]
-        tokenised = iter(self.how([text for text, _ in texts if text is not None], self._whole))
+        tokenised = iter(self.how([text for text, _, _ in texts if text is not None], self._whole))
         return [
-            self._document(item, raw, text, reason, None if text is None else next(tokenised))
-            for item, raw, (text, reason) in zip(items, raws, texts, strict=True)
+            self._document(item, raw, text, reason, latin, None if text is None else next(tokenised))
+            for item, raw, (text, reason, latin) in zip(items, raws, texts, strict=True)
         ]
 
     def _document(
-        self, item: Item, raw: Raw | OSError, text: str | None, reason: str, tokens: Tokenized | None
+        self, item: Item, raw: Raw | OSError, text: str | None, reason: str, latin: bool, tokens: Tokenized | None
     ) -> Converted:
         known = (item.name, -1 if item.label is None else item.label, item_record(item, raw))
         if text is None:
@@ -221,26 +230,32 @@ class TextPackBuilder(PackBuilder):
         if len(tokens.ids) == len(how.prefix) + len(how.suffix):
             return Converted(*known, reason="without any token")
         digests = ids_digest(tokens.ids), hashlib.sha256(text.encode()).digest()
-        notes = frozenset(note for note, met in ((_TRUNCATED, tokens.truncated), (_UNREAD, tokens.unread)) if met)
+        kinds = ((_TRUNCATED, tokens.truncated), (_UNREAD, tokens.unread), (_LATIN, latin))
+        notes = frozenset(note for note, met in kinds if met)
         rest = tokens.rest.astype(how.dtype) if len(tokens.rest) else None
         return Converted(*known, tokens.ids.astype(how.dtype), *digests, rest, notes)
 
 
-def read_text(raw: Raw | OSError) -> tuple[str | None, str]:
+def read_text(raw: Raw | OSError) -> tuple[str | None, str, bool]:
     """The text of an item, without white space around it; or None and the reason why there is none.
 
     Args:
         raw: what reading the item gave.
+
+    Returns:
+        text, reason, and whether the text was read as cp1252 because it is not UTF-8.
     """
     if isinstance(raw, OSError):
-        return None, f"cannot be read ({raw.strerror or raw})"
-    content = bytes(raw).removeprefix(codecs.BOM_UTF8)
+        return None, f"cannot be read ({raw.strerror or raw})", False
+    content, latin = bytes(raw).removeprefix(codecs.BOM_UTF8), False
     try:
         text = content.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return None, f"not UTF-8 (line {line})" if line > 1 or b"\n" in content else "not UTF-8"
-    return (text, "") if text else (None, "empty")
+        if (other := latin_text(bytes(raw))) is None:
+            line = content.count(b"\n", 0, error.start) + 1
+            return None, f"not UTF-8 (line {line})" if line > 1 or b"\n" in content else "not UTF-8", False
+        text, latin = other.strip(), True
+    return (text, "", latin) if text else (None, "empty", False)
 
 
 def begins(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
