@@ -21,7 +21,7 @@ class DataConfig(BaseModel):
     source: str | None = Field(
         default=None,
         min_length=1,
-        description="image folder, .csv, parquet file or folder, tar shards (a file, a folder or a pattern such as "
+        description="image folder, .csv, .jsonl, parquet file or folder, tar shards (a file, a folder or a pattern as "
         "photos-{000..012}.tar), saved Hugging Face data set, IDX files or hub id; for text also .jsonl, .tsv, .txt "
         "and folders of these; bundled when not given",
     )

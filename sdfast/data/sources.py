@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from sdfast.data import arrow, folder, idx, shard_names, shards, table, text_files
+from sdfast.data import arrow, folder, idx, shard_names, shards, text_files
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
@@ -77,8 +77,8 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
         return arrow.open_parquet(path, options, modality)
     if modality is TEXTS and text_files.is_text_file(path):
         return text_files.open_text_files(path, [path], options)
-    if modality is IMAGES and table.is_table(path):
-        return folder.open_csv(path, options)
+    if modality is IMAGES and folder.is_list(path):
+        return folder.open_list(path, options)
     if modality is IMAGES and idx.is_idx_images(path):
         return idx.open_idx(path, options)
     if path.suffix.lower() == shard_names.SUFFIX:
