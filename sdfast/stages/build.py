@@ -17,7 +17,7 @@ from sdfast.evaluation.classification import labels_of
 from sdfast.log import log
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.objectives.cross_entropy import cross_entropy_of, weights_note
+from sdfast.objectives.cross_entropy import cross_entropy_of, weights_note, with_listed_weights
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
 
@@ -59,7 +59,7 @@ def build_stage(
         labels = torch.from_numpy(labels_of(train)).to(context.device)
         labelled = modality.labelled_views(context, seed)
         trained_on = labels[context.train_rows(kind).to(context.device)]
-        loss = cross_entropy_of(context.config.finetune, trained_on, len(names))
+        loss = cross_entropy_of(with_listed_weights(context.config.finetune, names), trained_on, len(names))
         if loss.weights is not None:
             log.info("finetune: %s", weights_note(loss.weights, names))
         objective: Objective = classifier_objective(module, labelled, labels, context.config, seed, loss)

@@ -12,7 +12,10 @@ from sdfast.context import Context
 from sdfast.durable import sha256_array
 from sdfast.engine.machine import resolve_precision
 from sdfast.evaluation.classification import dev_inputs, dev_metric, dev_split, labelled_rows, labels_of
+from sdfast.objectives.cross_entropy import listed_weights
 from sdfast.stages.graph import Stage
+
+_WEIGHTS = "finetune.class_weights"
 
 
 def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict[str, Any]:
@@ -42,6 +45,8 @@ def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict
         inputs |= _of_the_teacher(context, inputs["precision"])
     inputs |= deciding_keys(config, stage.kind, name, context.section(stage.kind))
     if stage.kind == "finetune":
+        if isinstance(weighed := inputs.get(_WEIGHTS), dict):  # whoever names classes asks for what a list asks for
+            inputs[_WEIGHTS] = listed_weights(weighed, context.pack.class_names)
         inputs |= _of_the_evaluation(context, rows)
     return inputs
 
