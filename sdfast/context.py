@@ -79,7 +79,7 @@ class Context:
         """[n] int64: the class of each of `train_rows`, where as many of each are taken; None where they are not."""
         if kind != "finetune" or self.config.finetune.sampling != "balanced":
             return None
-        return torch.from_numpy(labels_of(self.train))[self.train_rows(kind)]
+        return torch.from_numpy(labels_of(self.train_of(kind)))[self.train_rows(kind)]
 
     def read(self, split: Any) -> Reader:
         """The function that brings rows of a split to the device; made once, as on a GPU it may hold its images."""
@@ -190,6 +190,13 @@ class Modality(ABC):
     def training_split(self, pack: Any, config: Config, kind: Kind) -> Any:
         """What a kind of stage sees of the train split, whose rows it trains on: the split itself, or a view of it."""
         return pack.split("train")
+
+    def voting(self, pack: Any, split: Any, config: Config) -> Any:
+        """The rows that vote for the items of a split, a view of it as of chunks for documents; None without such.
+
+        It has `item_of`, [N] int64, ascending: which item each row is of; and `labels`, [N] int64.
+        """
+        return None
 
     def settled(self, config: Config, pack: Any) -> Config:
         """The configuration with a value for each key of `data` that depends on the pack, and that said in the log.

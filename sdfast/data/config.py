@@ -137,6 +137,12 @@ class DataConfig(BaseModel):
         description="tokens that neighbouring chunks of a document share",
         json_schema_extra={"of": "texts"},
     )
+    chunk_votes: bool = Field(
+        default=False,
+        description="fine-tuning trains on all chunks of a long document, each with its label, and what a classifier "
+        "says of a document is the mean of what it says of its chunks; else both take its first `max_length` tokens",
+        json_schema_extra={"of": "texts"},
+    )
     pack_short: bool = Field(
         default=False,
         description="join documents that are not longer than `max_length` to rows of pretrain, distill and the bank, "

@@ -53,6 +53,14 @@ def _choices(inside: str) -> Sequence[str]:
     return inside.split(",") if "," in inside else [f"{{{inside}}}"]
 
 
+def is_there(spec: str) -> bool:
+    """Whether a path exists, or of a pattern of shards one that it stands for."""
+    path = os.path.expanduser(spec)
+    if os.path.exists(path) or not is_pattern(spec):
+        return os.path.exists(path)
+    return any(glob.glob(name, recursive=True) or os.path.exists(name) for name in expanded(path))
+
+
 def files_of_pattern(pattern: str, modality: Modality) -> list[Path]:
     """The shards that a pattern stands for, in its order, each once.
 

@@ -67,14 +67,18 @@ def _of_the_teacher(context: Context, precision: str) -> dict[str, Any]:
 
 def _of_the_evaluation(context: Context, rows: NDArray[np.int64]) -> dict[str, Any]:
     """Labels, and what is evaluated on."""
-    name, train, test = context.modality.name, context.train, context.test
+    name, train, test = context.modality.name, context.train_of("finetune"), context.test
     tested = labelled_rows(test).numpy()
     found = {
         "train labels": sha256_array(labels_of(train)[rows]),
         f"test {name}": sha256_array(test.digests[tested]),
         "test labels": sha256_array(labels_of(test)[tested]),
     }
+    seen = {"test": test}
     if context.config.finetune.best_dev:
-        dev = dev_split(context.pack, context.config.data_spec)
+        seen["val"] = dev = dev_split(context.pack, context.config.data_spec)
         found |= dev_inputs(dev, name, dev_metric(context.paper_metric, name))
+    for split, rows_of_it in seen.items():
+        if (voting := context.modality.voting(context.pack, rows_of_it, context.config)) is not None:
+            found[f"{split} votes"] = sha256_array(voting.digests)
     return found

@@ -135,7 +135,6 @@ def test_what_the_settings_give() -> None:
     "given", ["[1,0]", "[1,-2]", "[3]", "[]", "[1,true]", "[1,a]", "[1,.inf]", "null", "equal", "2"]
 )
 def test_weights_that_are_none_are_refused_in_a_sentence(given: str) -> None:
-    from sdfast.config import Config
 
     with pytest.raises(UserError, match=r"finetune\.class_weights.* does not fit: give none, balanced, or a list with"):
         Config().changed([f"finetune.class_weights={given}"])

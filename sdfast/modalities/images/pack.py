@@ -30,7 +30,7 @@ from sdfast.modalities.images.levels import NoRange, Range
 from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
-_NOT_IN_PACK |= {"chunk", "chunk_stride", "pack_short"}
+_NOT_IN_PACK |= {"chunk", "chunk_stride", "chunk_votes", "pack_short"}
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels"}  # what they decide is in the digest of the source
 _LATER = {  # options, and the images that need them
     "background": {decoding.TRANSPARENT},

@@ -39,6 +39,7 @@ _BLOCK = 128  # documents tokenised at a time
 _HELD = 1 << 20  # characters in memory, from which on a block has fewer
 _TRUNCATED, _UNREAD, _LATIN = "truncated", "unread", "cp1252"  # documents, by what they are
 _WITH_RESTS = {"rests": True}  # in the manifest of a pack with documents that are longer than its rows
+_FOR_VOTES = {"rests": True, "all_rests": True}  # the same of one that keeps those of every split
 
 
 class TextSplit(SplitFiles):
@@ -102,7 +103,7 @@ class TextPackBuilder(PackBuilder):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole = False  # whether the split that is converted keeps the rests of its long documents
-        self._rest_lengths = np.zeros(0, np.int64)  # of the documents of train
+        self._rest_lengths: dict[str, NDArray[np.int64]] = {}  # of the documents of each split that keeps them
 
     @property
     def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -115,16 +116,16 @@ class TextPackBuilder(PackBuilder):
 
     def made(self) -> dict[str, Any]:
         """What `TextPack.made` says, and that the rests of long documents are there."""
-        return {**super().made(), **(_WITH_RESTS if self._keeps_rests and _TRUNCATED in self.tally.notes else {})}
+        rests = _FOR_VOTES if self.options.chunk_votes else _WITH_RESTS if self._keeps_rests("train") else {}
+        return {**super().made(), **(rests if _TRUNCATED in self.tally.notes else {})}
 
-    @property
-    def _keeps_rests(self) -> bool:
-        return self.options.chunk is not False
+    def _keeps_rests(self, split: str) -> bool:
+        return self.options.chunk_votes or (split == "train" and self.options.chunk is not False)
 
     @contextlib.contextmanager
     def beside(self, split: str) -> Iterator[Callable[[Converted], None]]:
-        """Writes the rests of the long documents of train."""
-        self._whole = split == "train" and self._keeps_rests
+        """Writes the rests of the long documents of train, or where chunks vote of every split."""
+        self._whole = self._keeps_rests(split)
         if not self._whole:
             yield lambda one: None
             return
@@ -138,38 +139,42 @@ class TextPackBuilder(PackBuilder):
                     writer.extend(one.rest)
 
             yield write
-        self._rest_lengths = np.asarray(lengths, np.int64)
+        self._rest_lengths[split] = np.asarray(lengths, np.int64)
         if not writer.rows:
             path.unlink()
 
     def keep_beside(self, kept: NDArray[np.int64]) -> None:
-        """Only the rests of these documents of train are kept."""
-        lengths, path = self._rest_lengths, self._path("train", "rest")
-        self._rest_lengths = lengths[kept] if len(lengths) else lengths
-        if not lengths.any():
+        """The rests of these documents of train stay there; those of the others go to test, where they are kept."""
+        lengths = self._rest_lengths.get("train")
+        if lengths is None or not lengths.any():
             return
-        whole = path.rename(self.directory / "whole-rest.npy")
+        whole = self._path("train", "rest").rename(self.directory / "whole-rest.npy")
         contents, offsets = load_array(whole, mmap_mode="r"), begins(lengths)
-        if self._rest_lengths.any():
-            with RowWriter(path, *self.element) as writer:
-                for row in kept:
-                    writer.extend(contents[offsets[row] : offsets[row + 1]])
+        held_out = np.setdiff1d(np.arange(len(lengths)), kept)
+        for split, rows in (("train", kept), ("test", held_out)):
+            if not self._keeps_rests(split):
+                continue
+            self._rest_lengths[split] = lengths[rows]
+            if lengths[rows].any():
+                with RowWriter(self._path(split, "rest"), *self.element) as writer:
+                    for row in rows:
+                        writer.extend(contents[offsets[row] : offsets[row + 1]])
         whole.unlink()
 
     def arrays(self, split: str, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Where the documents begin among the ids, and the digests of their texts; of train, where rests begin."""
+        """Where the documents begin among the ids, and the digests of their texts; where rests begin."""
         assert rows.text_digests is not None
         found: dict[str, NDArray[Any]] = {"offsets": rows.offsets, "text_digests": rows.text_digests}
-        return found | ({"rest_offsets": begins(self._rest_lengths)} if self._has_rests(split) else {})
+        return found | ({"rest_offsets": begins(self._rest_lengths[split])} if self._has_rests(split) else {})
 
     def decides(self, split: str) -> list[str]:
         """Digests of the rests, where there are any."""
         if not self._has_rests(split):
             return []
-        return [sha256_file(self._path(split, "rest")), sha256_array(self._rest_lengths)]
+        return [sha256_file(self._path(split, "rest")), sha256_array(self._rest_lengths[split])]
 
     def _has_rests(self, split: str) -> bool:
-        return split == "train" and bool(self._rest_lengths.any())
+        return split in self._rest_lengths and bool(self._rest_lengths[split].any())
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """How many tokens there are, in all and in the longest document, and how many documents were cut."""
@@ -195,14 +200,19 @@ class TextPackBuilder(PackBuilder):
         names, length = self.tally.notes.get(_TRUNCATED, []), self.how.tokenization.max_length
         if not names:
             return []
-        if not self._rest_lengths.any():
+        if not any(map(self._has_rests, self.splits)):
             return [
                 f"Documents of more than {length} tokens, of which the first {length} are kept (data.max_length): "
                 f"{counted(names)}."
             ]
+        chunks = "pretrain and distill (data.chunk)"
+        others = f"fine-tuning and evaluation see the first {length} tokens"
+        if self.options.chunk_votes:
+            others = "their chunks vote in evaluation (data.chunk_votes)"
+            chunks = "fine-tuning" if self.options.chunk is False else "pretrain, distill and fine-tuning"
         said = [
             f"Documents of more than {length} tokens (data.max_length): {counted(names)}; those of train become several"
-            f" rows of pretrain and distill (data.chunk), and fine-tuning and evaluation see the first {length} tokens."
+            f" rows of {chunks}, and {others}."
         ]
         if unread := self.tally.notes.get(_UNREAD, []):
             said.append(f"Documents of which the end is not read, as no word ends in it for long: {counted(unread)}.")
@@ -303,8 +313,10 @@ class TextPack(OpenPack[TextSplit]):
     def made(cls, how: Tokenizer, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
         """How a pack was made: the tokenisation, and the options that decide what is in it.
 
-        Rests of long documents have to be there where chunks are asked for; else a pack is as good with as without.
+        Rests of long documents have to be there where chunks are asked for, of all splits where they vote; else a pack
+        is as good with as without.
         """
         decide = options.model_dump(mode="json", include=_IN_PACK)
-        rests = _WITH_RESTS if options.chunk and _TRUNCATED in met else {}
+        asked = _FOR_VOTES if options.chunk_votes else _WITH_RESTS if options.chunk else {}
+        rests = asked if _TRUNCATED in met else {}
         return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide, **rests}
