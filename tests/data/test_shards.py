@@ -385,7 +385,7 @@ def test_a_pack_of_shards_is_that_of_a_folder(tmp_path: Path, open_spec: Open, b
 
 
 def test_memory_is_bounded_by_names_and_labels(tmp_path: Path, build: Callable[..., ImagePack]) -> None:
-    """24 MB in three shards, of which a pack is made with less than 3 MB at a time: a few images, and the index."""
+    """24 MB in three shards, of which a pack is made with less than 6 MB at a time: a few images, and the index."""
     shards, each = 3, 40
     noise = np.random.default_rng(0)
     for shard in range(shards):
