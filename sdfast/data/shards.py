@@ -116,8 +116,9 @@ def open_shards(
             rows.add(part, labels, partial(_items, file, shard, content, modality, options.encoding), splits)
     if label is None and options.label_key is None and len(folders) > 1:
         first, second = sorted(folders)[:2]
+        more = ", ..." if len(folders) > 2 else ""
         raise UserError(
-            f"{name} holds {modality.plural} in {len(folders):,} folders ({first}/, {second}/, ...) and no labels "
+            f"{name} holds {modality.plural} in {len(folders):,} folders ({first}/, {second}/{more}) and no labels "
             "beside them, as an archive of class folders does and shards do not: unpack it and pass the folder, or set "
             f"data.label_key={NO_COLUMN} to take all without labels."
         )

@@ -192,7 +192,7 @@ def test_an_archive_of_class_folders_is_not_taken_for_unlabelled_shards(tmp_path
     write_classes(tmp_path / "pets", {"cat": 2, "dog": 2})
     with tarfile.open(tmp_path / "pets.tar", "w") as archive:
         archive.add(tmp_path / "pets", "pets")
-    with pytest.raises(UserError, match=r"in 2 folders \(pets/cat/, pets/dog/, \.\.\.\) and no labels .*: unpack it"):
+    with pytest.raises(UserError, match=r"in 2 folders \(pets/cat/, pets/dog/\) and no labels .*: unpack it"):
         open_spec(tmp_path / "pets.tar")
     assert len(open_spec(tmp_path / "pets.tar", label_key="none").splits["train"]) == 4
 

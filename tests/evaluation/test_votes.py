@@ -32,6 +32,21 @@ def test_a_vote_is_the_mean_of_probabilities(dtype: torch.dtype, scale: float) -
         torch.testing.assert_close(F.cross_entropy(found, labels).double(), loss, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_votes_on_several_classes_and_on_numbers(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    items = torch.from_numpy(rng.permutation(np.repeat(np.arange(5), [1, 4, 2, 1, 3])))
+    logits = torch.from_numpy(scale * rng.standard_normal((len(items), 3)))
+    groups = [logits[items == item].numpy() for item in range(5)]
+    numbers = vote(logits, items, 5, "output")
+    np.testing.assert_allclose(numbers, [group.mean(0) for group in groups], rtol=1e-12)
+    each = vote(logits, items, 5, "sigmoid")
+    means = np.stack([(1 / (1 + np.exp(-group))).mean(0) for group in groups])
+    np.testing.assert_allclose(each.sigmoid(), means, rtol=1e-9)
+    others = np.stack([(1 / (1 + np.exp(group))).mean(0) for group in groups])
+    np.testing.assert_allclose((-each).sigmoid(), others, rtol=1e-9)  # of no probability near 1 anything is lost
+
+
 def test_voters_are_the_rows_of_each_item() -> None:
     item_of, wanted = np.array([0, 0, 1, 3, 3, 3, 4]), torch.tensor([3, 0, 4])
     rows, places = voters(item_of, wanted)
