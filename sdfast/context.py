@@ -196,6 +196,14 @@ class Modality(ABC):
         """What a kind of stage sees of the train split, whose rows it trains on: the split itself, or a view of it."""
         return pack.split("train")
 
+    def voting(self, pack: Any, split: Any, config: Config) -> Any:
+        """The rows that vote for the items of a split, a view of it as of chunks for documents; None without such.
+
+        It has `item_of`, [N] int64, ascending: which item each row is of; `labels`, of each row; `digests`; and
+        `adds_content`: whether rows hold what the digests of the items are not of.
+        """
+        return None
+
     def settled(self, config: Config, pack: Any) -> Config:
         """The configuration with a value for each key of `data` that depends on the pack, and that said in the log.
 

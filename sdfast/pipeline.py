@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import nn
 from sdfast import durable, occupant
 from sdfast.config import Config, resolve
 from sdfast.context import Context, Modality
+from sdfast.data.shard_names import is_there
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.machine import cpu_settings
 from sdfast.errors import UserError, nearest
@@ -183,8 +183,8 @@ class Pipeline:
             try:
                 return modality.prepare_pack(spec, directory, config, initial, self._model_path)
             except UserError as error:
-                there = [os.path.exists(os.path.expanduser(each)) for each in (spec, *config.data.unlabelled)]
-                if all(there) or not occupant.kept_data(self.out, config):
+                there = all(map(is_there, (spec, *config.data.unlabelled)))
+                if there or not occupant.kept_data(self.out, config):
                     raise
                 self._is_gone(error)
                 return modality.open_pack(directory)

@@ -22,7 +22,7 @@ from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted
 from sdfast.modalities.images.checkpoint import load_classifier, load_mae
 from sdfast.modalities.images.pictures import open_picture, open_tiles
-from sdfast.modalities.images.tiles import ImageTiles, voted
+from sdfast.modalities.images.tiles import ImageTiles
 from sdfast.teacher.bank import open_bank
 
 SIZES = [(40, 30), (16, 16), (12, 10), (20, 50)]  # widths and heights
@@ -215,28 +215,9 @@ def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path) -> None:
     chosen = train.limited(5, 42)
     rows = pipe.context.train_rows("finetune").numpy()
     assert len(chosen) == 5 and len(rows) == train.tiles[chosen].sum() < len(train.images)
-    assert set(pipe.context.train_of("finetune").picture[rows]) == set(chosen)
+    assert set(pipe.context.train_of("finetune").item_of[rows]) == set(chosen)
     classes = pipe.context.balanced_classes("finetune")
     assert classes is not None and len(classes) == len(rows)
-
-
-def test_the_vote_is_the_mean_of_probabilities() -> None:
-    random = np.random.default_rng(0)
-    logits, counts = random.normal(0, 6, (9, 4)), [3, 1, 5]
-    each = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    expected = np.stack([part.mean(0) for part in np.split(each, np.cumsum(counts)[:-1])])
-    found = voted(torch.from_numpy(logits).float(), torch.tensor(counts))
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.exp(), expected, rtol=1e-5)
-    np.testing.assert_allclose(found.softmax(1), expected, rtol=1e-5)
-    several = voted(torch.from_numpy(logits), torch.tensor(counts), np.zeros((3, 4), np.uint8))
-    odds = np.stack([part.mean(0) for part in np.split(1 / (1 + np.exp(-logits)), np.cumsum(counts)[:-1])])
-    np.testing.assert_allclose(several.sigmoid(), odds, rtol=1e-9)
-    numbers = voted(torch.from_numpy(logits), torch.tensor(counts), np.zeros((3, 4), np.float32))
-    np.testing.assert_allclose(numbers, np.stack([part.mean(0) for part in np.split(logits, np.cumsum(counts)[:-1])]))
-    certain = voted(torch.tensor([[0.0, 5000.0], [4000.0, 0.0]]), torch.tensor([1, 1]))
-    assert certain.isfinite().all()
-    assert voted(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)).shape == (0, 4)
 
 
 def test_an_interrupted_run_on_tiles_ends_with_the_same_bits(

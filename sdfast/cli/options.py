@@ -19,7 +19,7 @@ Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-te
 Data = Annotated[
     str | None,
     typer.Option(
-        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; hub data set; bundled when not given"
+        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; tar shards; hub id; bundled when not given"
     ),
 ]
 Unlabelled = Annotated[

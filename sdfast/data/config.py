@@ -21,8 +21,9 @@ class DataConfig(BaseModel):
     source: str | None = Field(
         default=None,
         min_length=1,
-        description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; for "
-        "text also .jsonl, .tsv, .txt and folders of these; bundled when not given",
+        description="image folder, .csv, .jsonl, parquet file or folder, tar shards (a file, a folder or a pattern as "
+        "photos-{000..012}.tar), saved Hugging Face data set, IDX files or hub id; for text also .jsonl, .tsv, .txt "
+        "and folders of these; bundled when not given",
     )
     unlabelled: tuple[str, ...] = Field(
         default=(),
@@ -91,16 +92,18 @@ class DataConfig(BaseModel):
     )
     image_key: str | None = Field(
         default=None,
-        description="column of the images in a table; found when not given",
+        description="column of the images in a table, member of the image in a tar shard; found when not given",
         json_schema_extra={"of": "images"},
     )
     text_key: str | None = Field(
         default=None,
-        description="column of the texts in a table; found when not given",
+        description="column of the texts in a table, member or field of `json` in a tar shard; found when not given",
         json_schema_extra={"of": "texts"},
     )
     label_key: str | None = Field(
-        default=None, description="column of the labels in a table; found when not given; `none` goes without labels"
+        default=None,
+        description="column of the labels in a table, member or field of `json` in a tar shard; found when not given; "
+        "`none` goes without labels",
     )
     na_labels: Literal["missing", "class"] = Field(
         default="missing",
@@ -161,6 +164,12 @@ class DataConfig(BaseModel):
         ge=0,
         le=1 << 20,
         description="tokens that neighbouring chunks of a document share",
+        json_schema_extra={"of": "texts"},
+    )
+    chunk_votes: bool = Field(
+        default=False,
+        description="fine-tuning trains on all chunks of a long document, each with its label, and what a classifier "
+        "says of a document is the mean of what it says of its chunks; else both take its first `max_length` tokens",
         json_schema_extra={"of": "texts"},
     )
     pack_short: bool = Field(

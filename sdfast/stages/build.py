@@ -17,7 +17,7 @@ from sdfast.evaluation.classification import labels_of
 from sdfast.log import log
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.objectives.cross_entropy import cross_entropy_of, weights_note
+from sdfast.objectives.cross_entropy import cross_entropy_of, weights_note, with_listed_weights
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
 
@@ -52,14 +52,14 @@ def build_stage(
         UserError: masks that leave nothing to do, or an engine that cannot do the stage.
     """
     kind, config, engine = stage.kind, context.section(stage.kind), context.config.engine
-    modality, train, seed = context.modality, context.train_of(kind), seed_of(context, stage)
+    modality, seed = context.modality, seed_of(context, stage)
     if kind == "finetune":
         names = context.pack.class_names
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
-        labels = torch.from_numpy(labels_of(train)).to(context.device)
+        labels = torch.from_numpy(labels_of(context.train_of(kind))).to(context.device)
         labelled = modality.labelled_views(context, seed)
         trained_on = labels[context.train_rows(kind).to(context.device)]
-        loss = cross_entropy_of(context.config.finetune, trained_on, len(names))
+        loss = cross_entropy_of(with_listed_weights(context.config.finetune, names), trained_on, len(names))
         if loss.weights is not None:
             log.info("finetune: %s", weights_note(loss.weights, names))
         objective: Objective = classifier_objective(module, labelled, labels, context.config, seed, loss)

@@ -28,6 +28,7 @@ from sdfast.evaluation.classification import (
     reported_metrics,
 )
 from sdfast.evaluation.predictions import file_for
+from sdfast.evaluation.votes import answers_of
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
 from sdfast.rundir import RESULT, check_model
@@ -106,7 +107,11 @@ def _evaluated(
     if split.labels is None or source_names is None:
         raise UserError(f"{data or config.data_spec} has no labels to compare predictions with.")
     rows, labels = _known_rows(split, source_names, names, data or config.data_spec, config.data.unseen)
-    logits = modality.predict(module, classifier.companions, split, rows, modality.reader(split, device))
+
+    def answers(seen: Any, rows: torch.Tensor) -> torch.Tensor:
+        return modality.predict(module, classifier.companions, seen, rows, modality.reader(seen, device))
+
+    logits = answers_of(split, rows, modality.voting(pack, split, config), answers)
     metrics = reported_metrics(classification_metrics(logits, labels), len(names))
     found = Evaluation(metrics, **class_tables(logits, labels, names))
     where = split_name if data is None else data if len(pack.splits) == 1 else f"{split_name} of {data}"

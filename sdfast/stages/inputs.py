@@ -12,7 +12,10 @@ from sdfast.context import Context
 from sdfast.durable import sha256_array
 from sdfast.engine.machine import resolve_precision
 from sdfast.evaluation.classification import dev_inputs, dev_metric, dev_split, labelled_rows, labels_of
+from sdfast.objectives.cross_entropy import listed_weights
 from sdfast.stages.graph import Stage
+
+_WEIGHTS = "finetune.class_weights"
 
 
 def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict[str, Any]:
@@ -42,6 +45,8 @@ def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict
         inputs |= _of_the_teacher(context, inputs["precision"])
     inputs |= deciding_keys(config, stage.kind, name, context.section(stage.kind))
     if stage.kind == "finetune":
+        if isinstance(weighed := inputs.get(_WEIGHTS), dict):  # whoever names classes asks for what a list asks for
+            inputs[_WEIGHTS] = listed_weights(weighed, context.pack.class_names)
         inputs |= _of_the_evaluation(context, rows)
     return inputs
 
@@ -69,7 +74,12 @@ def _of_the_evaluation(context: Context, rows: NDArray[np.int64]) -> dict[str, A
         f"test {name}": sha256_array(test.digests[tested]),
         "test labels": sha256_array(labels_of(test)[tested]),
     }
+    seen = {"test": test}
     if context.config.finetune.best_dev:
-        dev = dev_split(context.pack, context.config.data_spec)
+        seen["val"] = dev = dev_split(context.pack, context.config.data_spec)
         found |= dev_inputs(dev, name, dev_metric(context.paper_metric, name))
+    for split, rows_of_it in seen.items():
+        voting = context.modality.voting(context.pack, rows_of_it, context.config)
+        if voting is not None and voting.adds_content:
+            found[f"{split} votes"] = sha256_array(voting.digests)
     return found

@@ -31,7 +31,7 @@ from sdfast.modalities.images.pictures import kept_options, options_of_model
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
 from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
-from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures, voted
+from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
@@ -90,6 +90,11 @@ class Images(Modality):
     @override
     def training_split(self, pack: ImagePack, config: Config, kind: Kind) -> Any:
         return rows_of_pictures(pack.split("train"))
+
+    @override
+    def voting(self, pack: ImagePack, split: Any, config: Config) -> ImageTiles | None:
+        view = rows_of_pictures(split)
+        return view if isinstance(view, ImageTiles) else None
 
     @override
     def settled(self, config: Config, pack: ImagePack) -> Config:
@@ -188,12 +193,7 @@ class Images(Modality):
         self, module: ViTClassifier, companions: ImageProcessor, split: ImageSplit, rows: Tensor, read: Reader
     ) -> Tensor:
         normalise = Normalise(companions.mean, companions.std).to(next(module.parameters()).device)
-        view, counts = rows_of_pictures(split), None
-        if isinstance(view, ImageTiles):
-            rows, counts = view.of(rows)
-        batches = all_batches(torch.arange(len(rows)), 64)
-        logits = predict(module, lambda some: normalise(read(some)), rows, batches)
-        return logits if counts is None else voted(logits, counts, split.labels)
+        return predict(module, lambda some: normalise(read(some)), rows, all_batches(torch.arange(len(rows)), 64))
 
     @override
     def companions(self, model: models.PretrainedMAE) -> ImageProcessor:

@@ -33,7 +33,7 @@ from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 _NOT_IN_PACK |= {"resize", "tile"}  # they are in the transform
-_NOT_IN_PACK |= {"chunk", "chunk_stride", "pack_short", "labelled_limit", "unlabelled_key"}
+_NOT_IN_PACK |= {"chunk", "chunk_stride", "chunk_votes", "pack_short", "labelled_limit", "unlabelled_key"}
 # What these decide is in the digest of the source.
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels", "unlabelled"}
 _LATER = {  # options, and the images that need them
