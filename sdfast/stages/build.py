@@ -52,11 +52,11 @@ def build_stage(
         UserError: masks that leave nothing to do, or an engine that cannot do the stage.
     """
     kind, config, engine = stage.kind, context.section(stage.kind), context.config.engine
-    modality, seed = context.modality, seed_of(context, stage)
+    modality, train, seed = context.modality, context.train_of(kind), seed_of(context, stage)
     if kind == "finetune":
         names = context.pack.class_names
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
-        labels = torch.from_numpy(labels_of(context.train_of(kind))).to(context.device)
+        labels = torch.from_numpy(labels_of(train)).to(context.device)
         labelled = modality.labelled_views(context, seed)
         trained_on = labels[context.train_rows(kind).to(context.device)]
         loss = cross_entropy_of(with_listed_weights(context.config.finetune, names), trained_on, len(names))
