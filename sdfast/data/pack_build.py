@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from sdfast.data import pack_checks as checks
 from sdfast.data.config import DataConfig
+from sdfast.data.division import fold_rows, grouped_test_rows
 from sdfast.data.items import SPLITS, Item, ItemList, Source, SourceDigest
 from sdfast.data.pack_checks import Rows, Tally, as_digests, check_broken, check_duplicates
 from sdfast.data.pack_files import MANIFEST, OpenPack
@@ -146,6 +148,7 @@ class PackBuilder(ABC):
                 self.splits[split] = self._write_split(split, self.source.splits[split])
         check_broken(self.source, self.splits, self.tally, self.options)
         duplicates, shared = check_duplicates(self.splits, self.tally, self.options)
+        shared += checks.check_groups(self.splits, self.tally, self.options)
         rule, held_out = self._hold_out()
         warnings = [
             *self.source.warnings,
@@ -156,7 +159,7 @@ class PackBuilder(ABC):
             *held_out,
             *checks.repeated_warning(self.splits.get("train"), self.tally),
             *checks.contradiction_warnings(self.splits, self.tally),
-            *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
+            *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_digests" in rule),
         ]
         self._write_manifest(rule, duplicates, warnings)
         return warnings
@@ -170,7 +173,8 @@ class PackBuilder(ABC):
 
     def _write_split(self, split: str, items: ItemList) -> Rows:
         """Convert the items of a split, write their contents, and tell the tally and the source's digest."""
-        tally, unwanted = self.tally, self._unwanted(split)
+        tally, unwanted, elsewhere = self.tally, self._unwanted(split), self._groups_elsewhere(split)
+        known, groups = iter(items.groups or repeat(None)), []
         names: list[str] = []
         labels: list[int] = []
         lengths: list[int] = []
@@ -184,6 +188,7 @@ class PackBuilder(ABC):
             for block in blocks:
                 for one in block:
                     self.content.add(split, one.record)
+                    group = next(known)
                     if one.contents is None:
                         tally.skipped.append({"split": split, "name": one.name, "reason": one.reason})
                         tally.remedy = tally.remedy or one.remedy
@@ -191,12 +196,16 @@ class PackBuilder(ABC):
                     if one.digest in unwanted:
                         tally.dropped.append({"name": one.name, "also_in": unwanted[one.digest]})
                         continue
+                    if group in elsewhere:
+                        tally.dropped_groups.append({"name": one.name, "also_in": elsewhere[group]})
+                        continue
                     for note in one.notes:
                         tally.notes.setdefault(note, []).append(one.name)
                     writer.extend(one.contents)
                     beside(one)
                     names.append(one.name)
                     labels.append(one.label)
+                    groups.append(group)
                     lengths.append(len(one.contents))
                     digests.append(one.digest)
                     text_digests.append(one.text_digest)
@@ -211,6 +220,7 @@ class PackBuilder(ABC):
             as_digests(digests),
             np.asarray(lengths, np.int64),
             as_digests(text_digests) if any(text_digests) else None,
+            None if items.groups is None else groups,
         )
 
     def _unwanted(self, split: str) -> dict[bytes, str]:
@@ -219,22 +229,31 @@ class PackBuilder(ABC):
             return {}
         return {content.tobytes(): other for other, rows in self.splits.items() for content in rows.digests}
 
+    def _groups_elsewhere(self, split: str) -> dict[str | None, str]:
+        """Groups that are left out of a split, and the split that has them already."""
+        if split != "train" or self.options.shared_groups != "drop":
+            return {}
+        found = {group: other for other, rows in self.splits.items() for group in rows.groups or ()}
+        found.pop(None, None)
+        return found
+
     def _hold_out(self) -> tuple[dict[str, Any], list[str]]:
         """Make a test split of the labelled rows when the source has neither test nor val."""
-        plural = self.source.modality.plural
+        name, plural, options = self.source.name, self.source.modality.plural, self.options
+        if options.folds is not None:
+            checks.check_folds(self.source, self.splits, options)
         train = self.splits.get("train")
         if train is None or len(self.splits) > 1 or self.source.class_names is None:
             why = "the source's splits" if self.source.class_names is not None else "no labels, so nothing is held out"
             return {"rule": why}, []
-        fraction, seed = self.options.test_fraction, self.options.split_seed
-        if fraction == 0:
+        if options.test_fraction == 0 and options.folds is None:
             return {"rule": "data.test_fraction=0, so nothing is held out"}, []
-        test = held_out_rows(train.choice_digests, train.labels, fraction, seed)
+        test, rule, by = self._chosen_test(train)
+        mixed = checks.copies_warning(train, self.tally) if train.groups is None and options.folds is None else []
+        mixed += checks.joined_groups_warning(train, self.tally)
         if not len(test):
-            return {"rule": f"too few {plural} of each class to hold any out"}, [
-                f"{self.source.name} has no test split and too few {plural} of each class to hold any out.",
-                *checks.copies_warning(train, self.tally),
-            ]
+            few = f"too few {plural} of each class" if train.groups is None else f"too few groups of {plural}"
+            return {"rule": f"{few} to hold any out"}, [f"{name} has no test split and {few} to hold any out.", *mixed]
         kept = np.setdiff1d(np.arange(len(train.names)), test)
         whole = self._path("train", self.pack.contents).rename(self.directory / "whole.npy")
         contents, offsets = load_array(whole, mmap_mode="r"), train.offsets
@@ -245,16 +264,35 @@ class PackBuilder(ABC):
             self.splits[split] = train.take(rows)
         whole.unlink()
         self.keep_beside(kept)
-        return {
-            "rule": f"a share of each class is held out of train, chosen by content and seed, equal {plural} together",
-            "test_fraction": fraction,
-            "split_seed": seed,
-            "test_digests": sha256_json(sorted(digest.tobytes().hex() for digest in self.splits["test"].digests)),
-        }, [
-            f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {plural} are held out of "
-            f"train (data.test_fraction={fraction:g}, data.split_seed={seed}).",
-            *checks.copies_warning(train, self.tally),
+        digests = sorted(digest.tobytes().hex() for digest in self.splits["test"].digests)
+        return {**rule, "test_digests": sha256_json(digests)}, [
+            f"{name} has no test split: {len(test):,} of {len(train.names):,} {plural} are held out of train{by}.",
+            *mixed,
         ]
+
+    def _chosen_test(self, train: Rows) -> tuple[NDArray[np.int64], dict[str, Any], str]:
+        """The rows of train that are held out, what the manifest says of the choice, and what a sentence says."""
+        options, seed, plural = self.options, self.options.split_seed, self.source.modality.plural
+        digests, strata, groups = train.choice_digests, train.labels, train.groups
+        together = f"equal {plural} together" if groups is None else f"equal {plural} and groups together"
+        if options.folds is not None:
+            parts = fold_rows(digests, strata, groups, options.folds, seed)
+            checks.check_fold_sizes(self.source, [len(rows) for rows in parts], groups is not None)
+            test, rule = parts[options.fold], f"one of {options.folds} folds, with a share of each class, is tested"
+            about: dict[str, Any] = {"folds": options.folds, "fold": options.fold}
+        else:
+            fraction = options.test_fraction
+            if groups is None:
+                test = held_out_rows(digests, strata, fraction, seed)
+            else:
+                test = grouped_test_rows(digests, strata, groups, fraction, seed)
+            rule, about = "a share of each class is held out of train", {"test_fraction": fraction}
+        by = ", ".join(f"data.{key}={value:g}" for key, value in {**about, "split_seed": seed}.items())
+        by = f" ({by})"
+        if groups is not None:
+            by = f", {checks.count_groups(train.take(test)):,} of {checks.count_groups(train):,} groups{by}"
+        rule = f"{rule}, chosen by content and seed, {together}"
+        return test, {"rule": rule, **about, "split_seed": seed}, by
 
     def _write_manifest(self, rule: dict[str, Any], duplicates: dict[str, Any], warnings: list[str]) -> None:
         made = self.made()

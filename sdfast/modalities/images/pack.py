@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.config import KEEP, DataConfig
+from sdfast.data.config import DIVIDING, KEEP, DataConfig, dividing
 from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.modality import IMAGES
 from sdfast.data.pack_build import Converted, PackBuilder
@@ -212,5 +212,5 @@ class ImagePack(OpenPack[ImageSplit]):
             for key, kinds in _LATER.items()
             if getattr(options, key) == getattr(defaults, key) and not kinds.intersection(met)
         }
-        decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
+        decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | DIVIDING | idle) | dividing(options)
         return {"format": cls.format, "transform": how.to_json(), "options": decide}

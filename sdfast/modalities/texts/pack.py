@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdfast.data.config import DataConfig
+from sdfast.data.config import DataConfig, dividing
 from sdfast.data.items import Item, Raw, item_record, read_item
 from sdfast.data.lines import remedy
 from sdfast.data.modality import TEXTS
@@ -290,6 +290,6 @@ class TextPack(OpenPack[TextSplit]):
 
         Rests of long documents have to be there where chunks are asked for; else a pack is as good with as without.
         """
-        decide = options.model_dump(mode="json", include=_IN_PACK)
+        decide = options.model_dump(mode="json", include=_IN_PACK) | dividing(options)
         rests = _WITH_RESTS if options.chunk and _TRUNCATED in met else {}
         return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide, **rests}
