@@ -72,6 +72,7 @@ class PackBuilder(ABC):
         splits: those that are written.
         content: the digest of the source, as far as it is read.
         libraries: those whose versions the manifest tells.
+        near: what two rows that nearly equal each other are alike in, for a sentence.
         flood: items that cannot be used, beyond those allowed, at which the rest is not looked at.
     """
 
@@ -87,6 +88,7 @@ class PackBuilder(ABC):
     content: SourceDigest = field(init=False)
 
     libraries: ClassVar[Sequence[str]]
+    near: ClassVar[str]
     flood: ClassVar[float] = math.inf
 
     def __post_init__(self) -> None:
@@ -105,6 +107,15 @@ class PackBuilder(ABC):
     @abstractmethod
     def notes(self) -> list[str]:
         """One sentence for each kind of item that a person may expect to be treated in another way."""
+
+    @abstractmethod
+    def sketches(self, split: str) -> Any:
+        """What is kept of the contents of a split, as they are in its file, to find rows that nearly equal others."""
+
+    @abstractmethod
+    def nearest(self, one: Any, other: Any) -> list[tuple[int, int]]:
+        """By the sketches of two splits, (row of one, row of the other) for each row of the other that nearly equals
+        a row of one."""
 
     def made(self) -> dict[str, Any]:
         """The entries of the manifest that say how the contents were made."""
@@ -150,6 +161,7 @@ class PackBuilder(ABC):
         duplicates, shared = check_duplicates(self.splits, self.tally, self.options)
         shared += checks.check_groups(self.splits, self.tally, self.options)
         rule, held_out = self._hold_out()
+        duplicates["near"], near = self._near_duplicates()
         warnings = [
             *self.source.warnings,
             *checks.skipped_warning(self.tally),
@@ -157,6 +169,7 @@ class PackBuilder(ABC):
             *shared,
             *checks.label_warnings(self.splits, self.tally),
             *held_out,
+            *near,
             *checks.repeated_warning(self.splits.get("train"), self.tally),
             *checks.contradiction_warnings(self.splits, self.tally),
             *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_digests" in rule),
@@ -293,6 +306,19 @@ class PackBuilder(ABC):
             by = f", {checks.count_groups(train.take(test)):,} of {checks.count_groups(train):,} groups{by}"
         rule = f"{rule}, chosen by content and seed, {together}"
         return test, {"rule": rule, **about, "split_seed": seed}, by
+
+    def _near_duplicates(self) -> tuple[dict[str, int], list[str]]:
+        """Rows of test and val that nearly equal a row of train: how many by splits, and a sentence for each."""
+        held_out = [split for split in ("test", "val") if split in self.splits]
+        if "train" not in self.splits or not held_out:
+            return {}, []
+        train, counts, sentences = self.sketches("train"), {}, []
+        for split in held_out:
+            pairs = self.nearest(train, self.sketches(split))
+            pairs = checks.without_copies(pairs, self.splits["train"], self.splits[split])
+            counts[f"train, {split}"] = len(pairs)
+            sentences += checks.near_warning(pairs, split, self.splits, self.near, self.tally)
+        return counts, sentences
 
     def _write_manifest(self, rule: dict[str, Any], duplicates: dict[str, Any], warnings: list[str]) -> None:
         made = self.made()

@@ -258,6 +258,35 @@ def _rows_in(rows: Rows, groups: Collection[str]) -> int:
     return sum(group in groups for group in rows.groups or ())
 
 
+def without_copies(pairs: Sequence[tuple[int, int]], train: Rows, other: Rows) -> list[tuple[int, int]]:
+    """The pairs of rows of train and of another split, but for rows of the other that are in train themselves."""
+    known = {digest.tobytes() for digest in train.digests}
+    return [(row, at) for row, at in pairs if other.digests[at].tobytes() not in known]
+
+
+def near_warning(
+    pairs: Sequence[tuple[int, int]], split: str, splits: Mapping[str, Rows], what: str, tally: Tally
+) -> list[str]:
+    """One sentence when rows of a split nearly equal one of train.
+
+    Args:
+        pairs: row of train, row of the split.
+        split: test or val.
+        splits: of the pack.
+        what: they are alike in.
+        tally: its modality.
+    """
+    if not pairs:
+        return []
+    train, other = splits["train"], splits[split]
+    first = f"{train.names[pairs[0][0]]} (train) and {other.names[pairs[0][1]]} ({split})"
+    return [
+        f"{tally.modality.plural.capitalize()} of {split} that nearly equal one of train ({what}): {len(pairs):,} of "
+        f"{len(other.names):,} (the first: {first}). If they show the same thing, scores on them are too good: remove "
+        "them, or keep what belongs together on one side by data.group."
+    ]
+
+
 def skipped_warning(tally: Tally) -> list[str]:
     """One sentence when items were skipped."""
     if not tally.skipped:

@@ -27,6 +27,7 @@ from sdfast.durable import check_room, load_array
 from sdfast.modalities.images import decode as decoding
 from sdfast.modalities.images.decode import BrokenImage, ceiling, decode
 from sdfast.modalities.images.levels import NoRange, Range
+from sdfast.modalities.images.near import Hashes, hashes, nearest
 from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
@@ -111,6 +112,7 @@ class ImagePackBuilder(PackBuilder):
     found: CommonRange | None = None
 
     libraries = ("pillow", "numpy", "datasets")
+    near = "nearly the same picture, but for size, compression, brightness or contrast"
 
     @property
     def levels(self) -> Range | None:
@@ -154,6 +156,14 @@ class ImagePackBuilder(PackBuilder):
         except BrokenImage as error:
             return [Converted(*known, reason=str(error))]
         return [Converted(*known, row[None], row_digest(row), notes=notes)]
+
+    def sketches(self, split: str) -> Hashes:
+        """The perceptual hashes of the images of a split."""
+        return hashes(load_array(self._path(split, self.pack.contents), mmap_mode="r"), self.threads)
+
+    def nearest(self, one: Hashes, other: Hashes) -> list[tuple[int, int]]:
+        """The images that nearly equal another (see `sdfast.modalities.images.near`)."""
+        return nearest(one, other)
 
     def notes(self) -> list[str]:
         """One sentence for each kind of image that was met and that a person may not expect."""

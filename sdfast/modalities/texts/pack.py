@@ -32,6 +32,7 @@ from sdfast.data.pack_checks import Rows, counted
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.rows import RowWriter
 from sdfast.durable import load_array, sha256_array, sha256_file
+from sdfast.modalities.texts.near import ALIKE, Sketches, nearest, sketches
 from sdfast.modalities.texts.tokenization import LONGEST, Tokenization, Tokenized, Tokenizer
 
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
@@ -97,6 +98,7 @@ class TextPackBuilder(PackBuilder):
     """Writes the files of one pack of texts into an empty directory (see `PackBuilder`); `how` is a `Tokenizer`."""
 
     libraries = ("numpy", "tokenizers", "transformers", "datasets")
+    near = f"at least {100 * ALIKE:.0f} % of the runs of three tokens of either are in both"
     flood = 100_000
 
     def __post_init__(self) -> None:
@@ -180,6 +182,15 @@ class TextPackBuilder(PackBuilder):
             "longest": int(rows.lengths.max(initial=0)),
             "truncated": sum(name in truncated for name in rows.names),
         }
+
+    def sketches(self, split: str) -> Sketches:
+        """The sketches of the documents of a split, as far as their rows go."""
+        how, ids = self.how.tokenization, load_array(self._path(split, self.pack.contents), mmap_mode="r")
+        return sketches(ids, self.splits[split].offsets, len(how.prefix), len(how.suffix))
+
+    def nearest(self, one: Sketches, other: Sketches) -> list[tuple[int, int]]:
+        """The documents that nearly equal another (see `sdfast.modalities.texts.near`)."""
+        return nearest(one, other)
 
     def notes(self) -> list[str]:
         """One sentence where documents were cut."""
