@@ -39,7 +39,8 @@ def study(
     config: ConfigFile = None,
     preset: Preset = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="runs of each arm: 5, of compare 3, when not given")
+        int | None,
+        typer.Option(min=1, max=1000, help="runs of each arm: 5, of compare 3, of each fold 1, when not given"),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included")
@@ -50,6 +51,12 @@ def study(
     points: Annotated[str | None, typer.Option(help="of a figure's axis, instead of the paper's: 50,100,200")] = None,
     methods: Annotated[
         str | None, typer.Option(help="some arms alone: fine-tuning,self-distillation; all when not given")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, max=1000, help="of compare: test each of so many folds, each by its own models")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="divide into folds so often, by other split seeds")
     ] = None,
     device: Device = None,
 ) -> None:
@@ -76,6 +83,8 @@ def study(
         jobs,
         _numbers(points),
         [method for method in (methods or "").split(",") if method.strip()],
+        folds,
+        repeats,
     )
     show_markdown(text)
     if failures:

@@ -147,7 +147,9 @@ def parse_override(text: str) -> dict[str, Any]:
     try:
         parsed: Any = value if value.startswith("#") else load_yaml(value)  # '#rrggbb' is no comment here
     except ValueError as error:
-        raise UserError(f"the value of '{shortened(text)}' cannot be read; quote it.") from error
+        if key.strip() != "data.group":
+            raise UserError(f"the value of '{shortened(text)}' cannot be read; quote it.") from error
+        parsed = value  # a regular expression, as [A-Z]+(\d+)
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed

@@ -126,12 +126,12 @@ def _open(source: Source, parts: Iterable[tuple[str, _Part]], options: DataConfi
         chosen = own.joined(chosen, part.where)
         if source.modality is IMAGES and own.content.holds == "text":
             part = _listing(part, own.content.name, notes)
-        aside = {column: list(part.cells(column.name, _MANY)) for column in (own.label, own.split) if column}
+        aside = {column: list(part.cells(column.name, _MANY)) for column in (own.label, own.split, own.group) if column}
         rows.add(
             split,
             [None] * part.rows if own.label is None else aside[own.label],
             partial(part.items, own.content.name),
-            None if own.split is None else named_cells(own.split, aside[own.split]),
+            *(None if column is None else named_cells(column, aside[column]) for column in (own.split, own.group)),
         )
     if chosen is None or not any(rows.labels.values()):
         raise UserError(f"{path} has no rows.")

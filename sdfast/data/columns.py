@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdfast.data.config import NO_COLUMN, DataConfig
+from sdfast.data.groups import read_pattern
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, USUAL_LABEL_COLUMNS, Held, Modality, listed, other_than
 from sdfast.data.records import USUAL_SPLIT_COLUMNS, split_of_value
 from sdfast.errors import UserError
@@ -77,6 +78,23 @@ def find_split_column(
     return next((free[name] for name in USUAL_SPLIT_COLUMNS if name in free), None)
 
 
+def find_group_column(names: Sequence[str], options: DataConfig, where: str, alike: bool = True) -> str | None:
+    """The column of `data.group`, also by another case or other blanks where they may be `alike`.
+
+    None where nothing is asked for, or a pattern of the rows' names is.
+
+    Raises:
+        UserError: there is no such column, and it is no pattern.
+    """
+    if options.group is None:
+        return None
+    try:
+        return _given(names, options.group, "group", where, alike=alike)
+    except UserError as error:
+        read_pattern(options.group, str(error).removesuffix("."))
+        return None
+
+
 def column_notes(
     content: str | None, label: str | None, names: Sequence[str], options: DataConfig, modality: Modality
 ) -> list[str]:
@@ -129,7 +147,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns of one file or split: of the images or texts, of the labels and of the splits, if there are such.
+    """The columns of one file or split: of the images or texts, of labels, splits and groups, if there are such.
 
     Attributes:
         others: names of those that might be labels and are neither of these.
@@ -139,6 +157,7 @@ class Chosen:
     label: Column | None
     split: Column | None
     others: tuple[str, ...] = ()
+    group: Column | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -177,7 +196,7 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
     one of the usual name, or else the column of strings that is called as in a list of files; without `text_key` the
     text column is the only one of strings, or one of the usual name.
     Without `label_key` the label column is the only `ClassLabel`, or one of the usual name; `none` goes without.
-    That of the splits is chosen by `find_split_column`.
+    That of the splits is chosen by `find_split_column`, and that of the groups by `find_group_column`.
 
     Raises:
         UserError: none fits, several do, or a named one is not there.
@@ -205,8 +224,10 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
     names = [column.name for column in columns if column.holds in ("text", "classes", "scalar")]
     taken = (content.name, None if label is None else label.name)
     split = find_split_column(names, options, where, taken)
-    others = tuple(name for name in names if name not in (*taken, split))
-    return Chosen(content, label, None if split is None else by_name[split], others)
+    group = find_group_column(every, options, where, alike=False)
+    others = tuple(name for name in names if name not in (*taken, split, group))
+    split_column, group_column = (None if name is None else by_name[name] for name in (split, group))
+    return Chosen(content, label, split_column, others, group_column)
 
 
 def _label_column(columns: Sequence[Column], where: str) -> Column | None:

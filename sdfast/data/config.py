@@ -6,7 +6,7 @@ import codecs
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 _LONGEST_SIDE = 1 << 16
 KEEP = "keep"  # as a background: the colours under the transparency, as stored
@@ -78,6 +78,25 @@ class DataConfig(BaseModel):
         description="share of the labelled rows held out when the source has no test split; 0 holds out none",
     )
     split_seed: int = Field(default=42, ge=0, description="seed of the held-out rows")
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        le=1000,
+        description="divide the labelled rows into so many folds, of which `fold` is the test split, instead of "
+        "holding out `test_fraction`",
+    )
+    fold: int = Field(default=0, ge=0, validate_default=True, description="which of `folds` is tested, from 0")
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="whose row it is (patient, photographer, video): a column, or a regular expression with one "
+        "capturing group that is looked for in the row's name; rows of one group are never on both sides of a split",
+    )
+    shared_groups: Literal["error", "drop", "keep"] = Field(
+        default="error",
+        description="groups of which the source has rows in train and in test or val: stop, drop those rows from "
+        "train, or keep",
+    )
     max_broken: float = Field(
         default=0.05,
         ge=0,
@@ -203,6 +222,16 @@ class DataConfig(BaseModel):
             raise ValueError(f"must be at most {_LONGEST_SIDE} pixels")
         return value
 
+    @field_validator("fold")
+    @classmethod
+    def _one_of_the_folds(cls, value: int, info: ValidationInfo) -> int:
+        folds = info.data.get("folds")
+        if value and not folds:
+            raise ValueError("is one of data.folds; set these too, as data.folds=5")
+        if folds and value >= folds:
+            raise ValueError(f"must be 0 to {folds - 1}, as there are {folds} folds (data.folds)")
+        return value
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str) -> str:
@@ -235,6 +264,16 @@ class DataConfig(BaseModel):
         if value not in (None, 1, 3):
             raise ValueError("must be 1 (grey) or 3 (RGB)")
         return value
+
+
+DIVIDING = frozenset(("folds", "fold", "group", "shared_groups"))
+UNDIVIDED = {"test_fraction": 0.0, "folds": None, "fold": 0, "group": None, "unlabelled": ()}  # of data for evaluation
+
+
+def dividing(options: DataConfig) -> dict[str, Any]:
+    """Those of `DIVIDING`, the options that later came to decide who is in which split, that say something."""
+    of = {"folds": "folds", "fold": "folds", "group": "group", "shared_groups": "group"}
+    return {key: getattr(options, key) for key, needs in of.items() if getattr(options, needs) is not None}
 
 
 def _is_opaque(value: str) -> bool:

@@ -30,9 +30,13 @@ _SLASHES = "File names with backslashes, which are read as slashes"
 
 @dataclass
 class _Found:
-    """What the walk met: the items of one split by name and label, and what is none; whether a table listed them."""
+    """What the walk met: the items of one split by name and label, and what is none; whether a table listed them.
+
+    Where a table listed them and has a column of `data.group`, `groups` is what it says of each.
+    """
 
     items: list[tuple[str, str | None]] = field(default_factory=list)
+    groups: list[object] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
@@ -102,7 +106,8 @@ def open_folder(
     for split in (split for split in SPLITS if split in found):
         files = [(name, root / name) for name, _ in found[split].items]
         without = options.label_key == NO_COLUMN
-        rows.add(split, [None if without else label for _, label in found[split].items], partial(_items, files, read))
+        labels = [None if without else label for _, label in found[split].items]
+        rows.add(split, labels, partial(_items, files, read), groups=found[split].groups or None)
     return rows.fill(source, options, options.unseen)
 
 
@@ -167,10 +172,12 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     if _lists_labels(directory / _METADATA, options, modality):
         table = directory / _METADATA
         found.listed = True
+        rows = list(read_table(table, options, found.notes, IMAGES))
         found.items = [
             (prefix + image_file(row.content, table.parent, f"{table} line {row.line}", found.notes), row.label)
-            for row in read_table(table, options, found.notes, IMAGES)
+            for row in rows
         ]
+        found.groups = [row.group for row in rows if found.notes.group is not None]
         return found
     loose = sorted(entry.name for entry in directory.iterdir() if not entry.is_dir() and _visible(entry.name))
     inside: dict[str | None, list[str]] = {None: loose}
@@ -237,9 +244,10 @@ def open_list(path: Path, options: DataConfig, kind: str | None = None, name: st
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
     found, folder = Rows(column=notes.split), path.parent
     for split in (split for split in SPLITS if split in splits):
-        group = [row for row, part in zip(rows, splits, strict=True) if part == split]
-        items = partial(_items, [(portable(file, folder), folder / file) for file, _ in group], file_reader)
-        found.add(split, [row.label for _, row in group], items, [row.split for _, row in group])
+        own = [row for row, part in zip(rows, splits, strict=True) if part == split]
+        items = partial(_items, [(portable(file, folder), folder / file) for file, _ in own], file_reader)
+        groups = None if notes.group is None else [row.group for _, row in own]
+        found.add(split, [row.label for _, row in own], items, [row.split for _, row in own], groups)
     source = Source(name or path.name, kind or ("csv" if is_table(path) else "jsonl"), None, {})
     notes.add_to(source)
     return found.fill(source, options, unseen=None)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Item(NamedTuple):
             cannot be read.
         banner: of an image, so many rows of pixels at its bottom are no part of the picture and are cut off.
         held: so many characters of it are in memory before it is read.
+        group: whose it is (`data.group`); None where it has none, or nobody asks.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Item(NamedTuple):
     read: Callable[[], Raw]
     banner: int = 0
     held: int = 0
+    group: str | None = None
 
 
 def file_reader(path: Path, largest: int = LARGEST_FILE) -> Callable[[], Raw]:
@@ -73,12 +75,19 @@ class ItemList:
 
     Args:
         labels: one per item, known without reading any.
-        files: each gives its items, one file's after the other's and read anew each time; whatever label they bear,
-            they get theirs of `labels`.
+        files: each gives its items, one file's after the other's and read anew each time; whatever label and group
+            they bear, they get theirs of `labels` and `groups`.
+        groups: one per item, None for an item without one; None where nobody asks.
     """
 
-    def __init__(self, labels: list[int | None], *files: Callable[[], Iterable[Item]]) -> None:
+    def __init__(
+        self,
+        labels: list[int | None],
+        *files: Callable[[], Iterable[Item]],
+        groups: list[str | None] | None = None,
+    ) -> None:
         self.labels = labels
+        self.groups = groups
         self._files = files
 
     def __len__(self) -> int:
@@ -86,7 +95,9 @@ class ItemList:
 
     def __iter__(self) -> Iterator[Item]:
         items = chain.from_iterable(items() for items in self._files)
-        return (item._replace(label=label) for item, label in zip(items, self.labels, strict=False))
+        groups = self.groups or repeat(None)
+        known = zip(items, self.labels, groups, strict=False)
+        return (item._replace(label=label, group=group) for item, label, group in known)
 
     def __getitem__(self, index: int) -> Item:
         return next(islice(self, range(len(self))[index], None))
@@ -117,7 +128,13 @@ def chosen_items(
     labels = [lists[name].labels[index] for name, index in rows]
     if numbers is not None:
         labels = [None if label is None else numbers[label] for label in labels]
-    return ItemList(labels, items)
+    grouped = any(each.groups is not None for each in lists.values())
+    groups = [_group_of(lists[name], index) for name, index in rows] if grouped else None
+    return ItemList(labels, items, groups=groups)
+
+
+def _group_of(items: ItemList, index: int) -> str | None:
+    return None if items.groups is None else items.groups[index]
 
 
 @dataclass
@@ -142,7 +159,7 @@ class Source:
     modality: Modality = IMAGES
 
     def content_digest(self, threads: int = 1) -> str:
-        """Hexadecimal SHA-256 over the class names and, in order, every item's name, bytes and label.
+        """Hexadecimal SHA-256 over the class names and, in order, every item's name, bytes, label and group.
 
         Equal digests mean that a pack made from this source is still up to date. Paths outside the source, times and
         library versions do not enter.
@@ -175,7 +192,7 @@ class SourceDigest:
 
 
 def item_record(item: Item, raw: Raw | OSError) -> bytes:
-    """72 bytes that change when the item's name, bytes or label do; `raw` is what its `read` gave or raised."""
+    """72 bytes that change when the item's name, bytes, label or group do; `raw` is what its `read` gave or raised."""
     name = hashlib.sha256(item.name.encode("utf-8", "surrogateescape"))
     content = hashlib.sha256()
     if isinstance(raw, OSError):
@@ -188,6 +205,8 @@ def item_record(item: Item, raw: Raw | OSError) -> bytes:
         content.update(raw)
     if item.banner:
         content.update(f" without a banner of {item.banner}".encode())
+    if item.group is not None:
+        content.update(b" of the group " + item.group.encode("utf-8", "surrogateescape"))
     label = -1 if item.label is None else item.label
     return name.digest() + content.digest() + label.to_bytes(8, "little", signed=True)
 

@@ -7,7 +7,8 @@ import importlib.metadata
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from sdfast.data import pack_checks as checks
 from sdfast.data.config import DataConfig
+from sdfast.data.division import fold_rows, grouped_test_rows
 from sdfast.data.items import SPLITS, UNLABELLED, Item, ItemList, Source, SourceDigest
 from sdfast.data.pack_checks import Copies, Rows, Tally, as_digests, check_broken, check_copies, check_duplicates
 from sdfast.data.pack_files import MANIFEST, OpenPack
@@ -70,6 +72,7 @@ class PackBuilder(ABC):
         splits: those that are written.
         content: the digest of the source, as far as it is read.
         libraries: those whose versions the manifest tells.
+        near: what two rows that nearly equal each other are alike in, for a sentence.
         flood: items that cannot be used, beyond those allowed, at which the rest is not looked at.
     """
 
@@ -85,6 +88,7 @@ class PackBuilder(ABC):
     content: SourceDigest = field(init=False)
 
     libraries: ClassVar[Sequence[str]]
+    near: ClassVar[str]
     flood: ClassVar[float] = math.inf
 
     def __post_init__(self) -> None:
@@ -103,6 +107,15 @@ class PackBuilder(ABC):
     @abstractmethod
     def notes(self) -> list[str]:
         """One sentence for each kind of item that a person may expect to be treated in another way."""
+
+    @abstractmethod
+    def sketches(self, split: str) -> Any:
+        """What is kept of the contents of a split, as they are in its file, to find rows that nearly equal others."""
+
+    @abstractmethod
+    def nearest(self, one: Any, other: Any) -> list[tuple[int, int]]:
+        """By the sketches of two splits, (row of one, row of the other) for each row of the other that nearly equals
+        a row of one."""
 
     def made(self) -> dict[str, Any]:
         """The entries of the manifest that say how the contents were made."""
@@ -146,16 +159,17 @@ class PackBuilder(ABC):
                 self.splits[split] = self._write_split(split, self.source.splits[split])
         check_broken(self.source, self.splits, self.tally, self.options)
         duplicates, shared = check_duplicates(self.splits, self.tally, self.options)
+        shared += checks.check_groups(self.splits, self.tally, self.options)
         rule, held_out = self._hold_out()
-        of_rows = [
-            *shared,
-            *checks.label_warnings(self.splits, self.tally),
-            *held_out,
+        labelled = checks.label_warnings(self.splits, self.tally)
+        of_classes = [
             *checks.repeated_warning(self.splits.get("train"), self.tally),
             *checks.contradiction_warnings(self.splits, self.tally),
-            *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
+            *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_digests" in rule),
         ]
-        of_rows += self._join_unlabelled()  # when the test rows are chosen, which it does not change
+        joined = self._join_unlabelled()  # when the test rows are chosen, which it does not change
+        duplicates["near"], near = self._near_duplicates()
+        of_rows = [*shared, *labelled, *held_out, *near, *of_classes, *joined]
         warnings = [*self.source.warnings, *checks.skipped_warning(self.tally), *self.notes(), *of_rows]
         self._write_manifest(rule, {**duplicates, "dropped_from_train": self.tally.dropped}, warnings)
         return warnings
@@ -178,9 +192,12 @@ class PackBuilder(ABC):
         def unwanted(one: Converted) -> str | None:
             return copies.unwanted(one.name, one.digest, one.text_digest)
 
+        known = len(self.tally.dropped_groups)
         rows = self._write_items("train", items, unwanted, UNLABELLED, before)
         check_broken(self.source, self.splits, self.tally, self.options)
         said = check_copies(copies, rows, self.tally, self.options)
+        new = replace(self.tally, dropped_groups=self.tally.dropped_groups[known:])
+        said += checks.check_groups({**self.splits, "train": rows}, new, self.options, "unlabelled ")
         if rows.names:
             self.splits["train"] = rows if before is None else before.joined(rows)
         return said
@@ -207,7 +224,8 @@ class PackBuilder(ABC):
             part: of the source.
             before: the rows that are written already, behind which they come.
         """
-        tally = self.tally
+        tally, elsewhere = self.tally, self._groups_elsewhere(split)
+        known, groups = iter(items.groups or repeat(None)), []
         names: list[str] = []
         labels: list[int] = []
         lengths: list[int] = []
@@ -221,6 +239,7 @@ class PackBuilder(ABC):
             for block in blocks:
                 for one in block:
                     self.content.add(part, one.record)
+                    group = next(known)
                     if one.contents is None:
                         tally.skipped.append({"split": part, "name": one.name, "reason": one.reason})
                         tally.remedy = tally.remedy or one.remedy
@@ -228,12 +247,16 @@ class PackBuilder(ABC):
                     if (also_in := unwanted(one)) is not None:
                         tally.dropped.append({"name": one.name, "also_in": also_in})
                         continue
+                    if group in elsewhere:
+                        tally.dropped_groups.append({"name": one.name, "also_in": elsewhere[group]})
+                        continue
                     for note in one.notes:
                         tally.notes.setdefault(note, []).append(one.name)
                     writer.extend(one.contents)
                     beside(one)
                     names.append(one.name)
                     labels.append(one.label)
+                    groups.append(group)
                     lengths.append(len(one.contents))
                     digests.append(one.digest)
                     text_digests.append(one.text_digest)
@@ -248,6 +271,7 @@ class PackBuilder(ABC):
             as_digests(digests),
             np.asarray(lengths, np.int64),
             as_digests(text_digests) if any(text_digests) else None,
+            None if items.groups is None else groups,
         )
 
     def _unwanted(self, split: str) -> dict[bytes, str]:
@@ -256,22 +280,31 @@ class PackBuilder(ABC):
             return {}
         return {content.tobytes(): other for other, rows in self.splits.items() for content in rows.digests}
 
+    def _groups_elsewhere(self, split: str) -> dict[str | None, str]:
+        """Groups that are left out of a split, and the split that has them already."""
+        if split != "train" or self.options.shared_groups != "drop":
+            return {}
+        found = {group: other for other, rows in self.splits.items() for group in rows.groups or ()}
+        found.pop(None, None)
+        return found
+
     def _hold_out(self) -> tuple[dict[str, Any], list[str]]:
         """Make a test split of the labelled rows when the source has neither test nor val."""
-        plural = self.source.modality.plural
+        name, plural, options = self.source.name, self.source.modality.plural, self.options
+        if options.folds is not None:
+            checks.check_folds(self.source, self.splits, options)
         train = self.splits.get("train")
         if train is None or len(self.splits) > 1 or self.source.class_names is None:
             why = "the source's splits" if self.source.class_names is not None else "no labels, so nothing is held out"
             return {"rule": why}, []
-        fraction, seed = self.options.test_fraction, self.options.split_seed
-        if fraction == 0:
+        if options.test_fraction == 0 and options.folds is None:
             return {"rule": "data.test_fraction=0, so nothing is held out"}, []
-        test = held_out_rows(train.choice_digests, train.labels, fraction, seed)
+        test, rule, by = self._chosen_test(train)
+        mixed = checks.copies_warning(train, self.tally) if train.groups is None and options.folds is None else []
+        mixed += checks.joined_groups_warning(train, self.tally)
         if not len(test):
-            return {"rule": f"too few {plural} of each class to hold any out"}, [
-                f"{self.source.name} has no test split and too few {plural} of each class to hold any out.",
-                *checks.copies_warning(train, self.tally),
-            ]
+            few = f"too few {plural} of each class" if train.groups is None else f"too few groups of {plural}"
+            return {"rule": f"{few} to hold any out"}, [f"{name} has no test split and {few} to hold any out.", *mixed]
         kept = np.setdiff1d(np.arange(len(train.names)), test)
         whole = self._path("train", self.pack.contents).rename(self.directory / "whole.npy")
         contents, offsets = load_array(whole, mmap_mode="r"), train.offsets
@@ -282,16 +315,48 @@ class PackBuilder(ABC):
             self.splits[split] = train.take(rows)
         whole.unlink()
         self.keep_beside(kept)
-        return {
-            "rule": f"a share of each class is held out of train, chosen by content and seed, equal {plural} together",
-            "test_fraction": fraction,
-            "split_seed": seed,
-            "test_digests": sha256_json(sorted(digest.tobytes().hex() for digest in self.splits["test"].digests)),
-        }, [
-            f"{self.source.name} has no test split: {len(test):,} of {len(train.names):,} {plural} are held out of "
-            f"train (data.test_fraction={fraction:g}, data.split_seed={seed}).",
-            *checks.copies_warning(train, self.tally),
+        digests = sorted(digest.tobytes().hex() for digest in self.splits["test"].digests)
+        return {**rule, "test_digests": sha256_json(digests)}, [
+            f"{name} has no test split: {len(test):,} of {len(train.names):,} {plural} are held out of train{by}.",
+            *mixed,
         ]
+
+    def _chosen_test(self, train: Rows) -> tuple[NDArray[np.int64], dict[str, Any], str]:
+        """The rows of train that are held out, what the manifest says of the choice, and what a sentence says."""
+        options, seed, plural = self.options, self.options.split_seed, self.source.modality.plural
+        digests, strata, groups = train.choice_digests, train.labels, train.groups
+        together = f"equal {plural} together" if groups is None else f"equal {plural} and groups together"
+        if options.folds is not None:
+            parts = fold_rows(digests, strata, groups, options.folds, seed)
+            checks.check_fold_sizes(self.source, [len(rows) for rows in parts], groups is not None)
+            test, rule = parts[options.fold], f"one of {options.folds} folds, with a share of each class, is tested"
+            about: dict[str, Any] = {"folds": options.folds, "fold": options.fold}
+        else:
+            fraction = options.test_fraction
+            if groups is None:
+                test = held_out_rows(digests, strata, fraction, seed)
+            else:
+                test = grouped_test_rows(digests, strata, groups, fraction, seed)
+            rule, about = "a share of each class is held out of train", {"test_fraction": fraction}
+        by = ", ".join(f"data.{key}={value:g}" for key, value in {**about, "split_seed": seed}.items())
+        by = f" ({by})"
+        if groups is not None:
+            by = f", {checks.count_groups(train.take(test)):,} of {checks.count_groups(train):,} groups{by}"
+        rule = f"{rule}, chosen by content and seed, {together}"
+        return test, {"rule": rule, **about, "split_seed": seed}, by
+
+    def _near_duplicates(self) -> tuple[dict[str, int], list[str]]:
+        """Rows of test and val that nearly equal a row of train: how many by splits, and a sentence for each."""
+        held_out = [split for split in ("test", "val") if split in self.splits]
+        if "train" not in self.splits or not held_out:
+            return {}, []
+        train, counts, sentences = self.sketches("train"), {}, []
+        for split in held_out:
+            pairs = self.nearest(train, self.sketches(split))
+            pairs = checks.without_copies(pairs, self.splits["train"], self.splits[split])
+            counts[f"train, {split}"] = len(pairs)
+            sentences += checks.near_warning(pairs, split, self.splits, self.near, self.tally)
+        return counts, sentences
 
     def _write_manifest(self, rule: dict[str, Any], duplicates: dict[str, Any], warnings: list[str]) -> None:
         made = self.made()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.config import DataConfig
+from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Source
 from sdfast.data.modality import Modality
 from sdfast.data.rows import duplicate_rows
@@ -30,6 +30,7 @@ class Rows:
         lengths: [n] int64, elements of the contents: tokens of a document, of an image 1 or its tiles; None where
             nobody asks.
         text_digests: [n, 32] uint8, of the texts; None of images.
+        groups: [n]: whose each is, None where it is a group of its own; None where nothing is grouped.
     """
 
     names: list[str]
@@ -37,6 +38,7 @@ class Rows:
     digests: NDArray[np.uint8]
     lengths: NDArray[np.int64] | None = None
     text_digests: NDArray[np.uint8] | None = None
+    groups: list[str | None] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -72,6 +74,9 @@ class Rows:
             whole = replace(whole, lengths=np.concatenate((self.lengths, more.lengths)))
         if self.text_digests is not None and more.text_digests is not None:
             whole = replace(whole, text_digests=np.concatenate((self.text_digests, more.text_digests)))
+        if self.groups is not None or more.groups is not None:
+            groups = [each.groups or [None] * len(each.names) for each in (self, more)]
+            whole = replace(whole, groups=groups[0] + groups[1])
         return whole
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
@@ -79,6 +84,8 @@ class Rows:
         part = Rows([self.names[row] for row in rows], self.labels[rows], self.digests[rows])
         if self.lengths is not None:
             part = replace(part, lengths=self.lengths[rows])
+        if self.groups is not None:
+            part = replace(part, groups=[self.groups[row] for row in rows])
         return part if self.text_digests is None else replace(part, text_digests=self.text_digests[rows])
 
 
@@ -96,6 +103,7 @@ class Tally:
     done: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     dropped: list[dict[str, str]] = field(default_factory=list)
+    dropped_groups: list[dict[str, str]] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     remedy: str = ""  # what may help with those that were skipped: a sentence and a blank
 
@@ -119,6 +127,8 @@ def check_broken(source: Source, splits: Mapping[str, Rows], tally: Tally, optio
             why = next(
                 (f": {entry['name']} is {entry['reason']}" for entry in tally.skipped if entry["split"] == split), ""
             )
+            if split == "train" and (tally.dropped or tally.dropped_groups) and not why:
+                why = ": all of them, or their groups, are also in test or val (data.duplicates, data.shared_groups)"
             raise UserError(f"{source.name}: no {one} of {split} is left{why}.")
 
 
@@ -244,6 +254,144 @@ def check_copies(copies: Copies, rows: Rows | None, tally: Tally, options: DataC
         f"does not see them.{'' if count else ' So there is no need for data.unlabelled.'}"
     )
     return said
+
+
+def check_groups(splits: Mapping[str, Rows], tally: Tally, options: DataConfig, kind: str = "") -> list[str]:
+    """Look for rows of one group in train and a held-out split, and in val and test.
+
+    Args:
+        splits: of the pack; or beside those that are held out, as train, the rows that joined it.
+        tally: with the rows of train that were left out for their group.
+        options: the `data` section.
+        kind: of the rows of train, for sentences; of those that joined it "unlabelled ".
+
+    Returns:
+        Sentences.
+
+    Raises:
+        UserError: train shares a group with test or val and `options.shared_groups` is "error".
+    """
+    plural, warnings = tally.modality.plural, []
+    if dropped := tally.dropped_groups:
+        where = " and ".join(sorted({entry["also_in"] for entry in dropped}))
+        warnings.append(
+            f"{f'{kind}{plural}'.capitalize()} of train whose group is also in {where} and that were left out of train "
+            f"(data.shared_groups=drop): {counted([entry['name'] for entry in dropped])}."
+        )
+    for one, other in (("train", "test"), ("train", "val"), *([] if kind else [("val", "test")])):
+        theirs = _row_of_groups(splits.get(other))
+        shared = {group: row for group, row in _row_of_groups(splits.get(one)).items() if group in theirs}
+        if not shared:
+            continue
+        rows = {split: _rows_in(splits[split], shared) for split in (one, other)}
+        group, row = next(iter(shared.items()))
+        first = f"{group!r}, as {splits[one].names[row]} ({one}) and {splits[other].names[theirs[group]]} ({other})"
+        what = (
+            f"roups (data.group) of {one} that are also in {other}: {len(shared):,}, with {rows[one]:,} {kind}{plural}"
+        )
+        what += f" in {one} and {rows[other]:,} in {other} (the first: {first})"
+        if one == "train" and options.shared_groups == "error":
+            raise UserError(
+                f"g{what}; divide the {plural} anew, or set data.shared_groups=drop to leave these out of train or "
+                "data.shared_groups=keep to train on them."
+            )
+        warnings.append(f"G{what}.")
+    return warnings
+
+
+def check_folds(source: Source, splits: Mapping[str, Rows], options: DataConfig) -> None:
+    """Refuse a source whose rows cannot be divided into folds.
+
+    Raises:
+        UserError: it has a test or val split of its own, or no labels.
+    """
+    if own := [split for split in ("test", "val") if split in splits]:
+        raise UserError(
+            f"{source.name} has a {own[0]} split of its own, and data.folds={options.folds} makes the test split; pass "
+            f"train alone (data.split_key={NO_COLUMN} ignores a column of splits), or leave data.folds away."
+        )
+    if source.class_names is None:
+        raise UserError(
+            f"{source.name} has no labels, and only rows with a label are divided into folds; leave data.folds away."
+        )
+
+
+def check_fold_sizes(source: Source, sizes: Sequence[int], grouped: bool) -> None:
+    """Refuse folds of which one has no row.
+
+    Raises:
+        UserError: one has none.
+    """
+    if not all(sizes):
+        plural, filled = source.modality.plural, sum(map(bool, sizes))
+        what = f"groups of {plural}" if grouped else f"{plural} that differ"
+        raise UserError(
+            f"{source.name}: there are too few {what} with a label for data.folds={len(sizes)}; they fill {filled}."
+        )
+
+
+def count_groups(rows: Rows) -> int:
+    """How many groups there are, where each row without one is a group of its own."""
+    groups = rows.groups or []
+    return len(set(groups) - {None}) + groups.count(None)
+
+
+def joined_groups_warning(train: Rows, tally: Tally) -> list[str]:
+    """One sentence when rows of several groups have equal content, so that these groups stay together."""
+    first: dict[bytes, int] = {}
+    pairs = []
+    for row, group in enumerate(train.groups or ()):
+        before = first.setdefault(train.digests[row].tobytes(), row)
+        if group is not None and (other := (train.groups or [])[before]) is not None and group != other:
+            pairs.append(f"{train.names[before]} of {other!r} and {train.names[row]} of {group!r}")
+    if not pairs:
+        return []
+    return [
+        f"{tally.modality.plural.capitalize()} with the content of one of another group, so that both groups stay on "
+        f"one side of the split: {counted(pairs)}."
+    ]
+
+
+def _row_of_groups(rows: Rows | None) -> dict[str, int]:
+    """The first row of each group, in the order of the rows."""
+    found: dict[str, int] = {}
+    for row, group in enumerate((rows and rows.groups) or ()):
+        if group is not None:
+            found.setdefault(group, row)
+    return found
+
+
+def _rows_in(rows: Rows, groups: Collection[str]) -> int:
+    return sum(group in groups for group in rows.groups or ())
+
+
+def without_copies(pairs: Sequence[tuple[int, int]], train: Rows, other: Rows) -> list[tuple[int, int]]:
+    """The pairs of rows of train and of another split, but for rows of the other that are in train themselves."""
+    known = {digest.tobytes() for digest in train.digests}
+    return [(row, at) for row, at in pairs if other.digests[at].tobytes() not in known]
+
+
+def near_warning(
+    pairs: Sequence[tuple[int, int]], split: str, splits: Mapping[str, Rows], what: str, tally: Tally
+) -> list[str]:
+    """One sentence when rows of a split nearly equal one of train.
+
+    Args:
+        pairs: row of train, row of the split.
+        split: test or val.
+        splits: of the pack.
+        what: they are alike in.
+        tally: its modality.
+    """
+    if not pairs:
+        return []
+    train, other = splits["train"], splits[split]
+    first = f"{train.names[pairs[0][0]]} (train) and {other.names[pairs[0][1]]} ({split})"
+    return [
+        f"{tally.modality.plural.capitalize()} of {split} that nearly equal one of train ({what}): {len(pairs):,} of "
+        f"{len(other.names):,} (the first: {first}). If they show the same thing, scores on them are too good: remove "
+        "them, or keep what belongs together on one side by data.group."
+    ]
 
 
 def skipped_warning(tally: Tally) -> list[str]:

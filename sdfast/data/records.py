@@ -13,6 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from sdfast.data.config import NO_COLUMN, DataConfig
+from sdfast.data.groups import group_names
 from sdfast.data.items import SPLITS, Item, ItemList, Source, chosen_items
 from sdfast.data.labels import Unseen, Value, compare_classes, number_labels
 from sdfast.data.modality import counted, first_listed
@@ -85,12 +86,14 @@ class Record:
         content: the file name or text, without blanks around it.
         label: as written, None where it has none.
         split: what the column of splits says, None without one.
+        group: what the column of `data.group` says, None without one.
     """
 
     line: int
     content: str
     label: Value = None
     split: object = None
+    group: object = None
 
 
 @dataclass
@@ -99,9 +102,11 @@ class Notes:
 
     Attributes:
         split: the column of splits of the file that is read, None without one.
+        group: that of `data.group`, None without one.
     """
 
     split: str | None = None
+    group: str | None = None
     _sentences: list[str] = field(default_factory=list)
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
@@ -131,11 +136,15 @@ class Rows:
         labels: as written, None where a row has none.
         column: of the splits, None without one.
         splits: what that column says of each row; where a file has none, the split of the file.
+        groups: what the column of `data.group` says of each row; None where a file has none.
+        grouped: whether any file has such a column.
     """
 
     labels: dict[str, list[Value]] = field(default_factory=dict)
     column: str | None = None
     splits: dict[str, list[object]] = field(default_factory=dict)
+    groups: dict[str, list[object]] = field(default_factory=dict)
+    grouped: bool = False
     _items: dict[str, list[Callable[[], Iterator[Item]]]] = field(default_factory=dict)
 
     def add(
@@ -144,6 +153,7 @@ class Rows:
         labels: Sequence[Value],
         items: Callable[[], Iterable[Item]],
         splits: Sequence[object] | None = None,
+        groups: Sequence[object] | None = None,
     ) -> None:
         """Add the rows of one file of a split.
 
@@ -152,10 +162,13 @@ class Rows:
             labels: as written, one for each row.
             items: gives those of the rows, without labels, read anew each time.
             splits: what the column of splits says of each row; None where the file has none.
+            groups: what the column of `data.group` says of each row; None without one.
         """
         count = len(labels)  # the file may have grown when it is read again
         self.labels.setdefault(split, []).extend(labels)
         self.splits.setdefault(split, []).extend([split] * count if splits is None else splits)
+        self.grouped = self.grouped or groups is not None
+        self.groups.setdefault(split, []).extend([None] * count if groups is None else groups)
         self._items.setdefault(split, []).append(lambda: islice(items(), count))
 
     def fill(
@@ -182,7 +195,14 @@ class Rows:
         source.class_names, numbers = number_labels(
             self.labels, class_names, where or source.name, options.na_labels, say
         )
-        source.splits.update({split: ItemList(each, *self._items[split]) for split, each in numbers.items() if each})
+        groups = group_names(self.groups, where or source.name, options, say) if self.grouped else {}
+        source.splits.update(
+            {
+                split: ItemList(each, *self._items[split], groups=groups.get(split))
+                for split, each in numbers.items()
+                if each
+            }
+        )
         self._use_column(source, options)
         compare_classes(source, strict, unseen)
         return source

@@ -98,7 +98,7 @@ def stratified_rows(
     count = len(digests)
     if limit is None or limit >= count:
         return np.arange(count)
-    order = _shuffled(digests, f"limit {seed}")
+    order = shuffled(digests, f"limit {seed}")
     classes = np.zeros(count, dtype=np.int64) if labels is None else labels
     share = np.empty(count)
     for label in np.unique(classes):
@@ -128,7 +128,7 @@ def held_out_rows(
         int64 row numbers, ascending; possibly none.
     """
     copies: dict[bytes, list[int]] = {}
-    for row in _shuffled(digests, f"split {seed}"):
+    for row in shuffled(digests, f"split {seed}"):
         copies.setdefault(digests[row].tobytes(), []).append(int(row))
     classes: dict[int, list[list[int]]] = {}
     for rows in copies.values():
@@ -153,7 +153,7 @@ def duplicate_rows(digests: NDArray[np.uint8], others: NDArray[np.uint8]) -> lis
     return [(row, other) for row, other in pairs if other is not None]
 
 
-def _shuffled(digests: NDArray[np.uint8], key: str) -> NDArray[np.int64]:
+def shuffled(digests: NDArray[np.uint8], key: str) -> NDArray[np.int64]:
     """Row numbers in an order that depends on contents and key; equal contents keep the order of their rows."""
     prefix = hashlib.sha256(key.encode()).digest()
     keys = [(hashlib.sha256(prefix + digest.tobytes()).digest(), row) for row, digest in enumerate(digests)]

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sdfast.data.columns import column_notes, find_split_column, fitting_names
+from sdfast.data.columns import column_notes, find_group_column, find_split_column, fitting_names
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import LARGEST_FILE, Item, Source
 from sdfast.data.labels import Value
@@ -101,6 +101,7 @@ def open_shards(
     content = _content(met, options, modality, name)
     label = _label(met, content, options, name)
     split = find_split_column(met.fields, options, name, (content.field, label))
+    group = find_group_column([*met.fields, *met.kinds], options, name, alike=False)
     notes = Notes(split)
     rows, left_out = Rows(column=split), f"Samples of {name} without {modality.an_item}, which are left out"
     folders: set[str] = set()
@@ -112,8 +113,9 @@ def open_shards(
                 notes.count(left_out, f"{shard}:{key}")
             folders.update(key.rpartition("/")[0] for key in itertools.compress(survey.keys, kept))
             labels = survey.column(label, kept)
-            splits = None if split is None else survey.column(split, kept)
-            rows.add(part, labels, partial(_items, file, shard, content, modality, options.encoding), splits)
+            splits, groups = (None if column is None else survey.column(column, kept) for column in (split, group))
+            items = partial(_items, file, shard, content, modality, options.encoding)
+            rows.add(part, labels, items, splits, groups)
     if label is None and options.label_key is None and len(folders) > 1:
         first, second = sorted(folders)[:2]
         more = ", ..." if len(folders) > 2 else ""
@@ -223,12 +225,12 @@ class _Met:
         return survey
 
     def _may_be_wanted(self, name: str) -> bool:
-        """Whether a kind or field of this name may hold labels or splits."""
+        """Whether a kind or field of this name may hold labels, splits or groups."""
         if name not in self._wanted:
             options = self._options
             usual = fitting_names([name], _LABEL, USUAL_LABEL_COLUMNS) and options.label_key is None
             split = name.strip().lower() in USUAL_SPLIT_COLUMNS
-            asked = fitting_names([name], options.label_key or _LABEL, ()) or name == options.split_key
+            asked = fitting_names([name], options.label_key or _LABEL, ()) or name in (options.split_key, options.group)
             self._wanted[name] = bool(usual or split or asked)
         return self._wanted[name]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sdfast.data import arrow, folder, idx, shard_names, shards, text_files
 from sdfast.data.config import DataConfig
+from sdfast.data.groups import find_groups
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
 from sdfast.data.paper_images import check_not_above, layout_of
@@ -36,6 +37,7 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
     """
     source = _open(spec, options, modality)
     compare_with_paper(source)
+    find_groups(source, options)
     if options.unlabelled:
         join(source, options.unlabelled, options, lambda other, given: _open(other, given, modality))
     return source

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from sdfast.data.columns import choose_names, column_notes, find_split_column, fitting_names
+from sdfast.data.columns import choose_names, column_notes, find_group_column, find_split_column, fitting_names
 from sdfast.data.config import DataConfig
 from sdfast.data.lines import LONGEST_LINE, read_lines, suffix_of
 from sdfast.data.modality import IMAGES, TEXTS, Modality, listed, other_than
@@ -72,8 +72,9 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
     if modality is not IMAGES and len(header) == 1 and suffix_of(path) != "tsv":
         mark = _NO_MARK
     named = len(_without_blanks(header))
-    names = (content, label, notes.split)
-    content_at, label_at, split_at = (None if name is None else header.index(name) for name in names)
+    notes.group = find_group_column(header, options, str(path))
+    names = (content, label, notes.split, notes.group)
+    content_at, label_at, split_at, group_at = (None if name is None else header.index(name) for name in names)
     for line, cells in _rows(path, mark, options, notes):
         if _is_header(path, line, cells, header):
             notes.count(_AGAIN, f"{path.name} line {line}")
@@ -91,7 +92,7 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
         value = _cell(cells, content_at)
         if not value and modality is IMAGES:
             raise UserError(f"{path} line {line}: no file name in column {content!r}.")
-        yield Record(line, value or "", _cell(cells, label_at), _cell(cells, split_at))
+        yield Record(line, value or "", _cell(cells, label_at), _cell(cells, split_at), _cell(cells, group_at))
 
 
 def _odd(cells: Sequence[str], named: int, columns: int) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sdfast.data.columns import choose_names, column_notes, find_split_column
+from sdfast.data.columns import choose_names, column_notes, find_group_column, find_split_column
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item, file_reader
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
@@ -92,12 +92,14 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
     rows, notes = Rows(), Notes()
     for split, named in files_by_split(path, files, source).items():
         for file, name in named:
-            found = [(record.label, record.split) for record in _READERS[suffix_of(file)](file, options, notes)]
+            records = _READERS[suffix_of(file)](file, options, notes)
+            found = [(record.label, record.split, record.group) for record in records]
             if not found:
                 raise UserError(f"{file} holds no documents.")
             rows.column = rows.column or notes.split
-            splits = None if notes.split is None else [cell for _, cell in found]
-            rows.add(split, [label for label, _ in found], partial(_items, file, name, options), splits)
+            labels, *others = map(list, zip(*found, strict=True))
+            cells = (each if column else None for column, each in zip((notes.split, notes.group), others, strict=True))
+            rows.add(split, labels, partial(_items, file, name, options), *cells)
     notes.add_to(source)
     return rows.fill(source, options, options.unseen, where=source.name)
 
@@ -139,6 +141,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Mod
             names = list(record)
             fields = choose_names(names, options, modality, where, "field")  # later objects may have others beside them
             notes.split = find_split_column(names, options, where, fields)
+            notes.group = find_group_column(names, options, where)
             notes.take(column_notes(*fields, (), options, modality))
         text_key, label_key = fields[0] or modality.column, fields[1] or LABEL_COLUMN
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
@@ -166,7 +169,8 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Mod
                 f"or go without by data.label_key={NO_COLUMN}."
             )
         labelled = labelled or label is not None
-        yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
+        split, group = (None if name is None else record.get(name) for name in (notes.split, notes.group))
+        yield Record(line, text or "", label, split, group)
     if fields is not None and not labelled:
         notes.take(column_notes(*fields, names, options, modality))
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sdfast.data.config import NO_COLUMN, DataConfig
+from sdfast.data.groups import find_groups
 from sdfast.data.items import UNLABELLED, Item, ItemList, Source
 from sdfast.data.modality import Modality
 from sdfast.errors import UserError
@@ -32,7 +33,7 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
     found: list[tuple[str, ItemList]] = []
     unlabelled = options.model_copy(update={"label_key": NO_COLUMN, "split_key": NO_COLUMN})
     for spec in specs:
-        one = _opened(spec, unlabelled, modality, open_one)
+        one = _grouped(spec, unlabelled, modality, open_one)
         names = itertools.chain([one.name], (f"{one.name} ({number})" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
@@ -44,7 +45,27 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
             "(data.unlabelled); labels and splits that it may have are not used."
         )
         found += [(name, items) for items in one.splits.values()]
-    source.splits[UNLABELLED] = ItemList([None] * sum(len(items) for _, items in found), lambda: _named(found))
+    labels: list[int | None] = [None] * sum(len(items) for _, items in found)
+    groups = [group for _, items in found for group in items.groups or [None] * len(items)]
+    source.splits[UNLABELLED] = ItemList(
+        labels, lambda: _named(found), groups=None if options.group is None else groups
+    )
+
+
+def _grouped(spec: str, options: DataConfig, modality: Modality, open_one: Open) -> Source:
+    """One of them, with the groups of its items where `data.group` fits it."""
+    if options.group is not None:
+        with contextlib.suppress(UserError):  # it may be the column of another source
+            source = _opened(spec, options, modality, open_one)
+            find_groups(source, options)
+            return source
+    source = _opened(spec, options.model_copy(update={"group": None}), modality, open_one)
+    if options.group is not None:
+        source.warnings.append(
+            f"data.group={options.group} fits nothing of {source.name}, so that nobody knows which of its "
+            f"{modality.plural} belong to a group of test or val."
+        )
+    return source
 
 
 def _opened(spec: str, options: DataConfig, modality: Modality, open_one: Open) -> Source:

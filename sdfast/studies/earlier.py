@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,15 @@ class Earlier:
         protocol: `paper` or `full`.
         runs: what it shows, by data set as it was asked for.
         points: where the arms of each data set are on the study's axis.
+        folds: into how many the rows were divided, or None.
+        fold_of: split seed and fold of each run, where there are folds.
     """
 
     protocol: str
     runs: Mapping[str, frozenset[Trained]]
     points: Mapping[str, frozenset[int]]
+    folds: int | None = None
+    fold_of: Mapping[Trained, tuple[int, int]] = field(default_factory=dict)
 
     def trained(self) -> frozenset[Trained]:
         """All runs that the table shows, over all of its data sets."""
@@ -85,14 +89,25 @@ def _table(path: Path, study: str) -> Earlier | None:
         if found["study"] != study:
             return None
         runs, points = {}, {}
+        fold_of: dict[Trained, tuple[int, int]] = {}
+        folds = None if found.get("folds") is None else int(found["folds"])
         for data in found["data"]:
             arms = data["arms"]
             runs[str(data["source"])] = frozenset(
                 (str(arm["title"]), int(run["seed"]), str(run["fingerprint"])) for arm in arms for run in arm["runs"]
             )
+            if folds is not None:
+                fold_of |= {
+                    (str(arm["title"]), int(run["seed"]), str(run["fingerprint"])): (
+                        int(run["split_seed"]),
+                        int(run["fold"]),
+                    )
+                    for arm in arms
+                    for run in arm["runs"]
+                }
             points[str(data["source"])] = frozenset(
                 int(arm["x"]) for arm in arms if arm["x"] is not None and arm["runs"]
             )
-        return Earlier(str(found["protocol"]), runs, points)
+        return Earlier(str(found["protocol"]), runs, points, folds, fold_of)
     except (KeyError, TypeError, ValueError):
         return None

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sdfast.studies.declared import Arm
 from sdfast.studies.plan import Protocol
-from sdfast.studies.results import Found, counts
+from sdfast.studies.results import Found, counts, folds_in_words
 from sdfast.studies.statistics import interval
 from sdfast.studies.tables import spread
 
@@ -49,7 +49,8 @@ def caption(found: Sequence[Found], protocol: Protocol) -> str:
     if numbers == [1]:
         return f"{data}; one run of each"
     kind = "fine-tunings of one checkpoint" if protocol == "paper" else "whole chains"
-    points = f"{data}; points: {' to '.join(map(str, numbers))} {kind} each, and their mean"
+    each = f"{kind} each" if not found[0].target.folds else f"folds ({folds_in_words(found[0].target)})"
+    points = f"{data}; points: {' to '.join(map(str, numbers))} {each}, and their mean"
     if numbers[-1] < FEWEST:
         return points
     return f"{points} with its 95 % interval" + (f" (of {FEWEST} runs or more)" if numbers[0] < FEWEST else "")
@@ -112,7 +113,8 @@ def _dots(found: Sequence[Found]) -> Figure:
             if values := each.values(title, column):
                 color = _BLUE if title == highlighted else _FAINT
                 place.plot(values, np.full(len(values), row + 0.17), "o", color=color, alpha=0.6, markersize=5.5, mew=0)
-                _mean(place, values, row - 0.1, color, each.is_percent(column))
+                span = span_of(values, each.is_percent(column), each.overlap)
+                _mean(place, values, span, row - 0.1, color)
                 text = spread(values, each.digits(column))
                 place.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", color=color)
         several = any(len(each.values(title, column)) > 1 for title in titles)
@@ -155,13 +157,13 @@ def _main_columns(found: Found) -> list[str]:
 def _is_cut(found: Found) -> bool:
     """Whether the figure shows only a part of some interval."""
     column = _main_columns(found)[0]
-    spans = [span_of(found.values(title, column), found.is_percent(column)) for title in found.runs]
+    spans = [span_of(found.values(title, column), found.is_percent(column), found.overlap) for title in found.runs]
     return found.study.figure != "gaps" and any(span is not None and (span.below or span.above) for span in spans)
 
 
-def _mean(place: Axes, values: Sequence[float], row: float, color: str, percent: bool) -> None:
+def _mean(place: Axes, values: Sequence[float], span: Span | None, row: float, color: str) -> None:
     mean = float(np.mean(values))
-    if (span := span_of(values, percent)) is not None:
+    if span is not None:
         place.plot((span.low, span.high), (row, row), color=color, linewidth=2.6, solid_capstyle="round")
         arrows(place, span, row, color, upright=False)
     place.plot([mean], [row], "D", color=color, markersize=8, mec="white", mew=1.2)
@@ -318,14 +320,15 @@ class Span:
     above: bool = False
 
 
-def span_of(values: Sequence[float], percent: bool) -> Span | None:
+def span_of(values: Sequence[float], percent: bool, overlap: float = 0.0) -> Span | None:
     """None for fewer than `FEWEST` values: they are drawn, and their mean.
 
     Args:
         values: of the runs.
         percent: whether they are shares in percent.
+        overlap: see `interval`.
     """
-    ends = interval(values) if len(values) >= FEWEST else None
+    ends = interval(values, overlap) if len(values) >= FEWEST else None
     if ends is None or not percent:
         return None if ends is None else Span(*ends)
     low, high = ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -70,9 +70,23 @@ class Node:
         arms = list(dict.fromkeys(self.wanted_by))
         return arms[0] if len(arms) == 1 else f"{arms[0]} and {len(arms) - 1} more"
 
+    @property
+    def fold(self) -> str:
+        """After whose it is: the fold that is tested; empty without folds."""
+        data = self.task.config.data
+        return f", fold {data.fold} of split seed {data.split_seed}" if data.folds else ""
+
     def named(self, arms: str) -> str:
-        """What it is called in sentences: its kind, whose it is, and the seed of a fine-tuning."""
-        return f"{self.task.stage} ({arms}{f', seed {self.task.seed}' if self.task.stage == 'finetune' else ''})"
+        """What it is called in sentences: its kind, whose it is, the fold, and the seed of a fine-tuning."""
+        seed = f", seed {self.task.seed}" if self.task.stage == "finetune" else ""
+        return f"{self.task.stage} ({arms}{self.fold}{seed})"
+
+
+class Fold(NamedTuple):
+    """One fold of one division: the seed of the split, and the fold's number."""
+
+    split_seed: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class Cell:
     Attributes:
         arm: which.
         seed: of fine-tuning.
+        fold: that is tested, and the seed of the split; None without folds.
         config: its configuration, in full.
         stages: that it needs, the fine-tuning itself last.
     """
@@ -90,6 +105,12 @@ class Cell:
     seed: int
     config: Config
     stages: tuple[Node, ...]
+    fold: Fold | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands beside the runs of other arms, with which it is paired: at the fold, else at the seed."""
+        return (self.seed, 0) if self.fold is None else self.fold
 
     @property
     def result(self) -> Result:
@@ -114,7 +135,8 @@ class Target:
         unavailable: title of an arm -> why it cannot be trained here.
         cells: of the others.
         notes: for the table.
-        rows: of training, before any limit; of a study of labelled rows those.
+        rows: of training, before any limit; of a study of labelled rows those; with folds, of the first.
+        folds: into how many the rows are divided, of which each is tested; None where the data have a test split.
     """
 
     title: str
@@ -128,6 +150,7 @@ class Target:
     unavailable: dict[str, str] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    folds: int | None = None
 
     def points(self) -> set[int]:
         """Where its arms are on the study's axis."""
@@ -143,6 +166,8 @@ class Plan:
         seeds: of the fine-tunings (`paper`), or of whole chains (`full`).
         protocol: see `seeds`.
         points: of the axis, instead of its own where there are any.
+        folds: into how many the rows are divided, each of which is tested; None for the data's one test split.
+        repeats: of the division, with other split seeds.
         earlier: tables of the study; one whose runs on a data set are all done, as they would be trained now, is of the
             same settings, and they are cells too.
         shared: what is open already.
@@ -153,6 +178,8 @@ class Plan:
     seeds: Sequence[int]
     protocol: Protocol = "paper"
     points: Sequence[int] = ()
+    folds: int | None = None
+    repeats: int = 1
     earlier: Sequence[Earlier] = ()
     shared: Shared = field(default_factory=Shared)
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -170,7 +197,10 @@ class Plan:
             UserError: data or model that the study is not for, or that no arm can be trained with.
         """
         study, store = self.study, Store(out, self.shared)
-        with store.opened(config) as context:
+        first = config.data.split_seed
+        divided = [Fold(first + more, fold) for more in range(self.repeats) for fold in range(self.folds or 0)]
+        places: list[Fold | None] = [*divided] or [None]
+        with store.opened(self._at(config, places[0])) as context:
             modality, config = context.modality.name, context.config
             if study.modality not in (None, modality):
                 raise UserError(
@@ -197,11 +227,16 @@ class Plan:
             there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
             notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
             paper = None
-        target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
+        target = Target(
+            title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes, folds=self.folds
+        )
         for arm in arms:
             try:
-                changed = configured(config, arm)
-                target.cells += _wanted(self._cell(changed, arm, seed, store) for seed in self.seeds)
+                target.cells += _wanted(
+                    self._cell(configured(config, arm), arm, seed, store, place)
+                    for place in places
+                    for seed in self.seeds
+                )
             except UserError as error:
                 if of_the_system(error):
                     raise
@@ -209,26 +244,38 @@ class Plan:
         if not target.cells:
             raise UserError(next(iter(target.unavailable.values())))
         for table in self.earlier:
-            if table.protocol == self.protocol and config.data_spec in table.runs:
+            if (table.protocol, table.folds) == (self.protocol, self.folds) and config.data_spec in table.runs:
                 self._add_earlier(target, config, table, store)
-        target.notes += _unseen_classes(context, target, study)
+        for place in places:
+            with store.opened(self._at(config, place)) as context:
+                said = _unseen_classes(context, target, study)
+            where = "" if place is None else f"Fold {place.number} of split seed {place.split_seed}: "
+            target.notes += [f"{where}{sentence}" for sentence in said]
         return target
+
+    def _at(self, config: Config, place: Fold | None) -> Config:
+        """The configuration that tests a fold."""
+        if place is None:
+            return config
+        keys = {"folds": self.folds, "fold": place.number, "split_seed": place.split_seed}
+        return config.changed([f"data.{key}={value}" for key, value in keys.items()])
 
     def _add_earlier(self, target: Target, config: Config, table: Earlier, store: Store) -> None:
         """Add cells that an earlier table shows; of the whole study, also where a command chose some arms."""
         study = study_named(self.study.name)
         points = [] if study.axis is None else sorted(table.points[target.spec] | target.points())
-        there, more = {(cell.arm.title, cell.seed) for cell in target.cells}, []
+        there, more = {(cell.arm.title, cell.seed, cell.fold) for cell in target.cells}, []
         try:
             arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
             for title, seed, fingerprint in sorted(table.runs[target.spec]):
                 if (arm := arms.get(title)) is None:
                     return
-                cell = self._cell(configured(config, arm), arm, seed, store)
+                place = table.fold_of.get((title, seed, fingerprint))
+                cell = self._cell(configured(config, arm), arm, seed, store, place and Fold(*place))
                 result = cell.stages[-1].result
                 if result is None or result.fingerprint != fingerprint:
                     return
-                if (title, seed) not in there:
+                if (title, seed, cell.fold) not in there:
                     more.append(cell)
         except UserError as error:  # an arm that these settings do not allow
             if of_the_system(error):
@@ -238,10 +285,11 @@ class Plan:
         shown = {cell.arm.title for cell in cells} | set(target.unavailable)
         target.arms = [arm for arm in arms.values() if arm.title in shown]
         order = {arm.title: place for place, arm in enumerate(target.arms)}
-        target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.seed))
+        target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.place, cell.seed))
 
-    def _cell(self, config: Config, arm: Arm, seed: int, store: Store) -> Cell:
+    def _cell(self, config: Config, arm: Arm, seed: int, store: Store, fold: Fold | None) -> Cell:
         """Goes through the stages of a cell without training any."""
+        config = self._at(config, fold)
         if self.protocol == "full":
             config = config.changed([f"seed={seed}"])
         with store.opened(config) as context:
@@ -262,7 +310,7 @@ class Plan:
                 known = self.nodes[key].result
                 weights[stage] = f"the weights of {key}" if known is None else known.weights
                 stages.append(self.nodes[key])
-        return Cell(arm, seed, context.config, tuple(stages))
+        return Cell(arm, seed, context.config, tuple(stages), fold)
 
 
 def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]:

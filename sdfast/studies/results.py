@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from sdfast.studies.declared import Arm, Study
 from sdfast.studies.plan import Cell, Node, Target
@@ -113,13 +114,24 @@ class Found:
         value = metrics.get(name)
         return 100 * value if value is not None and name in SCORES else value
 
-    def by_seed(self, title: str, column: str) -> dict[int, float]:
-        """A column's values of an arm, by seed; runs without one are left out."""
-        values = {run.seed: self.value(run, column) for run in self.runs.get(title, ())}
-        return {seed: value for seed, value in values.items() if value is not None}
+    def by_seed(self, title: str, column: str) -> dict[tuple[int, int], float]:
+        """A column's values of an arm, by `Cell.place`; runs without one are left out.
+
+        Of a fold it is the mean over the seeds.
+        """
+        values: dict[tuple[int, int], list[float]] = {}
+        for run in self.runs.get(title, ()):
+            if (value := self.value(run, column)) is not None:
+                values.setdefault(run.place, []).append(value)
+        return {place: fmean(each) for place, each in values.items()}
+
+    @property
+    def overlap(self) -> float:
+        """Test rows for each row of train, where runs are of folds; else 0."""
+        return 1 / (self.target.folds - 1) if self.target.folds else 0.0
 
     def values(self, title: str, column: str) -> list[float]:
-        """The same in the order of the seeds."""
+        """The same in the order of the seeds or folds."""
         return list(self.by_seed(title, column).values())
 
     def coincidences(self) -> list[str]:
@@ -142,7 +154,7 @@ class Found:
     def compared(self, column: str) -> dict[str, Paired]:
         """Every other arm with its reference, by title."""
         found = {
-            arm.title: paired(self.by_seed(arm.title, column), self.by_seed(against, column))
+            arm.title: paired(self.by_seed(arm.title, column), self.by_seed(against, column), self.overlap)
             for arm in self.target.arms
             if (against := self.reference(arm)) != arm.title
         }
@@ -150,9 +162,20 @@ class Found:
 
 
 def counts(found: Sequence[Found]) -> list[int]:
-    """How many runs the arms have, those that have any: one number where all have the same, else the ends of them."""
-    numbers = {len(runs) for each in found for runs in each.runs.values()}
+    """How many seeds or folds the arms have, those that have any: one number where all have the same, else the ends."""
+    numbers = {len({run.place for run in runs}) for each in found for runs in each.runs.values()}
     return sorted({min(numbers), max(numbers)})
+
+
+def folds_in_words(target: Target) -> str:
+    """Into how many folds the rows are divided, how often, and how many runs each fold has."""
+    seeds = sorted({cell.fold.split_seed for cell in target.cells if cell.fold is not None})
+    words = f"each of {target.folds} is tested once"
+    if len(seeds) > 1:
+        words += f" in each of {len(seeds)} divisions (data.split_seed={seeds[0]} to {seeds[-1]})"
+    if (runs := len({cell.seed for cell in target.cells})) > 1:
+        words += f", as the mean of {runs} seeds"
+    return words
 
 
 def gather(study: Study, target: Target) -> Found:

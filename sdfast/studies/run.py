@@ -41,6 +41,8 @@ def run_study(
     jobs: int | None = None,
     points: Sequence[int] = (),
     methods: Sequence[str] = (),
+    folds: int | None = None,
+    repeats: int | None = None,
 ) -> tuple[str, list[str]]:
     """Run a study by name on one or more data sets.
 
@@ -48,11 +50,13 @@ def run_study(
         name: of the study.
         configs: one for each data set.
         out: the study's directory.
-        seeds: how many, from the run's `seed` on; None for the study's own number.
+        seeds: how many, from the run's `seed` on; None for the study's own number, or for one where there are folds.
         protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
         jobs: stages at a time; None for one on each CUDA device.
         points: of the axis.
         methods: titles of the arms, all when empty.
+        folds: of `compare`: each of so many folds is tested in turn, by models of their own.
+        repeats: divisions into folds, with split seeds from the run's `data.split_seed` on; one when None.
 
     Returns:
         Its table, as Markdown, and a sentence for each stage that failed.
@@ -71,9 +75,13 @@ def run_study(
         raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
     jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
     first = configs[0].seed
-    chosen = range(first, first + (seeds or study.seeds))
+    if folds is None and repeats is not None:
+        raise UserError("--repeats says how often the rows are divided into folds; give --folds too, as --folds 5.")
+    if folds is not None and study.name != "compare":
+        raise UserError(f"--folds is of study compare; study {study.name} tests the data's one test split.")
+    chosen = range(first, first + (seeds or (study.seeds if folds is None else 1)))
     with _session(out):
-        plan = Plan(study, chosen, protocol, points, earlier_tables(out, study.name))
+        plan = Plan(study, chosen, protocol, points, folds, repeats or 1, earlier_tables(out, study.name))
         # times are not taken from other studies
         places = [out / "cost" / _digest(config) if timed else out for config in configs]
         targets = [plan.target(config, place) for config, place in zip(configs, places, strict=True)]
@@ -85,6 +93,7 @@ def run_study(
         finally:
             found = [gather(study, target) for target in targets]
             about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
+            about |= {"folds": folds} if folds else {}
             text = _write(study, [each for each in found if each.runs], out, about)
     return text, list(dict.fromkeys(sentence for each in found for sentence in each.failures))
 

@@ -6,8 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 _ROUNDING = 1e-6  # relative; metrics are computed in float32
+
+Key = TypeVar("Key", int, tuple[int, int])  # of a run
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of two arms, run by run with the same seed.
+    """Differences of two arms, run by run with the same seed, or fold by fold.
 
     Attributes:
         count: pairs.
@@ -52,32 +55,45 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean by Student's t; None for one value."""
+def interval(values: Sequence[float], overlap: float = 0.0) -> tuple[float, float] | None:
+    """95 % interval of the mean by Student's t; None for one value.
+
+    Args:
+        values: of independent runs, or of the folds of a cross-validation, which share rows of train.
+        overlap: for folds, the test rows for each row of train: the variance of the mean is that of the values times
+            (1 / their number + overlap), as Nadeau and Bengio (2003) correct it.
+    """
     if len(values) < 2:
         return None
     from scipy import stats
 
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) * math.sqrt(1 / len(values) + overlap)
     mean = statistics.fmean(values)
     return mean - half, mean + half
 
 
-def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Paired | None:
-    """Compare by seed; None when they have no seed in common."""
+def paired(values: Mapping[Key, float], reference: Mapping[Key, float], overlap: float = 0.0) -> Paired | None:
+    """Compare by seed, or by fold; None when they have none in common.
+
+    Args:
+        values: of an arm.
+        reference: of the one that it is compared with.
+        overlap: see `interval`.
+    """
     from scipy import stats
 
     differences = [values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())]
     if not differences:
         return None
     count, mean = len(differences), statistics.fmean(differences)
+    what = "fold" if overlap else "seed"
     if count == 1:
-        return Paired(count, mean, note="one seed")
+        return Paired(count, mean, note=f"one {what}")
     spread = statistics.stdev(differences)
     if spread <= _ROUNDING * max(map(abs, (*values.values(), *reference.values()))):
-        return Paired(count, mean, note="same for all seeds")
-    low, high = interval(differences) or (mean, mean)
-    t = mean / (spread / math.sqrt(count))
+        return Paired(count, mean, note=f"same for all {what}s")
+    low, high = interval(differences, overlap) or (mean, mean)
+    t = mean / (spread * math.sqrt(1 / count + overlap))
     return Paired(count, mean, low, high, float(2 * stats.t.sf(abs(t), count - 1)))
 
 

@@ -12,8 +12,8 @@ from sdfast.log import clock_time
 from sdfast.rundir import Result
 from sdfast.studies.declared import Arm, Study
 from sdfast.studies.paper_results import COST_SECONDS, paper_number
-from sdfast.studies.plan import Protocol
-from sdfast.studies.results import METRICS, Found, counts
+from sdfast.studies.plan import Cell, Protocol
+from sdfast.studies.results import METRICS, Found, counts, folds_in_words
 from sdfast.studies.statistics import Paired, summary
 from sdfast.teacher.bank import BUILT, Built
 
@@ -46,7 +46,8 @@ def markdown(study: Study, found: Sequence[Found], protocol: Protocol) -> str:
     for each in found:
         compared = _compared_rows(each, study.tested[len(found) == 1 :])  # the first is in the table of one data set
         if len(compared) > 1:
-            parts += [f"Paired by seed, {each.target.title}:", _table(compared)]
+            by = "fold" if each.target.folds else "seed"
+            parts += [f"Paired by {by}, {each.target.title}:", _table(compared)]
     several = len(found) > 1
     parts += [f"{each.target.title}: {note}" if several else note for each in found for note in _notes(each)]
     stages = _stage_rows(found)
@@ -147,15 +148,24 @@ def _probability(p: float) -> str:
 
 
 def _legend(found: Sequence[Found], protocol: Protocol) -> list[str]:
-    numbers = counts(found)
-    how = _PROTOCOLS[protocol].format(n=_range(numbers, "d"))
-    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else "One seed: there is no deviation."]
+    numbers, target = counts(found), found[0].target
+    what = "fold" if target.folds else "seed"
+    if target.folds:
+        how = f"over {_range(numbers, 'd')} folds: {folds_in_words(target)}. Each fold has its own pre-training"
+    else:
+        how = _PROTOCOLS[protocol].format(n=_range(numbers, "d"))
+    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else f"One {what}: there is no deviation."]
     if len(numbers) > 1:
-        lines.append("Not all have equally many runs (n): a difference is over the seeds that both have.")
+        lines.append(f"Not all have equally many runs (n): a difference is over the {what}s that both have.")
     columns = {each.name(column) for each in found for column in each.columns()}
     if about := [metric.about for name, metric in METRICS.items() if name in columns and metric.about]:
         lines.append(" ".join(about))
-    if numbers != [1]:
+    if numbers != [1] and target.folds:
+        lines.append(
+            "Differences are paired by fold; intervals are Student's t, p-values the paired t-test's, both with the"
+            " variance of Nadeau and Bengio (2003), as the folds share rows of train."
+        )
+    elif numbers != [1]:
         lines.append("Differences are paired by seed; intervals are Student's t, p-values the paired t-test's.")
     if any(_paper(each, arm.title, column) for each in found for arm in each.target.arms for column in each.columns()):
         lines.append("Paper: Lee et al. (2023), ViT-B or RoBERTa-base, mean ± deviation of 5 runs.")
@@ -197,7 +207,7 @@ def _stage_rows(found: Sequence[Found]) -> list[list[str]]:
     for node in nodes.values():
         if (run := node.result) is not None:
             numbers = [str(run.steps), f"{run.seconds:.0f}", _rate(run.rate, run.unit)]
-            rows.append([run.stage, node.shared_by, *numbers, str(run.model)])
+            rows.append([run.stage, f"{node.shared_by}{node.fold}", *numbers, str(run.model)])
     return rows
 
 
@@ -208,13 +218,15 @@ def _rate(rate: float, unit: str) -> str:
 def run_rows(found: Sequence[Found]) -> str:
     """CSV, one row per run, metrics as in `result.json`."""
     text = io.StringIO()
-    columns = ["data", "arm", "series", "x", "seed", "chain_seed", *_METRIC_COLUMNS, "steps", "seconds", "model"]
+    folded = ["split_seed", "fold"] if any(each.target.folds for each in found) else []
+    place_columns = ["data", "arm", "series", "x", *folded, "seed", "chain_seed"]
+    columns = [*place_columns, *_METRIC_COLUMNS, "steps", "seconds", "model"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for each in found:
         for run in each.all_runs():
             place = {"data": each.target.title, "arm": run.arm.title, "seed": run.seed, "chain_seed": run.config.seed}
-            writer.writerow(vars(run.arm) | vars(run.result) | run.result.metrics | place)
+            writer.writerow(vars(run.arm) | vars(run.result) | run.result.metrics | place | _fold_of(run))
     return text.getvalue()
 
 
@@ -261,11 +273,16 @@ def _arm_of(found: Found, arm: Arm) -> dict[str, Any]:
             {
                 "seed": run.seed,
                 "chain_seed": run.config.seed,
+                **_fold_of(run),
                 **_result_of(run.result, "fingerprint", "weights", "steps", "seconds", "model", "metrics"),
             }
             for run in runs
         ],
     }
+
+
+def _fold_of(run: Cell) -> dict[str, int]:
+    return {} if run.fold is None else {"split_seed": run.fold.split_seed, "fold": run.fold.number}
 
 
 def _result_of(result: Result, *names: str) -> dict[str, Any]:

@@ -193,13 +193,18 @@ def test_joined_documents_of_a_pack_without_rests(build: Build) -> None:
 # What lies on the disk.
 
 
+def of_length(said: list[str]) -> list[str]:
+    """All sentences but those about documents that nearly equal others, as sentences of few words do."""
+    return [sentence for sentence in said if "nearly equal" not in sentence]
+
+
 def test_the_classifier_sees_what_it_saw(build: Build, tmp_path: Path) -> None:
     """A pack with the rests has the files of one without, and two more; what is cut is said in one sentence each."""
     cut = build(chunk=False)
     files = {path.name: path.read_bytes() for path in cut.directory.iterdir() if path.name != "manifest.json"}
     long = [line for line, text in enumerate(TEXTS, 1) if len(RAW["bert"](text)["input_ids"]) > LONGEST]
     names = f"{len(long) + 2} (test.jsonl:1, test.jsonl:2, train.jsonl:{long[0]} and {len(long) - 1} more)"
-    assert cut.warnings == [
+    assert of_length(cut.warnings) == [
         f"Documents of more than 20 tokens, of which the first 20 are kept (data.max_length): {names}."
     ]
     assert view_of(cut) is cut.split("train")
@@ -207,7 +212,7 @@ def test_the_classifier_sees_what_it_saw(build: Build, tmp_path: Path) -> None:
     more = {path.name: path.read_bytes() for path in whole.directory.iterdir() if path.name != "manifest.json"}
     assert more.keys() - files.keys() == {"train-rest.npy", "train-rest-offsets.npy"} and more.items() >= files.items()
     assert whole.fingerprint != cut.fingerprint and whole.tokenization == cut.tokenization
-    assert build.said == [  # type: ignore[attr-defined]
+    assert of_length(build.said) == [  # type: ignore[attr-defined]
         f"Documents of more than 20 tokens (data.max_length): {names}; those of train become several rows of pretrain "
         "and distill (data.chunk), and fine-tuning and evaluation see the first 20 tokens."
     ]

@@ -15,7 +15,7 @@ from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.costs.plan import worth_of_zero
-from sdfast.data.config import DataConfig
+from sdfast.data.config import UNDIVIDED, DataConfig
 from sdfast.data.order import BatchOrder, all_batches
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
@@ -214,7 +214,7 @@ class Images(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
-        options = config.data.model_copy(update={"unlabelled": (), "test_fraction": 0.0, "duplicates": "keep"})
+        options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
         transform = _transform(classifier.companions, classifier.module.shape.channels, options)
         return ImagePack.prepare(spec, directory, transform, options, log.warning)

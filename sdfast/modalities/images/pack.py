@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.config import KEEP, DataConfig
+from sdfast.data.config import DIVIDING, KEEP, DataConfig, dividing
 from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.modality import IMAGES
 from sdfast.data.pack_build import Converted, PackBuilder
@@ -29,6 +29,7 @@ from sdfast.durable import check_room, load_array
 from sdfast.modalities.images import decode as decoding
 from sdfast.modalities.images.decode import BrokenImage, ceiling, decode
 from sdfast.modalities.images.levels import NoRange, Range
+from sdfast.modalities.images.near import Hashes, hashes, nearest
 from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
@@ -133,6 +134,7 @@ class ImagePackBuilder(PackBuilder):
     blank: dict[str, int] = field(init=False, default_factory=dict)
 
     libraries = ("pillow", "numpy", "datasets")
+    near = "nearly the same picture, but for size, compression, brightness or contrast"
 
     @property
     def levels(self) -> Range | None:
@@ -194,6 +196,18 @@ class ImagePackBuilder(PackBuilder):
     def details(self, rows: Rows) -> dict[str, Any]:
         """The tiles in all, where pictures are cut."""
         return {} if self.how.tile is None or rows.lengths is None else {"tiles": int(rows.lengths.sum())}
+
+    def sketches(self, split: str) -> Hashes:
+        """The perceptual hashes of the images of a split."""
+        found = hashes(load_array(self._path(split, self.pack.contents), mmap_mode="r"), self.threads)
+        lengths = self.splits[split].lengths
+        if self.how.tile is None or lengths is None:
+            return found
+        return replace(found, items=np.repeat(np.arange(len(lengths)), lengths))
+
+    def nearest(self, one: Hashes, other: Hashes) -> list[tuple[int, int]]:
+        """The images that nearly equal another (see `sdfast.modalities.images.near`), also in a tile alone."""
+        return nearest(one, other)
 
     def notes(self) -> list[str]:
         """One sentence for each kind of image that was met and that a person may not expect."""
@@ -287,5 +301,5 @@ class ImagePack(OpenPack[ImageSplit]):
             for key, kinds in _LATER.items()
             if getattr(options, key) == getattr(defaults, key) and not kinds.intersection(met)
         }
-        decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | idle)
+        decide = options.model_dump(mode="json", exclude=_NOT_IN_PACK | DIVIDING | idle) | dividing(options)
         return {"format": cls.format, "transform": how.to_json(), "options": decide}

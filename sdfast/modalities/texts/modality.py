@@ -14,6 +14,7 @@ from typing_extensions import override
 from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.data.config import UNDIVIDED
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
@@ -256,9 +257,7 @@ class Texts(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
-        options = config.data.model_copy(
-            update={"unlabelled": (), "test_fraction": 0.0, "duplicates": "keep", "chunk": False}
-        )
+        options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep", "chunk": False})
         tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
         return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
 

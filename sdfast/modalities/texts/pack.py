@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdfast.data.config import DataConfig
+from sdfast.data.config import DataConfig, dividing
 from sdfast.data.items import Item, Raw, item_record, read_item
 from sdfast.data.lines import latin_text, remedy
 from sdfast.data.modality import TEXTS
@@ -32,6 +32,7 @@ from sdfast.data.pack_checks import Rows, counted
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.rows import RowWriter
 from sdfast.durable import load_array, sha256_array, sha256_file
+from sdfast.modalities.texts.near import ALIKE, Sketches, nearest, sketches
 from sdfast.modalities.texts.tokenization import LONGEST, Tokenization, Tokenized, Tokenizer
 
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
@@ -98,6 +99,7 @@ class TextPackBuilder(PackBuilder):
     """Writes the files of one pack of texts into an empty directory (see `PackBuilder`); `how` is a `Tokenizer`."""
 
     libraries = ("numpy", "tokenizers", "transformers", "datasets")
+    near = f"at least {100 * ALIKE:.0f} % of the runs of three tokens of either are in both"
     flood = 100_000
 
     def __post_init__(self) -> None:
@@ -186,6 +188,15 @@ class TextPackBuilder(PackBuilder):
             "longest": int(rows.lengths.max(initial=0)),
             "truncated": sum(name in truncated for name in rows.names),
         }
+
+    def sketches(self, split: str) -> Sketches:
+        """The sketches of the documents of a split, as far as their rows go."""
+        how, ids = self.how.tokenization, load_array(self._path(split, self.pack.contents), mmap_mode="r")
+        return sketches(ids, self.splits[split].offsets, len(how.prefix), len(how.suffix))
+
+    def nearest(self, one: Sketches, other: Sketches) -> list[tuple[int, int]]:
+        """The documents that nearly equal another (see `sdfast.modalities.texts.near`)."""
+        return nearest(one, other)
 
     def notes(self) -> list[str]:
         """A sentence each where documents were read as cp1252, and where some were cut."""
@@ -317,7 +328,7 @@ class TextPack(OpenPack[TextSplit]):
         Rests of long documents have to be there where chunks are asked for, of all splits where they vote; else a pack
         is as good with as without.
         """
-        decide = options.model_dump(mode="json", include=_IN_PACK)
+        decide = options.model_dump(mode="json", include=_IN_PACK) | dividing(options)
         asked = _FOR_VOTES if options.chunk_votes else _WITH_RESTS if options.chunk else {}
         rests = asked if _TRUNCATED in met else {}
         return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide, **rests}
