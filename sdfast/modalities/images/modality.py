@@ -15,6 +15,7 @@ from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.costs.plan import worth_of_zero
+from sdfast.data.config import DataConfig
 from sdfast.data.order import BatchOrder, all_batches
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
@@ -35,6 +36,8 @@ from sdfast.models.base import check_layer
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
+
+_FEW = 8  # channels in a sentence
 
 
 class Images(Modality):
@@ -76,8 +79,18 @@ class Images(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMAE, folder: str
     ) -> ImagePack:
-        transform = _transform(model.processor, model.shape.channels)
+        transform = _transform(model.processor, model.shape.channels, config.data)
         return ImagePack.prepare(spec, directory, transform, config.data, log.warning, progress_lines("data", "images"))
+
+    @override
+    def fitted(self, model: models.PretrainedMAE, pack: ImagePack, config: Config) -> models.PretrainedMAE:
+        if config.data.normalise == "model":
+            return model
+        mean, std = pack.statistics
+        words = [", ".join(f"{number:.4g}" for number in each[:_FEW]) for each in (mean, std)]
+        more = f" (the first {_FEW} of {len(mean)} channels)" if len(mean) > _FEW else ""
+        log.info("data: normalised by the train split's mean %s and deviation %s%s", *words, more)
+        return replace(model, processor=replace(model.processor, mean=mean, std=std))
 
     @override
     def open_pack(self, directory: Path) -> ImagePack:
@@ -94,8 +107,9 @@ class Images(Modality):
 
     @override
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
-        processor = context.model.processor
-        return {"mean and std": [list(processor.mean), list(processor.std)]}
+        processor, pixels = context.model.processor, context.pack.transform.pixels
+        found = {"mean and std": [list(processor.mean), list(processor.std)]}
+        return found if pixels == "uint8" else {**found, "pixels": pixels}
 
     @override
     def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedImages:
@@ -192,12 +206,13 @@ class Images(Modality):
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
         options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
-        transform = _transform(classifier.companions, classifier.module.shape.channels)
+        transform = _transform(classifier.companions, classifier.module.shape.channels, options)
         return ImagePack.prepare(spec, directory, transform, options, log.warning)
 
     @override
     def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:
-        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels)
+        options = options_of_model(config.data, classifier.companions.pictures)
+        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels, options)
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
@@ -212,7 +227,7 @@ def _task(context: Context, kind: Kind) -> ImageTask:
 
 
 def _normalise(context: Context) -> Normalise:
-    """What turns uint8 images into the model's input, on the device."""
+    """What turns images of the pack into the model's input, on the device."""
     processor, like = context.model.processor, next(context.model.module.parameters())
     return Normalise(processor.mean, processor.std).to(context.device, like.dtype)
 
@@ -222,8 +237,11 @@ def _written_processor(context: Context) -> ImageProcessor:
     return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
 
 
-def _transform(processor: ImageProcessor, channels: int) -> Transform:
-    return Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+def _transform(processor: ImageProcessor, channels: int, options: DataConfig) -> Transform:
+    mean, std = processor.mean, processor.std
+    if options.normalise == "dataset":  # what the pack's own pixels decide is no part of how they are made
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    return replace(Transform(processor.height, processor.width, channels, mean, std), pixels=options.pixels)
 
 
 IMAGES = Images()

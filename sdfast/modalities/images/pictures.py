@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from sdfast.data.config import KEEP, DataConfig
-from sdfast.data.items import LARGEST_FILE
+from sdfast.data.items import LARGEST_FILE, Item, Source, known_items
 from sdfast.durable import read_json
 from sdfast.errors import UserError
-from sdfast.modalities.images.decode import BrokenImage, ceiling, decoding, picture
+from sdfast.modalities.images.decode import BrokenImage, decode, decoding, picture, samples
 from sdfast.modalities.images.levels import FULL, Range
+from sdfast.modalities.images.pack import common_range
+from sdfast.modalities.images.processor import KEPT_AS, ImageProcessor
+from sdfast.modalities.images.transform import Transform
 from sdfast.regular import read_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
-PROCESSOR_FILE, KEPT_AS = "preprocessor_config.json", "sdfast_pictures"
+PROCESSOR_FILE = "preprocessor_config.json"
 _KEYS = ("background", "exif_rotation", "range")
+_LATER_KEYS = ("pixels", "nan")  # kept where they are not at their defaults
 _BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose folder says nothing
 
 
 def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
     """The options (of the `data` section, the range of a pack) that turn a file into colours, as a JSON value."""
-    return options.model_copy(update={"range": levels or options.range}).model_dump(mode="json", include=set(_KEYS))
+    later = {key for key in _LATER_KEYS if getattr(options, key) != DataConfig.model_fields[key].default}
+    kept = options.model_copy(update={"range": levels or options.range})
+    return kept.model_dump(mode="json", include={*_KEYS, *later})
 
 
 def options_of_model(options: DataConfig, kept: Any) -> DataConfig:
@@ -44,7 +52,9 @@ def options_of_model(options: DataConfig, kept: Any) -> DataConfig:
     try:
         if not isinstance(values, Mapping):
             raise TypeError
-        return DataConfig(**{**options.model_dump(), **{key: values[key] for key in _KEYS if key in values}})
+        plain = {key: DataConfig.model_fields[key].default for key in _LATER_KEYS}
+        known = {key: values[key] for key in (*_KEYS, *_LATER_KEYS) if key in values}
+        return DataConfig(**{**options.model_dump(), **plain, **known})
     except (TypeError, ValidationError) as error:
         raise UserError(
             f"{KEPT_AS} in the model's {PROCESSOR_FILE} does not describe pictures as sdfast writes it; copy the model "
@@ -67,17 +77,67 @@ def open_picture(file: str | Path, model: str | Path) -> Image:
         PIL image, 8 bits a channel, mode RGB.
 
     Raises:
+        UserError: the folder is no model's, or one's of other channels; or the file is no picture that can be used.
+    """
+    options, transform = _how(model)
+    if transform.channels not in (1, 3):
+        raise UserError(
+            f"{model} takes {transform.channels} channels, and PIL has no such picture; give open_pixels of the same"
+            " module, which gives the model's input."
+        )
+    with _opened(file, options, transform) as (raw, levels):
+        return picture(raw, options, levels).convert("RGB")
+
+
+def open_pixels(file: str | Path, model: str | Path) -> Tensor:
+    """A picture as the input of a model, as `sdfast eval` sees it: of any number of channels and type of pixels.
+
+    It is read and stretched as for `open_picture`, brought to the model's size, and normalised.
+
+    Args:
+        file: of the picture.
+        model: folder of a model that sdfast has written.
+
+    Returns:
+        [1, C, H, W] float32: `pixel_values` of a model of transformers.
+
+    Raises:
         UserError: the folder is no model's, or the file is no picture that can be used.
     """
-    processor = read_json(Path(model) / PROCESSOR_FILE)
-    if not isinstance(processor, dict):
+    import torch
+
+    from sdfast.modalities.images.reader import Normalise
+
+    options, transform = _how(model)
+    with _opened(file, options, transform) as (raw, levels):
+        row, _ = decode(raw, transform, options, levels=levels)
+    return Normalise(transform.mean, transform.std)(torch.from_numpy(row.copy())[None])
+
+
+def _how(model: str | Path) -> tuple[DataConfig, Transform]:
+    """The options that a model was trained with, and what brings a picture to its input."""
+    value = read_json(Path(model) / PROCESSOR_FILE)
+    if not isinstance(value, dict):
         raise UserError(f"{model} has no {PROCESSOR_FILE}; give the folder of a model that sdfast has written.")
-    options = options_of_model(DataConfig(), processor.get(KEPT_AS))
+    options = options_of_model(DataConfig(), value.get(KEPT_AS))
+    processor = ImageProcessor.from_json(value)
+    mean, std = processor.mean, processor.std
+    return options, Transform(processor.height, processor.width, len(mean), mean, std, pixels=options.pixels)
+
+
+@contextlib.contextmanager
+def _opened(file: str | Path, options: DataConfig, transform: Transform) -> Iterator[tuple[bytes, Range | None]]:
+    """A file's bytes and the range of its picture, where it needs one that the options do not say.
+
+    Raises:
+        UserError: it is no picture that can be used; whatever is done with it may raise BrokenImage.
+    """
     try:
         raw = read_regular(file, LARGEST_FILE)
         with decoding(options):
-            top = ceiling(raw, options)[0] if options.range == "auto" else 0
-            return picture(raw, options, (0.0, float(top)) if top else None).convert("RGB")
+            alone = Source(str(file), "file", None, {"train": known_items([Item(str(file), None, lambda: raw)])})
+            looked_for = isinstance(options.range, str) and samples(raw, options, transform) is not None
+            yield raw, common_range(alone, options, transform, 1).levels if looked_for else None
     except (OSError, BrokenImage) as error:
         reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise UserError(f"{file}: {reason}.") from error

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.pictures import KEPT_AS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -16,6 +15,7 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 _BILINEAR, _BICUBIC = 2, 3  # PIL's numbers
 _FILTERS = {0: "nearest-neighbour", 1: "Lanczos", _BICUBIC: "bicubic", 4: "box", 5: "Hamming"}
 _FILE = "preprocessor_config.json"
+KEPT_AS = "sdfast_pictures"  # in it: what transformers passes over, see `sdfast.modalities.images.pictures`
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,17 @@ class ImageProcessor:
         return replace(self, height=height, width=width)
 
     def with_channels(self, channels: int) -> ImageProcessor:
-        """The same size for another number of channels: one value is repeated, several are averaged into one each."""
+        """The same size for another number of channels: the values are averaged for one, and take turns for several."""
         if len(self.mean) == channels:
             return self
-        mean, std = (math.fsum(values) / len(values) for values in (self.mean, self.std))
+        if channels > 1:
+            turns = range(channels)
+            mean, std = (tuple(each[turn % len(each)] for turn in turns) for each in (self.mean, self.std))
+            return replace(self, mean=mean, std=std)
         if len(set(self.mean)) == 1 and len(set(self.std)) == 1:  # no rounding of a mean of equal numbers
-            mean, std = self.mean[0], self.std[0]
-        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+            return replace(self, mean=self.mean[:1], std=self.std[:1])
+        mean, std = ((math.fsum(values) / len(values),) for values in (self.mean, self.std))
+        return replace(self, mean=mean, std=std)
 
 
 def replaced_steps(value: Mapping[str, Any]) -> str:
