@@ -120,8 +120,8 @@ def test_floating_point_with_a_range_of_its_own() -> None:
 def test_pixels_without_a_known_range_are_refused() -> None:
     for levels in (None, FULL):  # what others of the source have says nothing of it
         assert reason(tiff(np.ones((H, W, 1), np.float32), 1), levels) == (
-            "floating-point pixels have no known range; set data.range=[LOW,HIGH], or save it with 8 or 16 bits a "
-            "channel"
+            "floating-point pixels have no known range; set data.range=[LOW,HIGH] or percentile, or save it with 8 "
+            "or 16 bits a channel"
         )
     assert reason(tiff(np.full((H, W, 1), -5, np.int16), 1)).startswith("pixels of -5 to -5, outside 0..65535, have no")
     assert "65,536" in reason(tiff(np.full((H, W, 1), 65536, np.uint32), 1))

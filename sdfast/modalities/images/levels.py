@@ -32,7 +32,7 @@ FULL: Pair = (0.0, 65535.0)
 EIGHT: Pair = (0.0, 255.0)
 _GREY_ALPHA = "LA;16B"  # a PNG of 16-bit grey and alpha
 _OTHER_BYTES = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_HOW = "set data.range=[LOW,HIGH], or save it with 8 or 16 bits a channel"
+_HOW = "set data.range=[LOW,HIGH] or percentile, or save it with 8 or 16 bits a channel"
 _NAN = "it has pixels that are not a number; data.nan=NUMBER fills them"
 
 

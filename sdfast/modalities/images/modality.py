@@ -107,7 +107,7 @@ class Images(Modality):
 
     @override
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
-        processor, pixels = context.model.processor, context.pack.transform.pixels
+        processor, pixels = context.model.processor, context.config.data.pixels
         found = {"mean and std": [list(processor.mean), list(processor.std)]}
         return found if pixels == "uint8" else {**found, "pixels": pixels}
 

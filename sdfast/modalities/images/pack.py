@@ -206,7 +206,7 @@ class ImagePackBuilder(PackBuilder):
             if colour != KEEP
             else "of which the colours are kept without the transparency (data.background=white puts them on white)",
             "range": self._range_in_words(),
-            "nan": f"{self.options.nan}",
+            "nan": f"{self.options.nan:g}" if self.options.nan is not None else "",
             "channels": str(self.how.channels),
             "kept": f"{self.how.channels} are" if self.how.channels > 1 else "one is",
         }
