@@ -61,7 +61,7 @@ class Context:
         return evaluation_split(self.pack)[1]
 
     def train_of(self, kind: Kind) -> Any:
-        """What a kind of stage sees of the split that is trained on: of texts possibly its chunks."""
+        """What a kind of stage sees of the split that is trained on: possibly chunks of texts, or tiles of images."""
         return self.modality.training_split(self.pack, self.config, kind)
 
     def section(self, kind: Kind) -> OptimisationConfig:
@@ -79,7 +79,7 @@ class Context:
         """[n] int64: the class of each of `train_rows`, where as many of each are taken; None where they are not."""
         if kind != "finetune" or self.config.finetune.sampling != "balanced":
             return None
-        return torch.from_numpy(labels_of(self.train))[self.train_rows(kind)]
+        return torch.from_numpy(labels_of(self.train_of(kind)))[self.train_rows(kind)]
 
     def read(self, split: Any) -> Reader:
         """The function that brings rows of a split to the device; made once, as on a GPU it may hold its images."""

@@ -30,6 +30,19 @@ class DataConfig(BaseModel):
         description="height and width in pixels, one number for a square; the model's when not given",
         json_schema_extra={"of": "images"},
     )
+    resize: Literal["squash", "pad", "crop"] | None = Field(
+        default=None,
+        description="how an image comes to that size: `squash` (what is done when not given) does not keep its aspect; "
+        "`pad` does, and fills the rest evenly on both sides with `background` (with `keep`: black); `crop` does, and "
+        "takes the centre",
+        json_schema_extra={"of": "images"},
+    )
+    tile: int | tuple[int, int] | None = Field(
+        default=None,
+        description="an image larger than so many of its own pixels (height and width, one number for a square) is cut "
+        "into tiles that cover it, each a row; evaluation averages their probabilities; no tiles when not given",
+        json_schema_extra={"of": "images"},
+    )
     channels: int | None = Field(
         default=None,
         ge=1,
@@ -102,8 +115,8 @@ class DataConfig(BaseModel):
     )
     background: str = Field(
         default="white",
-        description="what lies under transparent pixels: a colour (white, '#rrggbb', 'rgb(r, g, b)'), or `keep`: the "
-        "colours that the file stores there",
+        description="what lies under transparent pixels (and beside an image, with `resize` pad): a colour (white, "
+        "'#rrggbb', 'rgb(r, g, b)'), or `keep`: the colours that the file stores there",
         json_schema_extra={"of": "images"},
     )
     range: Literal["auto", "percentile"] | tuple[float, float] | tuple[tuple[float, float], ...] = Field(
@@ -171,7 +184,7 @@ class DataConfig(BaseModel):
         json_schema_extra={"of": "texts"},
     )
 
-    @field_validator("image_size")
+    @field_validator("image_size", "tile")
     @classmethod
     def _positive_size(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
         if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:

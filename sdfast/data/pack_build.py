@@ -33,7 +33,7 @@ class Converted:
         name: of the item.
         label: -1 where it has none.
         record: see `item_record`.
-        contents: [k, *shape]: an image alone, or the ids of a document.
+        contents: [k, *shape]: an image alone or its tiles, or the ids of a document.
         digest: of the contents.
         text_digest: of the text; none of an image.
         rest: what is kept of it beside its contents: the further ids of a long document.

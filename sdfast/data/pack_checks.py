@@ -27,7 +27,8 @@ class Rows:
         names: [n].
         labels: [n] int64, -1 where there is none.
         digests: [n, 32] uint8.
-        lengths: [n] int64, elements of the contents: tokens of a document, 1 of an image; None where nobody asks.
+        lengths: [n] int64, elements of the contents: tokens of a document, of an image 1 or its tiles; None where
+            nobody asks.
         text_digests: [n, 32] uint8, of the texts; None of images.
     """
 
@@ -183,7 +184,7 @@ def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
         return []
     _, first, counts = np.unique(train.digests, axis=0, return_index=True, return_counts=True)
     copies, total, one, plural = int(np.sum(counts - 1)), len(train.names), tally.modality.one, tally.modality.plural
-    if copies < _MANY_COPIES and (copies < _FEW or copies < _MANY_SHARE * total):
+    if not are_many(copies, total):
         return []
     most = int(np.argmax(counts))
     return [
@@ -191,6 +192,11 @@ def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
         f"frequent one is there {int(counts[most]):,} times ({train.names[first[most]]}). Look whether they should "
         "differ; else remove the copies, as each counts in training."
     ]
+
+
+def are_many(count: int, total: int) -> bool:
+    """Whether so many of all are worth a sentence: 100, or 5 % of them and at least 3."""
+    return count >= _MANY_COPIES or (count >= _FEW and count >= _MANY_SHARE * total)
 
 
 def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:

@@ -80,7 +80,7 @@ _HOW = {
 }
 
 
-def write_card(config: Config, modality: ModalityName, folder: Path, stage: str, steps: int) -> None:
+def write_card(config: Config, modality: ModalityName, folder: Path, stage: str, steps: int, further: str = "") -> None:
     """Write `README.md` into the folder of a stage's model; it names no path of this machine.
 
     Args:
@@ -89,6 +89,7 @@ def write_card(config: Config, modality: ModalityName, folder: Path, stage: str,
         folder: of the model.
         stage: that made it.
         steps: of the optimiser in that stage.
+        further: what else a user of the model has to know, a paragraph.
     """
     spec, kind = config.model_spec, (modality, stage == "finetune")
     ours = MODELS.get(spec)
@@ -105,6 +106,7 @@ def write_card(config: Config, modality: ModalityName, folder: Path, stage: str,
             f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
             _HOW[kind],
+            *([further] if further else ()),
             "The licence of the model that it was made from holds for these weights too; sdfast adds no terms.",
             "",
         ]

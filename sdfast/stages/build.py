@@ -52,7 +52,7 @@ def build_stage(
         UserError: masks that leave nothing to do, or an engine that cannot do the stage.
     """
     kind, config, engine = stage.kind, context.section(stage.kind), context.config.engine
-    modality, train, seed = context.modality, context.train, seed_of(context, stage)
+    modality, train, seed = context.modality, context.train_of(kind), seed_of(context, stage)
     if kind == "finetune":
         names = context.pack.class_names
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
@@ -70,7 +70,7 @@ def build_stage(
     prepare(objective.module, engine, context.device, config.steps, context.config.zero, running_teacher(objective))
     data = TrainingData(
         modality.order(context, kind, seed),
-        read or context.read(context.train_of(kind)),
+        read or context.read(train),
         modality.unit,
         lambda: modality.flops(context, kind),
     )

@@ -62,7 +62,7 @@ def _of_the_teacher(context: Context, precision: str) -> dict[str, Any]:
 
 def _of_the_evaluation(context: Context, rows: NDArray[np.int64]) -> dict[str, Any]:
     """Labels, and what is evaluated on."""
-    name, train, test = context.modality.name, context.train, context.test
+    name, train, test = context.modality.name, context.train_of("finetune"), context.test
     tested = labelled_rows(test).numpy()
     found = {
         "train labels": sha256_array(labels_of(train)[rows]),

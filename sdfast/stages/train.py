@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdfast.context import Context
+from sdfast.context import Context, Reader, rows_of
 from sdfast.durable import copy_folder
 from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
@@ -151,7 +151,8 @@ def _evaluated(context: Context, module: Any) -> tuple[dict[str, float], dict[st
     finish(module)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
-    on_train = classification_metrics(*_answers(context, module, train, context.train_rows("finetune")))
+    read, trained = context.read(context.train_of("finetune")), rows_of(train, context.config, "finetune")
+    on_train = classification_metrics(*_answers(context, module, train, trained, read))
     answers = {"test": _answers(context, module, test, labelled_rows(test))}
     on_test = classification_metrics(*answers["test"])
     metrics = reported_metrics(on_test, len(names)) | {"train_loss": on_train["loss"]}
@@ -185,9 +186,11 @@ def _dev_metric(context: Context) -> str:
     return dev_metric(context.paper_metric, context.modality.name)
 
 
-def _answers(context: Context, module: nn.Module, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _answers(
+    context: Context, module: nn.Module, split: Any, rows: Tensor, read: Reader | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits [n, classes] and labels [n] of some rows, which the processes share out; each of them gets all."""
     ranks, modality = context.ranks, context.modality
     companions, share = modality.companions(context.model), rows[context.ranks.part(len(rows))]
-    logits = modality.predict(module, companions, split, share, context.read(split))
+    logits = modality.predict(module, companions, split, share, read or context.read(split))
     return torch.cat(ranks.exchange(logits)), torch.from_numpy(labels_of(split))[rows]

@@ -515,3 +515,22 @@ def test_wrong_values_are_one_sentence(wrong: str) -> None:
 
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
         Config().changed([wrong])
+
+
+# Bands of another aspect, and in tiles.
+
+
+def test_bands_are_padded_cropped_and_cut_band_by_band() -> None:
+    whole, small = samples(5, "uint8", 255), {"height": 4, "width": 4}
+    options = DataConfig(resize="pad", background="#ff8000")
+    padded = decode(npy(whole), transform(5, **small).with_options(options), options)[0]
+    luma = round(0.299 * 255 + 0.587 * 128)
+    for band in range(5):  # 6 x 8 becomes 3 x 4
+        image = Image.fromarray(whole[..., band]).resize((4, 3), Image.Resampling.BILINEAR)
+        assert np.array_equal(padded[:3, :, band], np.asarray(image)) and (padded[3, :, band] == luma).all()
+    deep, options = samples(5), DataConfig(tile=(6, 4), pixels="uint16", range=(0, 65535))
+    tiles = decode(npy(deep), transform(5, height=6, width=4).with_options(options), options)[0]
+    assert tiles.dtype == np.uint16 and np.array_equal(tiles, np.stack([deep[:, :4], deep[:, 4:]]))
+    options = DataConfig(resize="crop", pixels="uint16", range=(0, 65535))
+    cropped = decode(npy(deep), transform(5, height=6, width=6).with_options(options), options)[0]
+    assert np.array_equal(cropped, deep[:, 1:7])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 WHITE = {"uint8": 255, "uint16": 65535, "float16": 1}  # what white is in a pack, by the type of its pixels
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _matched(values: NDArray[Any], channels: int) -> NDArray[Any]:
     """[H, W, B] as [H, W, channels]: the luma of three for one, one repeated, the first of more."""
     found = values.shape[2]
     if channels == 1 and found == 3:
-        return np.asarray(values @ np.asarray(_LUMA))[..., None]
+        return np.asarray(values @ np.asarray(LUMA))[..., None]
     return values.repeat(channels, axis=2) if found == 1 else values[..., :channels]
 
 

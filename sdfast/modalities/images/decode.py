@@ -50,6 +50,7 @@ ANIMATED, ROTATED, TRANSPARENT, GREY16, CMYK = FRAMES, "exif_rotation", "transpa
 COLOUR16, CUT16, CLIPPED, EXTRA_BANDS, PROFILE = "colour16", "cut16", "clipped", "extra_bands", "colour_profile"
 BANNER, BLANK, FAINT, BANDS16, REPEATED, MORE_BANDS = "banner", "blank", "faint", "bands16", "repeated", "bands_"
 FILLED = "filled"
+OTHER_ASPECT, TILED = "other_aspect", "tiled"
 FAINT_BELOW = 1.0  # standard deviation, of 255, in every channel of a row
 
 
@@ -58,7 +59,12 @@ class BrokenImage(Exception):
 
 
 def decode(
-    raw: Raw | OSError, transform: Transform, options: DataConfig, banner: int = 0, levels: Range | None = None
+    raw: Raw | OSError,
+    transform: Transform,
+    options: DataConfig,
+    banner: int = 0,
+    levels: Range | None = None,
+    sizes: list[tuple[int, int]] | None = None,
 ) -> tuple[NDArray[Any], frozenset[str]]:
     """The row of an item's content.
 
@@ -72,9 +78,10 @@ def decode(
         options: `max_pixels`, `background`, `exif_rotation` and `range`.
         banner: see `Item`.
         levels: the range of the source, for images of more than 8 bits a channel where `options.range` is none.
+        sizes: the width and height of the image before it is resized is added to it.
 
     Returns:
-        row: [height, width, channels] of the transform's type.
+        row: [height, width, channels] of the transform's type; of one that cuts tiles [k, height, width, channels].
         notes: which of `ANIMATED`, `ROTATED`, ..., `BLANK`, `FAINT` the image was; and `MORE_BANDS` with its number of
             bands where some are not used.
 
@@ -89,6 +96,8 @@ def decode(
         if banner:
             image = image.crop((0, 0, image.width, image.height - banner))
             notes.add(BANNER)
+        if sizes is not None:
+            sizes.append(image.size)
         row = transform.apply(image)
         pixels = row.reshape(-1, row.shape[-1])
         if (pixels == pixels[0]).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from sdfast.errors import UserError
 from sdfast.modalities.images.decode import BrokenImage, decode, decoding, picture, samples
 from sdfast.modalities.images.levels import FULL, Range
 from sdfast.modalities.images.pack import common_range
-from sdfast.modalities.images.processor import KEPT_AS, ImageProcessor
+from sdfast.modalities.images.processor import HALF, KEPT_AS, ImageProcessor
 from sdfast.modalities.images.transform import Transform
 from sdfast.regular import read_regular
 
@@ -26,15 +27,20 @@ if TYPE_CHECKING:
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _KEYS = ("background", "exif_rotation", "range")
-_LATER_KEYS = ("pixels", "nan")  # kept where they are not at their defaults
+_LATER_KEYS = ("pixels", "nan", "resize", "tile")  # kept where they are not at their defaults
 _BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose folder says nothing
 
 
 def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
     """The options (of the `data` section, the range of a pack) that turn a file into colours, as a JSON value."""
-    later = {key for key in _LATER_KEYS if getattr(options, key) != DataConfig.model_fields[key].default}
-    kept = options.model_copy(update={"range": levels or options.range})
-    return kept.model_dump(mode="json", include={*_KEYS, *later})
+    done = options.model_copy(update={"range": levels or options.range, "resize": _resize(options)})
+    later = {key for key in _LATER_KEYS if getattr(done, key) != DataConfig.model_fields[key].default}
+    return done.model_dump(mode="json", include={*_KEYS, *later})
+
+
+def _resize(options: DataConfig) -> str | None:
+    """None for what is done when nothing is given."""
+    return None if options.resize == "squash" else options.resize
 
 
 def options_of_model(options: DataConfig, kept: Any) -> DataConfig:
@@ -67,7 +73,8 @@ def open_picture(file: str | Path, model: str | Path) -> Image:
 
     It is upright, its transparent pixels lie on the background that the model was trained with, and samples of more
     than 8 bits are stretched by the range that the model was trained with (one that was not trained with any: by the
-    picture's own, as `data.range=auto` does for a source of this picture alone).
+    picture's own, as `data.range=auto` does for a source of this picture alone). Where the model was trained with
+    `data.resize=pad` or `crop` it has the model's size already, so that no processor changes it.
 
     Args:
         file: of the picture.
@@ -77,16 +84,17 @@ def open_picture(file: str | Path, model: str | Path) -> Image:
         PIL image, 8 bits a channel, mode RGB.
 
     Raises:
-        UserError: the folder is no model's, or one's of other channels; or the file is no picture that can be used.
+        UserError: the folder is no model's, or one's of other channels or that was trained on tiles; or the file is no
+            picture that can be used.
     """
     options, transform = _how(model)
-    if transform.channels not in (1, 3):
+    if transform.tile is not None:
         raise UserError(
-            f"{model} takes {transform.channels} channels, and PIL has no such picture; give open_pixels of the same"
-            " module, which gives the model's input."
+            f"{model} was trained on tiles (data.tile), and a picture may be several; give open_tiles of the same"
+            " module, and take the mean of their probabilities."
         )
-    with _opened(file, options, transform) as (raw, levels):
-        return picture(raw, options, levels).convert("RGB")
+    image = _colours(file, model, options, transform)
+    return image if transform.resize == "squash" else _images(transform, image)[0]
 
 
 def open_pixels(file: str | Path, model: str | Path) -> Tensor:
@@ -99,7 +107,7 @@ def open_pixels(file: str | Path, model: str | Path) -> Tensor:
         model: folder of a model that sdfast has written.
 
     Returns:
-        [1, C, H, W] float32: `pixel_values` of a model of transformers.
+        [1, C, H, W] float32: `pixel_values` of a model of transformers; of one that was trained on tiles [k, C, H, W].
 
     Raises:
         UserError: the folder is no model's, or the file is no picture that can be used.
@@ -111,7 +119,28 @@ def open_pixels(file: str | Path, model: str | Path) -> Tensor:
     options, transform = _how(model)
     with _opened(file, options, transform) as (raw, levels):
         row, _ = decode(raw, transform, options, levels=levels)
-    return Normalise(transform.mean, transform.std)(torch.from_numpy(row.copy())[None])
+    rows = row if transform.tile is not None else row[None]
+    return Normalise(transform.mean, transform.std)(torch.from_numpy(rows.copy()))
+
+
+def open_tiles(file: str | Path, model: str | Path) -> list[Image]:
+    """The tiles of a picture as `sdfast eval` sees them, for a model that was trained with `data.tile`.
+
+    `eval` takes the mean of their probabilities. Of a picture that is not larger than a tile, and for a model that was
+    trained on whole pictures, there is one.
+
+    Args:
+        file: of the picture.
+        model: folder of a model that sdfast has written.
+
+    Returns:
+        PIL images of the model's size, 8 bits a channel, mode RGB.
+
+    Raises:
+        UserError: the folder is no model's, or the file is no picture that can be used.
+    """
+    options, transform = _how(model)
+    return _images(transform, _colours(file, model, options, transform))
 
 
 def _how(model: str | Path) -> tuple[DataConfig, Transform]:
@@ -122,7 +151,19 @@ def _how(model: str | Path) -> tuple[DataConfig, Transform]:
     options = options_of_model(DataConfig(), value.get(KEPT_AS))
     processor = ImageProcessor.from_json(value)
     mean, std = processor.mean, processor.std
-    return options, Transform(processor.height, processor.width, len(mean), mean, std, pixels=options.pixels)
+    whole = Transform(processor.height, processor.width, len(mean), mean, std)
+    return options, whole.with_options(options)
+
+
+def _colours(file: str | Path, model: str | Path, options: DataConfig, transform: Transform) -> Image:
+    """A picture of 8-bit colours before it is resized."""
+    if transform.channels not in (1, 3):
+        raise UserError(
+            f"{model} takes {transform.channels} channels, and PIL has no such picture; give open_pixels of the same"
+            " module, which gives the model's input."
+        )
+    with _opened(file, options, transform) as (raw, levels):
+        return picture(raw, options, levels).convert("RGB")
 
 
 @contextlib.contextmanager
@@ -141,3 +182,10 @@ def _opened(file: str | Path, options: DataConfig, transform: Transform) -> Iter
     except (OSError, BrokenImage) as error:
         reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise UserError(f"{file}: {reason}.") from error
+
+
+def _images(transform: Transform, image: Image) -> list[Image]:
+    from PIL import Image as images
+
+    rows = replace(transform, channels=3, mean=HALF, std=HALF, pixels="uint8").apply(image)
+    return [images.fromarray(row) for row in (rows if transform.tile is not None else rows[None])]
