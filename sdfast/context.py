@@ -188,6 +188,10 @@ class Modality(ABC):
             folder: where that is: a folder, or a hub id.
         """
 
+    def fitted(self, model: Any, pack: Any, config: Config) -> Any:
+        """A model as given, with what it takes from the pack where the configuration says so; both stay as they are."""
+        return model
+
     @abstractmethod
     def open_pack(self, directory: Path) -> Any:
         """A pack that is there."""

@@ -198,7 +198,8 @@ class Pipeline:
     def context(self) -> Context:
         """What the stages work with."""
         pack = self.pack
-        return Context(self.config, self.modality, self.device, self.ranks, self.initial, pack)
+        model = self.modality.fitted(self.initial, pack, self.config)
+        return Context(self.config, self.modality, self.device, self.ranks, model, pack)
 
     @cached_property
     def _maker(self) -> Maker:
@@ -299,7 +300,8 @@ class Pipeline:
         def context() -> Context:
             shape_only = replace(self.initial, module=nn.Module())  # its weights make room for those of the stage
             pack = self.modality.open_pack(self.out / "pack")
-            return Context(self.config, self.modality, self.device, self.ranks, shape_only, pack)
+            model = self.modality.fitted(shape_only, pack, self.config)
+            return Context(self.config, self.modality, self.device, self.ranks, model, pack)
 
         return export_stage(self.out, context, stage, Path(to))
 

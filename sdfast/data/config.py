@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 _LONGEST_SIDE = 1 << 16
+_MOST_CHANNELS = 1024
 KEEP = "keep"  # as a background: the colours under the transparency, as stored
 NO_COLUMN = "none"  # as `label_key` or `split_key`: do without such a column
 
@@ -55,8 +56,10 @@ class DataConfig(BaseModel):
     )
     channels: int | None = Field(
         default=None,
-        description="3 (RGB) or 1 (grey); the model's when not given",
-        json_schema_extra={"enum": [1, 3, None], "of": "images"},
+        ge=1,
+        le=_MOST_CHANNELS,
+        description="3 (RGB), 1 (grey), or as many bands as the images have; the model's when not given",
+        json_schema_extra={"of": "images"},
     )
     limit: int | None = Field(
         default=None,
@@ -154,10 +157,30 @@ class DataConfig(BaseModel):
         "'#rrggbb', 'rgb(r, g, b)'), or `keep`: the colours that the file stores there",
         json_schema_extra={"of": "images"},
     )
-    range: Literal["auto"] | tuple[float, float] = Field(
+    range: Literal["auto", "percentile"] | tuple[float, float] | tuple[tuple[float, float], ...] = Field(
         default="auto",
-        description="samples of more than 8 bits that become black and white, [LOW, HIGH]; `auto` is from 0 to the "
-        "least 2^k - 1 that holds every sample of the source",
+        description="samples of more than 8 bits that become black and white, [LOW, HIGH], or such a pair for each "
+        "band; `auto` is from 0 to the least 2^k - 1 that holds every sample of the source, `percentile` for each band "
+        "from the 1st to the 99th percentile of its samples",
+        json_schema_extra={"of": "images"},
+    )
+    nan: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="sample that pixels which are not a number become; when not given, an image with such counts as "
+        "broken",
+        json_schema_extra={"of": "images"},
+    )
+    pixels: Literal["uint8", "uint16", "float16"] = Field(
+        default="uint8",
+        description="type of a pixel in the pack: 256 levels between black and white, 65,536, or floating point from "
+        "0 to 1",
+        json_schema_extra={"of": "images"},
+    )
+    normalise: Literal["model", "dataset"] = Field(
+        default="model",
+        description="mean and standard deviation by which pixels are normalised: the model's, or each channel's over "
+        "the train split, which then go into the trained model's preprocessor_config.json",
         json_schema_extra={"of": "images"},
     )
     max_pixels: int = Field(
@@ -253,17 +276,18 @@ class DataConfig(BaseModel):
     @field_validator("range", mode="before")
     @classmethod
     def _ascending(cls, value: Any) -> Any:
-        pair = isinstance(value, list | tuple) and [isinstance(end, int | float) for end in value] == [True, True]
-        if value != "auto" and not (pair and math.isfinite(value[1] - value[0]) and value[0] < value[1]):
-            raise ValueError("must be auto or two numbers, [LOW,HIGH], the lower first")
+        several = isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_range, value))
+        if value not in ("auto", "percentile") and not several and not _is_range(value):
+            raise ValueError(
+                "must be auto, percentile, two numbers, [LOW,HIGH], the lower first, or such a pair for each band"
+            )
         return value
 
-    @field_validator("channels")
-    @classmethod
-    def _one_or_three(cls, value: int | None) -> int | None:
-        if value not in (None, 1, 3):
-            raise ValueError("must be 1 (grey) or 3 (RGB)")
-        return value
+
+def _is_range(value: Any) -> bool:
+    """Whether it is two finite numbers, the lower first."""
+    pair = isinstance(value, list | tuple) and [isinstance(end, int | float) for end in value] == [True, True]
+    return pair and math.isfinite(value[1] - value[0]) and value[0] < value[1]
 
 
 DIVIDING = frozenset(("folds", "fold", "group", "shared_groups"))

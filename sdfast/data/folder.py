@@ -60,6 +60,7 @@ def open_folder(
     * Links are followed, also out of the folder: people keep data sets as folders of links. What a link leads to has to
       be a folder or a regular file.
     * `check` is asked about the folders of classes, where there are no splits.
+    * Arrays (.npy) and DICOM files (.dcm) are images where there is no other image, and passed over beside others.
     * Hidden files and what file managers leave behind are passed over; files of other kinds are counted.
 
     Raises:
@@ -72,20 +73,24 @@ def open_folder(
     splits = _split_folders(root, folders)
     if modality is IMAGES and not splits:
         check(root, folders)
-    found = {
-        split: _read_split(root, directory, options, modality)
-        for split, directory in (splits or {"train": root}).items()
-    }
+    for suffixes in (modality.suffixes, modality.rarer_suffixes):
+        found = {
+            split: _read_split(root, directory, options, modality, suffixes)
+            for split, directory in (splits or {"train": root}).items()
+        }
+        if any(entry.items for entry in found.values()):
+            break
     others = [name for entry in found.values() for name in entry.others]
     found = {split: entry for split, entry in found.items() if entry.items}
     if not found:
         ignored = f" ({len(others)} other files, the first: {others[0]})" if others else ""
         raise UserError(
             f"no {modality.plural} in {root}{ignored}; {modality.a_folder} holds "
-            f"{', '.join(sorted(modality.suffixes))} files{_of_the_other_kind(others, modality)}."
+            f"{', '.join(sorted(modality.suffixes | modality.rarer_suffixes))} files"
+            f"{_of_the_other_kind(others, modality)}."
         )
     plural = modality.plural
-    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in modality.suffixes]
+    beside = [entry.name for entry in sorted(root.iterdir()) if entry.suffix.lower() in suffixes]
     met = {
         f"Files in {root.name} that are not {plural} and were passed over": others,
         f"Class folders without {plural}, which are no classes": [name for f in found.values() for name in f.empty],
@@ -166,7 +171,9 @@ def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
     return None not in choose_names(header, options, IMAGES, str(table))
 
 
-def _read_split(root: Path, directory: Path, options: DataConfig, modality: Modality) -> _Found:
+def _read_split(
+    root: Path, directory: Path, options: DataConfig, modality: Modality, suffixes: frozenset[str]
+) -> _Found:
     found = _Found()
     prefix = "" if directory == root else f"{directory.name}/"
     if _lists_labels(directory / _METADATA, options, modality):
@@ -190,9 +197,9 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
             )
         inside[folder] = _walk(directory, folder)
     for label, names in inside.items():
-        items = [name for name in names if os.path.splitext(name)[1].lower() in modality.suffixes]
+        items = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
         found.items += [(prefix + name, label) for name in items]
-        found.others += [prefix + name for name in names if os.path.splitext(name)[1].lower() not in modality.suffixes]
+        found.others += [prefix + name for name in names if os.path.splitext(name)[1].lower() not in suffixes]
         if label is not None and not items:
             found.empty.append(prefix + label)
     found.items.sort()

@@ -29,6 +29,8 @@ class Modality:
         usual_columns: its usual names in parquet files and Hugging Face data sets.
         held_as: what such a column holds, the surest first.
         suffixes: of its files in folders, in lower case.
+        rarer_suffixes: of files that are its own where a folder has none of `suffixes`; beside them they may be
+            something else.
         accepted: what --data takes, for a sentence.
         otherwise: what to do when a source is of the other kind, for the end of a sentence.
     """
@@ -44,6 +46,7 @@ class Modality:
     usual_columns: Sequence[str]
     held_as: Sequence[Held]
     suffixes: frozenset[str]
+    rarer_suffixes: frozenset[str]
     accepted: str
     otherwise: str
 
@@ -87,6 +90,7 @@ IMAGES = Modality(
     usual_columns=("image", "img", "images", "jpg", "png"),
     held_as=("image", "bytes"),
     suffixes=frozenset(f".{suffix}" for suffix in (*_PICTURES, *_MORE_PICTURES)),
+    rarer_suffixes=frozenset((".npy", ".dcm")),
     accepted="an image folder, a .csv or .jsonl list, a parquet file or folder, tar shards, a saved Hugging Face data "
     "set, IDX files, an unpacked data set of the paper, or the id of a hub data set",
     otherwise="texts need a model of text: name a BERT or RoBERTa by --model, or take the bundled one by "
@@ -104,6 +108,7 @@ TEXTS = Modality(
     usual_columns=("text", "sentence", "document", "content", "texts"),
     held_as=("text",),
     suffixes=frozenset((".txt",)),
+    rarer_suffixes=frozenset(),
     accepted="a .jsonl, .csv, .tsv, .txt or parquet file, a folder of them (train, dev, test) or of .txt files per "
     "class, tar shards, a saved Hugging Face data set, or the id of a hub data set",
     otherwise="images need a model of images, and this is one of text: name another by --model",

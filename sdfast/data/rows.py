@@ -72,7 +72,7 @@ def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return magic + text.encode().ljust(_HEADER - 11) + b"\n"
 
 
-def row_digest(row: NDArray[np.uint8]) -> bytes:
+def row_digest(row: NDArray[Any]) -> bytes:
     """SHA-256 (32 bytes) of a row's shape (little-endian int64) and its bytes."""
     digest = hashlib.sha256(np.asarray(row.shape, dtype="<i8").tobytes())
     digest.update(np.ascontiguousarray(row).data)

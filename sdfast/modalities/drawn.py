@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdfast.modalities.images.bands import WHITE
 from sdfast.modalities.texts.tokenization import Tokenization
 
 
@@ -49,18 +50,21 @@ class DrawnImages(DrawnSplit):
     """Images of drawn pixels.
 
     Attributes:
-        images: [n, H, W, C] uint8.
+        images: [n, H, W, C], in the type of a pack.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
 
     @classmethod
-    def of(cls, count: int, size: tuple[int, int], channels: int, classes: int = 10) -> DrawnImages:
-        """Every pixel by itself, the same in every process."""
+    def of(
+        cls, count: int, size: tuple[int, int], channels: int, classes: int = 10, kind: str = "uint8"
+    ) -> DrawnImages:
+        """Every pixel by itself, the same in every process; `kind` is the type of a pixel."""
         pixels = torch.randint(
             0, 256, (count, *size, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
-        return cls(count, classes, pixels.numpy())
+        drawn = pixels.numpy()
+        return cls(count, classes, drawn if kind == "uint8" else (drawn * (WHITE[kind] / 255)).astype(kind))
 
 
 @dataclass(frozen=True)

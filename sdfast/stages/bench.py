@@ -294,7 +294,8 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     given = getattr(variant.config, stage)
     section = given.model_copy(update={"batch_size": batch, "steps": max(given.steps, _ENOUGH)})
     config = variant.config.model_copy(update={stage: section, "zero": ZeroConfig()})
-    pack = DrawnPack(DrawnImages.of(batch, shape.image_size, shape.channels, _CLASSES))
+    pixels = config.data.pixels
+    pack = DrawnPack(DrawnImages.of(batch, shape.image_size, shape.channels, _CLASSES, pixels))
     context = Context(config, IMAGES, device, Ranks(), model, pack)
     teacher = _teacher(variant, model, device, batch) if stage == "distill" and config.distill.weight else None
     trainer = build_stage(context, Stage(stage, stage), model.module, folder, teacher=teacher)

@@ -86,7 +86,7 @@ class Store:
             return self.shared.pack(directory, bool(data.chunk), make)
 
         pack, config = opened_data(config, modality, prepare)
-        return Context(config, modality, device, ranks, model, pack)
+        return Context(config, modality, device, ranks, modality.fitted(model, pack, config), pack)
 
     def _pack_directory(self, config: Config) -> Path:
         """Named by what decides the pack, as it was asked for."""

@@ -18,7 +18,7 @@ from sdfast.data.config import DataConfig
         {"test_fraction": -0.1},
         {"max_broken": 1.5},
         {"duplicates": "delete"},
-        {"channels": 2},
+        {"channels": 0},
         {"image_size": 0},
         {"image_size": (4, 0)},
         {"max_pixels": 0},

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,14 +114,14 @@ def test_floating_point_with_a_range_of_its_own() -> None:
     values = np.linspace(-0.25, 1.25, H * W, dtype=np.float32).reshape(H, W, 1)
     assert np.abs(row(tiff(values, 1), range=[0, 1]) - truth(values, 0, 1)).max() <= 0.5 + 1e-4
     values[2, 2] = np.nan
-    assert reason(tiff(values, 1), range=[0, 1]) == "it has pixels that are not a number"
+    assert reason(tiff(values, 1), range=[0, 1]) == "it has pixels that are not a number; data.nan=NUMBER fills them"
 
 
 def test_pixels_without_a_known_range_are_refused() -> None:
     for levels in (None, FULL):  # what others of the source have says nothing of it
         assert reason(tiff(np.ones((H, W, 1), np.float32), 1), levels) == (
-            "floating-point pixels have no known range; set data.range=[LOW,HIGH], or save it with 8 or 16 bits a "
-            "channel"
+            "floating-point pixels have no known range; set data.range=[LOW,HIGH] or percentile, or save it with 8 "
+            "or 16 bits a channel"
         )
     assert reason(tiff(np.full((H, W, 1), -5, np.int16), 1)).startswith("pixels of -5 to -5, outside 0..65535, have no")
     assert "65,536" in reason(tiff(np.full((H, W, 1), 65536, np.uint32), 1))
@@ -153,7 +154,8 @@ def test_one_range_for_the_whole_source(tmp_path: Path, build: Build) -> None:
             assert np.abs(image - truth(held[name], 0, 4095)).max() <= 0.5 + 1e-6
     assert pack.warnings[0] == (
         "Grey images of more than 8 bits, whose samples from 0 to 4,095 become 0 to 255 (data.range=auto: the largest "
-        "of the source is 4,095, in b/03.png): 12 (a/00.png, a/02.png, a/04.png and 9 more)."
+        "of the source is 4,095, in b/03.png; data.pixels=uint16 keeps what 8 bits lose): "
+        "12 (a/00.png, a/02.png, a/04.png and 9 more)."
     )
     inode = (pack.directory / "manifest.json").stat().st_ino
     assert build(tmp_path / "scans").levels == (0, 4095)
@@ -232,12 +234,13 @@ def test_a_pack_without_deep_or_transparent_images_is_as_it_was(tmp_path: Path, 
 
 
 def test_eight_bands_are_one_sentence_and_no_log(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     raw = tiff(np.zeros((H, W, 8), np.uint8), 2, [0] * 5)
     assert reason(raw) == (
-        "a TIFF of 8 bands of 8-bit samples, which cannot be decoded; save red, green and blue, or one band, with 8 or "
-        "16 bits"
+        'a TIFF of 8 bands of 8-bit samples, which tifffile reads: pip install "sdfast[tiff]", or save red, green and '
+        "blue, or one band, with 8 or 16 bits"
     )
     assert "1 band of 64-bit floating-point samples" in reason(tiff(np.zeros((H, W, 1)), 1))
     assert reason(raw[:30]) == "not an image of a known format"
@@ -252,9 +255,10 @@ def test_eight_bands_are_one_sentence_and_no_log(
     assert logging.getLogger("PIL").level == logging.NOTSET
 
 
-def test_planes_that_the_decoder_would_garble_are_refused() -> None:
+def test_planes_that_the_decoder_would_garble_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     values = samples(65535, 3).astype(np.uint16)
-    assert "a plane for each channel" in reason(tiff(values, 2, planes=True))
+    assert "a TIFF of 3 bands of 16-bit samples, which tifffile reads" in reason(tiff(values, 2, planes=True))
     flat = (values >> 8).astype(np.uint8)
     np.testing.assert_array_equal(row(tiff(flat, 2, planes=True)), flat)
     found, notes = decode(tiff(values, 2, planes=True, deflate=True), Transform(H, W), DataConfig())
@@ -293,13 +297,16 @@ def test_a_source_of_infrared_says_so(tmp_path: Path, build: Build) -> None:
     (tmp_path / "sat").mkdir()
     (tmp_path / "sat" / "a.tif").write_bytes(tiff(samples(255, 4).astype(np.uint8), 2, [0]))
     assert build(tmp_path / "sat").warnings == [
-        "Images with more bands than red, green, blue and alpha, or one grey, which are not used: 1 (a.tif)."
+        "Images with more bands than red, green, blue and alpha, or one grey, which are not used (data.channels=N "
+        "takes N bands): 1 (a.tif)."
     ]
 
 
-@pytest.mark.parametrize("wrong", [[5, 5], [7, 3], [0], [0, 1, 2], "full", ["a", "b"], [0, float("inf")], 3, None])
+@pytest.mark.parametrize(
+    "wrong", [[5, 5], [7, 3], [0], [0, 1, 2], "full", ["a", "b"], [0, float("inf")], 3, None, [], [[0, 1], [3, 2]]]
+)
 def test_ranges_that_are_none_are_refused(wrong: object) -> None:
     from sdfast.config import resolve
 
-    with pytest.raises(UserError, match=r"data.range.* must be auto or two numbers, \[LOW,HIGH\], the lower first"):
+    with pytest.raises(UserError, match=r"data.range.* must be auto, percentile, two numbers, \[LOW,HIGH\], the lower"):
         resolve(options={"data": {"range": wrong}})

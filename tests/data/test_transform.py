@@ -62,7 +62,14 @@ def test_json_round_trip() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"height": 0}, {"channels": 4}, {"mean": (0.5,)}, {"std": (0.5, 0.5)}, {"resample": "sharp"}],
+    [
+        {"height": 0},
+        {"channels": 0},
+        {"pixels": "uint32"},
+        {"mean": (0.5,)},
+        {"std": (0.5, 0.5)},
+        {"resample": "sharp"},
+    ],
 )
 def test_impossible_transforms_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

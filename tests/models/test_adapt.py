@@ -102,10 +102,20 @@ def test_grey_model_on_colour_images(hugging_face: Any, pixels: Tensor) -> None:
     torch.testing.assert_close(full, expected, rtol=0.0, atol=1e-5)
 
 
-def test_channels_that_do_not_turn_into_each_other(hugging_face: Any) -> None:
-    _, path = hugging_face("ViTModel")
-    with pytest.raises(UserError, match="3 channels cannot take 4"):
-        load_mae(str(path), channels=4)
+@pytest.mark.parametrize("channels", [2, 4, 5, 8])
+def test_any_number_of_channels_as_timm_adapts_them(hugging_face: Any, channels: int) -> None:
+    """And a decoder whose band c predicts what it predicted of band c modulo 3."""
+    manipulate = pytest.importorskip("timm.models._manipulate", reason="timm is not installed")
+    _, path = hugging_face("ViTMAEForPreTraining")
+    colour, bands = load_mae(str(path)), load_mae(str(path), channels=channels)
+    before, after = colour.module.encoder.patch_embed.weight.data, bands.module.encoder.patch_embed.weight.data
+    torch.testing.assert_close(after, manipulate.adapt_input_conv(channels, before), rtol=1e-6, atol=0.0)
+    for old, new in zip(colour.module.decoder.pred.parameters(), bands.module.decoder.pred.parameters(), strict=True):
+        pixels = [new.view(16, channels, -1)[:, band] for band in range(channels)]
+        for band, values in enumerate(pixels):
+            assert torch.equal(values, old.view(16, 3, -1)[:, band % 3])
+    assert bands.processor.mean == tuple(colour.processor.mean[band % 3] for band in range(channels))
+    assert f"channels 3 -> {channels}: the input weights were repeated in turn, times 3 / {channels}" in bands.notes[-1]
 
 
 def test_prediction_rows_are_channel_fastest() -> None:

@@ -90,6 +90,7 @@ def test_other_channels_and_sizes() -> None:
     assert grey.mean == pytest.approx((0.3,)) and grey.std == pytest.approx((0.3,))
     assert grey.with_channels(3).mean == grey.mean * 3
     assert colour.with_channels(3) is colour
+    assert colour.with_channels(5).mean == (0.1, 0.2, 0.6, 0.1, 0.2) and colour.with_channels(2).std == (0.2, 0.3)
     assert colour.with_size(20, 24) == ImageProcessor(20, 24, colour.mean, colour.std)
     assert ImageProcessor(1, 1, (0.1,) * 3, (0.7,) * 3).with_channels(1).mean == (0.1,)
 

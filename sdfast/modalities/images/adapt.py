@@ -28,13 +28,13 @@ def adapt_state(
         state: tensors by name, as in `MaskedAutoencoder` or `ViTEncoder` under `encoder.`.
         shape: what they fit now.
         image_size: height and width wanted.
-        channels: 1 or 3.
+        channels: wanted.
 
     Returns:
         The tensors, their shape, and one sentence for each thing that was changed.
 
     Raises:
-        UserError: the size is not a multiple of the patch size, or channels cannot be turned into each other.
+        UserError: the size is not a multiple of the patch size.
     """
     check_image_size(image_size, shape.patch_size)
     adapted, notes = dict(state), []
@@ -59,11 +59,11 @@ def adapt_state(
         for name in ("decoder.pred.weight", "decoder.pred.bias"):
             if name in adapted:
                 adapted[name] = prediction_for(adapted[name], shape.channels, channels)
-        how = (
-            "the input weights were summed over the channels"
-            if channels == 1
-            else "the input weights were shared out evenly over the channels"
-        )
+        how = "the input weights were shared out evenly over the channels"
+        if channels == 1:
+            how = "the input weights were summed over the channels"
+        elif shape.channels > 1:
+            how = f"the input weights were repeated in turn, times {shape.channels} / {channels}"
         notes.append(f"channels {shape.channels} -> {channels}: {how}, mean and deviation follow.")
     return adapted, new_shape, notes
 
@@ -112,27 +112,26 @@ def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tup
 
 
 def input_weights_for(weight: Tensor, channels: int) -> Tensor:
-    """Patch-embedding weights [D, C, p, p] for one channel (the sum) or, from one, for several (even shares).
+    """Patch-embedding weights [D, C, p, p] for another number of channels.
 
-    A grey image gives the same patches either way, as grey is RGB with equal channels.
-
-    Raises:
-        UserError: neither the old nor the new number of channels is 1.
+    For one channel they are the sum, from one even shares: a grey image gives the same patches either way, as grey is
+    RGB with equal channels. Otherwise channel c has those of channel c modulo C, all times C / channels, as timm does
+    it (`adapt_input_conv`).
     """
     old = weight.shape[1]
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
     if old == 1:
         return (weight / channels).expand(-1, channels, -1, -1).contiguous()
-    raise UserError(f"a model for {old} channels cannot take {channels}: choose {old} or 1.")
+    return weight[:, torch.arange(channels) % old] * (old / channels)
 
 
 def prediction_for(tensor: Tensor, old: int, channels: int) -> Tensor:
-    """Rows of the decoder's pixel head, [p * p * C] or [p * p * C, D], channel fastest: averaged or repeated."""
+    """Rows of the decoder's pixel head, [p * p * C] or [p * p * C, D], channel fastest: averaged, or in turn."""
     pixels = tensor.reshape(-1, old, *tensor.shape[1:])  # [p * p, C, ...]
     if channels == 1:
         return pixels.mean(dim=1).contiguous()
-    return pixels.repeat_interleave(channels, dim=1).reshape(-1, *tensor.shape[1:])
+    return pixels[:, torch.arange(channels) % old].reshape(-1, *tensor.shape[1:])
 
 
 def grey_weights_for_rgb(weight: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def load_mae(
     Args:
         spec: a folder, or a Hugging Face hub id.
         image_size: height and width, or one number for a square; the checkpoint's own when None.
-        channels: 1 or 3; the checkpoint's own when None.
+        channels: any number; the checkpoint's own when None.
         seed: of the new decoder, if one is needed.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from typing_extensions import override
 
@@ -39,7 +40,8 @@ class ImageTask(Task):
     @property
     @override
     def example(self) -> int:
-        return self.shape.channels * self.shape.image_size[0] * self.shape.image_size[1]
+        values = self.shape.channels * self.shape.image_size[0] * self.shape.image_size[1]
+        return values * np.dtype(self.config.data.pixels).itemsize
 
     @property
     @override

@@ -1,4 +1,4 @@
-"""From an item's bytes to its uint8 row; whatever a file may hold, the answer is a row or one short reason."""
+"""From an item's bytes to its row; whatever a file may hold, the answer is a row or one short reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Raw
+from sdfast.modalities.images.bands import WHITE, Bands, bands_of_deep, bands_of_image, bands_to_keep
 from sdfast.modalities.images.levels import (
+    EIGHT,
     Deep,
     NoRange,
     Range,
@@ -28,6 +30,7 @@ from sdfast.modalities.images.levels import (
     mend_key,
     raw_mode,
 )
+from sdfast.modalities.images.readers import FRAMES, TIFFS, UNKNOWN, read_tiff, reader_of
 from sdfast.modalities.images.transform import Transform
 
 if TYPE_CHECKING:
@@ -43,9 +46,10 @@ _SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex 
 _MAPS, _SETTERS = Path("/proc/self/maps"), ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 
 # What was done to an image that a person may not expect; counted while packing.
-ANIMATED, ROTATED, TRANSPARENT, GREY16, CMYK = "animated", "exif_rotation", "transparent", "grey16", "cmyk"
+ANIMATED, ROTATED, TRANSPARENT, GREY16, CMYK = FRAMES, "exif_rotation", "transparent", "grey16", "cmyk"
 COLOUR16, CUT16, CLIPPED, EXTRA_BANDS, PROFILE = "colour16", "cut16", "clipped", "extra_bands", "colour_profile"
-BANNER, BLANK, FAINT = "banner", "blank", "faint"
+BANNER, BLANK, FAINT, BANDS16, REPEATED, MORE_BANDS = "banner", "blank", "faint", "bands16", "repeated", "bands_"
+FILLED = "filled"
 OTHER_ASPECT, TILED = "other_aspect", "tiled"
 FAINT_BELOW = 1.0  # standard deviation, of 255, in every channel of a row
 
@@ -61,31 +65,32 @@ def decode(
     banner: int = 0,
     levels: Range | None = None,
     sizes: list[tuple[int, int]] | None = None,
-) -> tuple[NDArray[np.uint8], frozenset[str]]:
+) -> tuple[NDArray[Any], frozenset[str]]:
     """The row of an item's content.
 
     The content decides, not the suffix. Of an animation the first frame is taken. The size is checked against
-    `options.max_pixels` before any pixel is decoded. More than 8 bits become 8, what is transparent is put on
-    `options.background`, and then the image is resized.
+    `options.max_pixels` before any pixel is decoded. More than 8 bits become those of a row, what is transparent is put
+    on `options.background`, and then the image is resized.
 
     Args:
         raw: the item's content, or why it could not be read.
         transform: from image to row.
         options: `max_pixels`, `background`, `exif_rotation` and `range`.
         banner: see `Item`.
-        levels: the range of the source, for images of more than 8 bits a channel where `options.range` is `auto`.
+        levels: the range of the source, for images of more than 8 bits a channel where `options.range` is none.
         sizes: the width and height of the image before it is resized is added to it.
 
     Returns:
-        row: [height, width, channels] uint8; of a transform that cuts tiles [k, height, width, channels].
-        notes: which of `ANIMATED`, `ROTATED`, ..., `BLANK`, `FAINT` the image was.
+        row: [height, width, channels] of the transform's type; of one that cuts tiles [k, height, width, channels].
+        notes: which of `ANIMATED`, `ROTATED`, ..., `BLANK`, `FAINT` the image was; and `MORE_BANDS` with its number of
+            bands where some are not used.
 
     Raises:
         BrokenImage: when there is nothing to decode, or it is damaged, too large or without a known pixel range.
         NoRange: it has more than 8 bits a channel, and its range is neither in `options` nor given.
     """
     with _explained(raw, options):
-        image, notes = _eight_bits(raw, options, levels)
+        image, notes = _picture(raw, options, levels, transform)
         if banner >= image.height:
             raise BrokenImage(f"{image.height} pixels high, and {banner} of them are a banner")
         if banner:
@@ -97,7 +102,7 @@ def decode(
         pixels = row.reshape(-1, row.shape[-1])
         if (pixels == pixels[0]).all():
             notes.add(BLANK)
-        elif pixels.std(axis=0, dtype=np.float64).max() < FAINT_BELOW:
+        elif pixels.std(axis=0, dtype=np.float64).max() * (255 / WHITE[transform.pixels]) < FAINT_BELOW:
             notes.add(FAINT)
         return row, frozenset(notes)
 
@@ -105,14 +110,28 @@ def decode(
 def picture(raw: Raw | OSError, options: DataConfig, levels: Range | None = None) -> Image:
     """The image of an item's content before it is resized: 8 bits a channel, upright, on its background.
 
+    Of more than three bands the first three are taken.
+
     Raises:
         BrokenImage, NoRange: see `decode`.
     """
     with _explained(raw, options):
-        return _eight_bits(raw, options, levels)[0]
+        image, _ = _picture(raw, options, levels, Transform(1, 1))
+        assert not isinstance(image, Bands)
+        return image
 
 
-def ceiling(raw: Raw | OSError, options: DataConfig) -> tuple[int, int]:
+def samples(raw: Raw | OSError, options: DataConfig, transform: Transform) -> NDArray[Any] | None:
+    """The samples of an item that needs a range, [H, W] or [H, W, B]; None of one of 8 bits or that cannot be used."""
+    try:
+        with _explained(raw, options):
+            deep = None if isinstance(raw, np.ndarray | OSError) else _load(raw, options, transform)[1]
+            return None if deep is None or deep.shallow else deep.samples
+    except BrokenImage:
+        return None
+
+
+def ceiling(raw: Raw | OSError, options: DataConfig, transform: Transform) -> tuple[int, int]:
     """What the range of a source has to hold for the sake of one item of it.
 
     Returns:
@@ -121,8 +140,8 @@ def ceiling(raw: Raw | OSError, options: DataConfig) -> tuple[int, int]:
     """
     try:
         with _explained(raw, options):
-            deep = None if isinstance(raw, np.ndarray | OSError) else _load(raw, options)[1]
-            return (0, 0) if deep is None else (deep.ceiling(), int(deep.samples.max()))
+            deep = None if isinstance(raw, np.ndarray | OSError) else _load(raw, options, transform)[1]
+            return (0, 0) if deep is None or deep.shallow else (deep.ceiling(), int(deep.samples.max()))
     except BrokenImage:
         return 0, 0
 
@@ -146,35 +165,104 @@ def _explained(raw: Raw | OSError, options: DataConfig) -> Iterator[None]:
         raise BrokenImage(f"truncated or damaged ({str(error) or type(error).__name__})") from error
 
 
-def _eight_bits(raw: Raw | OSError, options: DataConfig, levels: Range | None) -> tuple[Image, set[str]]:
-    """The image with 8 bits a channel and without transparency, and what it was."""
+def _picture(
+    raw: Raw | OSError, options: DataConfig, levels: Range | None, transform: Transform
+) -> tuple[Image | Bands, set[str]]:
+    """The image without transparency, and what it was: of 8 bits a channel where a row is of these, else its bands."""
     from PIL import Image
 
     if isinstance(raw, OSError):
         raise BrokenImage(f"cannot be read ({raw.strerror or raw})")
     if len(raw) == 0:
         raise BrokenImage("empty (0 bytes)")
+    image: Image.Image | None
     if isinstance(raw, np.ndarray):
         image, deep, notes = Image.fromarray(raw), None, set[str]()
     else:
-        image, deep, notes = _load(raw, options)
+        image, deep, notes = _load(raw, options, transform)
+    channels, pixels = transform.channels, transform.pixels
+    if deep is not None and options.nan is not None and deep.samples.dtype.kind == "f":
+        holes = np.isnan(deep.samples)
+        if holes.any():
+            deep = replace(deep, samples=np.where(holes, options.nan, deep.samples))
+            notes.add(FILLED)
     if deep is not None:
-        if options.range != "auto":
+        if deep.shallow:
+            levels = EIGHT
+        elif not isinstance(options.range, str):
             levels = options.range
-        else:
+        elif options.range == "auto":
             deep.ceiling()  # says so when it can have none
         if levels is None:
             raise NoRange
-        if deep.samples.min() < levels[0] or deep.samples.max() > levels[1]:
+        if not deep.shallow and deep.outside(levels):
             notes.add(CLIPPED)
-        image = deep.image(levels)
-    image, transparent = flattened(image, options.background)
-    return image, notes | ({TRANSPARENT} if transparent else set())
+        if deep.bands == 1 and channels not in (1, 3):
+            notes.add(REPEATED)
+        if transform.plain:
+            image = deep.image(levels)
+        else:
+            transparent = deep.alpha is not None and deep.alpha.min() < 255
+            bands = bands_of_deep(deep, levels, channels, pixels, options.background)
+            return bands, notes | ({TRANSPARENT} if transparent else set())
+    assert image is not None
+    transparent = False
+    if channels in (1, 3) or len(image.getbands()) != channels:  # else the last band is one, whatever it is called
+        image, transparent = flattened(image, options.background)
+    notes |= {TRANSPARENT} if transparent else set()
+    if transform.plain:
+        return image, notes
+    bands, found = bands_of_image(image, channels, pixels)
+    if channels not in (1, 3) and found != channels:
+        notes.add(REPEATED if found == 1 else f"{MORE_BANDS}{found}")
+    return bands, notes
 
 
-def _load(raw: bytes, options: DataConfig) -> tuple[Image, Deep | None, set[str]]:
-    """A file decoded and turned upright; its samples where it has more than 8 bits a channel; what it was."""
+def _load(raw: bytes, options: DataConfig, transform: Transform) -> tuple[Image | None, Deep | None, set[str]]:
+    """A file decoded and turned upright: as an image, as its samples where it has more than 8 bits a channel, or both.
+
+    Returns:
+        image: None where PIL does not read it.
+        deep: None where the image is all there is.
+        notes: what it was.
+    """
+    from PIL import UnidentifiedImageError
+
+    channels = transform.channels
+    reader = reader_of(raw)
+    try:
+        found = _load_image(raw, options, transform) if reader is None else None
+    except UnidentifiedImageError:
+        if raw[:4] not in TIFFS:
+            raise
+        found = None
+    if found is not None:
+        return found
+    try:
+        read = (reader or read_tiff)(raw, channels, options.max_pixels)
+    except ModuleNotFoundError as error:
+        if error.name != "tifffile":
+            raise
+        raise BrokenImage(_unknown(raw)) from None
+    deep, notes = read.deep, set(read.notes)
+    if deep.bands < read.bands:
+        notes.add(f"{MORE_BANDS}{read.bands}")
+    if deep.shallow and deep.alpha is None and deep.bands in (1, 3) and (transform.plain or deep.bands == channels):
+        from PIL import Image
+
+        return Image.fromarray(255 - deep.samples if deep.inverted else deep.samples), None, notes
+    if not deep.shallow:
+        notes.add({1: GREY16, 3: COLOUR16}.get(deep.bands, BANDS16))
+    return None, deep, notes
+
+
+def _load_image(
+    raw: bytes, options: DataConfig, transform: Transform
+) -> tuple[Image | None, Deep | None, set[str]] | None:
+    """The same of a file that PIL reads; None of a TIFF of which PIL gives less than is asked for."""
     from PIL import Image, ImageOps
+
+    channels = transform.channels
 
     def opened() -> Any:
         return Image.open(io.BytesIO(raw), formats=_known_formats())
@@ -193,21 +281,27 @@ def _load(raw: bytes, options: DataConfig) -> tuple[Image, Deep | None, set[str]
     with opened() as file:
         if file.width * file.height > options.max_pixels:
             raise BrokenImage(f"{file.width} x {file.height} pixels are more than data.max_pixels={options.max_pixels}")
-        planes = _tag(file, _PLANES, 1) == 2
-        if planes and _tag(file, _BITS, 8) > 8 and _tag(file, _COMPRESSION, 1) == 1:  # PIL would read them as of 8 bits
-            raise BrokenImage(
-                "a TIFF of more than 8 bits with a plane for each channel; save it with interleaved channels"
-            )
+        planes, bands = _tag(file, _PLANES, 1) == 2, _tag(file, _BANDS, 1)
+        if planes and _tag(file, _BITS, 8) > 8 and (_tag(file, _COMPRESSION, 1) == 1 or not transform.plain):
+            return None  # PIL would read them as of 8 bits, or give their upper ones
+        pages = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
+        if channels not in (1, 3) and (bands > len(file.getbands()) or pages > 1):
+            return None
         stored, declared, nameless = raw_mode(file), largest_declared(file), _nameless_band(file)
         notes = _notes(file)  # after those: it loads some files, and then they are forgotten
         file.load()
         mend_key(file, stored)
         image = turned(file)
-    deep = deep_picture(image, "" if planes else stored, declared, again)
-    if nameless:
+    deep = deep_picture(image, "" if planes else stored, declared, again, channels)
+    if deep is not None and channels not in (1, 3) and deep.bands > (kept := bands_to_keep(deep.bands, channels)):
+        notes.add(f"{MORE_BANDS}{deep.bands}")
+        deep = deep.first(kept)
+    if nameless and channels == 4:
+        notes.discard(EXTRA_BANDS)
+    elif nameless:
         image, deep = image.convert("RGB"), deep and replace(deep, alpha=None)
     if deep is not None:
-        notes.add(GREY16 if deep.samples.ndim == 2 else COLOUR16)
+        notes.add({1: GREY16, 3: COLOUR16}.get(deep.bands, BANDS16))
     elif ";16" in stored:
         notes.add(CUT16)
     return image, deep, notes
@@ -241,9 +335,8 @@ def _unknown(raw: Raw | OSError) -> str:
     """Why PIL does not know a file: of a TIFF, what it holds."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    reason = "not an image of a known format"
-    if not isinstance(raw, bytes) or raw[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return reason
+    if not isinstance(raw, bytes) or raw[:4] not in TIFFS:
+        return UNKNOWN
     try:
         file = io.BytesIO(raw)
         tags = ImageFileDirectory_v2(file.read(16 if b"+" in raw[2:4] else 8))
@@ -253,10 +346,10 @@ def _unknown(raw: Raw | OSError) -> str:
         many = "s" if bands > 1 else ""
         kind = _SAMPLE_KINDS.get(max(tags.get(_FORMAT, (1,))), "")
     except Exception:  # damaged directories raise anything
-        return reason
+        return UNKNOWN
     return (
-        f"a TIFF of {bands} band{many} of {bits}-bit {kind}samples, which cannot be decoded; save red, green and blue, "
-        "or one band, with 8 or 16 bits"
+        f"a TIFF of {bands} band{many} of {bits}-bit {kind}samples, which tifffile reads: pip install "
+        '"sdfast[tiff]", or save red, green and blue, or one band, with 8 or 16 bits'
     )
 
 
@@ -270,22 +363,24 @@ def _known_formats() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def decoding(options: DataConfig) -> Iterator[None]:
-    """PIL's process-wide settings while a source is decoded: our bound on the pixels, no warnings or log of its own."""
+    """Process-wide settings while a source is decoded: our bound on the pixels, no warnings or log of the libraries."""
     from PIL import Image
 
     _known_formats()
-    before, log = Image.MAX_IMAGE_PIXELS, logging.getLogger("PIL")
-    level = log.level
+    before, logs = Image.MAX_IMAGE_PIXELS, [logging.getLogger(name) for name in ("PIL", "tifffile", "pydicom")]
+    levels = [log.level for log in logs]
     Image.MAX_IMAGE_PIXELS = options.max_pixels
-    log.setLevel(logging.CRITICAL + 1)  # it would say of each file what the reason of a skipped one says
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)  # it would say of each file what the reason of a skipped one says
     try:
         with warnings.catch_warnings(), _quiet_libtiff():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("ignore", module=r"(PIL|tifffile|pydicom)\b")
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextlib.contextmanager

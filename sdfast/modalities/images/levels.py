@@ -1,8 +1,9 @@
-"""From samples of more than 8 bits to 8 bits, by one range for all pictures of a source, and what is transparent.
+"""From samples of more than 8 bits to those of a pack, by one range for all pictures of a source; what is transparent.
 
 A 16-bit file rarely says how much of its range is used: detectors of 10, 12 or 14 bits leave the upper part empty. A
 stretch of each picture by its own extremes would lose how bright they are beside each other, so there is one range
-for all: `data.range`, or from 0 to the least 2^k - 1 that holds every value of the source.
+for all: `data.range`, or from 0 to the least 2^k - 1 that holds every value of the source. A range is one pair for all
+bands or a pair for each.
 
 What is transparent is put on a background: the picture that a person sees, not the colours that lie under it.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,14 +23,17 @@ from sdfast.data.config import KEEP
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Range = tuple[float, float]
+Pair = tuple[float, float]
+Range = Pair | tuple[Pair, ...]
 
 _LEVELS_OF_GREY = {"L;2": 3, "L;4": 15}  # largest sample of a PNG's grey of fewer than 8 bits
 
-FULL: Range = (0.0, 65535.0)
+FULL: Pair = (0.0, 65535.0)
+EIGHT: Pair = (0.0, 255.0)
 _GREY_ALPHA = "LA;16B"  # a PNG of 16-bit grey and alpha
 _OTHER_BYTES = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_HOW = "set data.range=[LOW,HIGH], or save it with 8 or 16 bits a channel"
+_HOW = "set data.range=[LOW,HIGH] or percentile, or save it with 8 or 16 bits a channel"
+_NAN = "it has pixels that are not a number; data.nan=NUMBER fills them"
 
 
 class NoRange(Exception):
@@ -38,17 +42,34 @@ class NoRange(Exception):
 
 @dataclass(frozen=True)
 class Deep:
-    """A decoded picture of more than 8 bits a channel.
+    """A decoded picture of more than 8 bits a channel, or of bands that PIL has no mode for.
 
     Attributes:
-        samples: [H, W] or [H, W, 3]; unsigned or signed integers, or floating point.
+        samples: [H, W] or [H, W, B]; unsigned or signed integers, or floating point.
         alpha: [H, W] uint8, 0 = transparent; None when the file has none.
         declared: the largest value that a sample can have, where the file says it; None otherwise.
+        inverted: whether the least sample is white.
     """
 
     samples: NDArray[Any]
-    alpha: NDArray[np.uint8] | None
-    declared: int | None
+    alpha: NDArray[np.uint8] | None = None
+    declared: int | None = None
+    inverted: bool = False
+
+    @property
+    def bands(self) -> int:
+        """Bands of the picture (B)."""
+        return 1 if self.samples.ndim == 2 else int(self.samples.shape[2])
+
+    @property
+    def shallow(self) -> bool:
+        """Whether its samples have 8 bits, and so need no range."""
+        return self.samples.dtype == np.uint8
+
+    def first(self, bands: int) -> Deep:
+        """The first so many of its bands; of one the samples are [H, W]."""
+        samples = self.samples.reshape(*self.samples.shape[:2], -1)[..., :bands]
+        return replace(self, samples=samples[..., 0] if bands == 1 else samples)
 
     def ceiling(self) -> int:
         """The least 2^k - 1, from 255 on, that holds the picture; what the file declares where it does.
@@ -67,26 +88,84 @@ class Deep:
         """The picture with 8 bits a channel (mode L, LA, RGB or RGBA)."""
         from PIL.Image import fromarray
 
-        image = fromarray(to_8_bit(self.samples, levels))
+        pixels = to_8_bit(self.samples, levels)
+        image = fromarray(255 - pixels if self.inverted else pixels)
         if self.alpha is not None:
             image.putalpha(fromarray(self.alpha))
         return image
+
+    def unit(self, levels: Range) -> NDArray[np.float64]:
+        """The samples from 0 (black, LOW) to 1 (white, HIGH), cut off beyond: [H, W, B] float64.
+
+        Raises:
+            ValueError: a sample is not a number, or there are not as many pairs as bands.
+        """
+        low, high = _ends(self.samples, levels)
+        scaled = (self.samples.astype(np.float64) - low) * (1 / (high - low))
+        if self.samples.dtype.kind == "f" and np.isnan(scaled).any():
+            raise ValueError(_NAN)
+        scaled = np.clip(scaled, 0, 1).reshape(*self.samples.shape[:2], self.bands)
+        return 1 - scaled if self.inverted else scaled
+
+    def outside(self, levels: Range) -> bool:
+        """Whether a sample lies outside the range."""
+        low, high = _ends(self.samples, levels)
+        return bool((self.samples < low).any() or (self.samples > high).any())
+
+
+def of_pairs(levels: Range) -> tuple[Pair, ...] | None:
+    """The pairs of a range that has one for each band; None of one for all."""
+    return levels if isinstance(levels[0], tuple) else None
+
+
+def range_from_json(value: Any) -> Range:
+    """A range as JSON has it, two numbers or a list of pairs.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if isinstance(value[0], list | tuple):
+        return tuple((float(low), float(high)) for low, high in value)
+    low, high = value
+    return float(low), float(high)
+
+
+def _ends(samples: NDArray[Any], levels: Range) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """LOW and HIGH, of no dimension or one number for each band, as numpy broadcasts them.
+
+    Raises:
+        ValueError: there are not as many pairs as bands.
+    """
+    ends = np.asarray(levels, dtype=np.float64)
+    if ends.ndim == 1:
+        return ends[0], ends[1]
+    bands = 1 if samples.ndim == 2 else samples.shape[2]
+    if len(ends) != bands:
+        many = "s" if bands > 1 else ""
+        raise ValueError(f"it has {bands} band{many}, and data.range is {len(ends)} pairs")
+    return (ends[0, 0], ends[0, 1]) if samples.ndim == 2 else (ends[:, 0], ends[:, 1])
 
 
 def to_8_bit(samples: NDArray[Any], levels: Range) -> NDArray[np.uint8]:
     """Samples of any type and shape as uint8: LOW becomes 0, HIGH 255, what lies between is rounded, the rest cut off.
 
     Raises:
-        ValueError: a sample is not a number.
+        ValueError: a sample is not a number, or there are not as many pairs as bands.
     """
+    if (pairs := of_pairs(levels)) is not None:
+        _ends(samples, levels)
+        bands = np.atleast_3d(samples)
+        return np.stack([to_8_bit(bands[..., band], pair) for band, pair in enumerate(pairs)], -1).reshape(
+            samples.shape
+        )
     if (
         samples.dtype.kind == "u" and samples.dtype.itemsize == 2 and samples.size > 65536
     ):  # by a table, without eight bytes for each sample
         return np.asarray(to_8_bit(np.arange(65536, dtype=np.uint16), levels)[samples])
-    low, high = levels
+    low, high = _ends(samples, levels)
     scaled = (samples.astype(np.float64) - low) * (255 / (high - low))
     if samples.dtype.kind == "f" and np.isnan(scaled).any():
-        raise ValueError("it has pixels that are not a number")
+        raise ValueError(_NAN)
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
 
 
@@ -110,7 +189,9 @@ def raw_mode(image: Image) -> str:
     return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
 
 
-def deep_picture(image: Image, stored: str, declared: int | None, again: Callable[[str], Image]) -> Deep | None:
+def deep_picture(
+    image: Image, stored: str, declared: int | None, again: Callable[[str], Image], bands: int = 3
+) -> Deep | None:
     """The samples of a picture of more than 8 bits a channel; None for any other, and where PIL gives 8 bits only.
 
     PIL has no mode of 16-bit colours and keeps their upper bytes. Decoded once more as if the file had the other order
@@ -121,6 +202,7 @@ def deep_picture(image: Image, stored: str, declared: int | None, again: Callabl
         stored: its `raw_mode`.
         declared: see `Deep`.
         again: gives the same file, loaded by another raw mode.
+        bands: that are asked for; of a file with as many, 2 or 4, the last is a band and no alpha.
     """
     key = image.info.get("transparency")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -128,6 +210,8 @@ def deep_picture(image: Image, stored: str, declared: int | None, again: Callabl
         return Deep(grey, None if key is None else _opaque(grey != key), declared)
     if stored == _GREY_ALPHA:  # the four bytes of each pixel as they lie in the file: grey, then alpha
         parts = np.asarray(again("RGBA"), np.uint16)
+        if bands == 2:
+            return Deep(parts[..., ::2] << 8 | parts[..., 1::2], None, declared)
         return Deep(parts[..., 0] << 8 | parts[..., 1], to_8_bit(parts[..., 2] << 8 | parts[..., 3], FULL), declared)
     layout, _, order = stored.partition(";16")
     if layout not in ("RGB", "RGBA", "RGBa", "RGBX") or order not in _OTHER_BYTES:
@@ -135,6 +219,8 @@ def deep_picture(image: Image, stored: str, declared: int | None, again: Callabl
     plain = "RGBA" if layout == "RGBa" else layout  # PIL would divide the upper bytes by the upper byte of alpha
     upper = image if plain == layout else again(f"{plain};16{order}")
     samples = np.asarray(upper, np.uint16) << 8 | np.asarray(again(f"{plain};16{_OTHER_BYTES[order]}"), np.uint16)
+    if bands == 4 and layout == "RGBA":
+        return Deep(samples, None, declared)
     colours = samples[..., :3]
     if image.mode != "RGBA":
         return Deep(colours, None if key is None else _opaque((colours != np.asarray(key)).any(axis=-1)), declared)

@@ -38,6 +38,8 @@ from sdfast.objectives.choose import check_banked, check_match, finished_state, 
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
 
+_FEW = 8  # channels in a sentence
+
 
 class Images(Modality):
     """A ViT with a masked auto-encoder, and images in a pack of decoded pixels."""
@@ -84,6 +86,16 @@ class Images(Modality):
         return ImagePack.prepare(spec, directory, transform, config.data, log.warning, progress_lines("data", "images"))
 
     @override
+    def fitted(self, model: models.PretrainedMAE, pack: ImagePack, config: Config) -> models.PretrainedMAE:
+        if config.data.normalise == "model":
+            return model
+        mean, std = pack.statistics
+        words = [", ".join(f"{number:.4g}" for number in each[:_FEW]) for each in (mean, std)]
+        more = f" (the first {_FEW} of {len(mean)} channels)" if len(mean) > _FEW else ""
+        log.info("data: normalised by the train split's mean %s and deviation %s%s", *words, more)
+        return replace(model, processor=replace(model.processor, mean=mean, std=std))
+
+    @override
     def open_pack(self, directory: Path) -> ImagePack:
         return ImagePack.open(directory)
 
@@ -117,8 +129,9 @@ class Images(Modality):
 
     @override
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
-        processor = context.model.processor
-        return {"mean and std": [list(processor.mean), list(processor.std)]}
+        processor, pixels = context.model.processor, context.config.data.pixels
+        found = {"mean and std": [list(processor.mean), list(processor.std)]}
+        return found if pixels == "uint8" else {**found, "pixels": pixels}
 
     @override
     def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedImages:
@@ -237,7 +250,7 @@ def _task(context: Context, kind: Kind) -> ImageTask:
 
 
 def _normalise(context: Context) -> Normalise:
-    """What turns uint8 images into the model's input, on the device."""
+    """What turns images of the pack into the model's input, on the device."""
     processor, like = context.model.processor, next(context.model.module.parameters())
     return Normalise(processor.mean, processor.std).to(context.device, like.dtype)
 
@@ -279,8 +292,10 @@ def _for_card(processor: ImageProcessor) -> str:
 
 
 def _transform(processor: ImageProcessor, channels: int, options: DataConfig) -> Transform:
-    whole = Transform(processor.height, processor.width, channels, processor.mean, processor.std)
-    return whole.with_options(options)
+    mean, std = processor.mean, processor.std
+    if options.normalise == "dataset":  # what the pack's own pixels decide is no part of how they are made
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    return Transform(processor.height, processor.width, channels, mean, std).with_options(options)
 
 
 IMAGES = Images()

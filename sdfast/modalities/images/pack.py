@@ -1,7 +1,7 @@
-"""The pack of a source of images: decoded once, in threads, into uint8 rows on the disk.
+"""The pack of a source of images: decoded once, in threads, into rows on the disk.
 
-Its contents are `<split>-images.npy`, [n, H, W, C] uint8. Where larger pictures are cut into tiles, these are the tiles
-of all pictures one after the other, and `<split>-tiles.npy` ([n] int64) says how many each has.
+Its contents are `<split>-images.npy`, [n, H, W, C] uint8, uint16 or float16. Where larger pictures are cut into tiles,
+these are the tiles of all pictures one after the other, and `<split>-tiles.npy` ([n] int64) says how many each has.
 What else a pack holds, `sdfast.data.pack_files` says.
 """
 
@@ -27,20 +27,27 @@ from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import row_digest
 from sdfast.durable import check_room, load_array
 from sdfast.modalities.images import decode as decoding
-from sdfast.modalities.images.decode import BrokenImage, ceiling, decode
-from sdfast.modalities.images.levels import NoRange, Range
+from sdfast.modalities.images.bands import WHITE
+from sdfast.modalities.images.decode import BrokenImage, ceiling, decode, samples
+from sdfast.modalities.images.levels import EIGHT, NoRange, Range, of_pairs, range_from_json
 from sdfast.modalities.images.near import Hashes, hashes, nearest
+from sdfast.modalities.images.readers import BANDS_FIRST, BANDS_LAST, INVERTED
 from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 _NOT_IN_PACK |= {"resize", "tile"}  # they are in the transform
+_NOT_IN_PACK |= {"pixels", "normalise"}  # the transform has the one, and the other is for what reads a pack
 _NOT_IN_PACK |= {"chunk", "chunk_stride", "chunk_votes", "pack_short", "labelled_limit", "unlabelled_key"}
 # What these decide is in the digest of the source.
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels", "unlabelled"}
 _LATER = {  # options, and the images that need them
     "background": {decoding.TRANSPARENT},
-    "range": {decoding.GREY16, decoding.COLOUR16},
+    "range": {decoding.GREY16, decoding.COLOUR16, decoding.BANDS16},
+    "nan": {decoding.FILLED},
 }
+_PERCENTILES, _MOST_DRAWN, _FEWEST_DRAWN = (1.0, 99.0), 1 << 26, 16  # samples that are kept of a source, of an image
+_FEW_BANDS, _ROWS = 8, 64  # in a sentence; of a pack, at a time
+_STILL = 1e-12  # deviation of a channel that never changes, up to rounding
 _LOOK = "look at some; data.background and data.range decide what is seen of transparent and of 16-bit images"
 _NOTES = {
     decoding.ANIMATED: "Images with several frames or pages, of which the first is used",
@@ -48,9 +55,17 @@ _NOTES = {
     decoding.TRANSPARENT: "Images with transparent pixels, {background}",
     decoding.GREY16: "Grey images of more than 8 bits, whose samples {range}",
     decoding.COLOUR16: "Colour images of more than 8 bits a channel, whose samples {range}",
+    decoding.BANDS16: "Images of other bands than one or three, of more than 8 bits, whose samples {range}",
+    decoding.FILLED: "Images with pixels that are not a number, which become {nan} (data.nan)",
+    BANDS_FIRST: "Arrays [bands, height, width]",
+    BANDS_LAST: "Arrays [height, width, bands]",
+    INVERTED: "DICOM images of MONOCHROME1, which are inverted",
+    decoding.REPEATED: "Images of one band, which is repeated for each of the {channels} channels",
     decoding.CUT16: "Images of 16 bits a channel in CMYK or stored channel by channel, of which the upper 8 are used",
     decoding.CLIPPED: "Images with samples outside data.range, which are cut off",
-    decoding.EXTRA_BANDS: "Images with more bands than red, green, blue and alpha, or one grey, which are not used",
+    decoding.EXTRA_BANDS: "Images with more bands than red, green, blue and alpha, or one grey, which are not used "
+    "(data.channels=N takes N bands)",
+    decoding.MORE_BANDS: "Images of {bands} bands, of which the first {kept} used (data.channels={bands} takes all)",
     decoding.CMYK: "CMYK images, converted to RGB without their colour profile",
     decoding.PROFILE: "Images with a colour profile that does not call itself sRGB, which is not applied",
     decoding.BANNER: "Images with a banner at their bottom, which is cut off",
@@ -76,7 +91,8 @@ class ImageSplit(SplitFiles):
     """The pictures of one split.
 
     Attributes:
-        images: np.memmap, [n, H, W, C] uint8, read-only; where pictures are cut into tiles, [P, H, W, C].
+        images: np.memmap, [n, H, W, C] uint8, uint16 or float16 (`Transform.pixels`), read-only; where pictures are cut
+            into tiles, [P, H, W, C].
         tiles: [n] int64, tiles of each picture; they add up to P. None where none is cut.
         view: the tiles as rows, kept here (see `sdfast.modalities.images.tiles.rows_of_pictures`).
         labels: [n] int64, -1 where a row has no label; None when no row has one.
@@ -85,7 +101,7 @@ class ImageSplit(SplitFiles):
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         super().__init__(directory, files)
-        self.images: NDArray[np.uint8] = load_array(directory / files["images"]["file"], mmap_mode="r")
+        self.images: NDArray[Any] = load_array(directory / files["images"]["file"], mmap_mode="r")
         self.tiles: NDArray[np.int64] | None = (
             load_array(directory / files["tiles"]["file"]) if "tiles" in files else None
         )
@@ -94,29 +110,52 @@ class ImageSplit(SplitFiles):
 
 @dataclass(frozen=True)
 class CommonRange:
-    """The range of a source that `data.range=auto` found.
+    """The range of a source that was looked for.
 
     Attributes:
-        levels: what becomes 0 and 255.
-        largest: the largest sample of all.
-        name: of the first item that has it.
+        levels: what becomes black and white.
+        found: how it was found, for a sentence.
     """
 
     levels: Range
-    largest: int
-    name: str
+    found: str
 
 
-def common_range(source: Source, options: DataConfig, threads: int) -> CommonRange:
+def common_range(source: Source, options: DataConfig, transform: Transform, threads: int) -> CommonRange:
+    """The range of the images of a source of more than 8 bits a channel, as `data.range` says."""
+    look = percentile_range if options.range == "percentile" else least_range
+    return look(source, options, transform, threads)
+
+
+def percentile_range(source: Source, options: DataConfig, transform: Transform, threads: int) -> CommonRange:
+    """For each band the range from the 1st to the 99th percentile of its samples in all images of all splits.
+
+    Of a source of many images the percentiles are those of an equal number of pixels of each, drawn by a fixed seed.
+    """
+    images = sum(map(len, source.splits.values()))
+    work = functools.partial(_samples_of_item, options=options, transform=transform, images=images)
+    every = (one for items in source.splits.values() for one in ordered_map(work, items, threads))
+    drawn = [one for one in every if one is not None]
+    bands = max((len(one) for one in drawn), default=0)  # an image of fewer has no range then, and is broken
+    drawn = [one for one in drawn if len(one) == bands]
+    pairs = []
+    for band in range(bands):
+        values = np.concatenate([one[band] for one in drawn])
+        low, high = np.percentile(values[np.isfinite(values)], _PERCENTILES).tolist() if len(values) else (0.0, 1.0)
+        pairs.append((low, high if high > low else low + 1))
+    return CommonRange(tuple(pairs) or (0.0, 1.0), "the 1st and 99th percentile of all samples")
+
+
+def least_range(source: Source, options: DataConfig, transform: Transform, threads: int) -> CommonRange:
     """The range from 0 to the least 2^k - 1 that holds every image of the source of more than 8 bits a channel."""
     top, largest, name = 0, -1, ""
-    work = functools.partial(_ceiling_of_item, options=options)
+    work = functools.partial(_ceiling_of_item, options=options, transform=transform)
     for items in source.splits.values():
         for at_least, sample, item in ordered_map(work, items, threads):
             top = max(top, at_least)
             if at_least and sample > largest:
                 largest, name = sample, item
-    return CommonRange((0.0, float(top)), largest, name)
+    return CommonRange((0.0, float(top)), f"the largest of the source is {largest:,}, in {name}")
 
 
 @dataclass
@@ -124,7 +163,7 @@ class ImagePackBuilder(PackBuilder):
     """Writes the files of one pack of images into an empty directory (see `PackBuilder`); `how` is a `Transform`.
 
     Attributes:
-        found: the range of the source, where `data.range` is `auto` and it has been looked for.
+        found: the range of the source, where `data.range` is none and it has been looked for.
         sizes: width and height of the images whose aspect is far from a row's, by name.
         blank: tiles of one colour of the images that are cut into tiles, by name, where there are any.
     """
@@ -138,13 +177,15 @@ class ImagePackBuilder(PackBuilder):
 
     @property
     def levels(self) -> Range | None:
-        """What becomes 0 and 255 of the images of more than 8 bits a channel, where that is known."""
-        return self.options.range if self.options.range != "auto" else self.found.levels if self.found else None
+        """What becomes black and white of the images of more than 8 bits a channel, where that is known."""
+        if not isinstance(self.options.range, str):
+            return self.options.range
+        return self.found.levels if self.found else None
 
     @property
     def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and type of a row."""
-        return self.how.row_shape, np.dtype(np.uint8)
+        return self.how.row_shape, np.dtype(self.how.pixels)
 
     def build(self) -> list[str]:
         """Convert everything, then write the manifest (see `PackBuilder`); but first see whether the disk has room.
@@ -153,18 +194,19 @@ class ImagePackBuilder(PackBuilder):
             RunError: it has not.
         """
         images = sum(map(len, self.source.splits.values()))
-        size = images * math.prod(self.how.row_shape)
+        shape, dtype = self.element
+        size = images * math.prod(shape) * dtype.itemsize
         check_room(self.directory, size, f"the pack of {images:,} images", "set a smaller data.image_size")
         with decoding.decoding(self.options):
             try:
                 return super().build()
             except NoRange:  # rare, so that only such a source is read twice
-                found = common_range(self.source, self.options, self.threads)
+                found = common_range(self.source, self.options, self.how, self.threads)
                 return replace(self, found=found).build()
 
     def made(self) -> dict[str, Any]:
         """What the manifest says of how the rows were made; the range where an image needs one."""
-        deep = {decoding.GREY16, decoding.COLOUR16}.intersection(self.tally.notes)
+        deep = _LATER["range"].intersection(self.tally.notes)
         return {**super().made(), **({"range": list(self.levels)} if deep and self.levels else {})}
 
     def convert(self, items: list[Item]) -> list[Converted]:
@@ -218,10 +260,18 @@ class ImagePackBuilder(PackBuilder):
             if colour != KEEP
             else "of which the colours are kept without the transparency (data.background=white puts them on white)",
             "range": self._range_in_words(),
+            "nan": f"{self.options.nan:g}" if self.options.nan is not None else "",
+            "channels": str(self.how.channels),
+            "kept": f"{self.how.channels} are" if self.how.channels > 1 else "one is",
         }
         said = [
-            f"{what.format(**words)}: {counted(sorted(met[note]))}." for note, what in _NOTES.items() if note in met
+            f"{_NOTES[kind].format(**words, bands=note.removeprefix(kind))}: {counted(sorted(met[note]))}."
+            for kind in _NOTES
+            for note in sorted(met)
+            if note == kind or (kind == decoding.MORE_BANDS and note.startswith(kind))
         ]
+        if self.options.range != DataConfig().range and not _LATER["range"].intersection(met):
+            said.append("data.range is for images of more than 8 bits, and there are none: 8 bits stay as they are.")
         return [*said, *self._aspects(met.get(decoding.OTHER_ASPECT, [])), *self._tiles(met.get(decoding.TILED, []))]
 
     def _aspects(self, names: list[str]) -> list[str]:
@@ -261,15 +311,36 @@ class ImagePackBuilder(PackBuilder):
     def _range_in_words(self) -> str:
         if self.levels is None:  # no image needs it
             return ""
-        low, high = self.levels
-        words = f"from {low:,g} to {high:,g} become 0 to 255 (data.range"
-        if self.found is None:
-            return f"{words})"
-        return f"{words}=auto: the largest of the source is {self.found.largest:,}, in {self.found.name})"
+        pairs, white = of_pairs(self.levels), WHITE[self.how.pixels]
+        if pairs is None:
+            words = f"from {self.levels[0]:,g} to {self.levels[1]:,g}"
+        else:
+            each = [f"from {low:,g} to {high:,g} of band {band}" for band, (low, high) in enumerate(pairs, 1)]
+            more = f", and those of {len(each) - _FEW_BANDS} more" if len(each) > _FEW_BANDS else ""
+            words = ", ".join(each[:_FEW_BANDS]) + more
+        found = f"={self.options.range}: {self.found.found}" if self.found else ""
+        loses = self.how.pixels == "uint8" and self.levels != EIGHT
+        keeps = "; data.pixels=uint16 keeps what 8 bits lose" if loses else ""
+        return f"{words} become 0 to {white:,} (data.range{found}{keeps})"
 
 
-def _ceiling_of_item(item: Item, options: DataConfig) -> tuple[int, int, str]:
-    return *ceiling(read_item(item), options), item.name
+def _ceiling_of_item(item: Item, options: DataConfig, transform: Transform) -> tuple[int, int, str]:
+    return *ceiling(read_item(item), options, transform), item.name
+
+
+def _samples_of_item(
+    item: Item, options: DataConfig, transform: Transform, images: int
+) -> NDArray[np.float32] | NDArray[np.float64] | None:
+    """[bands, pixels] of an image of a source of so many: all of them, or some."""
+    found = samples(read_item(item), options, transform)
+    if found is None:
+        return None
+    bands = np.atleast_3d(found)
+    bands = bands.reshape(-1, bands.shape[2]).T
+    most = max(_MOST_DRAWN // (images * len(bands)), _FEWEST_DRAWN)
+    if bands.shape[1] > most:
+        bands = bands[:, np.random.default_rng(0).integers(0, bands.shape[1], most)]
+    return bands.astype(np.float32 if bands.dtype.itemsize <= 2 or bands.dtype.kind == "f" else np.float64)
 
 
 class ImagePack(OpenPack[ImageSplit]):
@@ -277,7 +348,7 @@ class ImagePack(OpenPack[ImageSplit]):
 
     Attributes:
         transform: how the rows were made.
-        levels: what became 0 and 255 of the images of more than 8 bits a channel; None when there were none.
+        levels: what became black and white of the images of more than 8 bits a channel; None when there were none.
     """
 
     format, modality, how, contents = 1, IMAGES, "transform", "images"
@@ -286,8 +357,26 @@ class ImagePack(OpenPack[ImageSplit]):
 
     def _take(self, manifest: Manifest) -> None:
         self.transform = Transform.from_json(manifest["transform"])
-        low, high = manifest.get("range") or (None, None)
-        self.levels: Range | None = None if low is None or high is None else (float(low), float(high))
+        self.levels: Range | None = range_from_json(manifest["range"]) if manifest.get("range") else None
+
+    @functools.cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over all pixels of the train split, from 0 to 1, in float64.
+
+        A channel that never changes has a deviation of 1.
+        """
+        images = self.split("train").images
+        white, count = WHITE[self.transform.pixels], math.prod(images.shape[:3])
+        total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
+        for first in range(0, len(images), _ROWS):
+            pixels = images[first : first + _ROWS].astype(np.float64) / white
+            total += pixels.sum(axis=(0, 1, 2))
+        mean = total / count
+        for first in range(0, len(images), _ROWS):  # again, as the difference of two large numbers says little
+            pixels = images[first : first + _ROWS].astype(np.float64) / white - mean
+            squares += np.square(pixels).sum(axis=(0, 1, 2))
+        std = np.sqrt(squares / count)
+        return tuple(mean.tolist()), tuple(np.where(std > _STILL, std, 1.0).tolist())
 
     @classmethod
     def made(cls, how: Transform, options: DataConfig, met: Collection[str]) -> dict[str, Any]:

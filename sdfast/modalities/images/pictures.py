@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from sdfast.data.config import KEEP, DataConfig
-from sdfast.data.items import LARGEST_FILE
+from sdfast.data.items import LARGEST_FILE, Item, Source, known_items
 from sdfast.durable import read_json
 from sdfast.errors import UserError
-from sdfast.modalities.images.decode import BrokenImage, ceiling, decoding, picture
+from sdfast.modalities.images.decode import BrokenImage, decode, decoding, picture, samples
 from sdfast.modalities.images.levels import FULL, Range
-from sdfast.modalities.images.processor import KEPT_AS, ImageProcessor
+from sdfast.modalities.images.pack import common_range
+from sdfast.modalities.images.processor import HALF, KEPT_AS, ImageProcessor
 from sdfast.modalities.images.transform import Transform
 from sdfast.regular import read_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _KEYS = ("background", "exif_rotation", "range")
-_LATER = ("resize", "tile")  # kept where something else than the default is done
+_LATER_KEYS = ("pixels", "nan", "resize", "tile")  # kept where they are not at their defaults
 _BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose folder says nothing
 
 
 def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
     """The options (of the `data` section, the range of a pack) that turn a file into colours, as a JSON value."""
     done = options.model_copy(update={"range": levels or options.range, "resize": _resize(options)})
-    later = {key for key in _LATER if getattr(done, key) is not None}
+    later = {key for key in _LATER_KEYS if getattr(done, key) != DataConfig.model_fields[key].default}
     return done.model_dump(mode="json", include={*_KEYS, *later})
 
 
@@ -54,8 +58,9 @@ def options_of_model(options: DataConfig, kept: Any) -> DataConfig:
     try:
         if not isinstance(values, Mapping):
             raise TypeError
-        kept = {key: values[key] for key in _KEYS if key in values} | {key: values.get(key) for key in _LATER}
-        return DataConfig(**{**options.model_dump(), **kept})
+        plain = {key: DataConfig.model_fields[key].default for key in _LATER_KEYS}
+        known = {key: values[key] for key in (*_KEYS, *_LATER_KEYS) if key in values}
+        return DataConfig(**{**options.model_dump(), **plain, **known})
     except (TypeError, ValidationError) as error:
         raise UserError(
             f"{KEPT_AS} in the model's {PROCESSOR_FILE} does not describe pictures as sdfast writes it; copy the model "
@@ -79,8 +84,8 @@ def open_picture(file: str | Path, model: str | Path) -> Image:
         PIL image, 8 bits a channel, mode RGB.
 
     Raises:
-        UserError: the folder is no model's or one's that was trained on tiles, or the file is no picture that can be
-            used.
+        UserError: the folder is no model's, or one's of other channels or that was trained on tiles; or the file is no
+            picture that can be used.
     """
     options, transform = _how(model)
     if transform.tile is not None:
@@ -88,8 +93,34 @@ def open_picture(file: str | Path, model: str | Path) -> Image:
             f"{model} was trained on tiles (data.tile), and a picture may be several; give open_tiles of the same"
             " module, and take the mean of their probabilities."
         )
-    image = _opened(file, options)
+    image = _colours(file, model, options, transform)
     return image if transform.resize == "squash" else _images(transform, image)[0]
+
+
+def open_pixels(file: str | Path, model: str | Path) -> Tensor:
+    """A picture as the input of a model, as `sdfast eval` sees it: of any number of channels and type of pixels.
+
+    It is read and stretched as for `open_picture`, brought to the model's size, and normalised.
+
+    Args:
+        file: of the picture.
+        model: folder of a model that sdfast has written.
+
+    Returns:
+        [1, C, H, W] float32: `pixel_values` of a model of transformers; of one that was trained on tiles [k, C, H, W].
+
+    Raises:
+        UserError: the folder is no model's, or the file is no picture that can be used.
+    """
+    import torch
+
+    from sdfast.modalities.images.reader import Normalise
+
+    options, transform = _how(model)
+    with _opened(file, options, transform) as (raw, levels):
+        row, _ = decode(raw, transform, options, levels=levels)
+    rows = row if transform.tile is not None else row[None]
+    return Normalise(transform.mean, transform.std)(torch.from_numpy(rows.copy()))
 
 
 def open_tiles(file: str | Path, model: str | Path) -> list[Image]:
@@ -109,25 +140,45 @@ def open_tiles(file: str | Path, model: str | Path) -> list[Image]:
         UserError: the folder is no model's, or the file is no picture that can be used.
     """
     options, transform = _how(model)
-    return _images(transform, _opened(file, options))
+    return _images(transform, _colours(file, model, options, transform))
 
 
 def _how(model: str | Path) -> tuple[DataConfig, Transform]:
-    """The options that a model was trained with, and what brings a picture to its size."""
+    """The options that a model was trained with, and what brings a picture to its input."""
     value = read_json(Path(model) / PROCESSOR_FILE)
     if not isinstance(value, dict):
         raise UserError(f"{model} has no {PROCESSOR_FILE}; give the folder of a model that sdfast has written.")
     options = options_of_model(DataConfig(), value.get(KEPT_AS))
     processor = ImageProcessor.from_json(value)
-    return options, Transform(processor.height, processor.width).with_options(options)
+    mean, std = processor.mean, processor.std
+    whole = Transform(processor.height, processor.width, len(mean), mean, std)
+    return options, whole.with_options(options)
 
 
-def _opened(file: str | Path, options: DataConfig) -> Image:
+def _colours(file: str | Path, model: str | Path, options: DataConfig, transform: Transform) -> Image:
+    """A picture of 8-bit colours before it is resized."""
+    if transform.channels not in (1, 3):
+        raise UserError(
+            f"{model} takes {transform.channels} channels, and PIL has no such picture; give open_pixels of the same"
+            " module, which gives the model's input."
+        )
+    with _opened(file, options, transform) as (raw, levels):
+        return picture(raw, options, levels).convert("RGB")
+
+
+@contextlib.contextmanager
+def _opened(file: str | Path, options: DataConfig, transform: Transform) -> Iterator[tuple[bytes, Range | None]]:
+    """A file's bytes and the range of its picture, where it needs one that the options do not say.
+
+    Raises:
+        UserError: it is no picture that can be used; whatever is done with it may raise BrokenImage.
+    """
     try:
         raw = read_regular(file, LARGEST_FILE)
         with decoding(options):
-            top = ceiling(raw, options)[0] if options.range == "auto" else 0
-            return picture(raw, options, (0.0, float(top)) if top else None).convert("RGB")
+            alone = Source(str(file), "file", None, {"train": known_items([Item(str(file), None, lambda: raw)])})
+            looked_for = isinstance(options.range, str) and samples(raw, options, transform) is not None
+            yield raw, common_range(alone, options, transform, 1).levels if looked_for else None
     except (OSError, BrokenImage) as error:
         reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise UserError(f"{file}: {reason}.") from error
@@ -136,5 +187,5 @@ def _opened(file: str | Path, options: DataConfig) -> Image:
 def _images(transform: Transform, image: Image) -> list[Image]:
     from PIL import Image as images
 
-    rows = transform.apply(image)
+    rows = replace(transform, channels=3, mean=HALF, std=HALF, pixels="uint8").apply(image)
     return [images.fromarray(row) for row in (rows if transform.tile is not None else rows[None])]

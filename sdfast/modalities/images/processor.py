@@ -102,13 +102,17 @@ class ImageProcessor:
         return replace(self, height=height, width=width)
 
     def with_channels(self, channels: int) -> ImageProcessor:
-        """The same size for another number of channels: one value is repeated, several are averaged into one each."""
+        """The same size for another number of channels: the values are averaged for one, and take turns for several."""
         if len(self.mean) == channels:
             return self
-        mean, std = (math.fsum(values) / len(values) for values in (self.mean, self.std))
+        if channels > 1:
+            turns = range(channels)
+            mean, std = (tuple(each[turn % len(each)] for turn in turns) for each in (self.mean, self.std))
+            return replace(self, mean=mean, std=std)
         if len(set(self.mean)) == 1 and len(set(self.std)) == 1:  # no rounding of a mean of equal numbers
-            mean, std = self.mean[0], self.std[0]
-        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+            return replace(self, mean=self.mean[:1], std=self.std[:1])
+        mean, std = ((math.fsum(values) / len(values),) for values in (self.mean, self.std))
+        return replace(self, mean=mean, std=std)
 
 
 def replaced_steps(value: Mapping[str, Any]) -> str:

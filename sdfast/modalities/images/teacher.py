@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +29,14 @@ class ImageRecipe(BankRecipe):
     """A bank of the features of images.
 
     Attributes:
-        images: [m, H, W, C] uint8, all rows of the split (a memory map will do).
-        normalise: from uint8 [B, H, W, C] to the model's input, as training does it.
+        images: [m, H, W, C] in the pack's type, all rows of the split (a memory map will do).
+        normalise: from [B, H, W, C] to the model's input, as training does it.
     """
 
     plural = "images"
     encoder: ViTEncoder
     shape: ViTShape
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     normalise: nn.Module
     augment: Augmentation | None = None
 
@@ -45,15 +46,15 @@ class ImageRecipe(BankRecipe):
         width, patches = self.shape.encoder.width, self.shape.patches
         return {"cls": (width,), "patch": (patches, width), "all": (1 + patches, width)}[self.tokens]
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images of some rows: [b, H, W, C] uint8."""
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The images of some rows: [b, H, W, C]."""
         return np.ascontiguousarray(self.images[rows])
 
-    def each(self, contents: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def each(self, contents: NDArray[Any]) -> NDArray[Any]:
         """The images one by one."""
         return contents
 
-    def digest(self, row: NDArray[np.uint8]) -> bytes:
+    def digest(self, row: NDArray[Any]) -> bytes:
         """The content digest of an image."""
         return row_digest(row)
 
@@ -62,7 +63,7 @@ class ImageRecipe(BankRecipe):
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
         return copy.deepcopy(self.normalise).to(self.device, dtype)
 
-    def seen(self, contents: NDArray[np.uint8], entries: NDArray[np.int64]) -> Tensor:
+    def seen(self, contents: NDArray[Any], entries: NDArray[np.int64]) -> Tensor:
         """[b, C, H, W]: the images normalised, or their views."""
         pixels = self._normalise(torch.from_numpy(contents).to(self.device, non_blocking=True))
         if self.augment is None:
@@ -74,6 +75,9 @@ class ImageRecipe(BankRecipe):
 def recipe_of(teacher: PretrainedMAE, pack: ImagePack, config: Config, device: torch.device) -> ImageRecipe:
     """What a teacher's bank for a run is made from."""
     train, transform = rows_of_pictures(pack.split("train")), pack.transform
+    if config.data.normalise == "dataset":
+        mean, std = pack.statistics
+        transform = replace(transform, mean=mean, std=std)
     return ImageRecipe(
         encoder=teacher.module.encoder,
         shape=teacher.shape,
