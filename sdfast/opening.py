@@ -10,6 +10,8 @@ import torch
 from sdfast import bundled
 from sdfast.config import Config, refuse_other_modality, with_own_settings
 from sdfast.context import Kind, Modality, rows_of
+from sdfast.data.pack_checks import first_names
+from sdfast.data.problem import REGRESSION, SEVERAL
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.launch import join, launch_info
@@ -90,7 +92,11 @@ def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], 
     pack = prepare(config)
     train = pack.split("train")
     counts = ", ".join(f"{len(split)} {name}" for name, split in pack.splits.items())
-    classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
+    names = pack.class_names or []
+    classes = f", {len(names)} classes" if names else ", unlabelled"
+    classes += " (several a row)" * (pack.problem == SEVERAL)
+    if pack.problem == REGRESSION:
+        classes = f", labelled with {'a number' if len(names) == 1 else f'{len(names)} numbers'} ({first_names(names)})"
     log.info("data: %s: %s%s", config.data_spec, counts, classes)
     config = modality.settled(config, pack)
     kinds: list[Kind] = ["pretrain", "distill", *(("finetune",) if train.labels is not None else ())]

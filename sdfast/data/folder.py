@@ -150,8 +150,10 @@ def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
         return False
     header, _ = read_header(table, options, IMAGES)
     if options.image_key is None and len(_sub_folders(table.parent)) > 1:
-        return {IMAGES.column, LABEL_COLUMN if options.label_key is None else options.label_key} <= set(header)
-    return None not in choose_names(header, options, IMAGES, str(table))
+        keys = options.label_key if isinstance(options.label_key, tuple) else (options.label_key or LABEL_COLUMN,)
+        return {IMAGES.column, *keys} <= set(header)
+    content, labels = choose_names(header, options, IMAGES, str(table))
+    return content is not None and bool(labels)
 
 
 def _read_split(root: Path, directory: Path, options: DataConfig, modality: Modality) -> _Found:
@@ -224,7 +226,7 @@ def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | Non
     _check_first_names([(file, row.line) for file, row in rows[:_LOOKED_AT]], path)
     parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
-    found, folder = Rows(column=notes.split), path.parent
+    found, folder = Rows(column=notes.split, label_columns=notes.labels), path.parent
     for split in (split for split in SPLITS if split in splits):
         group = [row for row, part in zip(rows, splits, strict=True) if part == split]
         items = partial(_items, [(_portable(file, folder), folder / file) for file, _ in group], file_reader)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.parallel import ordered_map
+from sdfast.data.problem import SINGLE, Label, ProblemType
 from sdfast.errors import RunError, said
 from sdfast.regular import of_the_file, read_regular
 
@@ -30,7 +31,7 @@ class Item(NamedTuple):
 
     Attributes:
         name: for messages and predictions: relative to the source, '/' between folders.
-        label: class number, or None when it has none.
+        label: class number, or ascending ones where a row has several, or numbers; None when it has none.
         read: gives the encoded file's bytes, uint8 pixels [H, W] or [H, W, C], or a document in UTF-8; OSError when it
             cannot be read.
         banner: of an image, so many rows of pixels at its bottom are no part of the picture and are cut off.
@@ -38,7 +39,7 @@ class Item(NamedTuple):
     """
 
     name: str
-    label: int | None
+    label: Label
     read: Callable[[], Raw]
     banner: int = 0
     held: int = 0
@@ -76,7 +77,7 @@ class ItemList:
             they get theirs of `labels`.
     """
 
-    def __init__(self, labels: list[int | None], *files: Callable[[], Iterable[Item]]) -> None:
+    def __init__(self, labels: list[Label], *files: Callable[[], Iterable[Item]]) -> None:
         self.labels = labels
         self._files = files
 
@@ -114,9 +115,13 @@ def chosen_items(
                 yield from (item for index, item in enumerate(each) if index in wanted)
 
     labels = [lists[name].labels[index] for name, index in rows]
-    if numbers is not None:
-        labels = [None if label is None else numbers[label] for label in labels]
-    return ItemList(labels, items)
+    return ItemList(labels if numbers is None else [_renumbered(label, numbers) for label in labels], items)
+
+
+def _renumbered(label: Label, numbers: Mapping[int, int]) -> Label:
+    if isinstance(label, tuple):
+        return tuple(numbers[int(number)] for number in label)
+    return None if label is None else numbers[label]
 
 
 @dataclass
@@ -126,10 +131,12 @@ class Source:
     Attributes:
         name: what a person calls it: the last part of the path, or the hub id; never an absolute path.
         kind: "image folder", "text folder", "csv", "jsonl", "parquet", "Hugging Face data set", "IDX", ...
-        class_names: name of each class number, or None when nothing has a label.
+        class_names: name of each class number (of labels that are numbers: of each number), or None when nothing has a
+            label.
         splits: "train", "val" and "test", those that exist.
         warnings: sentences about what was left out or looks odd.
         modality: what its items are.
+        problem: what their labels are.
     """
 
     name: str
@@ -138,6 +145,7 @@ class Source:
     splits: dict[str, ItemList]
     warnings: list[str] = field(default_factory=list)
     modality: Modality = IMAGES
+    problem: ProblemType = SINGLE
 
     def content_digest(self, threads: int = 1) -> str:
         """Hexadecimal SHA-256 over the class names and, in order, every item's name, bytes and label.
@@ -172,7 +180,7 @@ class SourceDigest:
 
 
 def item_record(item: Item, raw: Raw | OSError) -> bytes:
-    """72 bytes that change when the item's name, bytes or label do; `raw` is what its `read` gave or raised."""
+    """Bytes, always as many, that change when the item's name, bytes or label do; `raw` is what reading it gave."""
     name = hashlib.sha256(item.name.encode("utf-8", "surrogateescape"))
     content = hashlib.sha256()
     if isinstance(raw, OSError):
@@ -186,6 +194,8 @@ def item_record(item: Item, raw: Raw | OSError) -> bytes:
     if item.banner:
         content.update(f" without a banner of {item.banner}".encode())
     label = -1 if item.label is None else item.label
+    if isinstance(label, tuple):
+        return name.digest() + content.digest() + hashlib.sha256(json.dumps(label).encode()).digest()[:8]
     return name.digest() + content.digest() + label.to_bytes(8, "little", signed=True)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +16,8 @@ from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, ItemList, Source, chosen_items
 from sdfast.data.labels import Unseen, Value, compare_classes, number_labels
 from sdfast.data.modality import counted, first_listed
+from sdfast.data.problem import SEVERAL, SINGLE, Label
+from sdfast.data.several import encode_numbers, encode_several, problem_in, say_combinations
 from sdfast.errors import UserError
 
 USUAL_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold")  # names of such a column, in this order
@@ -97,9 +99,11 @@ class Notes:
 
     Attributes:
         split: the column of splits of the file that is read, None without one.
+        labels: its column of labels, or several.
     """
 
     split: str | None = None
+    labels: tuple[str, ...] = ()
     _sentences: list[str] = field(default_factory=list)
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
@@ -129,11 +133,13 @@ class Rows:
         labels: as written, None where a row has none.
         column: of the splits, None without one.
         splits: what that column says of each row; where a file has none, the split of the file.
+        label_columns: of the labels.
     """
 
     labels: dict[str, list[Value]] = field(default_factory=dict)
     column: str | None = None
     splits: dict[str, list[object]] = field(default_factory=dict)
+    label_columns: tuple[str, ...] = ()
     _items: dict[str, list[Callable[[], Iterator[Item]]]] = field(default_factory=dict)
 
     def add(
@@ -169,7 +175,7 @@ class Rows:
 
         Args:
             source: without splits.
-            options: its `split_key` and `na_labels`.
+            options: its keys about labels and splits.
             unseen, strict: see `compare_classes`.
             class_names, where: see `number_labels`.
 
@@ -177,10 +183,21 @@ class Rows:
             UserError: labels that are none, splits that contradict each other, or classes that differ between them.
         """
         say = source.warnings.append
-        source.class_names, numbers = number_labels(
-            self.labels, class_names, where or source.name, options.na_labels, say
+        where, problem = where or source.name, problem_in(self.labels, options)
+        numbers: Mapping[str, Sequence[Label]]
+        if problem == SINGLE:
+            source.class_names, numbers = number_labels(self.labels, class_names, where, options.na_labels, say)
+            if class_names is None:
+                say_combinations(source.class_names or (), where, problem, say)
+        elif problem == SEVERAL:
+            columns = self.label_columns
+            source.class_names, numbers = encode_several(self.labels, class_names, columns, where, options, say)
+        else:
+            source.class_names, numbers = encode_numbers(self.labels, self.label_columns, where, say)
+        source.problem = problem if source.class_names is not None else SINGLE
+        source.splits.update(
+            {split: ItemList(list(each), *self._items[split]) for split, each in numbers.items() if each}
         )
-        source.splits.update({split: ItemList(each, *self._items[split]) for split, each in numbers.items() if each})
         self._use_column(source, options)
         compare_classes(source, strict, unseen)
         return source

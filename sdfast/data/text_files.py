@@ -14,7 +14,9 @@ from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
+from sdfast.data.problem import SINGLE
 from sdfast.data.records import Notes, Record, Rows, files_by_split, split_name, split_of_file
+from sdfast.data.several import Cells
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
 from sdfast.regular import read_regular
@@ -85,7 +87,7 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
             found = [(record.label, record.split) for record in _READERS[suffix_of(file)](file, options, notes)]
             if not found:
                 raise UserError(f"{file} holds no documents.")
-            rows.column = rows.column or notes.split
+            rows.column, rows.label_columns = rows.column or notes.split, notes.labels
             splits = None if notes.split is None else [cell for _, cell in found]
             rows.add(split, [label for label, _ in found], partial(_items, file, name, options), splits)
     notes.add_to(source)
@@ -114,7 +116,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         UserError: a line that is not of the encoding, not JSON or not an object, no text field or one of another type,
             a label that is neither text nor a number, or no field of the name that `label_key` gives.
     """
-    fields: tuple[str | None, str | None] | None = None
+    fields: tuple[str | None, tuple[str, ...]] | None = None
     names: list[str] = []
     labelled = False
     for line, content in read_lines(path, encoding=options.encoding, say=notes.say):
@@ -126,9 +128,11 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         if fields is None:
             names = list(record)
             fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
-            notes.split = find_split_column(names, options, where, fields)
-            notes.take(column_notes(*fields, (), options, TEXTS))
-        text_key, label_key = fields[0] or TEXTS.column, fields[1] or LABEL_COLUMN
+            notes.labels = fields[1] or (LABEL_COLUMN,)
+            notes.split = find_split_column(names, options, where, (fields[0], *fields[1]))
+            notes.take(column_notes(fields[0], next(iter(fields[1]), None), (), options, TEXTS))
+        text_key, label_keys = fields[0] or TEXTS.column, fields[1] or (LABEL_COLUMN,)
+        label_key = next((key for key in label_keys if key not in record), label_keys[0])
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
             missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
             others = "" if key == "label_key" or "file_name" not in record else f": {TEXTS.otherwise}"
@@ -141,9 +145,11 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
                 "choose one by data.label_key=..."
             )
         text, label = record[text_key], record.get(label_key) if options.label_key != NO_COLUMN else None
+        if isinstance(options.label_key, tuple):
+            label = Cells(record.get(key) for key in label_keys)
         if text is not None and not isinstance(text, str):
             raise UserError(f"{where}: field {text_key!r} is {_kind(text)}, not a text.")
-        if isinstance(label, (dict, list)):
+        if isinstance(label, dict) or (isinstance(label, list) and options.problem_type == SINGLE):
             raise UserError(
                 f"{where}: field {label_key!r} is {_kind(label)}, not one label. Choose another by data.label_key=..., "
                 f"or go without by data.label_key={NO_COLUMN}."
@@ -151,7 +157,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         labelled = labelled or label is not None
         yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
     if fields is not None and not labelled:
-        notes.take(column_notes(*fields, names, options, TEXTS))
+        notes.take(column_notes(fields[0], next(iter(fields[1]), None), names, options, TEXTS))
 
 
 def _object(content: str, where: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sdfast.models.layout import Naming, read_state
 from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
 TEXTS_TAKEN = "of text models sdfast takes bert and roberta"
+ONE_CLASS = "single_label_classification"  # as `problem_type`
 _SPARE = 1 << 24  # parameters
 
 
@@ -281,8 +282,8 @@ def classifier_on(kind: type[Module], start: nn.Module, seed: int, *arguments: A
     return filled(kind, state, *arguments)
 
 
-def config_of_classes(class_names: Sequence[str], outputs: int) -> dict[str, Any]:
-    """What `config.json` says of a classifier's outputs.
+def config_of_classes(class_names: Sequence[str], outputs: int, problem: str = ONE_CLASS) -> dict[str, Any]:
+    """What `config.json` says of a classifier's outputs; `problem` is its `problem_type`.
 
     Raises:
         UserError: the class names are not distinct or not as many as the outputs.
@@ -293,5 +294,5 @@ def config_of_classes(class_names: Sequence[str], outputs: int) -> dict[str, Any
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "single_label_classification",
+        "problem_type": problem,
     }

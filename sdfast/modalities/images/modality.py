@@ -180,8 +180,9 @@ class Images(Modality):
     def write_classifier(
         self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
-        models.save_classifier(module, folder, _written_processor(context), names, context.config.finetune.dropout)
-        write_card(context.config, self.name, folder, "finetune", steps)
+        dropout, problem = context.config.finetune.dropout, context.pack.problem
+        models.save_classifier(module, folder, _written_processor(context), names, dropout, problem)
+        write_card(context.config, self.name, folder, "finetune", steps, problem, names)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:

@@ -32,6 +32,7 @@ from sdfast.modalities.images.transform import Transform
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
 _NOT_IN_PACK |= {"chunk", "chunk_stride", "pack_short"}
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels"}  # what they decide is in the digest of the source
+_NOT_IN_PACK |= {"problem_type", "label_separator"}  # so is this
 _LATER = {  # options, and the images that need them
     "background": {decoding.TRANSPARENT},
     "range": {decoding.GREY16, decoding.COLOUR16},
