@@ -114,6 +114,8 @@ def test_transformers_gives_the_same_outputs(run: Run) -> None:
     config = json.loads((folder / "config.json").read_text())
     names = sorted(CLASSES) if problem == SEVERAL else ["level", "shift"]
     assert config["problem_type"] == problem and config["id2label"] == {"0": names[0], "1": names[1]}
+    threshold = json.loads((out / "finetune/result.json").read_text())["metrics"].get("threshold")
+    assert config.get("sdfast_threshold") == threshold and (threshold is not None) == (problem == SEVERAL)
     rows = pd.read_csv(data).query("split == 'test'")
     if kind == "images":
         model = transformers.AutoModelForImageClassification.from_pretrained(folder)

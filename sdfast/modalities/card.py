@@ -85,7 +85,8 @@ _HOW = {
 _ANSWERS = {  # beside how a classifier is loaded, of labels that are not one class a row
     SEVERAL: """\
 A row may have several classes, or none: each class has a probability of its own, the sigmoid of its logit
-(`problem_type` in `config.json` says so to transformers). `classify(..., top_k=None)` gives all of them.
+(`problem_type` in `config.json` says so to transformers). `classify(..., top_k=None)` gives all of them. Where
+`config.json` has `sdfast_threshold`, that is the probability from which on a class was taken to apply.
 """,
     REGRESSION: """\
 The outputs are numbers in the units of the data ({names}), not probabilities: `classify(..., function_to_apply="none",

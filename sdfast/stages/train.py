@@ -26,6 +26,7 @@ from sdfast.evaluation.scoring import HALF, SCORING, Scoring
 from sdfast.log import log
 from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
+from sdfast.models.folder import add_threshold
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.regularizers.choose import advice
@@ -91,9 +92,15 @@ def train_stage(
         metrics |= trained.best.scores
         numbers |= {"best_step": trained.best.step, "best_by": _dev_metric(context)}
     names = context.pack.class_names
+
+    def write_classifier(folder: Path) -> None:
+        modality.write_classifier(context, module, folder, names, trained.steps)
+        if "threshold" in metrics:
+            add_threshold(folder, metrics["threshold"])
+
     return Outcome(
         weights_digest(module),
-        lambda folder: modality.write_classifier(context, module, folder, names, trained.steps),
+        write_classifier,
         numbers,
         metrics,
         tables,

@@ -21,6 +21,7 @@ from sdfast.models import layout
 from sdfast.models.folder import (
     ONE_CLASS,
     STACK,
+    THRESHOLD,
     Family,
     Pretrained,
     classifier_on,
@@ -43,6 +44,7 @@ _REPLACED = (
     "label2id",
     "num_labels",
     "problem_type",
+    THRESHOLD,
     "torch_dtype",
     "transformers_version",
 )
