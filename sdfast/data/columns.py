@@ -208,7 +208,8 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
     names = [column.name for column in columns if column.holds in ("text", "classes", "scalar")]
     taken = (content.name, *(() if label is None else label.parts or (label.name,)))
     split = find_split_column(names, options, where, taken)
-    others = tuple(name for name in names if name not in (*taken, split))
+    listed_classes = [column.name for column in columns if column.holds == "other" and column.class_names]
+    others = tuple(name for name in (*names, *listed_classes) if name not in (*taken, split))
     return Chosen(content, label, None if split is None else by_name[split], others)
 
 

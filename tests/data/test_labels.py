@@ -239,7 +239,10 @@ def test_a_sequence_of_class_labels_is_several_classes_a_row(tmp_path: Path) -> 
     rows.save_to_disk(str(tmp_path / "saved"))
     rows.to_parquet(tmp_path / "x.parquet")
     for path in (tmp_path / "saved", tmp_path / "x.parquet"):
-        assert opened(path).class_names is None  # not called as labels are
+        bare = opened(path)
+        assert (
+            bare.class_names is None and "if they are 'topics', say so by" in bare.warnings[0]
+        )  # not called as labels
         source = opened(path, label_key="topics")
         assert source.class_names == ["a", "b"] and source.splits["train"].labels == [(0, 1), (1,)]
         with pytest.raises(UserError, match=r"column 'topics' \(train\): a label is a list \(\[0, 1\]\)"):
