@@ -62,7 +62,7 @@ class Context:
         return evaluation_split(self.pack)[1]
 
     def train_of(self, kind: Kind) -> Any:
-        """What a kind of stage sees of the split that is trained on: of texts possibly its chunks."""
+        """What a kind of stage sees of the split that is trained on: possibly chunks of texts, or tiles of images."""
         return self.modality.training_split(self.pack, self.config, kind)
 
     def section(self, kind: Kind) -> OptimisationConfig:
@@ -73,14 +73,15 @@ class Context:
         return getattr(self.config, kind)
 
     def train_rows(self, kind: Kind) -> Tensor:
-        """[n] int64, on the CPU: the rows of `train_of` in `data.limit`; for `finetune` those that have a label."""
+        """[n] int64, on the CPU: the rows of `train_of` in `data.limit`; for `finetune` those with a label, as many as
+        `data.labelled_limit` allows."""
         return rows_of(self.train_of(kind), self.config, kind)
 
     def balanced_classes(self, kind: Kind) -> Tensor | None:
         """[n] int64: the class of each of `train_rows`, where as many of each are taken; None where they are not."""
         if kind != "finetune" or self.config.finetune.sampling != "balanced":
             return None
-        return torch.from_numpy(labels_of(self.train))[self.train_rows(kind)]
+        return torch.from_numpy(labels_of(self.train_of(kind)))[self.train_rows(kind)]
 
     def read(self, split: Any) -> Reader:
         """The function that brings rows of a split to the device; made once, as on a GPU it may hold its images."""
@@ -105,8 +106,12 @@ class Context:
 
 def rows_of(train: Any, config: Config, kind: Kind) -> Tensor:
     """[n] int64, on the CPU: the rows that a kind of stage trains on of what it sees of a split."""
-    rows = torch.from_numpy(train.limited(config.data.limit, config.data.limit_seed))
-    return labelled_rows(train, rows) if kind == "finetune" else rows
+    data = config.data
+    if kind != "finetune":
+        return torch.from_numpy(train.limited(data.limit, data.limit_seed))
+    limits = [limit for limit in (data.limit, data.labelled_limit) if limit is not None]
+    rows = train.limited(min(limits, default=None), data.limit_seed)  # those with a label come first in any limit
+    return labelled_rows(train, torch.from_numpy(rows))
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,14 @@ class Modality(ABC):
     def training_split(self, pack: Any, config: Config, kind: Kind) -> Any:
         """What a kind of stage sees of the train split, whose rows it trains on: the split itself, or a view of it."""
         return pack.split("train")
+
+    def voting(self, pack: Any, split: Any, config: Config) -> Any:
+        """The rows that vote for the items of a split, a view of it as of chunks for documents; None without such.
+
+        It has `item_of`, [N] int64, ascending: which item each row is of; `labels`, of each row; `digests`; and
+        `adds_content`: whether rows hold what the digests of the items are not of.
+        """
+        return None
 
     def settled(self, config: Config, pack: Any) -> Config:
         """The configuration with a value for each key of `data` that depends on the pack, and that said in the log.

@@ -159,9 +159,10 @@ def kept_data(out: Path, config: Config) -> bool:
     there = Occupant.of(out)
     if there is None or there.config is None or not _same_place(there.data, config.data_spec):
         return False
-    free = {"source": None, "limit": None, "limit_seed": 0}  # they are not in the pack
+    free = {"source": None, "limit": None, "labelled_limit": None, "limit_seed": 0}  # they are not in the pack
     free |= {"chunk": None, "chunk_stride": 0, "pack_short": False}
-    mine, theirs = (each.data.model_copy(update=free) for each in (config, there.config))
+    data = [each.data for each in (config, there.config)]
+    mine, theirs = (each.model_copy(update={**free, "resize": each.resize or "squash"}) for each in data)
     return mine == theirs and (out / "pack" / "manifest.json").is_file()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import nn
 from sdfast import durable, occupant
 from sdfast.config import Config, resolve
 from sdfast.context import Context, Modality
+from sdfast.data.shard_names import is_there
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.machine import cpu_settings
 from sdfast.errors import UserError, nearest
@@ -53,6 +53,7 @@ class Pipeline:
         data: str | Path | None = None,
         out: str | Path | None = None,
         *,
+        unlabelled: str | Path | Sequence[str | Path] = (),
         zero: int | None = None,
         preset: str | None = None,
         config: str | Path | None = None,
@@ -68,6 +69,8 @@ class Pipeline:
             model: hub id or folder (see `load_mae` and `load_mlm`); the bundled model of images when not given.
             data: what to adapt to (see `sdfast.data.sources.open_source`); bundled images or texts when not given.
             out: run directory; `runs/<model>-<data>` when not given.
+            unlabelled: further sources whose rows join those of `pretrain`, `distill` and the bank without a label (the
+                key `data.unlabelled`).
             zero: DeepSpeed ZeRO stage, 0 to 3 (the key `zero.stage`). Under torchrun, deepspeed or srun this object is
                 one process of several, which all make it with the same arguments.
             preset: name of a preset.
@@ -90,6 +93,10 @@ class Pipeline:
         options: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
         if data is not None:
             sections = {**sections, "data": {**sections.get("data", {}), "source": str(data)}}
+        if unlabelled:
+            specs = [unlabelled] if isinstance(unlabelled, str | Path) else unlabelled
+            data_section = {**sections.get("data", {}), "unlabelled": [str(each) for each in specs]}
+            sections = {**sections, "data": data_section}
         if zero is not None:
             sections = {**sections, "zero": {"stage": zero}}
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
@@ -176,7 +183,8 @@ class Pipeline:
             try:
                 return modality.prepare_pack(spec, directory, config, initial, self._model_path)
             except UserError as error:
-                if os.path.exists(os.path.expanduser(spec)) or not occupant.kept_data(self.out, config):
+                there = all(map(is_there, (spec, *config.data.unlabelled)))
+                if there or not occupant.kept_data(self.out, config):
                     raise
                 self._is_gone(error)
                 return modality.open_pack(directory)

@@ -16,6 +16,7 @@ from sdfast.cli.options import (
     Overrides,
     RunDirectory,
     TextColumn,
+    Unlabelled,
     config_of,
     with_columns,
 )
@@ -29,6 +30,7 @@ def build(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder; that of the run when not given")] = None,
     data: Annotated[str | None, typer.Option(help="data; that of the run when not given")] = None,
+    unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,
     file_column: FileColumn = None,
     text_column: TextColumn = None,
@@ -44,7 +46,7 @@ def build(
     if own.is_file() and config is None and preset is None:
         config = own
     given: dict[str, Any] = {"model": model, "data": data, "config": config, "preset": preset, "device": device}
-    columns = with_columns(overrides, label_column, file_column, text_column)
+    columns = with_columns(overrides, label_column, file_column, text_column, unlabelled)
     _show(Pipeline(out=out, overrides=columns, **given).build_bank(rebuild))
 
 

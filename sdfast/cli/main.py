@@ -26,6 +26,7 @@ from sdfast.cli.options import (
     Preset,
     RunDirectory,
     TextColumn,
+    Unlabelled,
     config_of,
     with_columns,
 )
@@ -61,6 +62,7 @@ def train(
     stage: Annotated[str, typer.Option(help="pretrain, distill, finetune or all")] = "all",
     model: Model = None,
     data: Data = None,
+    unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,
     file_column: FileColumn = None,
     text_column: TextColumn = None,
@@ -86,7 +88,7 @@ def train(
         resume=resume,  # type: ignore[arg-type]
         replace=replace,
         device=device,
-        overrides=with_columns(overrides, label_column, file_column, text_column),
+        overrides=with_columns(overrides, label_column, file_column, text_column, unlabelled),
     )
     result = pipeline.run(stage)  # type: ignore[arg-type]
     if pipeline.ranks.is_first:
@@ -149,6 +151,7 @@ def config_show(
     preset: Preset = None,
     model: Model = None,
     data: Data = None,
+    unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,
     file_column: FileColumn = None,
     text_column: TextColumn = None,
@@ -156,7 +159,7 @@ def config_show(
     """Print the resolved configuration as YAML, ready for --config."""
     from sdfast.config import resolve
 
-    overrides = with_columns(overrides, label_column, file_column, text_column)
+    overrides = with_columns(overrides, label_column, file_column, text_column, unlabelled)
 
     def resolved_for(source: str | None) -> Config:
         options: dict[str, Any] = {"model": model} if model else {}

@@ -19,7 +19,14 @@ Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-te
 Data = Annotated[
     str | None,
     typer.Option(
-        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; hub data set; bundled when not given"
+        help="images: folder, csv, parquet, IDX; texts: jsonl, csv, txt; tar shards; hub id; bundled when not given"
+    ),
+]
+Unlabelled = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SPEC",
+        help="more data, as --data takes; pretrain and distill see it without labels; again for more sources",
     ),
 ]
 LabelColumn = Annotated[
@@ -35,10 +42,17 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
 RunDirectory = Annotated[Path, typer.Option(help="run directory")]
 
 
-def with_columns(overrides: Sequence[str] | None, label: str | None, file: str | None, text: str | None) -> list[str]:
-    """The overrides, and behind them, as options are stronger, those of the columns that were named."""
+def with_columns(
+    overrides: Sequence[str] | None,
+    label: str | None,
+    file: str | None,
+    text: str | None,
+    unlabelled: Sequence[str] | None = None,
+) -> list[str]:
+    """The overrides, and behind them, as options are stronger, those of the columns and sources that were named."""
     named = {"label_key": label, "image_key": file, "text_key": text}
     said = [f"data.{key}={json.dumps(name, ensure_ascii=False)}" for key, name in named.items() if name is not None]
+    said += [f"data.unlabelled={json.dumps(list(unlabelled), ensure_ascii=False)}"] if unlabelled else []
     return [*(overrides or ()), *said]
 
 

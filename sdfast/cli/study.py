@@ -15,6 +15,7 @@ from sdfast.cli.options import (
     Overrides,
     Preset,
     TextColumn,
+    Unlabelled,
     with_columns,
 )
 from sdfast.errors import RunError, UserError
@@ -23,13 +24,14 @@ from sdfast.errors import RunError, UserError
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="compare, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
+        typer.Argument(help="compare, labels, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
     ],
     overrides: Overrides = None,
     model: Model = None,
     data: Annotated[
         list[str] | None, typer.Option(help="as for train; again for more data sets; bundled when not given")
     ] = None,
+    unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,
     file_column: FileColumn = None,
     text_column: TextColumn = None,
@@ -63,7 +65,7 @@ def study(
     if out is None and len(given) > 1:
         out = f"runs/{slug(model or 'bundled')}-{name}"
     common: dict[str, Any] = {"model": model, "out": out, "config": config, "preset": preset, "device": device}
-    overrides = with_columns(overrides, label_column, file_column, text_column)
+    overrides = with_columns(overrides, label_column, file_column, text_column, unlabelled)
     runs = [Pipeline(data=each, overrides=overrides, **common) for each in given]
     text, failures = run_study(
         name,

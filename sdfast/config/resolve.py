@@ -45,7 +45,8 @@ def resolve(
         options: nested mapping, e.g. from command line options.
 
     Raises:
-        UserError: unknown preset, key or value; the message names it and the nearest valid one.
+        UserError: unknown preset, key or value; the message names it and the nearest valid one. Or there are unlabelled
+            data, and none that they join.
     """
     layers: list[dict[str, Any]] = [_read_file(Path(file))] if file is not None else []
     layers += [parse_override(text) for text in overrides]
@@ -60,11 +61,17 @@ def resolve(
     if preset in BUNDLED_PRESETS.values() and _section(given, "data").get("source") not in (None, "bundled"):
         base.pop("data")  # its limit is meant for the bundled data
     try:
-        return validated(merged(base, given))
+        config = validated(merged(base, given))
     except UserError as error:
         if file is not None and str(error) == _complaint(merged(base, layers[0])):
             raise UserError(f"{file}: {error}") from None
         raise
+    if config.data.unlabelled and config.data.source is None:
+        raise UserError(
+            "data.unlabelled joins the data that --data names, and none are named; where nothing has a label, pass all"
+            " of it by --data."
+        )
+    return config
 
 
 def _complaint(values: dict[str, Any]) -> str | None:

@@ -263,11 +263,14 @@ class FinetuneConfig(OptimisationConfig):
         description="settings of objective=supcon",
         json_schema_extra={"when": "finetune.objective=supcon"},
     )
-    class_weights: Literal["none", "balanced"] | Annotated[tuple[ClassWeight, ...], Field(min_length=2)] = Field(
+    class_weights: (
+        Literal["none", "balanced"] | Annotated[tuple[ClassWeight, ...], Field(min_length=2)] | dict[str, ClassWeight]
+    ) = Field(
         "none",
         description="of the cross-entropy, whose mean over a batch is divided by the weights of its rows, as torch's:"
         " balanced gives each class n / (classes * its rows) of the n labelled training rows, as scikit-learn's; a list"
-        " has one for each class, in the order of the classes; of several classes a row: how rows count that have it",
+        " has one for each class, in the order of the classes; {name: weight, ...} has those of some, and the others 1;"
+        " of several classes a row: how rows count that have it",
         json_schema_extra=_LATER,
     )
     label_smoothing: float = Field(
@@ -300,13 +303,19 @@ class FinetuneConfig(OptimisationConfig):
     @field_validator("class_weights", mode="before")
     @classmethod
     def _one_above_0_for_each_class(cls, value: object) -> object:
-        numbers = value if isinstance(value, list | tuple) else ()
+        if isinstance(value, dict):
+            if odd := [key for key in value if isinstance(key, bool) or not isinstance(key, str | int | float)]:
+                raise ValueError(f"the name of a class that reads as {odd[0]!r} has to be in quotes")
+            value = {str(key): each for key, each in value.items()}
+        numbers = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
         plain = all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
-        if value in ("none", "balanced") or (
-            plain and len(numbers) > 1 and all(1e-6 <= each <= 1e6 for each in numbers)
-        ):
+        enough = len(numbers) > (0 if isinstance(value, dict) else 1)
+        if value in ("none", "balanced") or (plain and enough and all(1e-6 <= each <= 1e6 for each in numbers)):
             return value
-        raise ValueError("give none, balanced, or a list with a number above 0 (1e-6 to 1e6) for each class")
+        raise ValueError(
+            "give none, balanced, or a list with a number above 0 (1e-6 to 1e6) for each class, or such numbers by "
+            "name, {name: 2, other: 0.5}, with a blank after each colon"
+        )
 
     @model_validator(mode="after")
     def _has_an_output_to_smooth(self) -> FinetuneConfig:

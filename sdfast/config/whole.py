@@ -142,7 +142,8 @@ def parse_override(text: str) -> dict[str, Any]:
     """The nested keys of `key=value`; a UserError where it is none."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip() or key.count(".") > _KEY_PARTS:
-        raise UserError(f"'{shortened(text)}' is not an override; write key=value, such as pretrain.steps=1000.")
+        shell = " (a pattern of files is put in quotes)" if text.endswith(".tar") else ""
+        raise UserError(f"'{shortened(text)}' is not an override; write key=value, such as pretrain.steps=1000{shell}.")
     try:
         parsed: Any = value if value.startswith("#") else load_yaml(value)  # '#rrggbb' is no comment here
     except ValueError as error:

@@ -9,16 +9,17 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdfast.data.columns import Column, choose_columns, label_notes, named_cells
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, Source, cell_item
-from sdfast.data.modality import Held, Modality
-from sdfast.data.records import Rows, files_by_split, split_name
+from sdfast.data.folder import LOOKED_AT, check_first_names, image_file, portable
+from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item, file_reader
+from sdfast.data.modality import IMAGES, Held, Modality
+from sdfast.data.records import Notes, Rows, files_by_split, split_name
 from sdfast.data.several import Cells
 from sdfast.errors import UserError
 from sdfast.regular import refuse
@@ -120,10 +121,12 @@ def _open_loaded(name: str, loaded: Any, options: DataConfig, folder: Path, moda
 
 def _open(source: Source, parts: Iterable[tuple[str, _Part]], options: DataConfig, path: str) -> Source:
     """The source of the parts and their splits; `path` is it in a sentence."""
-    rows, chosen = Rows(), None
+    rows, chosen, notes = Rows(), None, Notes()
     for split, part in parts:
         own = choose_columns(part.columns, options, part.where, source.modality)
         chosen = own.joined(chosen, part.where)
+        if source.modality is IMAGES and own.content.holds == "text":
+            part = _listing(part, own.content.name, notes)
         aside = {column: part.labels(column) for column in (own.label, own.split) if column}
         rows.add(
             split,
@@ -137,6 +140,7 @@ def _open(source: Source, parts: Iterable[tuple[str, _Part]], options: DataConfi
     rows.label_columns = () if label is None else label.parts or (label.name,)
     rows.column = None if chosen.split is None else chosen.split.name
     source.warnings += label_notes(chosen, options, source.modality, source.name)
+    notes.add_to(source)
     where = source.name if label is None else f"{source.name}, column {label.name!r}"
     return rows.fill(source, options, options.unseen, names, where, strict=names is None)
 
@@ -152,6 +156,7 @@ class _Part:
         columns: of it.
         rows: how many.
         read: gives one column as arrow has it, so many rows at a time.
+        files: where the contents are files, which a column names: the name and the reader of each.
     """
 
     where: str
@@ -160,6 +165,7 @@ class _Part:
     columns: list[Column]
     rows: int
     read: Callable[[str, int], Iterator[Any]]
+    files: list[tuple[str, Callable[[], Raw]]] | None = None
 
     def cells(self, column: str, rows: int = _BLOCK) -> Iterator[Any]:
         """The cells of a column, images as they are encoded."""
@@ -173,7 +179,29 @@ class _Part:
 
     def items(self, column: str) -> Iterator[Item]:
         """The items of a column of contents."""
+        if self.files is not None:
+            return (Item(name, None, read) for name, read in self.files)
         return (cell_item(f"{self.name}:{row}", cell, self.folder) for row, cell in enumerate(self.cells(column)))
+
+
+def _listing(part: _Part, column: str, notes: Notes) -> _Part:
+    """The part with the files that a column names, by the rules of a list of images.
+
+    Raises:
+        UserError: see `image_file` and `check_first_names`.
+    """
+    files: list[tuple[str, Callable[[], Raw]]] = []
+    first: list[tuple[str, str]] = []
+    for row, cell in enumerate(part.cells(column, _MANY)):
+        where = f"{part.where} row {row}"
+        if not (cell and cell.strip()):
+            raise UserError(f"{where}: no file name in column {column!r}.")
+        name = image_file(cell.strip(), part.folder, where, notes)
+        files.append((portable(name, part.folder), file_reader(part.folder / name)))
+        if len(first) < LOOKED_AT:
+            first.append((name, where))
+    check_first_names(first, part.folder)
+    return replace(part, files=files)
 
 
 def _file_part(path: Path, name: str) -> _Part:

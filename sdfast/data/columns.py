@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.modality import LABEL_COLUMN, USUAL_LABEL_COLUMNS, Held, Modality, listed, other_than
+from sdfast.data.modality import IMAGES, LABEL_COLUMN, USUAL_LABEL_COLUMNS, Held, Modality, listed, other_than
 from sdfast.data.records import USUAL_SPLIT_COLUMNS, split_of_value
 from sdfast.errors import UserError
 
@@ -178,7 +178,8 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
     """The column of the images or texts, and those of the labels and of the splits, if there are such.
 
     Without `image_key` the image column is the only one that is typed as images, or else the only one of raw bytes, or
-    one of the usual name; without `text_key` the text column is the only one of strings, or one of the usual name.
+    one of the usual name, or else the column of strings that is called as in a list of files; without `text_key` the
+    text column is the only one of strings, or one of the usual name.
     Without `label_key` the label column is the only `ClassLabel`, or one of the usual name; `none` goes without.
     That of the splits is chosen by `find_split_column`.
 
@@ -197,11 +198,15 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
         label = Column(", ".join(several), "other", parts=several)
     if content is None:
         content = _one(_candidates(columns, options, modality), modality.usual_columns, modality.key, where)
+    if content is None and modality is IMAGES:  # names of files
+        files = [column for column in columns if column.holds == "text"]
+        fitting = fitting_names([column.name for column in files], modality.column, modality.listed_columns)
+        content = _one([by_name[name] for name in fitting], (), modality.key, where)
     if content is None:
         fix = f": {modality.otherwise}" if _candidates(columns, options, other_than(modality)) else ""
         raise UserError(f"{where} has no column of {modality.content}s; its columns are {listed(every, None)}{fix}.")
-    if content.holds not in modality.held_as:
-        what = "neither images nor their bytes" if modality.content == "image" else "no texts"
+    if content.holds not in modality.held_as and not (modality is IMAGES and content.holds == "text"):
+        what = "neither images nor their bytes, nor names of files" if modality.content == "image" else "no texts"
         raise UserError(f"column {content.name!r} of {where} holds {what}.")
     if label is None and wants_labels:
         label = _label_column([column for column in columns if column != content], where)

@@ -25,12 +25,36 @@ class DataConfig(BaseModel):
     source: str | None = Field(
         default=None,
         min_length=1,
-        description="image folder, .csv, parquet file or folder, saved Hugging Face data set, IDX files or hub id; for "
-        "text also .jsonl, .tsv, .txt and folders of these; bundled when not given",
+        description="image folder, .csv, .jsonl, parquet file or folder, tar shards (a file, a folder or a pattern as "
+        "photos-{000..012}.tar), saved Hugging Face data set, IDX files or hub id; for text also .jsonl, .tsv, .txt "
+        "and folders of these; bundled when not given",
+    )
+    unlabelled: tuple[str, ...] = Field(
+        default=(),
+        description="further sources, of any kind that `source` may be: all their rows join those of pretrain, distill "
+        "and the bank without a label, and never those of finetune, val or test",
+    )
+    unlabelled_key: str | None = Field(
+        default=None,
+        description="column of the images or texts in tables of `unlabelled`; that of `image_key` or `text_key`, or a "
+        "usual one, when not given",
     )
     image_size: int | tuple[int, int] | None = Field(
         default=None,
         description="height and width in pixels, one number for a square; the model's when not given",
+        json_schema_extra={"of": "images"},
+    )
+    resize: Literal["squash", "pad", "crop"] | None = Field(
+        default=None,
+        description="how an image comes to that size: `squash` (what is done when not given) does not keep its aspect; "
+        "`pad` does, and fills the rest evenly on both sides with `background` (with `keep`: black); `crop` does, and "
+        "takes the centre",
+        json_schema_extra={"of": "images"},
+    )
+    tile: int | tuple[int, int] | None = Field(
+        default=None,
+        description="an image larger than so many of its own pixels (height and width, one number for a square) is cut "
+        "into tiles that cover it, each a row; evaluation averages their probabilities; no tiles when not given",
         json_schema_extra={"of": "images"},
     )
     channels: int | None = Field(
@@ -44,7 +68,13 @@ class DataConfig(BaseModel):
         description="training images or documents kept: those with a label first, stratified, seeded, and a smaller "
         "limit is a subset of a larger",
     )
-    limit_seed: int = Field(default=42, ge=0, description="seed of `limit`")
+    labelled_limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="labelled rows that finetune sees of those in `limit`: stratified, seeded, nested; pretrain and "
+        "distill keep seeing the others",
+    )
+    limit_seed: int = Field(default=42, ge=0, description="seed of `limit` and `labelled_limit`")
     test_fraction: float = Field(
         default=0.25,
         ge=0,
@@ -62,22 +92,23 @@ class DataConfig(BaseModel):
     duplicates: Literal["error", "drop", "keep"] = Field(
         default="error",
         description="rows of train whose decoded pixels (texts: tokens) are also in test or val: stop, drop them from "
-        "train, or keep",
+        "train, or keep; rows of `unlabelled` that are in train already are left out, but with keep",
     )
     image_key: str | None = Field(
         default=None,
-        description="column of the images in a table; found when not given",
+        description="column of the images in a table, member of the image in a tar shard; found when not given",
         json_schema_extra={"of": "images"},
     )
     text_key: str | None = Field(
         default=None,
-        description="column of the texts in a table; found when not given",
+        description="column of the texts in a table, member or field of `json` in a tar shard; found when not given",
         json_schema_extra={"of": "texts"},
     )
     label_key: str | tuple[str, ...] | None = Field(
         default=None,
-        description="column of the labels in a table; found when not given; `none` goes without labels; a list "
-        "[A,B,...] of columns: 0 or 1 for each class of a row, or with problem_type=regression a number in each",
+        description="column of the labels in a table, member or field of `json` in a tar shard; found when not given; "
+        "`none` goes without labels; a list [A,B,...] of them: 0 or 1 for each class of a row, or with "
+        "problem_type=regression a number in each",
     )
     problem_type: ProblemType | None = Field(
         default=None,
@@ -116,8 +147,8 @@ class DataConfig(BaseModel):
     )
     background: str = Field(
         default="white",
-        description="what lies under transparent pixels: a colour (white, '#rrggbb', 'rgb(r, g, b)'), or `keep`: the "
-        "colours that the file stores there",
+        description="what lies under transparent pixels (and beside an image, with `resize` pad): a colour (white, "
+        "'#rrggbb', 'rgb(r, g, b)'), or `keep`: the colours that the file stores there",
         json_schema_extra={"of": "images"},
     )
     range: Literal["auto"] | tuple[float, float] = Field(
@@ -151,6 +182,12 @@ class DataConfig(BaseModel):
         description="tokens that neighbouring chunks of a document share",
         json_schema_extra={"of": "texts"},
     )
+    chunk_votes: bool = Field(
+        default=False,
+        description="fine-tuning trains on all chunks of a long document, each with its label, and what a classifier "
+        "says of a document is the mean of what it says of its chunks; else both take its first `max_length` tokens",
+        json_schema_extra={"of": "texts"},
+    )
     pack_short: bool = Field(
         default=False,
         description="join documents that are not longer than `max_length` to rows of pretrain, distill and the bank, "
@@ -165,7 +202,15 @@ class DataConfig(BaseModel):
         json_schema_extra={"of": "texts"},
     )
 
-    @field_validator("image_size")
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        found = [value] if isinstance(value, str) else [] if value is None else value
+        if isinstance(found, list | tuple) and not all(isinstance(each, str) and each for each in found):
+            raise ValueError("must be the name of a source, or a list of such names")
+        return found
+
+    @field_validator("image_size", "tile")
     @classmethod
     def _positive_size(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
         if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:

@@ -1,4 +1,4 @@
-"""Images or texts in folders (a class per sub-folder, or flat and unlabelled), and tables that list images."""
+"""Images or texts in folders (a class per sub-folder, or flat and unlabelled), and lists of images."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from functools import partial
 from pathlib import Path
 
 from sdfast.data.columns import choose_names
-from sdfast.data.config import DataConfig
+from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, file_reader
+from sdfast.data.lines import suffix_of
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, Modality, counted
-from sdfast.data.records import Notes, Record, Rows, split_name
+from sdfast.data.records import Notes, Rows, split_name
 from sdfast.data.table import is_table, read_header, read_table
-from sdfast.data.text_files import document_reader, is_text_file
+from sdfast.data.text_files import document_reader, is_text_file, read_json_lines
 from sdfast.errors import UserError
 from sdfast.regular import is_there, refuse
 
 _IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 _METADATA = "metadata.csv"
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # a drive, as C:\, has one letter
-_LOOKED_AT = 100  # rows by which names that are no files are told from files that are missing
+LOOKED_AT = 100  # rows by which names that are no files are told from files that are missing
 _MOST_FILES = 100_000
 _SLASHES = "File names with backslashes, which are read as slashes"
 
@@ -62,7 +63,7 @@ def open_folder(
             deep.
     """
     if _lists_labels(root / _METADATA, options, modality):
-        return open_csv(root / _METADATA, options, "image folder", root.name)
+        return open_list(root / _METADATA, options, "image folder", root.name)
     folders = _sub_folders(root)
     splits = _split_folders(root, folders)
     if modality is IMAGES and not splits:
@@ -100,7 +101,8 @@ def open_folder(
     rows = Rows()
     for split in (split for split in SPLITS if split in found):
         files = [(name, root / name) for name, _ in found[split].items]
-        rows.add(split, [label for _, label in found[split].items], partial(_items, files, read))
+        without = options.label_key == NO_COLUMN
+        rows.add(split, [None if without else label for _, label in found[split].items], partial(_items, files, read))
     return rows.fill(source, options, options.unseen)
 
 
@@ -116,9 +118,14 @@ def _of_the_other_kind(others: list[str], modality: Modality) -> str:
         return f"; {modality.otherwise}" if pictures else ""
     if not any(is_text_file(Path(name)) for name in others):
         return ""
-    table = next((name for name in others if is_table(Path(name))), None)
-    passed = f"a table of images is passed itself (--data .../{table}), and " if table else ""
+    table = next((name for name in others if is_list(Path(name))), None)
+    passed = f"a list of images is passed itself (--data .../{table}), and " if table else ""
     return f"; {passed}{IMAGES.otherwise}"
+
+
+def is_list(path: Path) -> bool:
+    """Whether the suffix (before .gz) is that of a table or of JSON lines, which may list images."""
+    return is_table(path) or suffix_of(path) in ("jsonl", "ndjson", "json")
 
 
 def _visible(name: str) -> bool:
@@ -163,7 +170,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
         table = directory / _METADATA
         found.listed = True
         found.items = [
-            (prefix + image_file(row, table, found.notes), row.label)
+            (prefix + image_file(row.content, table.parent, f"{table} line {row.line}", found.notes), row.label)
             for row in read_table(table, options, found.notes, IMAGES)
         ]
         return found
@@ -171,7 +178,7 @@ def _read_split(root: Path, directory: Path, options: DataConfig, modality: Moda
     inside: dict[str | None, list[str]] = {None: loose}
     for folder in _sub_folders(directory):
         inner = next((name for name in _sub_folders(directory / folder) if split_name(name) == "train"), None)
-        if inner is not None:
+        if inner is not None and options.label_key != NO_COLUMN:  # else no folder is a class
             raise UserError(
                 f"{directory / folder} holds a folder {inner}/, as a whole data set does: "
                 f"pass --data {directory / folder}."
@@ -207,74 +214,87 @@ def _walk(directory: Path, folder: str) -> list[str]:
     return sorted(names)
 
 
-def open_csv(path: Path, options: DataConfig, kind: str = "csv", name: str | None = None) -> Source:
-    """Open a .csv or .tsv file that lists images.
+def open_list(path: Path, options: DataConfig, kind: str | None = None, name: str | None = None) -> Source:
+    """Open a .csv or .tsv file, or JSON lines, that list images.
 
-    Its header has `file_name` and, for labels, `label` (or what `image_key` and `label_key` say, or another usual
-    name). File names are relative to the file; they may lead out of its folder, as the file is the user's own. A column
-    of splits divides the rows (see `Rows.fill`). Without one, when every name begins with `train/`, `val/` or
-    `test/` (or another name of these splits), they are the splits; else everything is train. Cells are separated by
-    commas, semicolons, tabs or bars. The source is of this kind and called by the file's name, if by no other.
+    A table's header, or each object, has `file_name` and, for labels, `label` (or what `image_key` and `label_key` say,
+    or another usual name). File names are relative to the file; they may lead out of its folder, as the file is the
+    user's own. A column of splits divides the rows (see `Rows.fill`). Without one, when every name begins with
+    `train/`, `val/` or `test/` (or another name of these splits), they are the splits; else everything is train. Cells
+    are separated by commas, semicolons, tabs or bars. The source is of this kind and name, or else of the file's.
 
     Raises:
         UserError: no such column, no rows, web addresses, a class of test that train lacks, or not a text table.
     """
     notes = Notes()
-    rows = [(image_file(row, path, notes), row) for row in read_table(path, options, notes, IMAGES)]
+    read = read_table if is_table(path) else read_json_lines
+    rows = [
+        (image_file(row.content, path.parent, f"{path} line {row.line}", notes), row)
+        for row in read(path, options, notes, IMAGES)
+    ]
     if not rows:
         raise UserError(f"{path} lists no images.")
-    _check_first_names([(file, row.line) for file, row in rows[:_LOOKED_AT]], path)
+    check_first_names([(file, f"{path} line {row.line}") for file, row in rows[:LOOKED_AT]], path.parent)
     parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
     found, folder = Rows(column=notes.split, label_columns=notes.labels), path.parent
     for split in (split for split in SPLITS if split in splits):
         group = [row for row, part in zip(rows, splits, strict=True) if part == split]
-        items = partial(_items, [(_portable(file, folder), folder / file) for file, _ in group], file_reader)
+        items = partial(_items, [(portable(file, folder), folder / file) for file, _ in group], file_reader)
         found.add(split, [row.label for _, row in group], items, [row.split for _, row in group])
-    source = Source(name or path.name, kind, None, {})
+    source = Source(name or path.name, kind or ("csv" if is_table(path) else "jsonl"), None, {})
     notes.add_to(source)
     return found.fill(source, options, unseen=None)
 
 
-def image_file(row: Record, table: Path, notes: Notes) -> str:
-    """The name of a row's file, relative to the table's folder or absolute.
+def image_file(name: str, folder: Path, where: str, notes: Notes) -> str:
+    """The name of a row's file, relative to the folder of the list or absolute.
 
     A backslash is a slash where no file has the name with it and one has the name with slashes.
+
+    Args:
+        name: as written.
+        folder: of the list.
+        where: the row is, for sentences.
+        notes: count backslashes.
 
     Raises:
         UserError: a web address.
     """
-    name = row.content
     if address := _ADDRESS.match(name):
-        where = f"{table} line {row.line} names {name[:80]}"
+        where = f"{where} names {name[:80]}"
         if address[1].lower() == "file":
             raise UserError(f"{where}: write the path alone, without file://.")
         raise UserError(f"{where}, which is an address and no file: download the images, and name the files.")
-    if "\\" in name and not is_there(table.parent / name):
+    if "\\" in name and not is_there(folder / name):
         slashes = name.replace("\\", "/")
-        if is_there(table.parent / slashes):
+        if is_there(folder / slashes):
             notes.count(_SLASHES, name)
             return slashes
     return name
 
 
-def _check_first_names(names: list[tuple[str, int]], table: Path) -> None:
+def check_first_names(names: list[tuple[str, str]], folder: Path) -> None:
     """Say what is amiss where no first row names a file, but one is called so with a suffix, capitals or a folder.
+
+    Args:
+        names: of files, each with where it stands.
+        folder: that they are relative to.
 
     Raises:
         UserError: that is so.
     """
-    if any(is_there(table.parent / name) for name, _ in names):
+    if any(is_there(folder / name) for name, _ in names):
         return
-    wanted = {_stem(name): (name, line) for name, line in reversed(names)}
+    wanted = {_stem(name): (name, where) for name, where in reversed(names)}
     looked_at = 0
-    for where, folders, files in os.walk(table.parent):
+    for inside, folders, files in os.walk(folder):
         folders.sort()
         for file in sorted(files):
             if (found := wanted.get(_stem(file))) and Path(file).suffix.lower() in IMAGES.suffixes:
-                there = (Path(where) / file).relative_to(table.parent).as_posix()
+                there = (Path(inside) / file).relative_to(folder).as_posix()
                 raise UserError(
-                    f"{table} line {found[1]} names {found[0]!r}, which is no file, while {there} is: write names as "
+                    f"{found[1]} names {found[0]!r}, which is no file, while {there} is: write names as "
                     "the files have them, with folder, suffix and capitals, relative to the table."
                 )
         looked_at += len(files)
@@ -289,7 +309,7 @@ def _stem(name: str) -> str:
     return stem if suffix in IMAGES.suffixes else last
 
 
-def _portable(name: str, base: Path) -> str:
+def portable(name: str, base: Path) -> str:
     """The name without an absolute part: below `base` as it is, elsewhere only its last part."""
     if not os.path.isabs(name):
         return Path(name).as_posix()

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.data.config import DataConfig
+from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Source
 from sdfast.data.lines import readable
 from sdfast.data.records import Rows, split_name
@@ -47,7 +47,7 @@ def open_idx(path: Path, options: DataConfig) -> Source:
     found = _image_files(path) if path.is_dir() else {"train": path}
     rows = Rows()
     for split in (split for split in SPLITS if split in found):
-        labels = _labels_of(found[split])
+        labels = None if options.label_key == NO_COLUMN else _labels_of(found[split])
         numbers = None if labels is None else read_idx(labels, 1).tolist()
         images = read_idx(found[split], 3, None if numbers is None else (f"{labels}", len(numbers)))
         items = partial(_items, found[split].name, images)

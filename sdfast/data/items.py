@@ -24,6 +24,7 @@ Raw = bytes | NDArray[np.uint8]
 LARGEST_FILE = 1 << 30  # bytes of one image's file
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"  # beside the splits of a source: what joins train without a label
 
 
 class Item(NamedTuple):
@@ -133,7 +134,8 @@ class Source:
         kind: "image folder", "text folder", "csv", "jsonl", "parquet", "Hugging Face data set", "IDX", ...
         class_names: name of each class number (of labels that are numbers: of each number), or None when nothing has a
             label.
-        splits: "train", "val" and "test", those that exist.
+        splits: "train", "val" and "test", those that exist; and "unlabelled", the items of further sources that join
+            train without a label, where there are any.
         warnings: sentences about what was left out or looks odd.
         modality: what its items are.
         problem: what their labels are.
@@ -169,13 +171,14 @@ class SourceDigest:
 
     def add(self, split: str, record: bytes) -> None:
         """Add the next item of `split` by its `item_record`; splits may be interleaved."""
-        self._splits[split].update(record)
+        self._splits.setdefault(split, hashlib.sha256()).update(record)
 
     def hexdigest(self) -> str:
         """The digest of everything added."""
         whole = hashlib.sha256(json.dumps(["sdfast source 1", self._class_names]).encode())
-        for split in SPLITS:
-            whole.update(self._splits[split].digest())
+        for split in (*SPLITS, UNLABELLED):
+            if split in self._splits:
+                whole.update(self._splits[split].digest())
         return whole.hexdigest()
 
 

@@ -280,6 +280,27 @@ def decoded(content: bytes, encoding: str) -> str | None:
         return None
 
 
+def latin_text(content: bytes) -> str | None:
+    """A document that is not UTF-8 in cp1252, by the rule of `read_lines`; None where it surely enough is none.
+
+    No line of it is UTF-8 beyond ASCII, and the first that is not, with what follows, looks like Latin letters.
+    """
+    try:
+        content.decode(UTF8)
+    except UnicodeDecodeError as error:
+        begin = content.rfind(b"\n", 0, error.start) + 1
+        if (
+            _HALF.match(content, error.start)
+            or marked_encoding(content)
+            or not _is_latin(_sample(content[begin : begin + SAMPLE + error.start], error.start - begin))
+        ):
+            return None
+        if any(not line.isascii() and decoded(line, UTF8) is not None for line in content.split(b"\n")):
+            return None
+        return decoded(content, _LATIN)
+    return None
+
+
 def remedy(content: bytes | NDArray[np.uint8]) -> str:
     """What `suggestion` says of a document that is not UTF-8, and a blank.
 

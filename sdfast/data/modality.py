@@ -87,8 +87,8 @@ IMAGES = Modality(
     usual_columns=("image", "img", "images", "jpg", "png"),
     held_as=("image", "bytes"),
     suffixes=frozenset(f".{suffix}" for suffix in (*_PICTURES, *_MORE_PICTURES)),
-    accepted="an image folder, a .csv list, a parquet file or folder, a saved Hugging Face data set, IDX files, "
-    "an unpacked data set of the paper, or the id of a hub data set",
+    accepted="an image folder, a .csv or .jsonl list, a parquet file or folder, tar shards, a saved Hugging Face data "
+    "set, IDX files, an unpacked data set of the paper, or the id of a hub data set",
     otherwise="texts need a model of text: name a BERT or RoBERTa by --model, or take the bundled one by "
     "--preset text-demo",
 )
@@ -105,7 +105,7 @@ TEXTS = Modality(
     held_as=("text",),
     suffixes=frozenset((".txt",)),
     accepted="a .jsonl, .csv, .tsv, .txt or parquet file, a folder of them (train, dev, test) or of .txt files per "
-    "class, a saved Hugging Face data set, or the id of a hub data set",
+    "class, tar shards, a saved Hugging Face data set, or the id of a hub data set",
     otherwise="images need a model of images, and this is one of text: name another by --model",
 )
 

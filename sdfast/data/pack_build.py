@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from sdfast.data import pack_checks as checks
 from sdfast.data.config import DataConfig
-from sdfast.data.items import SPLITS, Item, ItemList, Source, SourceDigest
-from sdfast.data.pack_checks import Rows, Tally, as_digests, check_broken, check_duplicates
+from sdfast.data.items import SPLITS, UNLABELLED, Item, ItemList, Source, SourceDigest
+from sdfast.data.pack_checks import Copies, Rows, Tally, as_digests, check_broken, check_copies, check_duplicates
 from sdfast.data.pack_files import MANIFEST, OpenPack
 from sdfast.data.parallel import ordered_map
 from sdfast.data.problem import SINGLE, Label, class_counts, label_array
@@ -34,7 +34,7 @@ class Converted:
         name: of the item.
         label: see `Item`; None or -1 where it has none.
         record: see `item_record`.
-        contents: [k, *shape]: an image alone, or the ids of a document.
+        contents: [k, *shape]: an image alone or its tiles, or the ids of a document.
         digest: of the contents.
         text_digest: of the text; none of an image.
         rest: what is kept of it beside its contents: the further ids of a long document.
@@ -114,8 +114,8 @@ class PackBuilder(ABC):
         return ([item] for item in items)
 
     @contextlib.contextmanager
-    def beside(self, split: str) -> Iterator[Callable[[Converted], None]]:
-        """Writes what is kept of a split's items beside their contents, in their order."""
+    def beside(self, split: str, onto: bool = False) -> Iterator[Callable[[Converted], None]]:
+        """Writes what is kept of a split's items beside their contents, in their order, or behind what is there."""
         yield lambda one: None
 
     def keep_beside(self, kept: NDArray[np.int64]) -> None:  # noqa: B027 - most packs have nothing there
@@ -148,10 +148,7 @@ class PackBuilder(ABC):
         check_broken(self.source, self.splits, self.tally, self.options)
         duplicates, shared = check_duplicates(self.splits, self.tally, self.options)
         rule, held_out = self._hold_out()
-        warnings = [
-            *self.source.warnings,
-            *checks.skipped_warning(self.tally),
-            *self.notes(),
+        of_rows = [
             *shared,
             *checks.label_warnings(self.splits, self.tally),
             *held_out,
@@ -159,38 +156,78 @@ class PackBuilder(ABC):
             *checks.contradiction_warnings(self.splits, self.tally),
             *checks.class_warnings(self.splits, self.source.class_names, self.tally, "test_fraction" in rule),
         ]
-        self._write_manifest(rule, duplicates, warnings)
+        of_rows += self._join_unlabelled()  # when the test rows are chosen, which it does not change
+        warnings = [*self.source.warnings, *checks.skipped_warning(self.tally), *self.notes(), *of_rows]
+        self._write_manifest(rule, {**duplicates, "dropped_from_train": self.tally.dropped}, warnings)
         return warnings
 
     def _path(self, split: str, kind: str) -> Path:
         """The file of a split with its arrays or names of a kind."""
         return self.directory / f"{split}-{self.pack.endings[kind]}"
 
-    def _writer(self, split: str) -> RowWriter:
-        return RowWriter(self._path(split, self.pack.contents), *self.element)
+    def _writer(self, split: str, before: Rows | None = None) -> RowWriter:
+        onto = None if before is None else int(before.offsets[-1])
+        return RowWriter(self._path(split, self.pack.contents), *self.element, onto=onto)
+
+    def _join_unlabelled(self) -> list[str]:
+        """Write the unlabelled items behind the rows of train; sentences about them."""
+        items = self.source.splits.get(UNLABELLED)
+        if items is None:
+            return []
+        copies, before = Copies.of(self.splits, self.options.duplicates == "keep"), self.splits.get("train")
+
+        def unwanted(one: Converted) -> str | None:
+            return copies.unwanted(one.name, one.digest, one.text_digest)
+
+        rows = self._write_items("train", items, unwanted, UNLABELLED, before)
+        check_broken(self.source, self.splits, self.tally, self.options)
+        said = check_copies(copies, rows, self.tally, self.options)
+        if rows.names:
+            self.splits["train"] = rows if before is None else before.joined(rows)
+        return said
 
     def _write_split(self, split: str, items: ItemList) -> Rows:
-        """Convert the items of a split, write their contents, and tell the tally and the source's digest."""
-        tally, unwanted = self.tally, self._unwanted(split)
+        """Convert the items of a split, and write their contents."""
+        unwanted = self._unwanted(split)
+        return self._write_items(split, items, lambda one: unwanted.get(one.digest), split)
+
+    def _write_items(
+        self,
+        split: str,
+        items: ItemList,
+        unwanted: Callable[[Converted], str | None],
+        part: str,
+        before: Rows | None = None,
+    ) -> Rows:
+        """Convert items, write their contents, and tell the tally and the source's digest.
+
+        Args:
+            split: that they belong to.
+            items: of the source.
+            unwanted: the split that has an item already, where it is left out for that.
+            part: of the source.
+            before: the rows that are written already, behind which they come.
+        """
+        tally = self.tally
         names: list[str] = []
         labels: list[Label] = []
         lengths: list[int] = []
         digests: list[bytes] = []
         text_digests: list[bytes] = []
         with (
-            self._writer(split) as writer,
-            self.beside(split) as beside,
+            self._writer(split, before) as writer,
+            self.beside(split, before is not None) as beside,
             contextlib.closing(ordered_map(self.convert, self.blocks(items), self.threads)) as blocks,
         ):
             for block in blocks:
                 for one in block:
-                    self.content.add(split, one.record)
+                    self.content.add(part, one.record)
                     if one.contents is None:
-                        tally.skipped.append({"split": split, "name": one.name, "reason": one.reason})
+                        tally.skipped.append({"split": part, "name": one.name, "reason": one.reason})
                         tally.remedy = tally.remedy or one.remedy
                         continue
-                    if one.digest in unwanted:
-                        tally.dropped.append({"name": one.name, "also_in": unwanted[one.digest]})
+                    if (also_in := unwanted(one)) is not None:
+                        tally.dropped.append({"name": one.name, "also_in": also_in})
                         continue
                     for note in one.notes:
                         tally.notes.setdefault(note, []).append(one.name)

@@ -28,7 +28,8 @@ class Rows:
         names: [n].
         labels: see `sdfast.data.problem`.
         digests: [n, 32] uint8.
-        lengths: [n] int64, elements of the contents: tokens of a document, 1 of an image; None where nobody asks.
+        lengths: [n] int64, elements of the contents: tokens of a document, of an image 1 or its tiles; None where
+            nobody asks.
         text_digests: [n, 32] uint8, of the texts; None of images.
     """
 
@@ -73,6 +74,16 @@ class Rows:
         """[n + 1] int64: where the contents of each row begin, and where the last ones end."""
         assert self.lengths is not None
         return np.concatenate((np.zeros(1, np.int64), np.cumsum(self.lengths)))
+
+    def joined(self, more: Rows) -> Rows:
+        """These rows and then others of the same kind."""
+        labels, digests = np.concatenate((self.labels, more.labels)), np.concatenate((self.digests, more.digests))
+        whole = Rows(self.names + more.names, labels, digests)
+        if self.lengths is not None and more.lengths is not None:
+            whole = replace(whole, lengths=np.concatenate((self.lengths, more.lengths)))
+        if self.text_digests is not None and more.text_digests is not None:
+            whole = replace(whole, text_digests=np.concatenate((self.text_digests, more.text_digests)))
+        return whole
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """These rows only."""
@@ -161,6 +172,91 @@ def check_duplicates(splits: Mapping[str, Rows], tally: Tally, options: DataConf
     return record, warnings
 
 
+@dataclass
+class Copies:
+    """Which unlabelled items that are to join train are in val or test, or in train already.
+
+    In val or test is what has the contents of one of their rows; in train what a row has, of documents the same text
+    (the ids alone are the same where long ones differ in their end).
+
+    Attributes:
+        held_out: for the contents of each row of val and test, the split and the row's name.
+        there: the rows of train.
+        keep: whether such items join train nevertheless.
+        found: what was found, by split: names of the items, and of the first the row that it is a copy of.
+    """
+
+    held_out: dict[bytes, tuple[str, str]]
+    there: dict[bytes, str]
+    keep: bool
+    found: dict[str, list[str]] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, splits: Mapping[str, Rows], keep: bool) -> Copies:
+        """Those of the splits of a source."""
+        held_out = {
+            digest.tobytes(): (split, name)
+            for split, rows in splits.items()
+            if split != "train"
+            for name, digest in zip(rows.names, rows.digests, strict=True)
+        }
+        there: dict[bytes, str] = {}
+        if (train := splits.get("train")) is not None:
+            digests = train.digests if train.text_digests is None else train.text_digests
+            there = {digest.tobytes(): name for name, digest in zip(train.names, digests, strict=True)}
+        return cls(held_out, there, keep)
+
+    def unwanted(self, name: str, digest: bytes, text_digest: bytes) -> str | None:
+        """The split that has an item already, where that is why it does not join; from now on train has it, too."""
+        whole = text_digest or digest
+        split, other = self.held_out.get(digest) or ("train", self.there.get(whole))
+        if other is None:
+            self.there[whole] = name
+            return None
+        self.found.setdefault(split, []).append(name)
+        self.first.setdefault(split, other)
+        return None if self.keep else split
+
+
+def check_copies(copies: Copies, rows: Rows | None, tally: Tally, options: DataConfig) -> list[str]:
+    """What there is to say of unlabelled items.
+
+    Args:
+        copies: what was found.
+        rows: those that joined train; None where none was left.
+        tally: its modality.
+        options: their `duplicates`.
+
+    Raises:
+        UserError: some are in test or val, and `options.duplicates` is "error".
+    """
+    one, plural = tally.modality.one, tally.modality.plural
+    shared = [split for split in ("test", "val") if split in copies.found]
+    if shared and options.duplicates == "error":
+        split, numbers = shared[0], [f"{len(copies.found[each]):,} in {each}" for each in shared]
+        raise UserError(
+            f"{copies.found[split][0]} (data.unlabelled) and {copies.first[split]} ({split}) are the same {one}; in "
+            f"all, {' and '.join(numbers)} ({first_names(copies.found[split])}); remove them, or set "
+            f"data.duplicates=drop to leave them out of the unlabelled {plural} or data.duplicates=keep to pre-train "
+            "on them."
+        )
+    said = []
+    kept = "and are kept (data.duplicates=keep)" if copies.keep else "and are left out"
+    for split in shared:
+        said.append(f"Unlabelled {plural} that are also in {split} {kept}: {counted(copies.found[split])}.")
+    if "train" in copies.found:
+        more = "" if copies.keep else "; data.duplicates=keep takes them again"
+        names = counted(copies.found["train"])
+        said.append(f"Unlabelled {plural} that are in train already {kept}: {names}{more}.")
+    count = 0 if rows is None else len(rows.names)
+    said.append(
+        f"{count:,} unlabelled {plural} join the rows of pretrain, distill and the bank (data.unlabelled); fine-tuning "
+        f"does not see them.{'' if count else ' So there is no need for data.unlabelled.'}"
+    )
+    return said
+
+
 def skipped_warning(tally: Tally) -> list[str]:
     """One sentence when items were skipped."""
     if not tally.skipped:
@@ -195,7 +291,7 @@ def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
         return []
     _, first, counts = np.unique(train.digests, axis=0, return_index=True, return_counts=True)
     copies, total, one, plural = int(np.sum(counts - 1)), len(train.names), tally.modality.one, tally.modality.plural
-    if copies < _MANY_COPIES and (copies < _FEW or copies < _MANY_SHARE * total):
+    if not are_many(copies, total):
         return []
     most = int(np.argmax(counts))
     return [
@@ -203,6 +299,11 @@ def repeated_warning(train: Rows | None, tally: Tally) -> list[str]:
         f"frequent one is there {int(counts[most]):,} times ({train.names[first[most]]}). Look whether they should "
         "differ; else remove the copies, as each counts in training."
     ]
+
+
+def are_many(count: int, total: int) -> bool:
+    """Whether so many of all are worth a sentence: 100, or 5 % of them and at least 3."""
+    return count >= _MANY_COPIES or (count >= _FEW and count >= _MANY_SHARE * total)
 
 
 def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:

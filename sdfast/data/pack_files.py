@@ -72,6 +72,7 @@ class SplitFiles:
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         self._names = directory / files["names"]["file"], files["names"]["bytes"]
+        self._limited: dict[tuple[int, int], NDArray[np.int64]] = {}  # of a million rows the choice takes seconds
         self.digests: NDArray[np.uint8] = load_array(directory / files["digests"]["file"])
         self.labels: Labels | None = load_array(directory / files["labels"]["file"]) if "labels" in files else None
 
@@ -95,8 +96,12 @@ class SplitFiles:
         Returns:
             [min(limit, n)] int64, ascending.
         """
-        groups = None if self.labels is None else strata(self.labels)
-        return stratified_rows(self.choice_digests, groups, limit, seed)
+        if limit is None or limit >= len(self):
+            return np.arange(len(self))
+        if (limit, seed) not in self._limited:
+            groups = None if self.labels is None else strata(self.labels)
+            self._limited[limit, seed] = stratified_rows(self.choice_digests, groups, limit, seed)
+        return self._limited[limit, seed].copy()
 
 
 _Split = TypeVar("_Split", bound=SplitFiles)

@@ -58,7 +58,9 @@ def split_of_value(value: object) -> str | None:
     return split_name(name) or _MORE_NAMES.get(name.replace("_", "-"))
 
 
-def files_by_split(root: Path, files: Sequence[Path], source: Source) -> dict[str, list[tuple[Path, str]]]:
+def files_by_split(
+    root: Path, files: Sequence[Path], source: Source, split_of: Callable[[str], str | None] = split_of_file
+) -> dict[str, list[tuple[Path, str]]]:
     """The files of each split and their names in messages, splits in their usual order; the source gets the warnings.
 
     Files whose name (or folder) says train, val or test are these splits, and others beside them are not used; where no
@@ -67,7 +69,7 @@ def files_by_split(root: Path, files: Sequence[Path], source: Source) -> dict[st
     if not root.is_dir():
         return {"train": [(root, root.name)]}
     names = [file.relative_to(root).as_posix() for file in files]
-    splits = [split_of_file(name) for name in names]
+    splits = [split_of(name) for name in names]
     if not any(splits):
         splits = ["train"] * len(files)
     elif unused := [name for name, split in zip(names, splits, strict=True) if split is None]:

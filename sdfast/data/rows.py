@@ -19,12 +19,25 @@ class RowWriter:
     Use as a context manager; the file is a valid array when the block ends.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
-        self.rows = 0
+    def __init__(
+        self, path: Path, row_shape: tuple[int, ...], dtype: DTypeLike = np.uint8, onto: int | None = None
+    ) -> None:
+        """Begin a file.
+
+        Args:
+            path: of the file.
+            row_shape: of one row.
+            dtype: of its elements.
+            onto: how many rows the file has already, of this shape and type, which stay; None begins it anew.
+        """
+        self.rows = onto or 0
         self._row_shape = row_shape
         self._dtype = np.dtype(dtype)
-        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by __exit__
-        self._file.write(bytes(_HEADER))
+        self._file = open(path, "wb" if onto is None else "r+b", buffering=1 << 20)  # noqa: SIM115 - by __exit__
+        if onto is None:
+            self._file.write(bytes(_HEADER))
+        else:
+            self._file.seek(0, 2)
 
     def append(self, row: NDArray[Any]) -> None:
         """Add one row of the shape and type given at the start."""

@@ -7,13 +7,14 @@ import re
 import stat
 from pathlib import Path
 
-from sdfast.data import arrow, folder, idx, table, text_files
+from sdfast.data import arrow, folder, idx, shard_names, shards, text_files
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
 from sdfast.data.paper_images import check_not_above, layout_of
 from sdfast.data.paper_sets import compare_with_paper
 from sdfast.data.problem import REGRESSION, SEVERAL
+from sdfast.data.unlabelled import join
 from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
 
@@ -21,13 +22,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 _DATA_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".gz")
 _LONGEST_NAME = 300  # in a sentence
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|pipe:", re.IGNORECASE)  # a drive, as C:\, has one letter
 
 
 def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> Source:
     """Open the source that `spec` names: a path that exists, or else an id of the Hugging Face hub.
 
-    A path may begin with `~`; an id is `owner/name` or `owner/name:configuration`. It is searched for `modality`.
-    Of the options, `source` is not looked at.
+    A path may begin with `~`, and of tar shards be a pattern (`photos-{000..012}.tar`); an id is `owner/name` or
+    `owner/name:configuration`. It is searched for `modality`.
+    Of the options, `source` is not looked at; the sources of `unlabelled` join it (`sdfast.data.unlabelled`).
 
     Raises:
         UserError: nothing of that name, an unknown kind of file, or content that cannot be used.
@@ -35,6 +38,8 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
     source = _open(spec, options, modality)
     compare_with_paper(source)
     _take_as(source, options)
+    if options.unlabelled:
+        join(source, options.unlabelled, options, lambda other, given: _open(other, given, modality))
     return source
 
 
@@ -70,9 +75,13 @@ def _open(spec: str, options: DataConfig, modality: Modality) -> Source:
             return _open_directory(path.resolve(), options, modality)
         if mode is not None:
             return _open_file(path.absolute(), options, modality)
+        if shard_names.is_pattern(spec) and not _ADDRESS.match(spec):
+            return shards.open_pattern(spec, options, modality)
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
         raise UserError(f"{_printable(name)} cannot be read: {said(error)}.") from error
+    if _ADDRESS.match(spec):
+        raise UserError(f"{_printable(spec)} is an address: download what is there, and pass the file or folder.")
     suffix = Path(spec).suffix.lower()
     if _HUB_ID.fullmatch(spec) is None or suffix in (*_DATA_SUFFIXES, *_ARCHIVES):
         raise UserError(f"{_printable(spec)} does not exist; --data takes {modality.accepted}.")
@@ -91,10 +100,14 @@ def _open_file(path: Path, options: DataConfig, modality: Modality) -> Source:
         return arrow.open_parquet(path, options, modality)
     if modality is TEXTS and text_files.is_text_file(path):
         return text_files.open_text_files(path, [path], options)
-    if modality is IMAGES and table.is_table(path):
-        return folder.open_csv(path, options)
+    if modality is IMAGES and folder.is_list(path):
+        return folder.open_list(path, options)
     if modality is IMAGES and idx.is_idx_images(path):
         return idx.open_idx(path, options)
+    if path.suffix.lower() == shard_names.SUFFIX:
+        return shards.open_shards(path.name, [path], options, modality)
+    if path.name.lower().endswith(shard_names.PACKED):
+        raise UserError(shard_names.refusal(path))
     if path.name.lower().endswith(_ARCHIVES) or ".tar." in path.name.lower():
         raise UserError(f"{path} is an archive: unpack it and pass the folder.")
     if modality is IMAGES and text_files.is_text_file(path):
@@ -116,4 +129,6 @@ def _open_directory(path: Path, options: DataConfig, modality: Modality) -> Sour
         return text_files.open_text_files(path, files, options)
     if arrow.parquet_files(path):
         return arrow.open_parquet(path, options, modality)
+    if files := shard_names.shard_files(path, modality):
+        return shards.open_shards(path.name, files, options, modality, root=path)
     return folder.open_folder(path, options, modality, check_not_above)

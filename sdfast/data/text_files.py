@@ -11,15 +11,14 @@ from typing import Any
 
 from sdfast.data.columns import choose_names, column_notes, find_split_column
 from sdfast.data.config import NO_COLUMN, DataConfig
-from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item
+from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item, file_reader
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
-from sdfast.data.modality import LABEL_COLUMN, TEXTS, listed
+from sdfast.data.modality import LABEL_COLUMN, TEXTS, Modality, listed, other_than
 from sdfast.data.problem import SINGLE
 from sdfast.data.records import Notes, Record, Rows, files_by_split, split_name, split_of_file
 from sdfast.data.several import Cells
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
-from sdfast.regular import read_regular
 
 TWEET_EVAL = {"train_text.txt", "train_labels.txt"}  # what marks its layout
 _MOST_CLASSES = 100_000
@@ -29,21 +28,32 @@ _COMMON = ("json", "txt")  # suffixes that other files have too
 def document_reader(path: Path, encoding: str) -> Callable[[], Raw]:
     """Reads the file of one document in UTF-8, by a link too, of at most 64 MiB; OSError otherwise.
 
-    The encoding is that of a file without a byte order mark. What is to be UTF-8 is given as it is.
+    See `in_utf8` for the encoding.
     """
 
-    def read() -> Raw:
-        content = read_regular(path, LONGEST_LINE)
-        written = marked_encoding(content) or encoding
-        if written in (UTF8, "utf-8-sig"):
-            if (wide := wide_encoding(content[:SAMPLE])) is not None:
-                raise OSError(errno.EILSEQ, f"it looks like {wide}; set data.encoding={wide}", str(path))
-            return content
-        if (text := decoded(content, written)) is None:
-            raise OSError(errno.EILSEQ, f"it is not {written} (data.encoding)", str(path))
-        return text.encode()
+    return partial(in_utf8, file_reader(path, LONGEST_LINE), encoding, str(path))
 
-    return read
+
+def in_utf8(read: Callable[[], Raw], encoding: str, where: str) -> bytes:
+    """What `read` gives, a document that is written in some encoding, in UTF-8; as it is where it is to be UTF-8.
+
+    Args:
+        read: gives the bytes.
+        encoding: of a document without a byte order mark.
+        where: it is, for errors.
+
+    Raises:
+        OSError: it is of another encoding.
+    """
+    content = bytes(read())
+    written = marked_encoding(content) or encoding
+    if written in (UTF8, "utf-8-sig"):
+        if (wide := wide_encoding(content[:SAMPLE])) is not None:
+            raise OSError(errno.EILSEQ, f"it looks like {wide}; set data.encoding={wide}", where)
+        return content
+    if (text := decoded(content, written)) is None:
+        raise OSError(errno.EILSEQ, f"it is not {written} (data.encoding)", where)
+    return text.encode()
 
 
 def is_text_file(path: Path) -> bool:
@@ -105,37 +115,41 @@ def _read_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Recor
         yield Record(line, text.strip())
 
 
-def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[Record]:
-    """Yield a record for each line; fields other than those of text, label and split are ignored.
+def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Modality = TEXTS) -> Iterator[Record]:
+    """Yield a record for each line; fields other than those of content, label and split are ignored.
 
-    So allenai/dont-stop-pretraining has them. They are called `text` and `label`, or what `text_key` and `label_key`
-    say; where the first object has none of such a name, the one of another usual name. A blank line is a document
-    without text. null is no text or no label. `notes` gets what a person should know.
+    So allenai/dont-stop-pretraining has texts, and Hugging Face's image folders have names of images. They are called
+    `text` (`file_name`) and `label`, or what `text_key` (`image_key`) and `label_key` say; where the first object has
+    none of such a name, the one of another usual name. A blank line is a document without text, and of images none.
+    null is no text or no label. `notes` gets what a person should know.
 
     Raises:
-        UserError: a line that is not of the encoding, not JSON or not an object, no text field or one of another type,
-            a label that is neither text nor a number, or no field of the name that `label_key` gives.
+        UserError: a line that is not of the encoding, not JSON or not an object, no field of contents or one of another
+            type, a label that is neither text nor a number, or no field of the name that `label_key` gives.
     """
     fields: tuple[str | None, tuple[str, ...]] | None = None
     names: list[str] = []
     labelled = False
     for line, content in read_lines(path, encoding=options.encoding, say=notes.say):
         if not content.strip():
-            yield Record(line, "")
+            if modality is TEXTS:
+                yield Record(line, "")
             continue
         where = f"{path} line {line}"
         record = _object(content, where)
         if fields is None:
             names = list(record)
-            fields = choose_names(names, options, TEXTS, where, "field")  # later objects may have others beside them
+            fields = choose_names(names, options, modality, where, "field")  # later objects may have others beside them
             notes.labels = fields[1] or (LABEL_COLUMN,)
             notes.split = find_split_column(names, options, where, (fields[0], *fields[1]))
-            notes.take(column_notes(fields[0], next(iter(fields[1]), None), (), options, TEXTS))
-        text_key, label_keys = fields[0] or TEXTS.column, fields[1] or (LABEL_COLUMN,)
+            notes.take(column_notes(fields[0], next(iter(fields[1]), None), (), options, modality))
+        text_key, label_keys = fields[0] or modality.column, fields[1] or (LABEL_COLUMN,)
         label_key = next((key for key in label_keys if key not in record), label_keys[0])
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
-            missing, key = (text_key, "text_key") if text_key not in record else (label_key, "label_key")
-            others = "" if key == "label_key" or "file_name" not in record else f": {TEXTS.otherwise}"
+            missing, key = (text_key, modality.key) if text_key not in record else (label_key, "label_key")
+            others = (
+                "" if key == "label_key" or other_than(modality).column not in record else f": {modality.otherwise}"
+            )
             raise UserError(
                 f"{where} has no field {missing!r} (data.{key}); its fields are {listed(list(record))}{others}."
             )
@@ -148,7 +162,10 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         if isinstance(options.label_key, tuple):
             label = Cells(record.get(key) for key in label_keys)
         if text is not None and not isinstance(text, str):
-            raise UserError(f"{where}: field {text_key!r} is {_kind(text)}, not a text.")
+            what = "text" if modality is TEXTS else "file name"
+            raise UserError(f"{where}: field {text_key!r} is {_kind(text)}, not a {what}.")
+        if modality is not TEXTS and not (text and text.strip()):
+            raise UserError(f"{where}: no file name in field {text_key!r}.")
         if isinstance(label, dict) or (isinstance(label, list) and options.problem_type == SINGLE):
             raise UserError(
                 f"{where}: field {label_key!r} is {_kind(label)}, not one label. Choose another by data.label_key=..., "
@@ -157,7 +174,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes) -> Iterator[R
         labelled = labelled or label is not None
         yield Record(line, text or "", label, record.get(notes.split) if notes.split is not None else None)
     if fields is not None and not labelled:
-        notes.take(column_notes(fields[0], next(iter(fields[1]), None), names, options, TEXTS))
+        notes.take(column_notes(fields[0], next(iter(fields[1]), None), names, options, modality))
 
 
 def _object(content: str, where: str) -> dict[str, Any]:

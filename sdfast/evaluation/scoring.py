@@ -23,6 +23,7 @@ from sdfast.evaluation.classification import (
     dev_metric,
     reported_metrics,
 )
+from sdfast.evaluation.votes import Means
 
 HALF = 0.5  # the threshold where no split chose one
 _THRESHOLDS = [percent / 100 for percent in range(1, 100)]
@@ -32,9 +33,11 @@ class Scoring(ABC):
     """One kind of labels.
 
     Attributes:
+        voted: what the rows of one item, as tiles of a picture, are averaged in: see `sdfast.evaluation.votes.vote`.
         dev_scores: those of `metrics` that are kept of the val split with `finetune.best_dev`.
     """
 
+    voted: ClassVar[Means]
     dev_scores: ClassVar[Sequence[str]]
 
     @abstractmethod
@@ -90,6 +93,7 @@ class Scoring(ABC):
 class OneClass(Scoring):
     """Rows of one class each."""
 
+    voted = "softmax"
     dev_scores = ("accuracy", "macro_f1", "micro_f1", "loss")
 
     def dev_metric(self, paper_metric: str | None, modality: ModalityName) -> str:
@@ -126,6 +130,7 @@ class OneClass(Scoring):
 class SeveralClasses(Scoring):
     """Rows of several classes each: labels [n, C] uint8, and a logit for each class."""
 
+    voted = "sigmoid"
     dev_scores = ("mean_average_precision", "macro_f1", "micro_f1", "loss")
 
     def dev_metric(self, paper_metric: str | None, modality: ModalityName) -> str:
@@ -237,6 +242,7 @@ class SeveralClasses(Scoring):
 class Numbers(Scoring):
     """Rows of numbers: labels and outputs [n, K], in the units of the data."""
 
+    voted = "output"
     dev_scores = ("r2", "mse", "mae", "spearman", "loss")
 
     def dev_metric(self, paper_metric: str | None, modality: ModalityName) -> str:

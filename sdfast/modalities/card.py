@@ -101,6 +101,7 @@ def write_card(
     folder: Path,
     stage: str,
     steps: int,
+    further: str = "",
     problem: ProblemType = SINGLE,
     names: Sequence[str] = (),
 ) -> None:
@@ -112,6 +113,7 @@ def write_card(
         folder: of the model.
         stage: that made it.
         steps: of the optimiser in that stage.
+        further: what else a user of the model has to know, a paragraph.
         problem: what the labels are, of a fine-tuned model.
         names: of its classes or numbers.
     """
@@ -120,6 +122,10 @@ def write_card(
     ours = MODELS.get(spec)
     published = ours is None and is_hub_id(spec) and not Path(spec).exists()
     base = f"`{spec if published else slug(spec)}`" if ours is None else f"the small {ours} that comes with sdfast"
+    more = [f"`{slug(each)}`" for each in config.data.unlabelled]
+    joined = f" and, without labels, those of {' and '.join(more)}" if more else ""
+    if stage == "finetune" and more:
+        joined = f" (what it started from may have seen those of {' and '.join(more)} too, without labels)"
     header = ["library_name: transformers", f"pipeline_tag: {_TAGS[kind]}", "tags: [sdfast]"]
     header += [f"base_model: {spec}"] if published else []
     text = "\n".join(
@@ -127,11 +133,12 @@ def write_card(
             *("---", *header, "---", ""),
             f"# {slug(spec)}, {made}",
             "",
-            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`: {made},"
+            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`{joined}: {made},"
             f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
             _HOW[kind],
             *([_ANSWERS[problem].format(names=", ".join(names))] if problem in _ANSWERS else []),
+            *([further] if further else ()),
             "The licence of the model that it was made from holds for these weights too; sdfast adds no terms.",
             "",
         ]

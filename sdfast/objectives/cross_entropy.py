@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.config import FinetuneConfig
+from sdfast.data.labels import known_classes
 from sdfast.errors import UserError
 from sdfast.regularizers.r3f import symmetric_kl
 
@@ -93,7 +94,7 @@ def cross_entropy_of(config: FinetuneConfig, labels: Tensor, classes: int) -> Cr
     """The loss that the settings ask for.
 
     Args:
-        config: of fine-tuning.
+        config: of fine-tuning; weights by name are listed before, see `with_listed_weights`.
         labels: [n] int64 of the rows that are trained on.
         classes: how many there are.
 
@@ -103,6 +104,7 @@ def cross_entropy_of(config: FinetuneConfig, labels: Tensor, classes: int) -> Cr
     given = config.class_weights
     if given == "none":
         return CrossEntropy(None, config.label_smoothing)
+    assert not isinstance(given, dict)
     weights = balanced_weights(labels, classes) if given == "balanced" else torch.tensor(given, dtype=torch.float64)
     return CrossEntropy(weights.float().to(labels.device), config.label_smoothing)
 
@@ -122,13 +124,39 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return torch.where(counts > 0, len(labels) / (int((counts > 0).sum()) * counts), 1.0)
 
 
-def check_class_weights(config: FinetuneConfig, names: Sequence[str]) -> None:
-    """Whether a list of weights has one for each class.
+def listed_weights(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """Weights by the classes' names as one for each class, in their order; 1 for a class that is not named.
+
+    A name is that of a class as a label is: `1.0` is class 1.
 
     Raises:
-        UserError: it has more or fewer.
+        UserError: a name is no class's, or two are the same one's.
     """
+    listed: dict[int, float] = {}
+    for name, number in zip(weights, known_classes(list(weights), names), strict=True):
+        if number is None:
+            raise UserError(f"finetune.class_weights names {name!r}, which is no class; they are {_listed(names)}.")
+        if number in listed:
+            raise UserError(f"finetune.class_weights names the class {names[number]!r} twice; give it one weight.")
+        listed[number] = float(weights[name])
+    return [listed.get(number, 1.0) for number in range(len(names))]
+
+
+def with_listed_weights(config: FinetuneConfig, names: Sequence[str]) -> FinetuneConfig:
+    """The settings with a list in place of weights by name; see `listed_weights`."""
     given = config.class_weights
+    if not isinstance(given, dict):
+        return config
+    return config.model_copy(update={"class_weights": tuple(listed_weights(given, names))})
+
+
+def check_class_weights(config: FinetuneConfig, names: Sequence[str]) -> None:
+    """Whether a list of weights has one for each class, and names are those of classes.
+
+    Raises:
+        UserError: it has more or fewer, or see `listed_weights`.
+    """
+    given = with_listed_weights(config, names).class_weights
     if not isinstance(given, str) and len(given) != len(names):
         raise UserError(
             f"finetune.class_weights has {len(given)} weights, and the data have {len(names)} classes; give one for"

@@ -18,7 +18,7 @@ from sdfast.evaluation.classification import labels_of
 from sdfast.log import log
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.objectives.cross_entropy import weights_note
+from sdfast.objectives.cross_entropy import weights_note, with_listed_weights
 from sdfast.objectives.several import Scaling, label_loss, weights_of
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
@@ -54,14 +54,15 @@ def build_stage(
         UserError: masks that leave nothing to do, or an engine that cannot do the stage.
     """
     kind, config, engine = stage.kind, context.section(stage.kind), context.config.engine
-    modality, train, seed = context.modality, context.train, seed_of(context, stage)
+    modality, train, seed = context.modality, context.train_of(kind), seed_of(context, stage)
     if kind == "finetune":
         names = context.pack.class_names
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
         labels = torch.from_numpy(labels_of(train)).to(context.device)
         labelled = modality.labelled_views(context, seed)
         trained_on = labels[context.train_rows(kind).to(context.device)]
-        loss = label_loss(context.config.finetune, context.pack.problem, trained_on, len(names))
+        settings = with_listed_weights(context.config.finetune, names)
+        loss = label_loss(settings, context.pack.problem, trained_on, len(names))
         if (weights := weights_of(loss)) is not None:
             log.info("finetune: %s", weights_note(weights, names))
         if (scaling := scaling_of(context)) is not None:
@@ -75,7 +76,7 @@ def build_stage(
     prepare(objective.module, engine, context.device, config.steps, context.config.zero, running_teacher(objective))
     data = TrainingData(
         modality.order(context, kind, seed),
-        read or context.read(context.train_of(kind)),
+        read or context.read(train),
         modality.unit,
         lambda: modality.flops(context, kind),
     )
@@ -88,7 +89,7 @@ def scaling_of(context: Context) -> Scaling | None:
     """The units of the labels of a run, of the rows that are trained on; None where they are no numbers."""
     if context.pack.problem != REGRESSION:
         return None
-    return Scaling.of(torch.from_numpy(labels_of(context.train))[context.train_rows("finetune")])
+    return Scaling.of(torch.from_numpy(labels_of(context.train_of("finetune")))[context.train_rows("finetune")])
 
 
 def seed_of(context: Context, stage: Stage) -> int:

@@ -55,7 +55,7 @@ def check_labels(context: Context) -> None:
 
 
 def _check_numbers(context: Context) -> None:
-    labels = labels_of(context.train)[context.train_rows("finetune").numpy()]
+    labels = labels_of(context.train_of("finetune"))[context.train_rows("finetune").numpy()]
     data = context.config.data_spec
     if not len(labels):
         raise UserError(f"none of the training rows of {data} has a number; finetune needs them.")

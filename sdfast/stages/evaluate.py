@@ -21,6 +21,7 @@ from sdfast.errors import UserError
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.predictions import file_for
 from sdfast.evaluation.scoring import HALF, SCORING
+from sdfast.evaluation.votes import answers_of
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
 from sdfast.rundir import RESULT, check_model
@@ -107,8 +108,12 @@ def _evaluated(
     rows, labels = _KNOWN[problem](split, source_names, names, data or config.data_spec, config.data.unseen)
     if not len(rows):
         raise UserError(f"no row of {data or config.data_spec} has a label to compare predictions with.")
-    logits = modality.predict(module, classifier.companions, split, rows, modality.reader(split, device))
+
+    def answers(seen: Any, rows: torch.Tensor) -> torch.Tensor:
+        return modality.predict(module, classifier.companions, seen, rows, modality.reader(seen, device))
+
     scoring, threshold = SCORING[problem], stored.metrics.get("threshold", HALF)
+    logits = answers_of(split, rows, modality.voting(pack, split, config), answers, scoring.voted)
     metrics = scoring.reported(scoring.metrics(logits, labels, threshold), len(names))
     found = Evaluation(metrics, **scoring.tables(logits, labels, names, threshold))
     where = split_name if data is None else data if len(pack.splits) == 1 else f"{split_name} of {data}"

@@ -14,7 +14,10 @@ from sdfast.durable import sha256_array
 from sdfast.engine.machine import resolve_precision
 from sdfast.evaluation.classification import dev_inputs, dev_split, labelled_rows, labels_of, threshold_split
 from sdfast.evaluation.scoring import SCORING
+from sdfast.objectives.cross_entropy import listed_weights
 from sdfast.stages.graph import Stage
+
+_WEIGHTS = "finetune.class_weights"
 
 
 def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict[str, Any]:
@@ -46,6 +49,8 @@ def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict
         inputs |= _of_the_teacher(context, inputs["precision"])
     inputs |= deciding_keys(config, stage.kind, name, context.section(stage.kind))
     if stage.kind == "finetune":
+        if isinstance(weighed := inputs.get(_WEIGHTS), dict):  # whoever names classes asks for what a list asks for
+            inputs[_WEIGHTS] = listed_weights(weighed, context.pack.class_names)
         inputs |= _of_the_evaluation(context, rows)
     return inputs
 
@@ -66,17 +71,23 @@ def _of_the_teacher(context: Context, precision: str) -> dict[str, Any]:
 
 def _of_the_evaluation(context: Context, rows: NDArray[np.int64]) -> dict[str, Any]:
     """Labels, and what is evaluated on."""
-    name, train, test = context.modality.name, context.train, context.test
+    name, train, test = context.modality.name, context.train_of("finetune"), context.test
     tested = labelled_rows(test).numpy()
     found = {
         "train labels": sha256_array(labels_of(train)[rows]),
         f"test {name}": sha256_array(test.digests[tested]),
         "test labels": sha256_array(labels_of(test)[tested]),
     }
+    seen = {"test": test}
     if context.config.finetune.best_dev:
-        dev = dev_split(context.pack, context.config.data_spec)
+        seen["val"] = dev = dev_split(context.pack, context.config.data_spec)
         by = SCORING[context.pack.problem].dev_metric(context.paper_metric, name)
         found |= dev_inputs(dev, name, by)
     elif context.pack.problem == SEVERAL and (chooser := threshold_split(context.pack)) is not None:
+        seen["val"] = chooser
         found |= dev_inputs(chooser, name, "threshold")
+    for split, rows_of_it in seen.items():
+        voting = context.modality.voting(context.pack, rows_of_it, context.config)
+        if voting is not None and voting.adds_content:
+            found[f"{split} votes"] = sha256_array(voting.digests)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdfast.context import Context
+from sdfast.context import Context, rows_of
 from sdfast.data.problem import SEVERAL
 from sdfast.durable import copy_folder
 from sdfast.engine.selection import Selection
@@ -23,6 +23,7 @@ from sdfast.evaluation.classification import (
     threshold_split,
 )
 from sdfast.evaluation.scoring import HALF, SCORING, Scoring
+from sdfast.evaluation.votes import answers_of
 from sdfast.log import log
 from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
@@ -160,7 +161,8 @@ def _evaluated(context: Context, module: Any) -> tuple[dict[str, float], dict[st
         scaling.fold(module.classifier)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
-    on_train = scoring.metrics(*_answers(context, module, train, context.train_rows("finetune")))
+    trained_on = rows_of(train, context.config, "finetune")
+    on_train = scoring.metrics(*_answers(context, module, train, trained_on))
     answers = {"test": _answers(context, module, test, labelled_rows(test))}
     if context.pack.problem == SEVERAL:
         threshold, how = _threshold(context, module, scoring)
@@ -214,6 +216,11 @@ def _dev_metric(context: Context) -> str:
 def _answers(context: Context, module: nn.Module, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [n, classes] and labels of some rows, which the processes share out; each of them gets all."""
     ranks, modality = context.ranks, context.modality
-    companions, share = modality.companions(context.model), rows[context.ranks.part(len(rows))]
-    logits = modality.predict(module, companions, split, share, context.read(split))
-    return torch.cat(ranks.exchange(logits)), torch.from_numpy(labels_of(split))[rows]
+    companions, labels = modality.companions(context.model), torch.from_numpy(labels_of(split))[rows]
+
+    def answers(seen: Any, rows: Tensor) -> Tensor:
+        share = rows[ranks.part(len(rows))]
+        return torch.cat(ranks.exchange(modality.predict(module, companions, seen, share, context.read(seen))))
+
+    of = _scoring(context).voted
+    return answers_of(split, rows, modality.voting(context.pack, split, context.config), answers, of), labels

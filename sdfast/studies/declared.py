@@ -41,12 +41,13 @@ class Axis:
     """What changes from point to point.
 
     Attributes:
-        kind: `limit` repeats every arm with so many training rows; `rounds` and `steps` are points of one arm.
+        kind: `limit` repeats every arm with so many training rows, `labels` with so many labelled ones for fine-tuning
+            alone; `rounds` and `steps` are points of one arm.
         label: of the axis.
         points: the paper's; for `steps` shares of `pretrain.steps`.
     """
 
-    kind: Literal["limit", "rounds", "steps"]
+    kind: Literal["limit", "labels", "rounds", "steps"]
     label: str
     points: tuple[float, ...]
 
@@ -82,7 +83,12 @@ class Study:
     @property
     def of_sizes(self) -> bool:
         """Whether its arms are repeated with several numbers of training rows."""
-        return self.axis is not None and self.axis.kind == "limit"
+        return self.axis is not None and self.axis.kind in _SIZE_KEYS
+
+    def size(self, rows: int) -> str:
+        """The override by which its arms have so many training rows."""
+        assert self.axis is not None
+        return f"{_SIZE_KEYS[self.axis.kind]}={rows}"
 
 
 FINE_TUNING = Arm("fine-tuning", "init")
@@ -109,6 +115,8 @@ _ABLATIONS = (
 _SUPCON = Arm("supervised contrastive", "init", ("finetune.objective=supcon",))
 _WEIGHTS = tuple(Arm(f"weight {w}", "distill", (f"distill.mae_weight={w}",), x=w) for w in (1.0, 0.5, 0.3, 0.1))
 _SIZES = Axis("limit", "training {rows}", (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000))
+_LABELS = Axis("labels", "labelled training {rows}", (20, 50, 100, 200, 500, 1000, 2000, 5000))
+_SIZE_KEYS = {"limit": "data.limit", "labels": "data.labelled_limit"}
 _STEPS = Axis("steps", "steps of further pre-training", (0, 0.5, 1, 1.5, 2, 2.5, 3))  # 0 to 60,000 of 20,000 steps
 _ROUNDS = Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4))
 _MORE = ("score", "test_loss", "train_loss", "generalisation_gap", "distance")
@@ -139,6 +147,7 @@ STUDIES = {
             figure="gaps",
             axis=_ROUNDS,
         ),
+        Study("labels", "Few labels, all rows", (FINE_TUNING, FURTHER, DISTILLED), _SD, figure="lines", axis=_LABELS),
         Study("compare", "All methods on one's own data", METHODS, FINE_TUNING.title, _MORE, seeds=3),
     )
 }
@@ -166,7 +175,7 @@ def expand(study: Study, config: Config, rows: int, points: Sequence[int] = ()) 
     Args:
         study: which.
         config: of the run, resolved for the data.
-        rows: of training, before any limit.
+        rows: of training, before any limit; for the axis `labels` those that fine-tuning may see.
         points: instead of the axis's own, where there are any; of `steps`, in steps.
 
     Raises:
@@ -189,19 +198,17 @@ def expand(study: Study, config: Config, rows: int, points: Sequence[int] = ()) 
             _point(f"t = {n}", DISTILLED if n else FURTHER, f"distill.rounds={n}", n, DISTILLED)
             for n in sorted({0, 1, *wanted})
         ], []
-    kept = [n for n in wanted if 1 <= n <= rows]
+    kept, kind = [n for n in wanted if 1 <= n <= rows], "labelled training" if axis.kind == "labels" else "training"
     if not kept:
         raise UserError(
-            f"none of the sizes {', '.join(map(str, wanted))} is within the {rows} training rows; give some with"
+            f"none of the sizes {', '.join(map(str, wanted))} is within the {rows} {kind} rows; give some with"
             " --points."
         )
     left_out = []
     if points and len(kept) < len(wanted):
         more = ", ".join(str(n) for n in wanted if n not in kept)
-        left_out = [f"Left out, because there are {rows} training rows: {more}."]
-    return [
-        _point(f"{arm.title}, n = {n}", arm, f"data.limit={n}", n, arm) for n in kept for arm in study.arms
-    ], left_out
+        left_out = [f"Left out, because there are {rows} {kind} rows: {more}."]
+    return [_point(f"{arm.title}, n = {n}", arm, study.size(n), n, arm) for n in kept for arm in study.arms], left_out
 
 
 def _point(title: str, arm: Arm, override: str, x: int, series: Arm) -> Arm:

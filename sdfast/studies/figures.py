@@ -199,7 +199,7 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
                     place.axhline(value, color=color, linewidth=0.8, alpha=0.5)
             ends.append((float(np.mean(values)), arm.title, color))
             place.axhline(ends[-1][0], color=color, linewidth=2.2)
-    if axis.kind == "limit":
+    if found.study.of_sizes:
         place.set_xscale("log")
         sizes = _apart(sorted({int(arm.x) for arm in arms if arm.x is not None}))
         place.set_xticks(sizes, [_thousands(size) for size in sizes])

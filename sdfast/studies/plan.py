@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdfast.config import Config
-from sdfast.context import Context
+from sdfast.context import Context, rows_of
 from sdfast.data.paper_sets import PaperSet
 from sdfast.data.problem import class_counts
 from sdfast.durable import sha256_json
@@ -114,7 +114,7 @@ class Target:
         unavailable: title of an arm -> why it cannot be trained here.
         cells: of the others.
         notes: for the table.
-        rows: of training, before any limit.
+        rows: of training, before any limit; of a study of labelled rows those.
     """
 
     title: str
@@ -181,14 +181,19 @@ class Plan:
             metric = SCORING[context.pack.problem].dev_metric(context.paper_metric, modality)
             title = paper.title if paper else slug(config.data_spec)
             used = len(context.train.limited(config.data.limit, config.data.limit_seed))
+            labelled = len(context.train_rows("finetune"))
+            if study.axis is not None and study.axis.kind == "labels":
+                rows = len(rows_of(context.train, config.changed(["data.labelled_limit=null"]), "finetune"))
             classes = len(context.pack.class_names)
             tested = len(context.test)
             # the same new head for all arms, however long they are pre-trained
             if steps := context.modality.head_steps(config, context.model):
                 config = config.changed([f"pretrain.head_steps={steps}"])
         arms, notes = expand(study, config, rows, self.points)
-        if paper is not None and (used, tested, classes) != (paper.rows["train"], paper.rows["test"], paper.classes):
-            here = f"{used} and {tested} in {classes} classes"
+        whole = None if paper is None else (paper.rows["train"], paper.rows["train"], paper.rows["test"], paper.classes)
+        if paper is not None and (used, labelled, tested, classes) != whole:
+            some = "" if labelled == used else f" ({labelled} of them for fine-tuning)"
+            here = f"{used}{some} and {tested} in {classes} classes"
             there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
             notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
             paper = None
@@ -206,7 +211,7 @@ class Plan:
         for table in self.earlier:
             if table.protocol == self.protocol and config.data_spec in table.runs:
                 self._add_earlier(target, config, table, store)
-        target.notes += _unseen_classes(context, target, study.of_sizes)
+        target.notes += _unseen_classes(context, target, study)
         return target
 
     def _add_earlier(self, target: Target, config: Config, table: Earlier, store: Store) -> None:
@@ -260,14 +265,15 @@ class Plan:
         return Cell(arm, seed, context.config, tuple(stages))
 
 
-def _unseen_classes(context: Context, target: Target, of_sizes: bool) -> list[str]:
+def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]:
     """Sentences about classes that no arm, or none of a size, can learn."""
-    train, data, names = context.train, context.config.data, context.pack.class_names
+    train, names, sizes = context.train, context.pack.class_names, study.of_sizes
     said = []
-    for limit in sorted(target.points()) if of_sizes else [data.limit]:
-        labels = labels_of(train)[train.limited(limit, data.limit_seed)]
+    for limit in sorted(target.points()) if sizes else [None]:
+        given = context.config if limit is None else context.config.changed([study.size(limit)])
+        labels = labels_of(train)[rows_of(train, given, "finetune").numpy()]
         if unseen := int((class_counts(labels, len(names)) == 0).sum()):
-            where = f"At n = {limit} " if of_sizes else ""
+            where = f"At n = {limit} " if sizes else ""
             said.append(f"{where}{unseen} of {len(names)} classes have no training row.")
     return said
 

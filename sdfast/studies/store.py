@@ -29,7 +29,7 @@ _NAMING = {  # keys of `data` that every pack's folder is named by; a later one 
     *("max_pixels", "max_length", "token_budget"),
 }
 # they choose rows of a pack, and one pack serves all
-_VIEWS = {"limit", "limit_seed", "chunk", "chunk_stride", "pack_short"}
+_VIEWS = {"limit", "labelled_limit", "limit_seed", "chunk", "chunk_stride", "pack_short"}
 
 
 class Shared:

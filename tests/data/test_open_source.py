@@ -36,7 +36,9 @@ def test_missing_paths_are_not_looked_for_at_the_hub(
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UserError) as caught:
         open_spec(spec)
-    assert str(caught.value).startswith(f"{spec} does not exist; --data takes an image folder, a .csv list, a parquet")
+    assert str(caught.value).startswith(
+        f"{spec} does not exist; --data takes an image folder, a .csv or .jsonl list, a parquet"
+    )
 
 
 def test_home_is_expanded(tmp_path: Path, open_spec: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +136,12 @@ def test_texts_without_a_model_of_text(tmp_path: Path, open_spec: Open) -> None:
         (folder / name).write_text("text\nx\n")
         with pytest.raises(UserError, match=r"texts need a model of text: .*--model.*--preset text-demo"):
             open_spec(folder)
-    with pytest.raises(UserError, match=r"train.jsonl is a file of texts, and texts need a model of text"):
+    (tmp_path / "train" / "train.jsonl").write_text('{"text": "x"}')
+    with pytest.raises(UserError, match=r"no field 'file_name' .*its fields are 'text': texts need a model of text"):
         open_spec(tmp_path / "train" / "train.jsonl")
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "list.csv").write_text("file_name\nx.png\n")
-    with pytest.raises(UserError, match=r"a table of images is passed itself \(--data .*list.csv\)"):
+    with pytest.raises(UserError, match=r"a list of images is passed itself \(--data .*list.csv\)"):
         open_spec(tmp_path / "tables")
 
 

@@ -341,6 +341,7 @@ def test_unexpected_images_are_counted(tmp_path: Path, build: Build) -> None:
         "cmyk": 1,
         "exif_rotation": 1,
         "grey16": 1,
+        "other_aspect": 1,
         "transparent": 1,
     }
     assert np.all(

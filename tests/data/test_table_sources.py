@@ -120,7 +120,7 @@ def test_sounds_are_no_images(tmp_path: Path, open_spec: Open) -> None:
         ({"label": [1]}, {}, "no column of images; its columns are 'label'"),
         ({"left": [png(0)], "right": [png(1)]}, {}, r"several such columns \('left', 'right'\); choose one by data.im"),
         ({"image": [png(0)]}, {"label_key": "kind"}, r"no column 'kind' \(data.label_key\); its columns are 'image'"),
-        ({"image": [png(0)], "text": ["x"]}, {"image_key": "text"}, "'text' of .* holds neither images"),
+        ({"image": [png(0)], "size": [3]}, {"image_key": "size"}, "'size' of .* holds neither images"),
         ({"image": pa.array([], pa.binary())}, {}, "has no rows"),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webdataset
 from text_samples import bert_tokenizer, records, roberta_tokenizer, sentence, write_json_lines, write_splits
 
 from sdfast.data.config import DataConfig
@@ -191,39 +194,102 @@ def test_empty_documents_are_skipped_and_counted(tmp_path: Path, build: Build) -
     )
 
 
-def test_files_that_are_not_utf_8_are_skipped_with_their_line(tmp_path: Path, build: Build) -> None:
+def write_news(root: Path, *files: tuple[str, bytes]) -> Path:
+    """40 documents of two classes, and these."""
     for number in range(40):
-        path = tmp_path / "news" / "ab"[number % 2] / f"{number}.txt"
+        path = root / "ab"[number % 2] / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(sentence(number))
-    (tmp_path / "news" / "a" / "x.txt").write_bytes(b"Subject: x\n\nna\xefve\n")
-    (tmp_path / "news" / "b" / "y.txt").write_bytes(b"\xef\xbb\xbf" + sentence(500).encode())
-    pack = build(tmp_path / "news", test_fraction=0)
-    assert pack.warnings == ["Skipped 1 of 42 documents, which cannot be used: a/x.txt (not UTF-8 (line 3))."]
-    assert pack.split("train").text_digests[-1].tobytes() == hashlib.sha256(sentence(500).encode()).digest()
+    for name, content in files:
+        (root / name).write_bytes(content)
+    return root
+
+
+def text_digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def test_documents_in_cp1252_are_read_so_and_counted(tmp_path: Path, build: Build) -> None:
+    """Each file for itself, by the rule of lines: a folder of many authors is not all in one encoding."""
+    texts = {"a/x.txt": "Subject: x\n\nna\xefve", "b/y.txt": "Gr\xf6\xdfe\nplain", "b/z.txt": "caf\xe9 \u20ac\u2013"}
+    latin = [(name, text.encode("cp1252") + b"\n") for name, text in texts.items()]
+    utf8 = ("b/u.txt", "Gr\xf6\xdfe\nplain \u20ac".encode())
+    pack = build(write_news(tmp_path / "news", *latin, utf8, ("b/m.txt", b"\xef\xbb\xbf" + sentence(500).encode())))
+    assert (
+        "Documents that are not UTF-8 and are read as cp1252 (if that is wrong, name the right encoding by "
+        "data.encoding): 3 (a/x.txt, b/y.txt, b/z.txt)." in pack.warnings
+    )
+    assert not any("Skipped" in sentence for sentence in pack.warnings)
+    assert pack.manifest["conversions"]["cp1252"] == 3
+    found = {bytes(digest) for split in pack.splits.values() for digest in split.text_digests}
+    by_hand = [content.decode("cp1252").strip() for _, content in latin]
+    assert {text_digest(text) for text in (*by_hand, utf8[1].decode(), sentence(500))} <= found
+    assert build(tmp_path / "news").fingerprint == pack.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("Gr\xf6\xdfe\n".encode() + b"na\xefve\n", "not UTF-8 (line 2)"),  # two encodings in one file
+        (b"na\xefve\n" + "Gr\xf6\xdfe\n".encode(), "not UTF-8 (line 1)"),
+        (b"\xef\xbb\xbfna\xefve", "not UTF-8"),  # its mark says otherwise
+        ("\u041f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440".encode("cp1251"), "not UTF-8"),
+        ("\u3053\u3093\u306b\u3061\u306f".encode("cp932"), "not UTF-8"),
+        (b"caf\xe9 \x00\x01", "not UTF-8"),
+        (b"caf\xe9 \x81", "not UTF-8"),  # cp1252 has no such letter
+    ],
+)
+def test_documents_that_are_not_surely_cp1252_are_skipped(
+    tmp_path: Path, build: Build, content: bytes, reason: str
+) -> None:
+    pack = build(write_news(tmp_path / "news", ("a/x.txt", content)), test_fraction=0)
+    assert pack.warnings == [f"Skipped 1 of 41 documents, which cannot be used: a/x.txt ({reason})."]
 
 
 def test_documents_in_another_encoding(tmp_path: Path, build: Build) -> None:
     root = tmp_path / "news"
     (root / "a").mkdir(parents=True)
+    text = "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440:"
     for number in range(9):
-        (root / "a" / f"{number}.txt").write_bytes(f"caf\xe9 {sentence(number)}".encode("cp1252"))
+        (root / "a" / f"{number}.txt").write_bytes(f"{text} {sentence(number)}".encode("cp1251"))
     with pytest.raises(UserError) as caught:
         build(root)
     assert str(caught.value) == (
         "news: 9 of 9 documents cannot be used, more than data.max_broken=0.05 allows; the first is a/0.txt: not "
-        "UTF-8. In cp1252 it reads 'caf\xe9 The the the cell c'; if that is right, set data.encoding=cp1252, else the "
+        f"UTF-8. In cp1251 it reads '{text} The the'; if that is right, set data.encoding=cp1251, else the "
         "one it was saved in. Repair or remove them, or raise data.max_broken."
     )
-    digests = build(root, encoding="cp1252", test_fraction=0).split("train").text_digests
-    assert digests[0].tobytes() == hashlib.sha256(f"caf\xe9 {sentence(0)}".encode()).digest()
+    digests = build(root, encoding="cp1251", test_fraction=0).split("train").text_digests
+    assert digests[0].tobytes() == text_digest(f"{text} {sentence(0)}")
     for number in range(9):
-        (root / "a" / f"{number}.txt").write_bytes(f"caf\xe9 {sentence(number)}".encode("utf-16"))
+        (root / "a" / f"{number}.txt").write_bytes(f"{text} {sentence(number)}".encode("utf-16"))
     assert build(root, test_fraction=0).split("train").text_digests.tolist() == digests.tolist()
     for number in range(9):
         (root / "a" / f"{number}.txt").write_bytes(sentence(number).encode("utf-16-le"))
     with pytest.raises(UserError, match=r"cannot be read \(it looks like utf-16-le; set data.encoding=utf-16-le\)"):
         build(root)
+
+
+def test_a_pack_of_tar_shards_is_that_of_json_lines(tmp_path: Path, build: Build) -> None:
+    rows = [(f"{number:03d}", sentence(number), number % 2) for number in range(12)]
+    write_json_lines(tmp_path / "x.jsonl", [{"text": text, "label": label} for _, text, label in rows])
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
+        for key, text, label in rows:
+            writer.write({"__key__": key, "txt": text, "cls": label})
+    shards = build(tmp_path / "x.tar")
+    lines = build(tmp_path / "x.jsonl")
+    assert shards.fingerprint == lines.fingerprint and shards.class_names == ["0", "1"]
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for key, text, label in rows:
+            for kind, content in (("txt", f"caf\xe9 {text}".encode("cp1252")), ("cls", str(label).encode())):
+                info = tarfile.TarInfo(f"{key}.{kind}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    digests = build(tmp_path / "x.tar", test_fraction=0).split("train").text_digests
+    assert [bytes(digest) for digest in digests] == [text_digest(f"caf\xe9 {text}") for _, text, _ in rows]
+    assert build(tmp_path / "x.tar", test_fraction=0, encoding="cp1252").split("train").text_digests.tolist() == (
+        digests.tolist()
+    )
 
 
 def test_a_document_that_is_no_text_is_counted(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,19 @@ def test_one_process_ends_where_two_do(whole: Path, inputs: list[str], tmp_path:
     assert metrics[0]["metrics"] == pytest.approx(metrics[1]["metrics"], abs=1e-4)
 
 
+def test_tiles_are_trained_and_vote_in_two_processes_as_in_one(inputs: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    steps = [f"{stage}.steps=12" for stage in ("pretrain", "distill", "finetune")]
+    arguments = [*inputs, *steps, "data.tile=12", "data.resize=crop"]  # four tiles of each picture
+    done = finished(command(2, tmp_path / "two", arguments))
+    assert done.returncode == 0, done.stderr
+    assert run(["train", "--out", str(tmp_path / "one"), *arguments]) == 0
+    assert far(tmp_path / "two", tmp_path / "one", "finetune") < 1e-4
+    results = [json.loads((tmp_path / out / "finetune" / "result.json").read_text()) for out in ("two", "one")]
+    assert results[0]["metrics"] == pytest.approx(results[1]["metrics"], abs=1e-4)
+    assert [sum(map(sum, result["confusion_matrix"]["test"])) for result in results] == [12, 12]
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_dies_and_the_run_goes_on_in_two_and_in_one(
     killed: int, whole: Path, inputs: list[str], tmp_path: Path

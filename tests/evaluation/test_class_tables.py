@@ -16,6 +16,7 @@ import torch
 import sdfast
 from sdfast.cli.main import run
 from sdfast.cli.show import show_classes
+from sdfast.config import resolve
 from sdfast.durable import read_json
 from sdfast.errors import UserError
 from sdfast.evaluation import classification
@@ -111,6 +112,23 @@ def test_each_setting_trains_another_model_and_the_defaults_count_for_nothing(
     # a list of equal weights is no weights: the sums' rounding apart, the loss is the plain one
     even = pipeline(given, tmp_path / "run", "finetune.class_weights=[3,3,3]").finetune(name="even")
     assert even.metrics["test_loss"] == pytest.approx(plain.metrics["test_loss"], abs=1e-3)
+
+
+def test_weights_by_name_are_the_setting_that_their_list_is(
+    inputs: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sdfast")
+    named = ["finetune.class_weights={class2: 4, class0: 2}", "finetune.class_weights={class0: 2.0, class2: 4.0}"]
+    first = pipeline(inputs["images"], tmp_path / "run", named[0]).finetune()
+    assert "class weights: class0 2, class1 1, class2 4" in caplog.text
+    stored = read_json(tmp_path / "run" / "finetune" / "result.json")["inputs"]
+    assert stored["finetune.class_weights"] == [2, 1, 4]
+    for same in (named[1], "finetune.class_weights=[2,1,4]"):
+        assert pipeline(inputs["images"], tmp_path / "run", same).finetune() == first  # found done
+    written = resolve(file=tmp_path / "run" / "config.yaml")
+    assert written.finetune.class_weights == (2, 1, 4)
+    with pytest.raises(UserError, match="names 'owl', which is no class; they are class0, class1, class2"):
+        pipeline(inputs["images"], tmp_path / "run", "finetune.class_weights={owl: 4}").finetune()
 
 
 def test_with_best_dev_the_val_split_has_tables_too(inputs: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from small_stage import IMAGES, LABELS, objective_of
 from small_text_stage import text_objective_of, texts
 from torch import Tensor
 
-from sdfast.config import EngineConfig, FinetuneConfig
+from sdfast.config import Config, EngineConfig, FinetuneConfig
 from sdfast.data.order import Batch, BatchOrder
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.errors import UserError
@@ -28,7 +29,9 @@ from sdfast.objectives.cross_entropy import (
     balanced_weights,
     check_class_weights,
     cross_entropy_of,
+    listed_weights,
     weights_note,
+    with_listed_weights,
 )
 from sdfast.regularizers.choose import advice
 from sdfast.regularizers.r3f import R3F, symmetric_kl
@@ -132,7 +135,6 @@ def test_what_the_settings_give() -> None:
     "given", ["[1,0]", "[1,-2]", "[3]", "[]", "[1,true]", "[1,a]", "[1,.inf]", "null", "equal", "2"]
 )
 def test_weights_that_are_none_are_refused_in_a_sentence(given: str) -> None:
-    from sdfast.config import Config
 
     with pytest.raises(UserError, match=r"finetune\.class_weights.* does not fit: give none, balanced, or a list with"):
         Config().changed([f"finetune.class_weights={given}"])
@@ -144,6 +146,25 @@ def test_a_list_of_another_length_names_the_classes_in_order() -> None:
     check_class_weights(FinetuneConfig(class_weights="balanced"), ["a", "b"])
     with pytest.raises(UserError, match=r"has 3 weights, and the data have 2 classes; .* in this order: owl, ant"):
         check_class_weights(config, ["owl", "ant"])
+
+
+def test_weights_by_name_are_the_list_of_them() -> None:
+    names, order = ["ant", "1", "owl", "true"], {"owl": 2.5, "1": 3.0}
+    assert listed_weights(order, names) == [order.get(name, 1.0) for name in names]
+    assert listed_weights({"1.0": 3, "True": 4}, names) == [1, 3, 1, 4]
+    given = Config().changed(["finetune.class_weights={owl: 2.5, 1: 3}"]).finetune
+    assert with_listed_weights(given, names) == FinetuneConfig(class_weights=(1, 3, 2.5, 1))
+    check_class_weights(given, names)
+    again = Config().changed(["finetune.class_weights.owl=2.5", "finetune.class_weights.1=3"]).finetune
+    assert again == given
+    for wrong, said in {
+        "{cow: 2}": "names 'cow', which is no class; they are ant, 1, owl, true.",
+        '{"1": 2, "1.0": 3}': "names the class '1' twice",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(said)):
+            check_class_weights(Config().changed([f"finetune.class_weights={wrong}"]).finetune, names)
+    with pytest.raises(UserError, match="a class that reads as True has to be in quotes"):
+        Config().changed(["finetune.class_weights={yes: 2}"])
 
 
 def test_a_stage_with_all_of_them_resumes_bit_for_bit(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ _MAPS, _SETTERS = Path("/proc/self/maps"), ("TIFFSetErrorHandler", "TIFFSetWarni
 ANIMATED, ROTATED, TRANSPARENT, GREY16, CMYK = "animated", "exif_rotation", "transparent", "grey16", "cmyk"
 COLOUR16, CUT16, CLIPPED, EXTRA_BANDS, PROFILE = "colour16", "cut16", "clipped", "extra_bands", "colour_profile"
 BANNER, BLANK, FAINT = "banner", "blank", "faint"
+OTHER_ASPECT, TILED = "other_aspect", "tiled"
 FAINT_BELOW = 1.0  # standard deviation, of 255, in every channel of a row
 
 
@@ -54,7 +55,12 @@ class BrokenImage(Exception):
 
 
 def decode(
-    raw: Raw | OSError, transform: Transform, options: DataConfig, banner: int = 0, levels: Range | None = None
+    raw: Raw | OSError,
+    transform: Transform,
+    options: DataConfig,
+    banner: int = 0,
+    levels: Range | None = None,
+    sizes: list[tuple[int, int]] | None = None,
 ) -> tuple[NDArray[np.uint8], frozenset[str]]:
     """The row of an item's content.
 
@@ -68,9 +74,10 @@ def decode(
         options: `max_pixels`, `background`, `exif_rotation` and `range`.
         banner: see `Item`.
         levels: the range of the source, for images of more than 8 bits a channel where `options.range` is `auto`.
+        sizes: the width and height of the image before it is resized is added to it.
 
     Returns:
-        row: [height, width, channels] uint8.
+        row: [height, width, channels] uint8; of a transform that cuts tiles [k, height, width, channels].
         notes: which of `ANIMATED`, `ROTATED`, ..., `BLANK`, `FAINT` the image was.
 
     Raises:
@@ -84,6 +91,8 @@ def decode(
         if banner:
             image = image.crop((0, 0, image.width, image.height - banner))
             notes.add(BANNER)
+        if sizes is not None:
+            sizes.append(image.size)
         row = transform.apply(image)
         pixels = row.reshape(-1, row.shape[-1])
         if (pixels == pixels[0]).all():

@@ -237,7 +237,7 @@ def _preprocessing(kind: str, family: Family, shape: ViTShape, folder: Path) -> 
         numbers = ", ".join(f"{value:g}" for value in processor.mean)
         notes.append(f"there is no preprocessor_config.json: the usual mean ({numbers}) of a {kind} model was taken.")
     elif steps := replaced_steps(preprocessing):
-        notes.append(f"the checkpoint's own preprocessing has {steps}; sdfast resizes directly and bilinearly.")
+        notes.append(f"the checkpoint's own preprocessing has {steps}; sdfast resizes bilinearly, by data.resize.")
     if has_file and len(processor.mean) != shape.channels:
         notes.append(f"mean and deviation were given for another number of channels: {shape.channels} used.")
     processor = processor.with_channels(shape.channels)

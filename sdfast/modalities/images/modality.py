@@ -15,6 +15,7 @@ from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.costs.plan import worth_of_zero
+from sdfast.data.config import DataConfig
 from sdfast.data.order import BatchOrder, all_batches
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
@@ -30,6 +31,7 @@ from sdfast.modalities.images.pictures import kept_options, options_of_model
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
 from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
+from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
@@ -52,7 +54,9 @@ class Images(Modality):
     @override
     def load(self, spec: str, config: Config) -> models.PretrainedMAE:
         data, seed = config.data, derive_seed(config.seed, "decoder")
-        return models.load_mae(spec, image_size=data.image_size, channels=data.channels, seed=seed)
+        loaded = models.load_mae(spec, image_size=data.image_size, channels=data.channels, seed=seed)
+        loaded.notes += _other_pictures(loaded.processor, data)
+        return loaded
 
     @override
     def reload(self, folder: Path) -> models.PretrainedMAE:
@@ -76,7 +80,7 @@ class Images(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMAE, folder: str
     ) -> ImagePack:
-        transform = _transform(model.processor, model.shape.channels)
+        transform = _transform(model.processor, model.shape.channels, config.data)
         return ImagePack.prepare(spec, directory, transform, config.data, log.warning, progress_lines("data", "images"))
 
     @override
@@ -84,7 +88,26 @@ class Images(Modality):
         return ImagePack.open(directory)
 
     @override
-    def reader(self, split: ImageSplit, device: torch.device) -> Reader:
+    def training_split(self, pack: ImagePack, config: Config, kind: Kind) -> Any:
+        return rows_of_pictures(pack.split("train"))
+
+    @override
+    def voting(self, pack: ImagePack, split: Any, config: Config) -> ImageTiles | None:
+        view = rows_of_pictures(split)
+        return view if isinstance(view, ImageTiles) else None
+
+    @override
+    def settled(self, config: Config, pack: ImagePack) -> Config:
+        tiles = [f"{split.tiles.sum():,} of {name}" for name, split in pack.splits.items() if split.tiles is not None]
+        if tiles:
+            log.info(
+                "data: tiles: %s; each is a row of training, and a picture's probabilities are the mean of its tiles'",
+                ", ".join(tiles),
+            )
+        return config
+
+    @override
+    def reader(self, split: ImageSplit | ImageTiles, device: torch.device) -> Reader:
         return image_reader(split, device)
 
     @override
@@ -106,7 +129,7 @@ class Images(Modality):
                 " patches of an image visible; lower it."
             )
         fresh = kind != "distill" or not config.teacher.views
-        augment = augmentation(config, context.train.digests, seed if fresh else None)
+        augment = augmentation(config, context.train_of(kind).digests, seed if fresh else None)
         return MaskedImages(_normalise(context), config.pretrain, augment)
 
     @override
@@ -140,7 +163,7 @@ class Images(Modality):
 
     @override
     def check_deterministic(self, context: Context, recipe: ImageRecipe) -> None:
-        images, normalise = context.read(context.train), _normalise(context)
+        images, normalise = context.read(context.train_of("distill")), _normalise(context)
 
         def read(rows: Tensor) -> Tensor:
             pixels = normalise(images(rows))
@@ -159,7 +182,7 @@ class Images(Modality):
             norm_pix_loss=masking.normalised_pixels,
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
-        write_card(context.config, self.name, folder, kind, steps)
+        write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
 
     @override
     def classifier(self, config: Config, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:
@@ -180,9 +203,9 @@ class Images(Modality):
     def write_classifier(
         self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
-        dropout, problem = context.config.finetune.dropout, context.pack.problem
-        models.save_classifier(module, folder, _written_processor(context), names, dropout, problem)
-        write_card(context.config, self.name, folder, "finetune", steps, problem, names)
+        dropout, problem, processor = context.config.finetune.dropout, context.pack.problem, _written_processor(context)
+        models.save_classifier(module, folder, processor, names, dropout, problem)
+        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor), problem, names)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -191,14 +214,15 @@ class Images(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
-        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep"})
+        options = config.data.model_copy(update={"unlabelled": (), "test_fraction": 0.0, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
-        transform = _transform(classifier.companions, classifier.module.shape.channels)
+        transform = _transform(classifier.companions, classifier.module.shape.channels, options)
         return ImagePack.prepare(spec, directory, transform, options, log.warning)
 
     @override
     def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:
-        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels)
+        options = options_of_model(config.data, classifier.companions.pictures)
+        return pack.transform == _transform(classifier.companions, classifier.module.shape.channels, options)
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
@@ -223,8 +247,40 @@ def _written_processor(context: Context) -> ImageProcessor:
     return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
 
 
-def _transform(processor: ImageProcessor, channels: int) -> Transform:
-    return Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+def _other_pictures(processor: ImageProcessor, data: DataConfig) -> list[str]:
+    """Sentences where a model of sdfast was trained on pictures of another aspect, or on tiles, and this run is not."""
+    if processor.pictures is None:
+        return []
+    known = options_of_model(data, processor.pictures)
+    here = {"resize": "pictures are squashed", "tile": "none is cut"}
+    return [
+        f"it was trained with data.{key}={getattr(known, key)}, and here {done}; give the key to do the same."
+        for key, done in here.items()
+        if getattr(known, key) is not None and getattr(data, key) is None
+    ]
+
+
+def _for_card(processor: ImageProcessor) -> str:
+    """What to do about pictures where transformers' processor does not do what training did."""
+    key = processor.unexpressed
+    if key is None:
+        return ""
+    words = f"data.{key}={processor.pictures[key]}".replace(" ", "")
+    if key == "tile":
+        return (
+            f"It was trained on tiles of pictures (`{words}`), which transformers does not cut:"
+            " `sdfast.modalities.images.pictures.open_tiles(file, FOLDER)` gives a picture's, and `sdfast eval` takes"
+            " the mean of their probabilities.\n"
+        )
+    return (
+        f"transformers squashes pictures of another aspect, and training did not (`{words}`): give it"
+        " `sdfast.modalities.images.pictures.open_picture(file, FOLDER)` in place of a file.\n"
+    )
+
+
+def _transform(processor: ImageProcessor, channels: int, options: DataConfig) -> Transform:
+    whole = Transform(processor.height, processor.width, channels, processor.mean, processor.std)
+    return whole.with_options(options)
 
 
 IMAGES = Images()

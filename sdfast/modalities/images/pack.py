@@ -1,6 +1,8 @@
 """The pack of a source of images: decoded once, in threads, into uint8 rows on the disk.
 
-Its contents are `<split>-images.npy`, [n, H, W, C] uint8; what else a pack holds, `sdfast.data.pack_files` says.
+Its contents are `<split>-images.npy`, [n, H, W, C] uint8. Where larger pictures are cut into tiles, these are the tiles
+of all pictures one after the other, and `<split>-tiles.npy` ([n] int64) says how many each has.
+What else a pack holds, `sdfast.data.pack_files` says.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +21,7 @@ from sdfast.data.config import KEEP, DataConfig
 from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.modality import IMAGES
 from sdfast.data.pack_build import Converted, PackBuilder
-from sdfast.data.pack_checks import counted
+from sdfast.data.pack_checks import Rows, are_many, counted, first_names
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import row_digest
@@ -30,9 +32,10 @@ from sdfast.modalities.images.levels import NoRange, Range
 from sdfast.modalities.images.transform import Transform
 
 _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text_key", "max_length", "token_budget"}
-_NOT_IN_PACK |= {"chunk", "chunk_stride", "pack_short"}
-_NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels"}  # what they decide is in the digest of the source
-_NOT_IN_PACK |= {"problem_type", "label_separator"}  # so is this
+_NOT_IN_PACK |= {"resize", "tile"}  # they are in the transform
+_NOT_IN_PACK |= {"chunk", "chunk_stride", "chunk_votes", "pack_short", "labelled_limit", "unlabelled_key"}
+# What these decide is in the digest of the source.
+_NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels", "problem_type", "label_separator", "unlabelled"}
 _LATER = {  # options, and the images that need them
     "background": {decoding.TRANSPARENT},
     "range": {decoding.GREY16, decoding.COLOUR16},
@@ -54,6 +57,14 @@ _NOTES = {
     decoding.FAINT: f"Images of nearly one colour, with a standard deviation below {decoding.FAINT_BELOW:g} of 255 in "
     f"every channel ({_LOOK})",
 }
+_OTHER_FROM = 1.5  # by how much the aspect of a picture differs from a row's, from which on it is counted
+_OTHER_ASPECT = {
+    "squash": "Images whose aspect changes by a factor of more than {from:g}, as they are squashed to {row}: {counted} "
+    "of {all:,}, most {name}, of {size}, by {factor:.3g}; data.resize=pad or crop keeps it, and data.resize=squash "
+    "says that it is meant",
+    "crop": "Images of which data.resize=crop leaves out more than a third: {counted} of {all:,}, most of {name}, of "
+    "{size}, of which {kept:.0%} is seen",
+}
 _ROTATION = {
     "ignore": "is not applied (data.exif_rotation=apply does)",
     "apply": "is applied (data.exif_rotation=ignore leaves them as stored)",
@@ -61,17 +72,23 @@ _ROTATION = {
 
 
 class ImageSplit(SplitFiles):
-    """The rows of one split.
+    """The pictures of one split.
 
     Attributes:
-        images: np.memmap, [n, H, W, C] uint8, read-only.
+        images: np.memmap, [n, H, W, C] uint8, read-only; where pictures are cut into tiles, [P, H, W, C].
+        tiles: [n] int64, tiles of each picture; they add up to P. None where none is cut.
+        view: the tiles as rows, kept here (see `sdfast.modalities.images.tiles.rows_of_pictures`).
         labels: [n] int64, -1 where a row has no label; None when no row has one.
-        digests: [n, 32] uint8, SHA-256 of the row's shape and bytes.
+        digests: [n, 32] uint8, SHA-256 of the shape and bytes of the picture's row, or of its tiles together.
     """
 
     def __init__(self, directory: Path, files: dict[str, dict[str, Any]]) -> None:
         super().__init__(directory, files)
         self.images: NDArray[np.uint8] = load_array(directory / files["images"]["file"], mmap_mode="r")
+        self.tiles: NDArray[np.int64] | None = (
+            load_array(directory / files["tiles"]["file"]) if "tiles" in files else None
+        )
+        self.view: Any = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +124,13 @@ class ImagePackBuilder(PackBuilder):
 
     Attributes:
         found: the range of the source, where `data.range` is `auto` and it has been looked for.
+        sizes: width and height of the images whose aspect is far from a row's, by name.
+        blank: tiles of one colour of the images that are cut into tiles, by name, where there are any.
     """
 
     found: CommonRange | None = None
+    sizes: dict[str, tuple[int, int]] = field(init=False, default_factory=dict)
+    blank: dict[str, int] = field(init=False, default_factory=dict)
 
     libraries = ("pillow", "numpy", "datasets")
 
@@ -151,10 +172,28 @@ class ImagePackBuilder(PackBuilder):
         known = (item.name, -1 if item.label is None else item.label, item_record(item, raw))
         try:
             levels = self.found.levels if self.found else None
-            row, notes = decode(raw, self.how, self.options, item.banner, levels)
+            sizes: list[tuple[int, int]] = []
+            row, notes = decode(raw, self.how, self.options, item.banner, levels, sizes)
         except BrokenImage as error:
             return [Converted(*known, reason=str(error))]
-        return [Converted(*known, row[None], row_digest(row), notes=notes)]
+        if self.how.aspect_factor(sizes[0]) > _OTHER_FROM:
+            self.sizes[item.name] = sizes[0]
+            notes |= {decoding.OTHER_ASPECT}
+        if self.how.tile is None:
+            return [Converted(*known, row[None], row_digest(row), notes=notes)]
+        if len(row) > 1:
+            notes |= {decoding.TILED}
+            if blank := sum(bool((tile == tile[0, 0]).all()) for tile in row):
+                self.blank[item.name] = blank
+        return [Converted(*known, row, row_digest(row), notes=notes)]
+
+    def arrays(self, split: str, rows: Rows) -> dict[str, NDArray[Any]]:
+        """The number of tiles of each picture, where they are cut."""
+        return {} if self.how.tile is None or rows.lengths is None else {"tiles": rows.lengths}
+
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """The tiles in all, where pictures are cut."""
+        return {} if self.how.tile is None or rows.lengths is None else {"tiles": int(rows.lengths.sum())}
 
     def notes(self) -> list[str]:
         """One sentence for each kind of image that was met and that a person may not expect."""
@@ -166,9 +205,44 @@ class ImagePackBuilder(PackBuilder):
             else "of which the colours are kept without the transparency (data.background=white puts them on white)",
             "range": self._range_in_words(),
         }
-        return [
+        said = [
             f"{what.format(**words)}: {counted(sorted(met[note]))}." for note, what in _NOTES.items() if note in met
         ]
+        return [*said, *self._aspects(met.get(decoding.OTHER_ASPECT, [])), *self._tiles(met.get(decoding.TILED, []))]
+
+    def _aspects(self, names: list[str]) -> list[str]:
+        """A sentence where many pictures are squashed that nobody asked for, or where any are cropped by much."""
+        total = sum(len(rows.names) for rows in self.splits.values())
+        sentence = _OTHER_ASPECT.get(self.how.resize)
+        if sentence is None or not names or (self.how.resize == "squash" and self.options.resize is not None):
+            return []
+        if self.how.resize == "squash" and not are_many(len(names), total):
+            return []
+        factors = {name: self.how.aspect_factor(self.sizes[name]) for name in names}
+        worst = max(sorted(names), key=factors.__getitem__)
+        words = {
+            **{"from": _OTHER_FROM, "row": f"{self.how.width} x {self.how.height}", "counted": f"{len(names):,}"},
+            **{"all": total, "name": worst, "size": " x ".join(map(str, self.sizes[worst])), "factor": factors[worst]},
+        }
+        return [sentence.format(**words, kept=1 / factors[worst]) + "."]
+
+    def _tiles(self, names: list[str]) -> list[str]:
+        """How many pictures are cut into how many tiles, and how many tiles have one colour."""
+        if self.how.tile is None:
+            return []
+        tiles = sum(int(rows.lengths.sum()) for rows in self.splits.values() if rows.lengths is not None)
+        total, (height, width) = sum(len(rows.names) for rows in self.splits.values()), self.how.tile
+        said = [
+            f"Images larger than data.tile={height} x {width}, which are cut into tiles: {len(names):,} of {total:,}; "
+            f"there are {tiles:,} tiles in all."
+        ]
+        if blank := sum(self.blank.get(name, 0) for name in names):
+            some = sorted(name for name in names if name in self.blank)
+            said.append(
+                f"Tiles of one colour, from which nothing can be learnt: {blank:,} of {tiles:,}, in {len(some):,} "
+                f"images ({first_names(some)})."
+            )
+        return said
 
     def _range_in_words(self) -> str:
         if self.levels is None:  # no image needs it
@@ -193,7 +267,7 @@ class ImagePack(OpenPack[ImageSplit]):
     """
 
     format, modality, how, contents = 1, IMAGES, "transform", "images"
-    endings: ClassVar[Mapping[str, str]] = {"images": "images.npy", **ENDINGS}
+    endings: ClassVar[Mapping[str, str]] = {"images": "images.npy", "tiles": "tiles.npy", **ENDINGS}
     split_kind, builder = ImageSplit, ImagePackBuilder
 
     def _take(self, manifest: Manifest) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.pictures import KEPT_AS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -16,14 +15,15 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 _BILINEAR, _BICUBIC = 2, 3  # PIL's numbers
 _FILTERS = {0: "nearest-neighbour", 1: "Lanczos", _BICUBIC: "bicubic", 4: "box", 5: "Hamming"}
 _FILE = "preprocessor_config.json"
+KEPT_AS = "sdfast_pictures"  # in it: what transformers passes over, see `sdfast.modalities.images.pictures`
 
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Pixels in [0, 1], resized to height x width (aspect ratio not kept, bilinear), minus `mean`, over `std`.
+    """Pixels in [0, 1], brought to height x width (bilinear), minus `mean`, over `std`.
 
-    `mean` and `std` have one value per channel. `pictures` says how a file became 8-bit colours before that (see
-    `sdfast.modalities.images.pictures`), where the folder says it.
+    `mean` and `std` have one value per channel. `pictures` says how a file became 8-bit colours before that, and
+    whether the aspect is kept (see `sdfast.modalities.images.pictures`), where the folder says it.
     """
 
     height: int
@@ -32,8 +32,29 @@ class ImageProcessor:
     std: tuple[float, ...]
     pictures: Any = None
 
+    @property
+    def unexpressed(self) -> str | None:
+        """The key of `data` that a processor of transformers cannot follow; None where it can."""
+        if self._kept("tile"):
+            return "tile"
+        resize = self._kept("resize")
+        return "resize" if resize == "pad" or (resize == "crop" and self.height != self.width) else None
+
+    def _kept(self, key: str) -> Any:
+        return self.pictures.get(key) if isinstance(self.pictures, Mapping) else None
+
     def to_json(self) -> dict[str, Any]:
-        """The content of a `preprocessor_config.json` that `transformers.AutoImageProcessor` loads."""
+        """The content of a `preprocessor_config.json` that `transformers.AutoImageProcessor` loads.
+
+        It does there what `data.resize=squash` and, to a square, `crop` do. For `pad`, `crop` to another shape and
+        tiles transformers has no processor: what is written squashes, and leaves an image of the model's size, as
+        `open_picture` gives it, as it is.
+        """
+        size: dict[str, Any] = {"size": {"height": self.height, "width": self.width}}
+        name = "ViTImageProcessor"
+        if self._kept("resize") == "crop" and not self.unexpressed:
+            name, size = "BitImageProcessor", {"size": {"shortest_edge": self.height}, "crop_size": size["size"]}
+            size |= {"do_center_crop": True, "do_convert_rgb": True}
         pictures = {} if self.pictures is None else {KEPT_AS: self.pictures}  # transformers keeps what it does not know
         return {
             **pictures,
@@ -41,11 +62,11 @@ class ImageProcessor:
             "do_rescale": True,
             "do_resize": True,
             "image_mean": list(self.mean),
-            "image_processor_type": "ViTImageProcessor",
+            "image_processor_type": name,
             "image_std": list(self.std),
             "resample": _BILINEAR,
             "rescale_factor": 1 / 255,
-            "size": {"height": self.height, "width": self.width},
+            **size,
         }
 
     @classmethod

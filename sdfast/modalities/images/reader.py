@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from sdfast.log import log
 from sdfast.modalities.images.pack import ImageSplit
+from sdfast.modalities.images.tiles import ImageTiles
 from sdfast.teacher.residency import free_memory
 
 _SHARE = 0.25  # of the device's free memory that images may take: a step needs the rest
 _ROWS = 256  # copied at a time
 
 
-def image_reader(split: ImageSplit, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The function that brings rows of a split to the device.
+def image_reader(split: ImageSplit | ImageTiles, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The function that brings rows of a split to the device; where its pictures are cut, tiles are its rows.
 
     On a CPU the rows are gathered from the pack's memory map. On a GPU the whole split is loaded once when it takes at
     most a quarter of the free memory, and gathered there; else each batch goes through pinned memory.

@@ -18,6 +18,7 @@ from sdfast.modalities.images.checkpoint import PretrainedMAE
 from sdfast.modalities.images.model import ViTEncoder, ViTShape
 from sdfast.modalities.images.pack import ImagePack
 from sdfast.modalities.images.reader import Normalise
+from sdfast.modalities.images.tiles import rows_of_pictures
 from sdfast.rng import derive_seed
 from sdfast.teacher.recipe import BankRecipe
 
@@ -72,7 +73,7 @@ class ImageRecipe(BankRecipe):
 
 def recipe_of(teacher: PretrainedMAE, pack: ImagePack, config: Config, device: torch.device) -> ImageRecipe:
     """What a teacher's bank for a run is made from."""
-    train, transform = pack.split("train"), pack.transform
+    train, transform = rows_of_pictures(pack.split("train")), pack.transform
     return ImageRecipe(
         encoder=teacher.module.encoder,
         shape=teacher.shape,

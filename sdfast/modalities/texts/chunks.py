@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sdfast.data.config import DataConfig
 from sdfast.data.pack_checks import as_digests
+from sdfast.data.problem import Labels
 from sdfast.errors import UserError
 from sdfast.modalities.texts.pack import TextSplit, begins, ids_digest
 from sdfast.modalities.texts.tokenization import Tokenization
@@ -34,7 +35,10 @@ class TextChunks:
         first, last: [P] int64, the tokens `first` to `last` - 1 of it, special ones not counted.
         parts: [N + 1] int64; row i is of the parts `parts[i]` to `parts[i + 1]` - 1.
         lengths: [N] int64, tokens of each row, special ones included.
+        adds_content: True, as the digest of a document is of its first chunk.
     """
+
+    adds_content = True
 
     def __init__(self, documents: TextSplit, how: Tokenization, stride: int | None = 0, joined: Any = None) -> None:
         """Divide the documents, and join them.
@@ -98,7 +102,7 @@ class TextChunks:
     @functools.cached_property
     def digests(self) -> NDArray[np.uint8]:
         """[N, 32] uint8: of the ids of each row (see `ids_digest`)."""
-        found = self.documents.digests[self.document[self.parts[:-1]]]
+        found = self.documents.digests[self.item_of]
         made = (np.diff(self.parts) > 1) | self._in_chunks
         for rows in torch.from_numpy(np.flatnonzero(made)).split(_HASHED):
             ids, lengths = self.tokens(rows)
@@ -107,13 +111,24 @@ class TextChunks:
         return found
 
     @property
+    def item_of(self) -> NDArray[np.int64]:
+        """[N] int64, ascending: the document of each row, of which it is a part; of joined ones the first."""
+        return self.document[self.parts[:-1]]
+
+    @property
+    def labels(self) -> Labels | None:
+        """That of each row's document, as `sdfast.data.problem` says, for N rows; None when none has one."""
+        labels = self.documents.labels
+        return None if labels is None else labels[self.item_of]
+
+    @property
     def _in_chunks(self) -> NDArray[np.bool_]:
         """[N]: whether a row is a part of a longer document."""
-        return np.diff(self._rest_offsets)[self.document[self.parts[:-1]]] > 0
+        return np.diff(self._rest_offsets)[self.item_of] > 0
 
     def limited(self, limit: int | None, seed: int) -> NDArray[np.int64]:
         """The rows of `limit` documents (see `SplitFiles.limited`), int64 ascending; None gives all."""
-        return np.flatnonzero(np.isin(self.document[self.parts[:-1]], self.documents.limited(limit, seed)))
+        return np.flatnonzero(np.isin(self.item_of, self.documents.limited(limit, seed)))
 
     def tokens(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The ids of some rows, one after the other, without padding; see `TextSplit.tokens`."""
@@ -143,11 +158,10 @@ class TextChunks:
         ids[target[rest]] = self._rest[self._rest_offsets[document[rest]] + beyond[rest]]
         return torch.from_numpy(ids), torch.from_numpy(self.lengths[chosen])
 
-    @property
-    def said(self) -> str:
-        """How many rows there are of how many documents, for the log."""
+    def said(self, votes: bool = False) -> str:
+        """How many rows there are of how many documents, for the log; whether fine-tuning has them as well."""
         length, chunks = self._how.max_length, int(self._in_chunks.sum())
-        long = len(np.unique(self.document[self.parts[:-1]][self._in_chunks]))
+        long = len(np.unique(self.item_of[self._in_chunks]))
         several = np.diff(self.parts)
         several = several[several > 1]
         parts = []
@@ -156,9 +170,11 @@ class TextChunks:
         if len(several):
             parts.append(f"{several.sum():,} short ones share {len(several):,}")
         what = ", ".join(parts) or "none is joined"
+        finetune = "of which fine-tuning has those of its" if votes else "fine-tuning has one a document, its"
+        ends = "labelled documents (data.chunk_votes)" if votes else f"first {length} tokens"
         return (
             f"of {len(self.documents):,} documents of train {what}; pretrain and distill have {len(self):,} rows in"
-            f" all, fine-tuning has one a document, its first {length} tokens"
+            f" all, {finetune} {ends}"
         )
 
 
@@ -183,4 +199,20 @@ def rows_of_documents(documents: Any, how: Tokenization, data: DataConfig) -> An
     if (view := documents.views.get((stride, limit))) is None:
         joined = None if limit is None else documents.limited(*limit)
         view = documents.views[stride, limit] = TextChunks(documents, how, stride, joined)
+    return view
+
+
+def voting_chunks(documents: Any, how: Tokenization, data: DataConfig) -> TextChunks | None:
+    """The chunks of a split that vote for its documents (`data.chunk_votes`); None where each document is one row.
+
+    Args:
+        documents: the split: a `TextSplit`, or drawn texts.
+        how: the tokenization of its pack.
+        data: the section of the configuration.
+    """
+    if not data.chunk_votes or not isinstance(documents, TextSplit) or documents.rest is None:
+        return None
+    key = data.chunk_stride, None
+    if (view := documents.views.get(key)) is None:
+        view = documents.views[key] = TextChunks(documents, how, data.chunk_stride)
     return view

@@ -20,7 +20,7 @@ from sdfast.log import log, progress_lines
 from sdfast.modalities.card import write_card
 from sdfast.modalities.texts import checkpoint as models
 from sdfast.modalities.texts.batch import TokenBatch
-from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents
+from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
@@ -97,7 +97,22 @@ class Texts(Modality):
     @override
     def training_split(self, pack: TextPack, config: Config, kind: Kind) -> Any:
         train = pack.split("train")
-        return train if kind == "finetune" else rows_of_documents(train, pack.tokenization, config.data)
+        if kind != "finetune":
+            return rows_of_documents(train, pack.tokenization, config.data)
+        chunks = self.voting(pack, train, config)
+        return train if chunks is None else chunks
+
+    @override
+    def voting(self, pack: TextPack, split: Any, config: Config) -> TextChunks | None:
+        chunks = voting_chunks(split, pack.tokenization, config.data)
+        if chunks is None and config.data.chunk_votes and isinstance(split, TextSplit):
+            name = next(name for name, each in pack.splits.items() if each is split)
+            if count := pack.manifest["splits"][name].get("truncated", 0):
+                raise UserError(
+                    f"{pack.directory} was made without data.chunk_votes and lacks the chunks of {count:,} documents of"
+                    f" {name}; run `sdfast train --stage finetune data.chunk_votes=true`, or leave it away."
+                )
+        return chunks
 
     @override
     def settled(self, config: Config, pack: TextPack) -> Config:
@@ -115,7 +130,14 @@ class Texts(Modality):
                 log.info("data: %s", _cut(cut, len(train), pack.tokenization.max_length, asked))
         view = self.training_split(pack, config, "pretrain")
         if view is not train:
-            log.info("data: %s", view.said)
+            log.info("data: %s", view.said(data.chunk_votes))
+        elif (chunks := self.voting(pack, train, config)) is not None:
+            log.info(
+                "data: fine-tuning trains on the chunks of labelled documents (data.chunk_votes), %s in all of %s"
+                " documents",
+                f"{len(chunks):,}",
+                f"{len(train):,}",
+            )
         return config
 
     @override
@@ -133,6 +155,8 @@ class Texts(Modality):
         found: dict[str, Any] = {"tokenization": context.pack.tokenization.to_json()}
         if kind != "finetune":
             found["dropouts"] = asdict(context.model.dropouts)
+        elif context.config.data.chunk_votes:
+            found["data.chunk_votes"] = True
         return found
 
     @override
@@ -224,7 +248,7 @@ class Texts(Modality):
         companions = context.model.companions
         problem = context.pack.problem
         models.save_classifier(module, folder, companions, names, _dropouts(config), longest, problem)
-        write_card(config, self.name, folder, "finetune", steps, problem, names)
+        write_card(config, self.name, folder, "finetune", steps, problem=problem, names=names)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -233,7 +257,9 @@ class Texts(Modality):
 
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
-        options = config.data.model_copy(update={"test_fraction": 0.0, "duplicates": "keep", "chunk": False})
+        options = config.data.model_copy(
+            update={"unlabelled": (), "test_fraction": 0.0, "duplicates": "keep", "chunk": False}
+        )
         tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
         return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
 

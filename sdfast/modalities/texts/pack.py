@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sdfast.data.config import DataConfig
 from sdfast.data.items import Item, Raw, item_record, read_item
-from sdfast.data.lines import remedy
+from sdfast.data.lines import latin_text, remedy
 from sdfast.data.modality import TEXTS
 from sdfast.data.pack_build import Converted, PackBuilder
 from sdfast.data.pack_checks import Rows, counted
@@ -37,8 +37,9 @@ from sdfast.modalities.texts.tokenization import LONGEST, Tokenization, Tokenize
 _IN_PACK = {"test_fraction", "split_seed", "max_broken", "duplicates", "text_key", "label_key"}
 _BLOCK = 128  # documents tokenised at a time
 _HELD = 1 << 20  # characters in memory, from which on a block has fewer
-_TRUNCATED, _UNREAD = "truncated", "unread"  # documents, by what they are
+_TRUNCATED, _UNREAD, _LATIN = "truncated", "unread", "cp1252"  # documents, by what they are
 _WITH_RESTS = {"rests": True}  # in the manifest of a pack with documents that are longer than its rows
+_FOR_VOTES = {"rests": True, "all_rests": True}  # the same of one that keeps those of every split
 
 
 class TextSplit(SplitFiles):
@@ -102,7 +103,7 @@ class TextPackBuilder(PackBuilder):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole = False  # whether the split that is converted keeps the rests of its long documents
-        self._rest_lengths = np.zeros(0, np.int64)  # of the documents of train
+        self._rest_lengths: dict[str, NDArray[np.int64]] = {}  # of the documents of each split that keeps them
 
     @property
     def element(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -115,22 +116,23 @@ class TextPackBuilder(PackBuilder):
 
     def made(self) -> dict[str, Any]:
         """What `TextPack.made` says, and that the rests of long documents are there."""
-        return {**super().made(), **(_WITH_RESTS if self._keeps_rests and _TRUNCATED in self.tally.notes else {})}
+        rests = _FOR_VOTES if self.options.chunk_votes else _WITH_RESTS if self._keeps_rests("train") else {}
+        return {**super().made(), **(rests if _TRUNCATED in self.tally.notes else {})}
 
-    @property
-    def _keeps_rests(self) -> bool:
-        return self.options.chunk is not False
+    def _keeps_rests(self, split: str) -> bool:
+        return self.options.chunk_votes or (split == "train" and self.options.chunk is not False)
 
     @contextlib.contextmanager
-    def beside(self, split: str) -> Iterator[Callable[[Converted], None]]:
-        """Writes the rests of the long documents of train."""
-        self._whole = split == "train" and self._keeps_rests
+    def beside(self, split: str, onto: bool = False) -> Iterator[Callable[[Converted], None]]:
+        """Writes the rests of the long documents of train, or where chunks vote of every split."""
+        self._whole = self._keeps_rests(split)
         if not self._whole:
             yield lambda one: None
             return
         lengths: list[int] = []
         path = self._path(split, "rest")
-        with RowWriter(path, *self.element) as writer:
+        there = self._rest_lengths[split] if onto and split in self._rest_lengths else np.zeros(0, np.int64)
+        with RowWriter(path, *self.element, onto=int(there.sum()) if there.any() else None) as writer:
 
             def write(one: Converted) -> None:
                 lengths.append(0 if one.rest is None else len(one.rest))
@@ -138,38 +140,42 @@ class TextPackBuilder(PackBuilder):
                     writer.extend(one.rest)
 
             yield write
-        self._rest_lengths = np.asarray(lengths, np.int64)
+        self._rest_lengths[split] = np.concatenate((there, np.asarray(lengths, np.int64)))
         if not writer.rows:
             path.unlink()
 
     def keep_beside(self, kept: NDArray[np.int64]) -> None:
-        """Only the rests of these documents of train are kept."""
-        lengths, path = self._rest_lengths, self._path("train", "rest")
-        self._rest_lengths = lengths[kept] if len(lengths) else lengths
-        if not lengths.any():
+        """The rests of these documents of train stay there; those of the others go to test, where they are kept."""
+        lengths = self._rest_lengths.get("train")
+        if lengths is None or not lengths.any():
             return
-        whole = path.rename(self.directory / "whole-rest.npy")
+        whole = self._path("train", "rest").rename(self.directory / "whole-rest.npy")
         contents, offsets = load_array(whole, mmap_mode="r"), begins(lengths)
-        if self._rest_lengths.any():
-            with RowWriter(path, *self.element) as writer:
-                for row in kept:
-                    writer.extend(contents[offsets[row] : offsets[row + 1]])
+        held_out = np.setdiff1d(np.arange(len(lengths)), kept)
+        for split, rows in (("train", kept), ("test", held_out)):
+            if not self._keeps_rests(split):
+                continue
+            self._rest_lengths[split] = lengths[rows]
+            if lengths[rows].any():
+                with RowWriter(self._path(split, "rest"), *self.element) as writer:
+                    for row in rows:
+                        writer.extend(contents[offsets[row] : offsets[row + 1]])
         whole.unlink()
 
     def arrays(self, split: str, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Where the documents begin among the ids, and the digests of their texts; of train, where rests begin."""
+        """Where the documents begin among the ids, and the digests of their texts; where rests begin."""
         assert rows.text_digests is not None
         found: dict[str, NDArray[Any]] = {"offsets": rows.offsets, "text_digests": rows.text_digests}
-        return found | ({"rest_offsets": begins(self._rest_lengths)} if self._has_rests(split) else {})
+        return found | ({"rest_offsets": begins(self._rest_lengths[split])} if self._has_rests(split) else {})
 
     def decides(self, split: str) -> list[str]:
         """Digests of the rests, where there are any."""
         if not self._has_rests(split):
             return []
-        return [sha256_file(self._path(split, "rest")), sha256_array(self._rest_lengths)]
+        return [sha256_file(self._path(split, "rest")), sha256_array(self._rest_lengths[split])]
 
     def _has_rests(self, split: str) -> bool:
-        return split == "train" and bool(self._rest_lengths.any())
+        return split in self._rest_lengths and bool(self._rest_lengths[split].any())
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """How many tokens there are, in all and in the longest document, and how many documents were cut."""
@@ -182,18 +188,32 @@ class TextPackBuilder(PackBuilder):
         }
 
     def notes(self) -> list[str]:
+        """A sentence each where documents were read as cp1252, and where some were cut."""
+        latin = self.tally.notes.get(_LATIN, [])
+        said = [
+            "Documents that are not UTF-8 and are read as cp1252 (if that is wrong, name the right encoding by "
+            f"data.encoding): {counted(latin)}."
+        ]
+        return [*(said if latin else []), *self._cut()]
+
+    def _cut(self) -> list[str]:
         """One sentence where documents were cut."""
         names, length = self.tally.notes.get(_TRUNCATED, []), self.how.tokenization.max_length
         if not names:
             return []
-        if not self._rest_lengths.any():
+        if not any(map(self._has_rests, self.splits)):
             return [
                 f"Documents of more than {length} tokens, of which the first {length} are kept (data.max_length): "
                 f"{counted(names)}."
             ]
+        chunks = "pretrain and distill (data.chunk)"
+        others = f"fine-tuning and evaluation see the first {length} tokens"
+        if self.options.chunk_votes:
+            others = "their chunks vote in evaluation (data.chunk_votes)"
+            chunks = "fine-tuning" if self.options.chunk is False else "pretrain, distill and fine-tuning"
         said = [
             f"Documents of more than {length} tokens (data.max_length): {counted(names)}; those of train become several"
-            f" rows of pretrain and distill (data.chunk), and fine-tuning and evaluation see the first {length} tokens."
+            f" rows of {chunks}, and {others}."
         ]
         if unread := self.tally.notes.get(_UNREAD, []):
             said.append(f"Documents of which the end is not read, as no word ends in it for long: {counted(unread)}.")
@@ -203,14 +223,14 @@ class TextPackBuilder(PackBuilder):
         """Read and tokenise the documents of a block together."""
         raws = [read_item(item) for item in items]
         texts = [read_text(raw) for raw in raws]
-        tokenised = iter(self.how([text for text, _ in texts if text is not None], self._whole))
+        tokenised = iter(self.how([text for text, _, _ in texts if text is not None], self._whole))
         return [
-            self._document(item, raw, text, reason, None if text is None else next(tokenised))
-            for item, raw, (text, reason) in zip(items, raws, texts, strict=True)
+            self._document(item, raw, text, reason, latin, None if text is None else next(tokenised))
+            for item, raw, (text, reason, latin) in zip(items, raws, texts, strict=True)
         ]
 
     def _document(
-        self, item: Item, raw: Raw | OSError, text: str | None, reason: str, tokens: Tokenized | None
+        self, item: Item, raw: Raw | OSError, text: str | None, reason: str, latin: bool, tokens: Tokenized | None
     ) -> Converted:
         known = (item.name, -1 if item.label is None else item.label, item_record(item, raw))
         if text is None:
@@ -221,26 +241,32 @@ class TextPackBuilder(PackBuilder):
         if len(tokens.ids) == len(how.prefix) + len(how.suffix):
             return Converted(*known, reason="without any token")
         digests = ids_digest(tokens.ids), hashlib.sha256(text.encode()).digest()
-        notes = frozenset(note for note, met in ((_TRUNCATED, tokens.truncated), (_UNREAD, tokens.unread)) if met)
+        kinds = ((_TRUNCATED, tokens.truncated), (_UNREAD, tokens.unread), (_LATIN, latin))
+        notes = frozenset(note for note, met in kinds if met)
         rest = tokens.rest.astype(how.dtype) if len(tokens.rest) else None
         return Converted(*known, tokens.ids.astype(how.dtype), *digests, rest, notes)
 
 
-def read_text(raw: Raw | OSError) -> tuple[str | None, str]:
+def read_text(raw: Raw | OSError) -> tuple[str | None, str, bool]:
     """The text of an item, without white space around it; or None and the reason why there is none.
 
     Args:
         raw: what reading the item gave.
+
+    Returns:
+        text, reason, and whether the text was read as cp1252 because it is not UTF-8.
     """
     if isinstance(raw, OSError):
-        return None, f"cannot be read ({raw.strerror or raw})"
-    content = bytes(raw).removeprefix(codecs.BOM_UTF8)
+        return None, f"cannot be read ({raw.strerror or raw})", False
+    content, latin = bytes(raw).removeprefix(codecs.BOM_UTF8), False
     try:
         text = content.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return None, f"not UTF-8 (line {line})" if line > 1 or b"\n" in content else "not UTF-8"
-    return (text, "") if text else (None, "empty")
+        if (other := latin_text(bytes(raw))) is None:
+            line = content.count(b"\n", 0, error.start) + 1
+            return None, f"not UTF-8 (line {line})" if line > 1 or b"\n" in content else "not UTF-8", False
+        text, latin = other.strip(), True
+    return (text, "", latin) if text else (None, "empty", False)
 
 
 def begins(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -288,8 +314,10 @@ class TextPack(OpenPack[TextSplit]):
     def made(cls, how: Tokenizer, options: DataConfig, met: Collection[str]) -> dict[str, Any]:
         """How a pack was made: the tokenisation, and the options that decide what is in it.
 
-        Rests of long documents have to be there where chunks are asked for; else a pack is as good with as without.
+        Rests of long documents have to be there where chunks are asked for, of all splits where they vote; else a pack
+        is as good with as without.
         """
         decide = options.model_dump(mode="json", include=_IN_PACK)
-        rests = _WITH_RESTS if options.chunk and _TRUNCATED in met else {}
+        asked = _FOR_VOTES if options.chunk_votes else _WITH_RESTS if options.chunk else {}
+        rests = asked if _TRUNCATED in met else {}
         return {"format": cls.format, "tokenization": how.tokenization.to_json(), "options": decide, **rests}

@@ -1,0 +1,70 @@
+"""Sources that join the rows of another one without labels: all of their items, whatever splits they have."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from sdfast.data.config import NO_COLUMN, DataConfig
+from sdfast.data.items import UNLABELLED, Item, ItemList, Source
+from sdfast.data.modality import Modality
+from sdfast.errors import UserError
+
+Open = Callable[[str, DataConfig], Source]
+
+
+def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Open) -> None:
+    """Give `source` the items of further sources as its `UNLABELLED` ones; what there is to say goes to its warnings.
+
+    Each item's name begins with that of its source, with a number where two sources have the same.
+
+    Args:
+        source: that they join.
+        specs: what the others are opened by.
+        options: the `data` section; what it says of labels and splits is not for them.
+        open_one: opens one of them.
+
+    Raises:
+        UserError: one of them cannot be opened.
+    """
+    modality, taken = source.modality, {source.name}
+    found: list[tuple[str, ItemList]] = []
+    of_labels = {"label_key": NO_COLUMN, "problem_type": None, "label_separator": None}
+    unlabelled = options.model_copy(update={**of_labels, "split_key": NO_COLUMN})
+    for spec in specs:
+        one = _opened(spec, unlabelled, modality, open_one)
+        names = itertools.chain([one.name], (f"{one.name} ({number})" for number in itertools.count(2)))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        counts = {split: len(items) for split, items in one.splits.items()}
+        parts = f" ({', '.join(f'{split} {count:,}' for split, count in counts.items())})" if len(counts) > 1 else ""
+        source.warnings += [f"data.unlabelled: {sentence}" for sentence in one.warnings]
+        source.warnings.append(
+            f"All {sum(counts.values()):,} {modality.plural} of {name}{parts} are offered to train without a label "
+            "(data.unlabelled); labels and splits that it may have are not used."
+        )
+        found += [(name, items) for items in one.splits.values()]
+    source.splits[UNLABELLED] = ItemList([None] * sum(len(items) for _, items in found), lambda: _named(found))
+
+
+def _opened(spec: str, options: DataConfig, modality: Modality, open_one: Open) -> Source:
+    """One of them; its column of contents is the one that `options` name, or else one that is found."""
+    key, free = modality.key, options.model_copy(update={"image_key": None, "text_key": None})
+    named = options.unlabelled_key or getattr(options, key)
+    try:
+        return open_one(spec, free.model_copy(update={key: named}))
+    except UserError as error:
+        if named is not None:  # by a key for other sources
+            with contextlib.suppress(UserError):
+                source = open_one(spec, free)
+                source.warnings.append(f"{source.name} has no column {named!r}, and another one is taken.")
+                return source
+        raise UserError(f"data.unlabelled: {str(error).replace(f'data.{key}', 'data.unlabelled_key')}") from error
+
+
+def _named(found: Iterable[tuple[str, ItemList]]) -> Iterator[Item]:
+    """The items one source after the other, with the name of the source before theirs, where it is not."""
+    for name, items in found:
+        for item in items:
+            yield item if item.name.startswith(f"{name}:") else item._replace(name=f"{name}/{item.name}")
