@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sdfast.config import Config, ModalityName, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
+from sdfast.data.problem import SINGLE
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
@@ -91,7 +92,9 @@ class Context:
 
     @property
     def paper(self) -> PaperSet | None:
-        """The paper's data set that the data have the name of, or None."""
+        """The paper's data set that the data have the name of, with one class a row; or None."""
+        if self.pack.problem != SINGLE:
+            return None
         source = self.pack.manifest["source"]
         return paper_set(source["name"], source["kind"], self.modality.name)
 

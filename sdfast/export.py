@@ -11,6 +11,7 @@ from sdfast.durable import copy_folder, recover_directory, staged_directory
 from sdfast.errors import UserError, nearest
 from sdfast.occupant import Occupant
 from sdfast.rundir import RESULT, check_model
+from sdfast.stages.build import scaling_of
 from sdfast.store import checkpoint
 
 
@@ -55,11 +56,13 @@ def export_stage(out: Path, context: Callable[[], Context], name: str, to: Path)
     classes: list[str] | None = (run.pack.class_names or []) if name.startswith("finetune") else None
     prefix = "module/"
     state = {key.removeprefix(prefix): found.read(key) for key in found.names if key.startswith(prefix)}
-    module = run.modality.filled(state, run.config, run.model.shape, None if classes is None else len(classes))
+    module: Any = run.modality.filled(state, run.config, run.model.shape, None if classes is None else len(classes))
     with staged_directory(to) as staging:
         if classes is None:
             kind: Any = name.partition("/")[0]
             run.modality.write(run, module, staging, kind, found.step)
         else:
+            if (scaling := scaling_of(run)) is not None:
+                scaling.fold(module.classifier)
             run.modality.write_classifier(run, module, staging, classes, found.step)
     return found.step

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from sdfast import bundled
 from sdfast.config import Config, refuse_other_modality, with_own_settings
 from sdfast.context import Kind, Modality, rows_of
 from sdfast.data.pack_checks import first_names
+from sdfast.data.problem import REGRESSION, SEVERAL, class_counts, has_label
 from sdfast.engine.zero import import_deepspeed
 from sdfast.errors import UserError
 from sdfast.launch import join, launch_info
@@ -91,7 +93,11 @@ def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], 
     pack = prepare(config)
     train = pack.split("train")
     counts = ", ".join(_counted(name, split) for name, split in pack.splits.items())
-    classes = f", {len(pack.class_names)} classes" if pack.class_names else ", unlabelled"
+    names = pack.class_names or []
+    classes = f", {len(names)} classes" if names else ", unlabelled"
+    classes += " (several a row)" * (pack.problem == SEVERAL)
+    if pack.problem == REGRESSION:
+        classes = f", labelled with {'a number' if len(names) == 1 else f'{len(names)} numbers'} ({first_names(names)})"
     log.info("data: %s: %s%s", " + ".join([config.data_spec, *config.data.unlabelled]), counts, classes)
     config = modality.settled(config, pack)
     kinds: list[Kind] = ["pretrain", "distill", *(("finetune",) if train.labels is not None else ())]
@@ -103,16 +109,17 @@ def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], 
 
 
 def _counted(name: str, split: Any) -> str:
-    labelled = None if split.labels is None else int((split.labels >= 0).sum())
+    labelled = None if split.labels is None else int(has_label(split.labels).sum())
     return f"{len(split)} {name}" + ("" if labelled in (None, len(split)) else f" ({labelled} with a label)")
 
 
 def _say_limits(config: Config, train: Any, rows: torch.Tensor, names: list[str]) -> None:
     """What fine-tuning sees of the labelled rows, where that is not all of them."""
-    known, kept = train.labels[train.labels >= 0], train.labels[rows.numpy()]
+    known, kept = train.labels[has_label(train.labels)], train.labels[rows.numpy()]
     if config.data.labelled_limit is None or len(kept) == len(known):
         return
     log.info("data: finetune trains on %d of %d labelled rows (data.labelled_limit)", len(kept), len(known))
-    if gone := sorted(set(known.tolist()) - set(kept.tolist())):
-        what = first_names([names[label] for label in gone])
+    counts, left = (class_counts(labels, len(names)) for labels in (known, kept))
+    if gone := [names[label] for label in np.flatnonzero((counts > 0) & (left == 0))]:
+        what = first_names(gone)
         log.warning("data: data.labelled_limit leaves no row of %d of %d classes: %s", len(gone), len(names), what)

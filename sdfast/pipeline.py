@@ -261,7 +261,8 @@ class Pipeline:
 
         Returns:
             `accuracy`, `majority_class_accuracy`, `macro_f1`, `micro_f1`, `test_loss`, and where macro-F1 is over fewer
-            classes than the model has `macro_f1_classes`.
+            classes than the model has `macro_f1_classes`; of several classes a row, or of numbers, what
+            `sdfast.evaluation.scoring` has.
         """
         return self.evaluation(data, to).metrics
 
@@ -274,7 +275,8 @@ class Pipeline:
             to: file for the predictions instead.
 
         Returns:
-            Its metrics, and precision, recall and F1 of each class with the confusion matrix.
+            Its metrics, and precision, recall and F1 of each class with the confusion matrix; of several classes a row
+            average precision instead of the matrix, and of numbers the scores of each.
         """
         if self.ranks.world > 1:
             raise UserError("sdfast eval works in one process; run it without the launcher.")

@@ -50,6 +50,11 @@ class Result:
             split (`val`): by the name of each class its `precision`, `recall`, `f1` and `support` (rows).
         confusion_matrix: likewise, [classes][classes]: how many rows of the one class (first index) were taken for the
             other, in the order of `per_class`; not of more than 1,000 classes.
+        per_output: likewise of labels that are numbers, by the name of each: `mse`, `rmse`, `mae`, `r2`, `spearman`.
+
+    Where rows have several classes, `metrics` has `mean_average_precision`, `macro_f1`, `micro_f1`, `subset_accuracy`
+    and `threshold`, the probability from which on a class applies, `per_class` has `average_precision` too, and there
+    is no matrix. Where labels are numbers it has the means of `per_output`. Both have the losses as above.
     """
 
     stage: str
@@ -66,6 +71,7 @@ class Result:
     best_by: str | None = None
     per_class: dict[str, dict[str, dict[str, float]]] | None = field(default=None, repr=False)
     confusion_matrix: dict[str, list[list[int]]] | None = field(default=None, repr=False)
+    per_output: dict[str, dict[str, dict[str, float]]] | None = field(default=None, repr=False)
 
     @property
     def unit(self) -> str:
@@ -87,7 +93,7 @@ class Outcome:
         write_model: writes the model's files into the folder it is given.
         numbers: `steps`, `seconds`, `img_per_s` or `seq_per_s`, and further ones of `Result` where there are any.
         metrics: see `Result`.
-        tables: `per_class` and `confusion_matrix` of `Result`, where there are any.
+        tables: `per_class`, `confusion_matrix` and `per_output` of `Result`, where there are any.
     """
 
     weights: str
@@ -104,6 +110,12 @@ class StoredClass(Stored):
     recall: _Share
     f1: _Share
     support: Count
+
+
+class StoredSeveral(StoredClass):
+    """The same where rows have several classes."""
+
+    average_precision: _Share
 
 
 class StoredResult(Stored):
@@ -125,8 +137,9 @@ class StoredResult(Stored):
     paper_metric: str | None = None
     best_step: Count | None = None
     best_by: str | None = None
-    per_class: dict[str, dict[str, StoredClass]] | None = None
+    per_class: dict[str, dict[str, StoredSeveral]] | dict[str, dict[str, StoredClass]] | None = None
     confusion_matrix: dict[str, list[list[Count]]] | None = None
+    per_output: dict[str, dict[str, dict[str, float]]] | None = None
     inputs: dict[str, Any]
     files: Annotated[dict[_Name, Digest], Field(min_length=1)]
 

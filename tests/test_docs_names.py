@@ -36,7 +36,7 @@ PYTHON_FILE = re.compile(r"`([\w/]+\.py)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SECTIONS = ("data", "pretrain", "distill", "finetune", "teacher", "engine", "zero")
 KEY = re.compile(rf"(?<![\w./])((?:{'|'.join(SECTIONS)})(?:\.[a-z]\w*)+)(?:=(\[[^\]]*\]|[\w./+-]+))?")
-WORDS = ("all", "the model's", "in new packs", "squash", "none")  # for a default that is not a value
+WORDS = ("all", "the model's", "in new packs", "found", "squash", "none")  # for a default that is not a value
 PLACEHOLDER = re.compile(r"[A-Z]+|k|\.\.\.")  # as in teacher.views=K
 
 
@@ -168,4 +168,5 @@ def test_tables_of_values_have_them_all() -> None:
                 assert listed | {"auto"} == words | {"auto"}, key[1]
                 seen.add(key[1])
     engine = {"engine.attention", "engine.fp32_products"}
-    assert seen == {"data.pixels", "data.range", "data.resize", "teacher.dtype", "teacher.residency"} | engine
+    data = {"data.pixels", "data.problem_type", "data.range", "data.resize"}
+    assert seen == {*data, "teacher.dtype", "teacher.residency", *engine}

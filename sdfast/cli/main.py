@@ -112,7 +112,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Classify with a run's fine-tuned model; writes predictions.csv, of another source predictions-<its name>.csv."""
-    from sdfast.cli.show import show_classes, show_metrics
+    from sdfast.cli.show import show_classes, show_metrics, show_numbers
     from sdfast.pipeline import Pipeline
     from sdfast.rundir import read_result
 
@@ -124,7 +124,9 @@ def evaluate(
     found = pipeline.evaluation(data, predictions)
     stored = read_result(out / "finetune")
     show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
-    show_classes(found.per_class, found.confusion_matrix)
+    if found.per_class:
+        show_classes(found.per_class, found.confusion_matrix)
+    show_numbers(found.per_output or {})
 
 
 @app.command()

@@ -42,6 +42,8 @@ def show_result(result: Result, stages: Sequence[Result]) -> None:
         show_metrics(result.metrics, result.paper_metric)
     if scores := (result.per_class or {}).get("test"):
         show_classes(scores, (result.confusion_matrix or {}).get("test"))
+    if numbers := (result.per_output or {}).get("test"):
+        show_numbers(numbers)
 
 
 def show_metrics(metrics: Mapping[str, float], paper_metric: str | None = None) -> None:
@@ -68,6 +70,9 @@ def show_classes(scores: Mapping[str, Mapping[str, float]], matrix: Sequence[Seq
         scores: see `Result.per_class`, of one split.
         matrix: the split's `Result.confusion_matrix`; None where there is none.
     """
+    if scores and "average_precision" in next(iter(scores.values())):
+        _show_several(scores)
+        return
     names = list(scores)
     rows = []
     for place, (name, each) in enumerate(scores.items()):
@@ -86,6 +91,31 @@ def show_classes(scores: Mapping[str, Mapping[str, float]], matrix: Sequence[Seq
         name, precision, recall, f1, count, taken = row
         more = f", most often taken for {taken}" if taken else ""
         typer.echo(f"{name}: precision {precision}, recall {recall}, F1 {f1}, rows {count}{more}")
+
+
+def _show_several(scores: Mapping[str, Mapping[str, float]]) -> None:
+    """The same where rows have several classes; of more than 20 those with the lowest average precision."""
+    keys = {"average_precision": "average precision", "precision": "precision", "recall": "recall", "f1": "F1"}
+    shown = list(scores)
+    if len(shown) > _CLASSES:
+        shown = sorted(shown, key=lambda name: scores[name]["average_precision"])[:_CLASSES]
+        typer.echo(f"the {_CLASSES} of {len(scores):,} classes with the lowest average precision:")
+    table = Table("class", *keys.values(), "rows")
+    for name in shown:
+        each = scores[name]
+        table.add_row(*map(Text, (name, *(f"{each[key]:.4f}" for key in keys), f"{each['support']:.0f}")))
+    Console().print(table)
+
+
+def show_numbers(scores: Mapping[str, Mapping[str, float]]) -> None:
+    """What came out for each number, where there are several: see `Result.per_output`, of one split."""
+    if len(scores) < 2:
+        return
+    keys = list(next(iter(scores.values())))
+    table = Table("number", *keys)
+    for name, each in scores.items():
+        table.add_row(*map(Text, (name, *(f"{each[key]:.6g}" for key in keys))))
+    Console().print(table)
 
 
 def show_environment() -> None:

@@ -269,7 +269,8 @@ class FinetuneConfig(OptimisationConfig):
         "none",
         description="of the cross-entropy, whose mean over a batch is divided by the weights of its rows, as torch's:"
         " balanced gives each class n / (classes * its rows) of the n labelled training rows, as scikit-learn's; a list"
-        " has one for each class, in the order of the classes; {name: weight, ...} has those of some, and the others 1",
+        " has one for each class, in the order of the classes; {name: weight, ...} has those of some, and the others 1;"
+        " of several classes a row: how rows count that have it",
         json_schema_extra=_LATER,
     )
     label_smoothing: float = Field(
@@ -288,7 +289,8 @@ class FinetuneConfig(OptimisationConfig):
     best_dev: bool = Field(
         False,
         description="keep the weights that did best on the val (dev) split, by the paper's metric for the data set, or"
-        " else accuracy (images) or macro-F1 (texts); otherwise the last ones, as the paper",
+        " else accuracy (images) or macro-F1 (texts); of several classes a row by mean average precision, of numbers by"
+        " R2; otherwise the last ones, as the paper",
         json_schema_extra=_LATER,
     )
     evaluations: int = Field(

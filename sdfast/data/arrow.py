@@ -20,6 +20,7 @@ from sdfast.data.folder import LOOKED_AT, check_first_names, image_file, portabl
 from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item, file_reader
 from sdfast.data.modality import IMAGES, Held, Modality
 from sdfast.data.records import Notes, Rows, files_by_split, split_name
+from sdfast.data.several import Cells
 from sdfast.errors import UserError
 from sdfast.regular import refuse
 
@@ -126,7 +127,7 @@ def _open(source: Source, parts: Iterable[tuple[str, _Part]], options: DataConfi
         chosen = own.joined(chosen, part.where)
         if source.modality is IMAGES and own.content.holds == "text":
             part = _listing(part, own.content.name, notes)
-        aside = {column: list(part.cells(column.name, _MANY)) for column in (own.label, own.split, own.group) if column}
+        aside = {column: part.labels(column) for column in (own.label, own.split, own.group) if column}
         rows.add(
             split,
             [None] * part.rows if own.label is None else aside[own.label],
@@ -136,6 +137,7 @@ def _open(source: Source, parts: Iterable[tuple[str, _Part]], options: DataConfi
     if chosen is None or not any(rows.labels.values()):
         raise UserError(f"{path} has no rows.")
     label, names = chosen.label, chosen.class_names
+    rows.label_columns = () if label is None else label.parts or (label.name,)
     rows.column = None if chosen.split is None else chosen.split.name
     source.warnings += label_notes(chosen, options, source.modality, source.name)
     notes.add_to(source)
@@ -168,6 +170,12 @@ class _Part:
     def cells(self, column: str, rows: int = _BLOCK) -> Iterator[Any]:
         """The cells of a column, images as they are encoded."""
         return (cell for block in self.read(column, rows) for cell in block.column(0).to_pylist())
+
+    def labels(self, column: Column) -> list[Any]:
+        """The cells of a column, and those of several together."""
+        if column.parts:
+            return list(map(Cells, zip(*(self.cells(part, _MANY) for part in column.parts), strict=True)))
+        return list(self.cells(column.name, _MANY))
 
     def items(self, column: str) -> Iterator[Item]:
         """The items of a column of contents."""
@@ -260,6 +268,8 @@ def typed_columns(schema: pa.Schema) -> list[Column]:
         holds: Held = "other" if other else "scalar"
         if kind == "ClassLabel" and feature.get("names"):
             holds, names = "classes", tuple(feature["names"])
+        elif found := _names_in_list(feature):
+            names = found
         elif kind in (None, "Image") and pa.types.is_struct(entry.type) and entry.type.get_field_index("bytes") >= 0:
             holds = "image"
         elif pa.types.is_binary(entry.type) or pa.types.is_large_binary(entry.type):
@@ -268,6 +278,13 @@ def typed_columns(schema: pa.Schema) -> list[Column]:
             holds = "text"
         columns.append(Column(entry.name, holds, names))
     return columns
+
+
+def _names_in_list(feature: dict[str, Any]) -> tuple[str, ...] | None:
+    """The names of a list of `ClassLabel`, as the versions of datasets write it; None of anything else."""
+    inner = feature.get("feature") if feature.get("_type") in ("Sequence", "List", "LargeList") else None
+    names = inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
+    return tuple(names) if names else None
 
 
 def _first_line(error: BaseException) -> str:

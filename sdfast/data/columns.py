@@ -21,8 +21,8 @@ _LABEL_NAMES = ("label", "labels", "class", "target")  # where columns have type
 
 def choose_names(
     names: Sequence[str], options: DataConfig, modality: Modality, where: str, what: str = "column"
-) -> tuple[str | None, str | None]:
-    """The columns of contents and labels, None where there is none.
+) -> tuple[str | None, tuple[str, ...]]:
+    """The column of contents, None where there is none, and that of the labels, or those where several are named.
 
     They are those that `options` names, or else those called as documented, or else as is usual.
 
@@ -43,12 +43,12 @@ def choose_names(
             )
         content = fitting[0] if fitting else None
     if options.label_key == NO_COLUMN and NO_COLUMN not in names:
-        return content, None
-    label = _given(names, options.label_key, "label_key", where, what)
-    if label is None:
-        fitting = fitting_names([name for name in names if name != content], LABEL_COLUMN, USUAL_LABEL_COLUMNS)
-        label = fitting[0] if len(fitting) == 1 else None
-    return content, label
+        return content, ()
+    if options.label_key is not None:
+        keys = options.label_key if isinstance(options.label_key, tuple) else (options.label_key,)
+        return content, tuple(filter(None, (_given(names, key, "label_key", where, what) for key in keys)))
+    fitting = fitting_names([name for name in names if name != content], LABEL_COLUMN, USUAL_LABEL_COLUMNS)
+    return content, tuple(fitting) if len(fitting) == 1 else ()
 
 
 def fitting_names(names: Sequence[str], documented: str, usual: Sequence[str]) -> list[str]:
@@ -138,11 +138,15 @@ def _plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, what it holds, and the class names of a `ClassLabel`."""
+    """One column: its name, what it holds, and the class names of a `ClassLabel`, or of a list of such.
+
+    Several columns of labels are one here; `parts` are their names.
+    """
 
     name: str
     holds: Held
     class_names: tuple[str, ...] | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,9 +208,13 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
     by_name = {column.name: column for column in columns}
     every = [column.name for column in columns]
     wants_labels = options.label_key != NO_COLUMN or NO_COLUMN in by_name
-    keys = {modality.key: getattr(options, modality.key), "label_key": options.label_key if wants_labels else None}
-    asked = (_given(every, wanted, key, where, alike=False, most=None) for key, wanted in keys.items())
-    content, label = (None if name is None else by_name[name] for name in asked)
+    given: str | tuple[str, ...] | None = options.label_key if wants_labels else None
+    several = given if isinstance(given, tuple) else ()
+    wanted = ((modality.key, getattr(options, modality.key)), *(("label_key", name) for name in several or (given,)))
+    asked = (_given(every, name, key, where, alike=False, most=None) for key, name in wanted)
+    content, label, *_ = (None if name is None else by_name[name] for name in asked)
+    if several:
+        label = Column(", ".join(several), "other", parts=several)
     if content is None:
         content = _one(_candidates(columns, options, modality), modality.usual_columns, modality.key, where)
     if content is None and modality is IMAGES:  # names of files
@@ -222,10 +230,11 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
     if label is None and wants_labels:
         label = _label_column([column for column in columns if column != content], where)
     names = [column.name for column in columns if column.holds in ("text", "classes", "scalar")]
-    taken = (content.name, None if label is None else label.name)
+    taken = (content.name, *(() if label is None else label.parts or (label.name,)))
     split = find_split_column(names, options, where, taken)
     group = find_group_column(every, options, where, alike=False)
-    others = tuple(name for name in names if name not in (*taken, split, group))
+    listed_classes = [column.name for column in columns if column.holds == "other" and column.class_names]
+    others = tuple(name for name in (*names, *listed_classes) if name not in (*taken, split, group))
     split_column, group_column = (None if name is None else by_name[name] for name in (split, group))
     return Chosen(content, label, split_column, others, group_column)
 
@@ -233,7 +242,8 @@ def choose_columns(columns: Sequence[Column], options: DataConfig, where: str, m
 def _label_column(columns: Sequence[Column], where: str) -> Column | None:
     """The only `ClassLabel`, or the column of a usual name, or the only one of a less usual name.
 
-    A column of a usual name may hold lists or bytes: what no class is, is refused where it is read.
+    A column of a usual name may hold lists, which are several labels a row, or bytes: what no class is, is refused
+    where it is read.
     """
     classes = [  # but those that name splits
         column
@@ -251,7 +261,7 @@ def _label_column(columns: Sequence[Column], where: str) -> Column | None:
 def label_notes(chosen: Chosen, options: DataConfig, modality: Modality, name: str) -> list[str]:
     """Sentences about the source `name`: the labels have a less usual name, or there are none beside other columns."""
     label = None if chosen.label is None else chosen.label.name
-    if chosen.label is not None and (chosen.label.holds == "classes" or label in _LABEL_NAMES):
+    if chosen.label is not None and (chosen.label.class_names or chosen.label.parts or label in _LABEL_NAMES):
         return []
     said = column_notes(modality.column, label, chosen.others, options, modality)  # whatever its own is called
     return [f"{name}: {sentence}." for sentence in said]
@@ -267,7 +277,8 @@ def named_cells(column: Column, cells: Sequence[Any]) -> list[Any]:
 def _candidates(columns: Sequence[Column], options: DataConfig, modality: Modality) -> list[Column]:
     """The columns that may hold the content: all of the surest kind that occurs, no labels or splits."""
     for held in modality.held_as:
-        others = (options.label_key, options.split_key, "split", *_LABEL_NAMES) if held == "text" else ()
+        keys = options.label_key if isinstance(options.label_key, tuple) else (options.label_key,)
+        others = (*keys, options.split_key, "split", *_LABEL_NAMES) if held == "text" else ()
         if found := [column for column in columns if column.holds == held and column.name not in others]:
             return [column for column in found if column.name.lower() not in USUAL_LABEL_COLUMNS] or found
     return []

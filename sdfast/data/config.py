@@ -6,11 +6,15 @@ import codecs
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from sdfast.data.problem import REGRESSION, SEVERAL, ProblemType
 
 _LONGEST_SIDE = 1 << 16
 _MOST_CHANNELS = 1024
 KEEP = "keep"  # as a background: the colours under the transparency, as stored
+_OF_COLUMNS = (SEVERAL, REGRESSION)  # which have several columns of labels
+SEPARATORS = {"comma": ",", "semicolon": ";", "bar": "|", "tab": "\t", "space": " "}  # as `label_separator`
 NO_COLUMN = "none"  # as `label_key` or `split_key`: do without such a column
 
 
@@ -122,10 +126,22 @@ class DataConfig(BaseModel):
         description="column of the texts in a table, member or field of `json` in a tar shard; found when not given",
         json_schema_extra={"of": "texts"},
     )
-    label_key: str | None = Field(
+    label_key: str | tuple[str, ...] | None = Field(
         default=None,
         description="column of the labels in a table, member or field of `json` in a tar shard; found when not given; "
-        "`none` goes without labels",
+        "`none` goes without labels; a list [A,B,...] of them: 0 or 1 for each class of a row, or with "
+        "problem_type=regression a number in each",
+    )
+    problem_type: ProblemType | None = Field(
+        default=None,
+        description="what labels are: one class a row, several, or numbers; when not given lists, several columns and "
+        "a `label_separator` are several classes, and all else is one class",
+    )
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what parts the classes of a cell, where a row has several: comma, semicolon, bar, tab, space, or "
+        "other characters",
     )
     na_labels: Literal["missing", "class"] = Field(
         default="missing",
@@ -254,6 +270,29 @@ class DataConfig(BaseModel):
         if folds and value >= folds:
             raise ValueError(f"must be 0 to {folds - 1}, as there are {folds} folds (data.folds)")
         return value
+
+    @field_validator("label_key")
+    @classmethod
+    def _distinct_columns(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError("must be the name of a column, or a list of different ones")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_classes(self) -> DataConfig:
+        if self.label_separator is not None and self.problem_type not in (None, SEVERAL):
+            raise ValueError(
+                f"label_separator parts the classes of a row that has several; with problem_type={self.problem_type} "
+                "leave it away"
+            )
+        if isinstance(self.label_key, tuple) and self.problem_type not in (None, *_OF_COLUMNS):
+            raise ValueError(f"label_key is a list of columns, and with problem_type={self.problem_type} it is one")
+        return self
+
+    @field_validator("label_separator", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return SEPARATORS.get(value, value) if isinstance(value, str) else value
 
     @field_validator("encoding")
     @classmethod

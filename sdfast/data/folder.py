@@ -167,8 +167,10 @@ def _lists_labels(table: Path, options: DataConfig, modality: Modality) -> bool:
         return False
     header, _ = read_header(table, options, IMAGES)
     if options.image_key is None and len(_sub_folders(table.parent)) > 1:
-        return {IMAGES.column, LABEL_COLUMN if options.label_key is None else options.label_key} <= set(header)
-    return None not in choose_names(header, options, IMAGES, str(table))
+        keys = options.label_key if isinstance(options.label_key, tuple) else (options.label_key or LABEL_COLUMN,)
+        return {IMAGES.column, *keys} <= set(header)
+    content, labels = choose_names(header, options, IMAGES, str(table))
+    return content is not None and bool(labels)
 
 
 def _read_split(
@@ -249,7 +251,7 @@ def open_list(path: Path, options: DataConfig, kind: str | None = None, name: st
     check_first_names([(file, f"{path} line {row.line}") for file, row in rows[:LOOKED_AT]], path.parent)
     parts = [split_name(file.split("/")[0]) if "/" in file else None for file, _ in rows]
     splits = [part or "train" for part in parts] if None not in parts else ["train"] * len(rows)
-    found, folder = Rows(column=notes.split), path.parent
+    found, folder = Rows(column=notes.split, label_columns=notes.labels), path.parent
     for split in (split for split in SPLITS if split in splits):
         own = [row for row, part in zip(rows, splits, strict=True) if part == split]
         items = partial(_items, [(portable(file, folder), folder / file) for file, _ in own], file_reader)

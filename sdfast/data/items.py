@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdfast.data.modality import IMAGES, Modality
 from sdfast.data.parallel import ordered_map
+from sdfast.data.problem import SINGLE, Label, ProblemType
 from sdfast.errors import RunError, said
 from sdfast.regular import of_the_file, read_regular
 
@@ -31,7 +32,7 @@ class Item(NamedTuple):
 
     Attributes:
         name: for messages and predictions: relative to the source, '/' between folders.
-        label: class number, or None when it has none.
+        label: class number, or ascending ones where a row has several, or numbers; None when it has none.
         read: gives the encoded file's bytes, uint8 pixels [H, W] or [H, W, C], or a document in UTF-8; OSError when it
             cannot be read.
         banner: of an image, so many rows of pixels at its bottom are no part of the picture and are cut off.
@@ -40,7 +41,7 @@ class Item(NamedTuple):
     """
 
     name: str
-    label: int | None
+    label: Label
     read: Callable[[], Raw]
     banner: int = 0
     held: int = 0
@@ -82,7 +83,7 @@ class ItemList:
 
     def __init__(
         self,
-        labels: list[int | None],
+        labels: list[Label],
         *files: Callable[[], Iterable[Item]],
         groups: list[str | None] | None = None,
     ) -> None:
@@ -127,7 +128,7 @@ def chosen_items(
 
     labels = [lists[name].labels[index] for name, index in rows]
     if numbers is not None:
-        labels = [None if label is None else numbers[label] for label in labels]
+        labels = [_renumbered(label, numbers) for label in labels]
     grouped = any(each.groups is not None for each in lists.values())
     groups = [_group_of(lists[name], index) for name, index in rows] if grouped else None
     return ItemList(labels, items, groups=groups)
@@ -137,6 +138,12 @@ def _group_of(items: ItemList, index: int) -> str | None:
     return None if items.groups is None else items.groups[index]
 
 
+def _renumbered(label: Label, numbers: Mapping[int, int]) -> Label:
+    if isinstance(label, tuple):
+        return tuple(numbers[int(number)] for number in label)
+    return None if label is None else numbers[label]
+
+
 @dataclass
 class Source:
     """An opened source.
@@ -144,11 +151,13 @@ class Source:
     Attributes:
         name: what a person calls it: the last part of the path, or the hub id; never an absolute path.
         kind: "image folder", "text folder", "csv", "jsonl", "parquet", "Hugging Face data set", "IDX", ...
-        class_names: name of each class number, or None when nothing has a label.
+        class_names: name of each class number (of labels that are numbers: of each number), or None when nothing has a
+            label.
         splits: "train", "val" and "test", those that exist; and "unlabelled", the items of further sources that join
             train without a label, where there are any.
         warnings: sentences about what was left out or looks odd.
         modality: what its items are.
+        problem: what their labels are.
     """
 
     name: str
@@ -157,6 +166,7 @@ class Source:
     splits: dict[str, ItemList]
     warnings: list[str] = field(default_factory=list)
     modality: Modality = IMAGES
+    problem: ProblemType = SINGLE
 
     def content_digest(self, threads: int = 1) -> str:
         """Hexadecimal SHA-256 over the class names and, in order, every item's name, bytes, label and group.
@@ -208,6 +218,8 @@ def item_record(item: Item, raw: Raw | OSError) -> bytes:
     if item.group is not None:
         content.update(b" of the group " + item.group.encode("utf-8", "surrogateescape"))
     label = -1 if item.label is None else item.label
+    if isinstance(label, tuple):
+        return name.digest() + content.digest() + hashlib.sha256(json.dumps(label).encode()).digest()[:8]
     return name.digest() + content.digest() + label.to_bytes(8, "little", signed=True)
 
 

@@ -8,12 +8,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 
 from sdfast.data.items import Source, chosen_items
 from sdfast.data.modality import first_listed
+from sdfast.data.problem import REGRESSION, Label
 from sdfast.errors import UserError
 
 Value = Any  # a text, a number, true or false, or None; what a source may hold besides is refused by `label_text`
@@ -44,8 +46,8 @@ def label_text(value: Value, where: str = "") -> str | None:
     if not isinstance(value, (str, bool, int, float, Decimal)):
         raise UserError(
             f"{where}{': ' if where else ''}a label is {_kind(value)} ({repr(value)[:_SHOWN]}), but each row has one "
-            "class, a text or a number; several labels a row cannot be trained on yet. Choose another column by "
-            "data.label_key, or data.label_key=none to go without labels."
+            "class, a text or a number; lists are several where data.problem_type=multi_label_classification. Choose "
+            "another column by data.label_key, or data.label_key=none to go without labels."
         )
     return str(value).strip() or None
 
@@ -180,6 +182,8 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
     if names is None:
         return
     _check_names(names, source.name)
+    if source.problem == REGRESSION:
+        return
     times = Counter(map(str.casefold, names))
     if alike := [name for name in names if times[name.casefold()] > 1]:
         source.warnings.append(
@@ -193,7 +197,7 @@ def compare_classes(source: Source, strict: bool, unseen: Unseen | None = None) 
         if not trained or not held_out:
             continue
         if unknown := held_out - trained:
-            rows = sum(label in unknown for label in source.splits[split].labels)
+            rows = sum(not unknown.isdisjoint(_classes(label)) for label in source.splits[split].labels)
             first = sorted(names[label] for label in unknown)[0]
             what = f"lasses of {split} that train lacks: {len(unknown)} (the first: {first!r})"
             if unknown == held_out or (strict and unseen != "drop"):
@@ -223,7 +227,12 @@ def _missing(words: Sequence[str], count: int, where: str) -> str:
 
 
 def _occurring(source: Source, split: str) -> set[int]:
-    return {label for label in source.splits[split].labels if label is not None} if split in source.splits else set()
+    return set(chain.from_iterable(map(_classes, source.splits[split].labels))) if split in source.splits else set()
+
+
+def _classes(label: Label) -> tuple[int, ...]:
+    """Those of a row: none, one or several."""
+    return tuple(map(int, label)) if isinstance(label, tuple) else () if label is None else (label,)
 
 
 def _drop(source: Source, names: list[str], gone: set[int]) -> None:
@@ -232,7 +241,7 @@ def _drop(source: Source, names: list[str], gone: set[int]) -> None:
     numbers = {number: index for index, number in enumerate(kept)}
     source.class_names = [names[number] for number in kept]
     for split, items in source.splits.items():
-        rows = [(split, row) for row, label in enumerate(items.labels) if label not in gone]
+        rows = [(split, row) for row, label in enumerate(items.labels) if gone.isdisjoint(_classes(label))]
         source.splits[split] = chosen_items({split: items}, rows, numbers)
 
 

@@ -22,6 +22,7 @@ from sdfast.data.items import SPLITS, UNLABELLED, Item, ItemList, Source, Source
 from sdfast.data.pack_checks import Copies, Rows, Tally, as_digests, check_broken, check_copies, check_duplicates
 from sdfast.data.pack_files import MANIFEST, OpenPack
 from sdfast.data.parallel import ordered_map
+from sdfast.data.problem import SINGLE, Label, class_counts, label_array
 from sdfast.data.rows import RowWriter, held_out_rows
 from sdfast.durable import load_array, sealed, sha256_array, sha256_json, write_json
 from sdfast.store.artifact import described
@@ -33,7 +34,7 @@ class Converted:
 
     Attributes:
         name: of the item.
-        label: -1 where it has none.
+        label: see `Item`; None or -1 where it has none.
         record: see `item_record`.
         contents: [k, *shape]: an image alone or its tiles, or the ids of a document.
         digest: of the contents.
@@ -45,7 +46,7 @@ class Converted:
     """
 
     name: str
-    label: int
+    label: Label
     record: bytes
     contents: NDArray[Any] | None = None
     digest: bytes = b""
@@ -227,7 +228,7 @@ class PackBuilder(ABC):
         tally, elsewhere = self.tally, self._groups_elsewhere(split)
         known, groups = iter(items.groups or repeat(None)), []
         names: list[str] = []
-        labels: list[int] = []
+        labels: list[Label] = []
         lengths: list[int] = []
         digests: list[bytes] = []
         text_digests: list[bytes] = []
@@ -267,7 +268,7 @@ class PackBuilder(ABC):
                     self.progress(tally.done, tally.total)
         return Rows(
             names,
-            np.asarray(labels, np.int64),
+            label_array(labels, self.source.problem, len(self.source.class_names or ())),
             as_digests(digests),
             np.asarray(lengths, np.int64),
             as_digests(text_digests) if any(text_digests) else None,
@@ -324,7 +325,7 @@ class PackBuilder(ABC):
     def _chosen_test(self, train: Rows) -> tuple[NDArray[np.int64], dict[str, Any], str]:
         """The rows of train that are held out, what the manifest says of the choice, and what a sentence says."""
         options, seed, plural = self.options, self.options.split_seed, self.source.modality.plural
-        digests, strata, groups = train.choice_digests, train.labels, train.groups
+        digests, strata, groups = train.choice_digests, train.strata, train.groups
         together = f"equal {plural} together" if groups is None else f"equal {plural} and groups together"
         if options.folds is not None:
             parts = fold_rows(digests, strata, groups, options.folds, seed)
@@ -365,13 +366,15 @@ class PackBuilder(ABC):
             digests[split] = [sha256_array(each) for each in (rows.digests, rows.text_digests) if each is not None]
             digests[split].append(sha256_array(rows.labels) if rows.labelled else None)
             digests[split] += self.decides(split)
-        decides = [self.pack.format, made[self.pack.how], self.source.class_names, digests]
+        problem = {} if self.source.problem == SINGLE else {"problem_type": self.source.problem}  # as older packs
+        decides = [self.pack.format, made[self.pack.how], self.source.class_names, digests, *problem.values()]
         manifest = {
             "format": made.pop("format"),
             "fingerprint": sha256_json(decides),
             **made,
             "source": {"name": self.source.name, "kind": self.source.kind, "content": self.content.hexdigest()},
             "class_names": self.source.class_names,
+            **problem,
             "split_rule": rule,
             "splits": {split: self._write_rest(split, self.splits[split]) for split in SPLITS if split in self.splits},
             "skipped": self.tally.skipped,
@@ -391,11 +394,11 @@ class PackBuilder(ABC):
         write_json(self._path(split, "names"), rows.names)
         kinds = [kind for kind in self.pack.endings if self._path(split, kind).is_file()]
         names = self.source.class_names or []
-        counts = np.bincount(rows.labels[rows.labels >= 0], minlength=len(names))
+        counts = class_counts(rows.labels, len(names))
         return {
             "rows": len(rows.names),
-            "labelled": int(np.sum(rows.labels >= 0)),
-            "classes": {name: int(count) for name, count in zip(names, counts, strict=True)},
+            "labelled": int(np.sum(rows.has_label)),
+            "classes": {name: int(count) for name, count in zip(names, counts, strict=False)},
             **self.details(rows),
             "files": {
                 kind: {"file": path.name, **described(path)}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Source
 from sdfast.data.modality import Modality
+from sdfast.data.problem import SEVERAL, Labels, class_counts, has_label, problem_of, strata
 from sdfast.data.rows import duplicate_rows
 from sdfast.errors import UserError
 
@@ -25,7 +26,7 @@ class Rows:
 
     Attributes:
         names: [n].
-        labels: [n] int64, -1 where there is none.
+        labels: see `sdfast.data.problem`.
         digests: [n, 32] uint8.
         lengths: [n] int64, elements of the contents: tokens of a document, of an image 1 or its tiles; None where
             nobody asks.
@@ -34,7 +35,7 @@ class Rows:
     """
 
     names: list[str]
-    labels: NDArray[np.int64]
+    labels: Labels
     digests: NDArray[np.uint8]
     lengths: NDArray[np.int64] | None = None
     text_digests: NDArray[np.uint8] | None = None
@@ -43,7 +44,17 @@ class Rows:
     @property
     def labelled(self) -> bool:
         """Whether any row has a label."""
-        return bool(np.any(self.labels >= 0))
+        return bool(self.has_label.any())
+
+    @property
+    def has_label(self) -> NDArray[np.bool_]:
+        """[n] bool: which rows have a label."""
+        return has_label(self.labels)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """[n] int64: the group of each row whose share is kept where rows are held out; -1 without a label."""
+        return strata(self.labels)
 
     @property
     def choice_digests(self) -> NDArray[np.uint8]:
@@ -409,11 +420,12 @@ def label_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str]:
     """One sentence for each split in which some rows have a label and some have none."""
     sentences, plural = [], tally.modality.plural.capitalize()
     for split, rows in splits.items():
-        missing = [name for name, label in zip(rows.names, rows.labels, strict=True) if label < 0]
+        missing = [name for name, known in zip(rows.names, rows.has_label, strict=True) if not known]
         if missing and rows.labelled:
+            none = "; write [] where no class applies" if problem_of(rows.labels) == SEVERAL else ""
             sentences.append(
                 f"{plural} of {split} without a label, which take no part in fine-tuning: {len(missing):,} of "
-                f"{len(rows.names):,} ({first_names(missing)})."
+                f"{len(rows.names):,} ({first_names(missing)}){none}."
             )
     return sentences
 
@@ -448,9 +460,9 @@ def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str
     for split, rows in splits.items():
         first: dict[bytes, int] = {}  # row of each content
         pairs = []
-        for row in np.flatnonzero(rows.labels >= 0).tolist():
+        for row in np.flatnonzero(rows.has_label).tolist():
             before = first.setdefault(rows.digests[row].tobytes(), row)
-            if rows.labels[row] != rows.labels[before]:
+            if not np.array_equal(rows.labels[row], rows.labels[before]):
                 pairs.append(f"{rows.names[before]} and {rows.names[row]}")
         if pairs:
             sentences.append(
@@ -462,11 +474,11 @@ def contradiction_warnings(splits: Mapping[str, Rows], tally: Tally) -> list[str
 
 def copies_warning(train: Rows, tally: Tally) -> list[str]:
     """One sentence when labelled rows of train have copies without a label, and so are not held out."""
-    bare = {digest.tobytes() for digest in train.choice_digests[train.labels < 0]}
+    bare = {digest.tobytes() for digest in train.choice_digests[~train.has_label]}
     names = [
         name
-        for name, label, digest in zip(train.names, train.labels, train.choice_digests, strict=True)
-        if label >= 0 and digest.tobytes() in bare
+        for name, known, digest in zip(train.names, train.has_label, train.choice_digests, strict=True)
+        if known and digest.tobytes() in bare
     ]
     if not names:
         return []
@@ -491,11 +503,11 @@ def class_warnings(
         held_out: the test split was held out of train.
     """
     counts = {
-        split: np.bincount(splits[split].labels[splits[split].labels >= 0], minlength=len(class_names or ()))
+        split: class_counts(splits[split].labels, len(class_names or ()))
         for split in SPLITS
         if split in splits and splits[split].labelled
     }
-    if class_names is None or "train" not in counts or len(counts) < 2:
+    if class_names is None or not len(counts.get("train", ())) or len(counts) < 2:
         return []
     lopsided = counts["train"] < 2
     if held_out:

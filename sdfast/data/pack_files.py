@@ -1,8 +1,8 @@
 """What every pack is: a directory of arrays and names, with a manifest of digests that is written last.
 
 A pack of images (`sdfast.modalities.images.pack`) or of texts (`sdfast.modalities.texts.pack`) holds, for each split,
-its contents, `<split>-labels.npy` ([n] int64, -1 = no label; absent when no row has one), `<split>-digests.npy`
-([n, 32] uint8), `<split>-names.json` and, for all splits, `manifest.json`.
+its contents, `<split>-labels.npy` ([n] int64, -1 = no label, or as `sdfast.data.problem` says; absent when no row has
+one), `<split>-digests.npy` ([n, 32] uint8), `<split>-names.json` and, for all splits, `manifest.json`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sdfast.data.config import DataConfig
 from sdfast.data.items import SPLITS, Source
 from sdfast.data.modality import Modality
 from sdfast.data.parallel import available_threads, ordered_map
+from sdfast.data.problem import SINGLE, Labels, ProblemType, strata
 from sdfast.data.rows import stratified_rows
 from sdfast.durable import load_array, read_json, recover_directory, staged_directory
 from sdfast.errors import UserError, shortened
@@ -55,6 +56,7 @@ class _StoredManifest(Stored):
     format: int | str
     fingerprint: Digest
     class_names: list[str] | None
+    problem_type: ProblemType = SINGLE
     warnings: list[str]
     source: _SourceEntry
     splits: Annotated[dict[Literal["train", "val", "test"], _SplitEntry], Field(min_length=1)]
@@ -64,7 +66,7 @@ class SplitFiles:
     """The rows of one split beside their contents.
 
     Attributes:
-        labels: [n] int64, -1 where a row has no label; None when no row has one.
+        labels: [n] int64, -1 where a row has no label, or as `sdfast.data.problem` says; None when no row has one.
         digests: [n, 32] uint8, SHA-256 of the row's content as the model sees it.
     """
 
@@ -72,9 +74,7 @@ class SplitFiles:
         self._names = directory / files["names"]["file"], files["names"]["bytes"]
         self._limited: dict[tuple[int, int], NDArray[np.int64]] = {}  # of a million rows the choice takes seconds
         self.digests: NDArray[np.uint8] = load_array(directory / files["digests"]["file"])
-        self.labels: NDArray[np.int64] | None = (
-            load_array(directory / files["labels"]["file"]) if "labels" in files else None
-        )
+        self.labels: Labels | None = load_array(directory / files["labels"]["file"]) if "labels" in files else None
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -99,7 +99,8 @@ class SplitFiles:
         if limit is None or limit >= len(self):
             return np.arange(len(self))
         if (limit, seed) not in self._limited:
-            self._limited[limit, seed] = stratified_rows(self.choice_digests, self.labels, limit, seed)
+            groups = None if self.labels is None else strata(self.labels)
+            self._limited[limit, seed] = stratified_rows(self.choice_digests, groups, limit, seed)
         return self._limited[limit, seed].copy()
 
 
@@ -119,7 +120,8 @@ class OpenPack(ABC, Generic[_Split]):
         split_kind, builder: what reads a split, and what writes the pack.
         directory: where it lies.
         manifest: what `manifest.json` holds.
-        class_names: the name of each class number, or None without labels.
+        class_names: the name of each class number, or of each number of a row; None without labels.
+        problem: what the labels are.
         fingerprint: SHA-256 over the transform, class names, and every row's content and label; independent of paths,
             names and library versions.
         splits: "train", "val", "test", those that exist.
@@ -139,6 +141,7 @@ class OpenPack(ABC, Generic[_Split]):
         self.manifest = manifest
         with _explain_damage(directory):
             self.class_names: list[str] | None = manifest["class_names"]
+            self.problem: ProblemType = manifest.get("problem_type", SINGLE)
             self.fingerprint: str = manifest["fingerprint"]
             self.warnings: list[str] = manifest["warnings"]
             entries = manifest["splits"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -17,6 +17,8 @@ from sdfast.data.groups import group_names
 from sdfast.data.items import SPLITS, Item, ItemList, Source, chosen_items
 from sdfast.data.labels import Unseen, Value, compare_classes, number_labels
 from sdfast.data.modality import counted, first_listed
+from sdfast.data.problem import SEVERAL, SINGLE, Label
+from sdfast.data.several import encode_numbers, encode_several, problem_in, say_combinations
 from sdfast.errors import UserError
 
 USUAL_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold")  # names of such a column, in this order
@@ -103,10 +105,12 @@ class Notes:
     Attributes:
         split: the column of splits of the file that is read, None without one.
         group: that of `data.group`, None without one.
+        labels: its column of labels, or several.
     """
 
     split: str | None = None
     group: str | None = None
+    labels: tuple[str, ...] = ()
     _sentences: list[str] = field(default_factory=list)
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
@@ -138,6 +142,7 @@ class Rows:
         splits: what that column says of each row; where a file has none, the split of the file.
         groups: what the column of `data.group` says of each row; None where a file has none.
         grouped: whether any file has such a column.
+        label_columns: of the labels.
     """
 
     labels: dict[str, list[Value]] = field(default_factory=dict)
@@ -145,6 +150,7 @@ class Rows:
     splits: dict[str, list[object]] = field(default_factory=dict)
     groups: dict[str, list[object]] = field(default_factory=dict)
     grouped: bool = False
+    label_columns: tuple[str, ...] = ()
     _items: dict[str, list[Callable[[], Iterator[Item]]]] = field(default_factory=dict)
 
     def add(
@@ -184,7 +190,7 @@ class Rows:
 
         Args:
             source: without splits.
-            options: its `split_key` and `na_labels`.
+            options: its keys about labels and splits.
             unseen, strict: see `compare_classes`.
             class_names, where: see `number_labels`.
 
@@ -192,13 +198,22 @@ class Rows:
             UserError: labels that are none, splits that contradict each other, or classes that differ between them.
         """
         say = source.warnings.append
-        source.class_names, numbers = number_labels(
-            self.labels, class_names, where or source.name, options.na_labels, say
-        )
-        groups = group_names(self.groups, where or source.name, options, say) if self.grouped else {}
+        where, problem = where or source.name, problem_in(self.labels, options)
+        numbers: Mapping[str, Sequence[Label]]
+        if problem == SINGLE:
+            source.class_names, numbers = number_labels(self.labels, class_names, where, options.na_labels, say)
+            if class_names is None:
+                say_combinations(source.class_names or (), where, problem, say)
+        elif problem == SEVERAL:
+            columns = self.label_columns
+            source.class_names, numbers = encode_several(self.labels, class_names, columns, where, options, say)
+        else:
+            source.class_names, numbers = encode_numbers(self.labels, self.label_columns, where, say)
+        source.problem = problem if source.class_names is not None else SINGLE
+        groups = group_names(self.groups, where, options, say) if self.grouped else {}
         source.splits.update(
             {
-                split: ItemList(each, *self._items[split], groups=groups.get(split))
+                split: ItemList(list(each), *self._items[split], groups=groups.get(split))
                 for split, each in numbers.items()
                 if each
             }

@@ -25,6 +25,7 @@ from sdfast.data.labels import Value
 from sdfast.data.lines import LONGEST_LINE, readable
 from sdfast.data.modality import IMAGES, LABEL_COLUMN, TEXTS, USUAL_LABEL_COLUMNS, Modality, counted, listed
 from sdfast.data.records import USUAL_SPLIT_COLUMNS, Notes, Rows, files_by_split
+from sdfast.data.several import Cells
 from sdfast.data.shard_names import files_of_pattern, split_of_shard
 from sdfast.data.tar import Member, index_of, read_member
 from sdfast.data.text_files import in_utf8
@@ -99,11 +100,14 @@ def open_shards(
     met = _Met(options)
     surveys = {shard: met.survey(file, shard) for each in found.values() for file, shard in each}
     content = _content(met, options, modality, name)
-    label = _label(met, content, options, name)
-    split = find_split_column(met.fields, options, name, (content.field, label))
+    chosen = _labels(met, content, options, name)
+    split = find_split_column(met.fields, options, name, (content.field, *chosen))
     group = find_group_column([*met.fields, *met.kinds], options, name, alike=False)
     notes = Notes(split)
-    rows, left_out = Rows(column=split), f"Samples of {name} without {modality.an_item}, which are left out"
+    rows, left_out = (
+        Rows(column=split, label_columns=chosen),
+        f"Samples of {name} without {modality.an_item}, which are left out",
+    )
     folders: set[str] = set()
     for part, each in found.items():
         for file, shard in each:
@@ -112,11 +116,11 @@ def open_shards(
             for key in itertools.compress(survey.keys, map(operator.not_, kept)):
                 notes.count(left_out, f"{shard}:{key}")
             folders.update(key.rpartition("/")[0] for key in itertools.compress(survey.keys, kept))
-            labels = survey.column(label, kept)
+            labels = survey.labels(chosen, kept, isinstance(options.label_key, tuple))
             splits, groups = (None if column is None else survey.column(column, kept) for column in (split, group))
             items = partial(_items, file, shard, content, modality, options.encoding)
             rows.add(part, labels, items, splits, groups)
-    if label is None and options.label_key is None and len(folders) > 1:
+    if not chosen and options.label_key is None and len(folders) > 1:
         first, second = sorted(folders)[:2]
         more = ", ..." if len(folders) > 2 else ""
         raise UserError(
@@ -124,7 +128,7 @@ def open_shards(
             "beside them, as an archive of class folders does and shards do not: unpack it and pass the folder, or set "
             f"data.label_key={NO_COLUMN} to take all without labels."
         )
-    _say(met, content, label, split, options, modality, notes)
+    _say(met, content, chosen, split, options, modality, notes)
     notes.add_to(source)
     for what, names in {
         f"Members of {name} without a suffix, which are not used": met.keyless,
@@ -166,6 +170,12 @@ class _Survey:
         """The values of one kind or field for the samples that are kept, in order."""
         values = self.columns.get(name, []) if name is not None else []
         return [values[at] if at < len(values) else None for at, keep in enumerate(kept) if keep]
+
+    def labels(self, names: Sequence[str], kept: Sequence[bool], several: bool) -> list[Value]:
+        """The labels of the samples that are kept: in the one of `names`, or what each of `several` says together."""
+        if several:
+            return list(map(Cells, zip(*(self.column(name, kept) for name in names), strict=True)))
+        return self.column(next(iter(names), None), kept)
 
     def put(self, name: str, value: Value) -> None:
         """Give the last sample a value."""
@@ -230,7 +240,8 @@ class _Met:
             options = self._options
             usual = fitting_names([name], _LABEL, USUAL_LABEL_COLUMNS) and options.label_key is None
             split = name.strip().lower() in USUAL_SPLIT_COLUMNS
-            asked = fitting_names([name], options.label_key or _LABEL, ()) or name in (options.split_key, options.group)
+            keys = options.label_key if isinstance(options.label_key, tuple) else (options.label_key or _LABEL,)
+            asked = name in (options.split_key, options.group) or any(fitting_names([name], key, ()) for key in keys)
             self._wanted[name] = bool(usual or split or asked)
         return self._wanted[name]
 
@@ -305,8 +316,8 @@ def _content(met: _Met, options: DataConfig, modality: Modality, name: str) -> _
     raise UserError(f"no {modality.plural} in {name}; its members are {members}{fields}: {fix}.")
 
 
-def _label(met: _Met, content: _Content, options: DataConfig, name: str) -> str | None:
-    """The kind of member or the field that holds the labels, or None.
+def _labels(met: _Met, content: _Content, options: DataConfig, name: str) -> tuple[str, ...]:
+    """The kind of member or the field that holds the labels, or those where several are named; none without labels.
 
     Raises:
         UserError: `label_key` names neither.
@@ -314,33 +325,37 @@ def _label(met: _Met, content: _Content, options: DataConfig, name: str) -> str 
     kinds = [kind for kind in met.kinds if kind not in content.kinds]
     fields = [field for field in met.fields if field != content.field]
     if options.label_key is not None:
-        for names in (kinds, fields):
-            if fitting := fitting_names(names, options.label_key, ()):
-                return fitting[0]
+        keys = options.label_key if isinstance(options.label_key, tuple) else (options.label_key,)
+        found = [next(iter(fitting_names(kinds, key, ()) or fitting_names(fields, key, ())), None) for key in keys]
+        chosen = tuple(each for each in found if each is not None)
+        if len(chosen) == len(keys):
+            return chosen
         if options.label_key == NO_COLUMN:
-            return None
+            return ()
         more = f" and the fields of 'json' {listed(fields)}" if fields else ""
-        raise UserError(f"{name} has no {options.label_key!r} (data.label_key); its members are {listed(kinds)}{more}.")
+        missing = keys[found.index(None)]
+        raise UserError(f"{name} has no {missing!r} (data.label_key); its members are {listed(kinds)}{more}.")
     for names, documented in ((kinds, _LABEL), (fields, LABEL_COLUMN)):
         if len(fitting := fitting_names(names, documented, USUAL_LABEL_COLUMNS)) == 1:
-            return fitting[0]
-    return None
+            return (fitting[0],)
+    return ()
 
 
 def _say(
     met: _Met,
     content: _Content,
-    label: str | None,
+    labels: Sequence[str],
     split: str | None,
     options: DataConfig,
     modality: Modality,
     notes: Notes,
 ) -> None:
     """Tell how labels were found, and what is not used."""
+    label = next(iter(labels), None)
     shown = LABEL_COLUMN if label == _LABEL else label
     others = [*(kind for kind in met.kinds if kind not in {*content.kinds, _FIELDS}), *met.fields]
     notes.take(column_notes(modality.column, shown, others, options, modality))
-    used = {*content.kinds, label} | ({_FIELDS} if {label, split} & {*met.fields} else set())
+    used = {*content.kinds, *labels} | ({_FIELDS} if {*labels, split} & {*met.fields} else set())
     if unused := [f"{kind} ({count:,})" for kind, count in met.kinds.items() if kind not in used]:
         notes.say(f"members that are not used: {', '.join(unused[:10])}{' and others' if len(unused) > 10 else ''}")
 

@@ -14,6 +14,7 @@ from sdfast.data.items import Source
 from sdfast.data.modality import IMAGES, TEXTS, Modality
 from sdfast.data.paper_images import check_not_above, layout_of
 from sdfast.data.paper_sets import compare_with_paper
+from sdfast.data.problem import REGRESSION, SEVERAL
 from sdfast.data.unlabelled import join
 from sdfast.errors import UserError, said, shortened
 from sdfast.regular import open_regular
@@ -38,9 +39,28 @@ def open_source(spec: str, options: DataConfig, modality: Modality = IMAGES) -> 
     source = _open(spec, options, modality)
     compare_with_paper(source)
     find_groups(source, options)
+    _take_as(source, options)
     if options.unlabelled:
         join(source, options.unlabelled, options, lambda other, given: _open(other, given, modality))
     return source
+
+
+def _take_as(source: Source, options: DataConfig) -> None:
+    """Make the labels of a source whose layout says one class a row what `options` ask for.
+
+    Raises:
+        UserError: numbers, which such a source has not.
+    """
+    if options.problem_type in (None, source.problem) or source.class_names is None:
+        return
+    if options.problem_type == REGRESSION:
+        raise UserError(
+            f"{source.name} has classes, and data.problem_type=regression needs numbers: give a table with a column of "
+            "them, and name it by data.label_key."
+        )
+    source.problem = SEVERAL
+    for items in source.splits.values():
+        items.labels = [label if label is None or isinstance(label, tuple) else (label,) for label in items.labels]
 
 
 def _open(spec: str, options: DataConfig, modality: Modality) -> Source:

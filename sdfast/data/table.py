@@ -13,6 +13,7 @@ from sdfast.data.config import DataConfig
 from sdfast.data.lines import LONGEST_LINE, read_lines, suffix_of
 from sdfast.data.modality import IMAGES, TEXTS, Modality, listed, other_than
 from sdfast.data.records import Notes, Record
+from sdfast.data.several import Cells
 from sdfast.errors import UserError
 
 _MARKS = ",;\t|"
@@ -64,17 +65,20 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
             header, or not a text table.
     """
     header, mark = read_header(path, options, modality)
-    content, label = choose_names(header, options, modality, str(path))
+    content, labels = choose_names(header, options, modality, str(path))
+    label = labels[0] if labels else None
     if content is None:
         raise UserError(_why_no_column(path, header, mark, options, modality))
     notes.take(column_notes(content, label, header, options, modality))
-    notes.split = find_split_column(header, options, str(path), (content, label))
+    notes.split, notes.labels = find_split_column(header, options, str(path), (content, *labels)), labels
     if modality is not IMAGES and len(header) == 1 and suffix_of(path) != "tsv":
         mark = _NO_MARK
     named = len(_without_blanks(header))
     notes.group = find_group_column(header, options, str(path))
-    names = (content, label, notes.split, notes.group)
-    content_at, label_at, split_at, group_at = (None if name is None else header.index(name) for name in names)
+    names = (content, notes.split, notes.group)
+    content_at, split_at, group_at = (None if name is None else header.index(name) for name in names)
+    labels_at = [header.index(name) for name in labels]
+    several = isinstance(options.label_key, tuple)
     for line, cells in _rows(path, mark, options, notes):
         if _is_header(path, line, cells, header):
             notes.count(_AGAIN, f"{path.name} line {line}")
@@ -92,7 +96,9 @@ def read_table(path: Path, options: DataConfig, notes: Notes, modality: Modality
         value = _cell(cells, content_at)
         if not value and modality is IMAGES:
             raise UserError(f"{path} line {line}: no file name in column {content!r}.")
-        yield Record(line, value or "", _cell(cells, label_at), _cell(cells, split_at), _cell(cells, group_at))
+        written = Cells(_cell(cells, at) for at in labels_at)
+        labelled = written if several else next(iter(written), None)
+        yield Record(line, value or "", labelled, _cell(cells, split_at), _cell(cells, group_at))
 
 
 def _odd(cells: Sequence[str], named: int, columns: int) -> bool:

@@ -14,7 +14,9 @@ from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.items import SPLITS, Item, Raw, Source, cell_item, file_reader
 from sdfast.data.lines import LONGEST_LINE, SAMPLE, UTF8, decoded, marked_encoding, read_lines, suffix_of, wide_encoding
 from sdfast.data.modality import LABEL_COLUMN, TEXTS, Modality, listed, other_than
+from sdfast.data.problem import SINGLE
 from sdfast.data.records import Notes, Record, Rows, files_by_split, split_name, split_of_file
+from sdfast.data.several import Cells
 from sdfast.data.table import read_table
 from sdfast.errors import UserError
 
@@ -96,7 +98,7 @@ def open_text_files(path: Path, files: list[Path], options: DataConfig) -> Sourc
             found = [(record.label, record.split, record.group) for record in records]
             if not found:
                 raise UserError(f"{file} holds no documents.")
-            rows.column = rows.column or notes.split
+            rows.column, rows.label_columns = rows.column or notes.split, notes.labels
             labels, *others = map(list, zip(*found, strict=True))
             cells = (each if column else None for column, each in zip((notes.split, notes.group), others, strict=True))
             rows.add(split, labels, partial(_items, file, name, options), *cells)
@@ -127,7 +129,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Mod
         UserError: a line that is not of the encoding, not JSON or not an object, no field of contents or one of another
             type, a label that is neither text nor a number, or no field of the name that `label_key` gives.
     """
-    fields: tuple[str | None, str | None] | None = None
+    fields: tuple[str | None, tuple[str, ...]] | None = None
     names: list[str] = []
     labelled = False
     for line, content in read_lines(path, encoding=options.encoding, say=notes.say):
@@ -140,10 +142,12 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Mod
         if fields is None:
             names = list(record)
             fields = choose_names(names, options, modality, where, "field")  # later objects may have others beside them
-            notes.split = find_split_column(names, options, where, fields)
+            notes.labels = fields[1] or (LABEL_COLUMN,)
+            notes.split = find_split_column(names, options, where, (fields[0], *fields[1]))
             notes.group = find_group_column(names, options, where)
-            notes.take(column_notes(*fields, (), options, modality))
-        text_key, label_key = fields[0] or modality.column, fields[1] or LABEL_COLUMN
+            notes.take(column_notes(fields[0], next(iter(fields[1]), None), (), options, modality))
+        text_key, label_keys = fields[0] or modality.column, fields[1] or (LABEL_COLUMN,)
+        label_key = next((key for key in label_keys if key not in record), label_keys[0])
         if text_key not in record or (options.label_key not in (None, NO_COLUMN) and label_key not in record):
             missing, key = (text_key, modality.key) if text_key not in record else (label_key, "label_key")
             others = (
@@ -158,12 +162,14 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Mod
                 "choose one by data.label_key=..."
             )
         text, label = record[text_key], record.get(label_key) if options.label_key != NO_COLUMN else None
+        if isinstance(options.label_key, tuple):
+            label = Cells(record.get(key) for key in label_keys)
         if text is not None and not isinstance(text, str):
             what = "text" if modality is TEXTS else "file name"
             raise UserError(f"{where}: field {text_key!r} is {_kind(text)}, not a {what}.")
         if modality is not TEXTS and not (text and text.strip()):
             raise UserError(f"{where}: no file name in field {text_key!r}.")
-        if isinstance(label, (dict, list)):
+        if isinstance(label, dict) or (isinstance(label, list) and options.problem_type == SINGLE):
             raise UserError(
                 f"{where}: field {label_key!r} is {_kind(label)}, not one label. Choose another by data.label_key=..., "
                 f"or go without by data.label_key={NO_COLUMN}."
@@ -172,7 +178,7 @@ def read_json_lines(path: Path, options: DataConfig, notes: Notes, modality: Mod
         split, group = (None if name is None else record.get(name) for name in (notes.split, notes.group))
         yield Record(line, text or "", label, split, group)
     if fields is not None and not labelled:
-        notes.take(column_notes(*fields, names, options, modality))
+        notes.take(column_notes(fields[0], next(iter(fields[1]), None), names, options, modality))
 
 
 def _object(content: str, where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sdfast.data.config import NO_COLUMN, DataConfig
 from sdfast.data.groups import find_groups
 from sdfast.data.items import UNLABELLED, Item, ItemList, Source
 from sdfast.data.modality import Modality
+from sdfast.data.problem import Label
 from sdfast.errors import UserError
 
 Open = Callable[[str, DataConfig], Source]
@@ -31,7 +32,8 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
     """
     modality, taken = source.modality, {source.name}
     found: list[tuple[str, ItemList]] = []
-    unlabelled = options.model_copy(update={"label_key": NO_COLUMN, "split_key": NO_COLUMN})
+    of_labels = {"label_key": NO_COLUMN, "problem_type": None, "label_separator": None}
+    unlabelled = options.model_copy(update={**of_labels, "split_key": NO_COLUMN})
     for spec in specs:
         one = _grouped(spec, unlabelled, modality, open_one)
         names = itertools.chain([one.name], (f"{one.name} ({number})" for number in itertools.count(2)))
@@ -45,7 +47,7 @@ def join(source: Source, specs: Sequence[str], options: DataConfig, open_one: Op
             "(data.unlabelled); labels and splits that it may have are not used."
         )
         found += [(name, items) for items in one.splits.values()]
-    labels: list[int | None] = [None] * sum(len(items) for _, items in found)
+    labels: list[Label] = [None] * sum(len(items) for _, items in found)
     groups = [group for _, items in found for group in items.groups or [None] * len(items)]
     source.splits[UNLABELLED] = ItemList(
         labels, lambda: _named(found), groups=None if options.group is None else groups

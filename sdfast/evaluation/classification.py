@@ -6,16 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sdfast.config import ModalityName
 from sdfast.data.order import Batch
 from sdfast.data.pack_checks import first_names
 from sdfast.data.pack_files import OpenPack, SplitFiles
+from sdfast.data.problem import Labels, has_label
 from sdfast.durable import sha256_array
 from sdfast.errors import UserError
 from sdfast.models.base import Classifier
@@ -23,8 +22,8 @@ from sdfast.models.base import Classifier
 _MATRIX_CLASSES = 1000  # of a confusion matrix that is kept: its size is their square
 
 
-def labels_of(split: Any) -> NDArray[np.int64]:
-    """[n] int64, of a split that has labels."""
+def labels_of(split: Any) -> Labels:
+    """[n] int64, or as `sdfast.data.problem` says, of a split that has labels."""
     assert split.labels is not None
     return split.labels
 
@@ -33,7 +32,7 @@ def labelled_rows(split: SplitFiles, rows: Tensor | None = None) -> Tensor:
     """[n] int64: the rows (of `rows`, or of the split) that have a label."""
     assert split.labels is not None
     rows = torch.arange(len(split)) if rows is None else rows
-    return rows[torch.from_numpy(split.labels)[rows] >= 0]
+    return rows[torch.from_numpy(has_label(split.labels))[rows]]
 
 
 def evaluation_split(pack: OpenPack[Any]) -> tuple[str, Any]:
@@ -76,6 +75,13 @@ def dev_split(pack: OpenPack[Any], source: str) -> Any:
             " them on; add one, or leave it away."
         )
     return split
+
+
+def threshold_split(pack: OpenPack[Any]) -> Any | None:
+    """The val split, where it has labels and is not what fine-tuning is evaluated on; else None."""
+    split = pack.splits.get("val")
+    bare = split is None or split.labels is None or not len(labelled_rows(split))
+    return None if bare or split is evaluation_split(pack)[1] else split
 
 
 def dev_metric(paper_metric: str | None, modality: ModalityName) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdfast.bundled import MODELS
 from sdfast.config import Config, ModalityName
+from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
 from sdfast.durable import write_bytes
 from sdfast.models.hub import is_hub_id
 from sdfast.rundir import slug
@@ -80,7 +82,29 @@ _HOW = {
 }
 
 
-def write_card(config: Config, modality: ModalityName, folder: Path, stage: str, steps: int, further: str = "") -> None:
+_ANSWERS = {  # beside how a classifier is loaded, of labels that are not one class a row
+    SEVERAL: """\
+A row may have several classes, or none: each class has a probability of its own, the sigmoid of its logit
+(`problem_type` in `config.json` says so to transformers). `classify(..., top_k=None)` gives all of them. Where
+`config.json` has `sdfast_threshold`, that is the probability from which on a class was taken to apply.
+""",
+    REGRESSION: """\
+The outputs are numbers in the units of the data ({names}), not probabilities: `classify(..., function_to_apply="none",
+top_k=None)` gives them as `score`.
+""",
+}
+
+
+def write_card(
+    config: Config,
+    modality: ModalityName,
+    folder: Path,
+    stage: str,
+    steps: int,
+    further: str = "",
+    problem: ProblemType = SINGLE,
+    names: Sequence[str] = (),
+) -> None:
     """Write `README.md` into the folder of a stage's model; it names no path of this machine.
 
     Args:
@@ -90,8 +114,11 @@ def write_card(config: Config, modality: ModalityName, folder: Path, stage: str,
         stage: that made it.
         steps: of the optimiser in that stage.
         further: what else a user of the model has to know, a paragraph.
+        problem: what the labels are, of a fine-tuned model.
+        names: of its classes or numbers.
     """
     spec, kind = config.model_spec, (modality, stage == "finetune")
+    made = "fine-tuned for regression" if problem == REGRESSION else _MADE[stage]
     ours = MODELS.get(spec)
     published = ours is None and is_hub_id(spec) and not Path(spec).exists()
     base = f"`{spec if published else slug(spec)}`" if ours is None else f"the small {ours} that comes with sdfast"
@@ -104,13 +131,13 @@ def write_card(config: Config, modality: ModalityName, folder: Path, stage: str,
     text = "\n".join(
         [
             *("---", *header, "---", ""),
-            f"# {slug(spec)}, {_MADE[stage]}",
+            f"# {slug(spec)}, {made}",
             "",
-            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`{joined}:"
-            f" {_MADE[stage]},"
+            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`{joined}: {made},"
             f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
             _HOW[kind],
+            *([_ANSWERS[problem].format(names=", ".join(names))] if problem in _ANSWERS else []),
             *([further] if further else ()),
             "The licence of the model that it was made from holds for these weights too; sdfast adds no terms.",
             "",

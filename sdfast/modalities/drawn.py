@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdfast.data.problem import SINGLE, ProblemType
 from sdfast.modalities.images.bands import WHITE
 from sdfast.modalities.texts.tokenization import Tokenization
 
@@ -98,12 +99,14 @@ class DrawnPack:
     Attributes:
         train: its rows.
         tokenization: of texts.
+        problem: what the labels are.
         manifest: names no data set of the paper.
     """
 
     train: DrawnSplit
     tokenization: Tokenization | None = None
     levels: None = None
+    problem: ProblemType = SINGLE
     manifest: dict[str, Any] = field(default_factory=lambda: {"source": {"name": "drawn", "kind": "drawn"}})
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple
 
 from torch import Tensor, nn
 
-from sdfast.durable import save_tensors, write_bytes, write_json
+from sdfast.durable import load_json, save_tensors, write_bytes, write_json
 from sdfast.errors import UserError
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.initialise import fresh_state
@@ -21,6 +21,8 @@ from sdfast.models.layout import Naming, read_state
 from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
 TEXTS_TAKEN = "of text models sdfast takes bert and roberta"
+THRESHOLD = "sdfast_threshold"  # in config.json: the probability from which on a class applies
+ONE_CLASS = "single_label_classification"  # as `problem_type`
 _SPARE = 1 << 24  # parameters
 
 
@@ -281,8 +283,14 @@ def classifier_on(kind: type[Module], start: nn.Module, seed: int, *arguments: A
     return filled(kind, state, *arguments)
 
 
-def config_of_classes(class_names: Sequence[str], outputs: int) -> dict[str, Any]:
-    """What `config.json` says of a classifier's outputs.
+def add_threshold(folder: Path, threshold: float) -> None:
+    """Say in the `config.json` of a classifier of several classes a row from which probability on one applies."""
+    config = load_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, THRESHOLD: threshold})
+
+
+def config_of_classes(class_names: Sequence[str], outputs: int, problem: str = ONE_CLASS) -> dict[str, Any]:
+    """What `config.json` says of a classifier's outputs; `problem` is its `problem_type`.
 
     Raises:
         UserError: the class names are not distinct or not as many as the outputs.
@@ -293,5 +301,5 @@ def config_of_classes(class_names: Sequence[str], outputs: int) -> dict[str, Any
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": "single_label_classification",
+        "problem_type": problem,
     }

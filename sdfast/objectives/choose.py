@@ -24,7 +24,7 @@ from sdfast.objectives.contrastive import (
     drop_projection,
     without_projection,
 )
-from sdfast.objectives.cross_entropy import PLAIN, CrossEntropy
+from sdfast.objectives.cross_entropy import PLAIN, LabelLoss
 from sdfast.objectives.masked import MaskedTraining, MaskedViews
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.regularizers.choose import REGULARIZERS, on_loss, on_optimizer
@@ -115,17 +115,17 @@ def classifier_objective(
     labels: Tensor,
     config: Config,
     seed: int,
-    cross_entropy: CrossEntropy = PLAIN,
+    cross_entropy: LabelLoss = PLAIN,
 ) -> Classification:
     """Cross-entropy or another objective with labels, and its regularizer.
 
     Args:
         module: the classifier, with the weights that it starts from; it is given what training adds to it.
         views: what images or texts give: `LabelledImages` or `LabelledTexts`.
-        labels: [n] int64 on the module's device, by row of the pack.
+        labels: [n] int64 on the module's device, by row of the pack, or what the loss takes.
         config: of the run.
         seed: of what is added.
-        cross_entropy: see `cross_entropy_of`; balanced weights depend on which rows are trained on.
+        cross_entropy: see `label_loss`; balanced weights depend on which rows are trained on.
     """
     given, method = config.finetune, OBJECTIVES["finetune.objective"][config.finetune.objective]
     regularizer = on_optimizer(given, module)

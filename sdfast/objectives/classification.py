@@ -1,4 +1,4 @@
-"""Fine-tuning: cross-entropy on a classifier of the CLS token (of texts the first); R3F."""
+"""Fine-tuning: the loss of labels on a classifier of the CLS token (of texts the first); R3F."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from sdfast.data.order import Batch
 from sdfast.models.base import Classifier
 from sdfast.objectives.base import ALL_SHORTCUTS, DecayRule, Objective, Shortcuts
-from sdfast.objectives.cross_entropy import PLAIN, CrossEntropy
+from sdfast.objectives.cross_entropy import PLAIN, LabelLoss
 from sdfast.regularizers.mars import Mars
-from sdfast.regularizers.r3f import R3F, symmetric_kl
+from sdfast.regularizers.r3f import R3F
 from sdfast.regularizers.recadam import Pull
 
 
@@ -43,7 +43,7 @@ class LabelledViews(Protocol):
 
 
 class Classification(Objective):
-    """Minimise the mean cross-entropy over the batch (equation 1; fidelity 1.3, and 3.2 of texts)."""
+    """Minimise the mean loss over the batch: cross-entropy (equation 1; fidelity 1.3, and 3.2 of texts), or another."""
 
     count = 1
     """How many views of each row are seen."""
@@ -56,18 +56,18 @@ class Classification(Objective):
         shortcuts: Shortcuts = ALL_SHORTCUTS,
         r3f: R3F | None = None,
         regularizer: Pull | Mars | None = None,
-        cross_entropy: CrossEntropy = PLAIN,
+        cross_entropy: LabelLoss = PLAIN,
     ) -> None:
         """Set up.
 
         Args:
             module: the classifier.
             views: what images or texts give: `LabelledImages` or `LabelledTexts`.
-            labels: [n] int64 on the module's device, by row of the pack.
+            labels: [n] int64 on the module's device, by row of the pack; [n, C] where rows have several, or numbers.
             shortcuts: which are taken.
             r3f: noise, and the weight of what it does to the output.
             regularizer: what acts on the optimiser.
-            cross_entropy: weights of the classes, on the module's device, and label smoothing.
+            cross_entropy: the loss, with weights of the classes on the module's device.
         """
         self.module, self.views, self.labels, self.shortcuts = module, views, labels, shortcuts
         self.r3f, self.regularizer, self.cross_entropy = r3f, regularizer, cross_entropy
@@ -93,7 +93,7 @@ class Classification(Objective):
 
     def _divisor(self, batch: Batch, device: torch.device) -> Tensor | int:
         """What the mean over the whole batch is divided by."""
-        if self.cross_entropy.weights is None:
+        if not self.cross_entropy.weighs_rows:
             return batch.count
         whole = batch.rows if batch.whole is None else batch.whole
         return self.cross_entropy.divisor(self.labels[whole.to(device, non_blocking=True)])
@@ -109,17 +109,17 @@ def classification_loss(
     labels: Tensor,
     count: int,
     r3f: R3F | None = None,
-    cross_entropy: CrossEntropy = PLAIN,
+    cross_entropy: LabelLoss = PLAIN,
     divisor: Tensor | int | None = None,
 ) -> dict[str, Tensor]:
-    """Cross-entropy as a share of a batch's mean, and R3F's divergence.
+    """The loss as a share of a batch's mean, and R3F's divergence.
 
     Args:
         logits: [B, C]; with `r3f` [2B, C], those of the noised input after the others.
-        labels: [B] int64.
+        labels: [B] int64, or what the loss takes.
         count: rows of the whole batch.
         r3f: the weight of what its noise does to the output.
-        cross_entropy: weights of the classes and label smoothing; the divergence knows neither.
+        cross_entropy: the loss; the divergence knows neither its weights nor its smoothing.
         divisor: with weights, their sum over the rows of the whole batch (0-D); `count` when not given.
 
     Returns:
@@ -131,5 +131,5 @@ def classification_loss(
         return {"loss": cross_entropy.share(logits, labels, divisor)}
     clean, noised = logits.chunk(2)
     task = cross_entropy.share(clean, labels, divisor)
-    smooth = r3f.weight * symmetric_kl(clean, noised) / count
+    smooth = r3f.weight * cross_entropy.divergence(clean, noised) / count
     return {"loss": task + smooth, "loss_task": task.detach(), "loss_r3f": smooth.detach()}

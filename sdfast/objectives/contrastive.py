@@ -13,7 +13,7 @@ from sdfast.errors import UserError
 from sdfast.models.base import Classifier
 from sdfast.objectives.base import ALL_SHORTCUTS, Shortcuts
 from sdfast.objectives.classification import Classification, LabelledViews
-from sdfast.objectives.cross_entropy import PLAIN, CrossEntropy
+from sdfast.objectives.cross_entropy import PLAIN, LabelLoss
 from sdfast.regularizers.mars import Mars
 from sdfast.regularizers.recadam import Pull
 
@@ -42,7 +42,7 @@ class SupervisedContrastive(Classification):
         temperature: float = _BASE_TEMPERATURE,
         shortcuts: Shortcuts = ALL_SHORTCUTS,
         regularizer: Pull | Mars | None = None,
-        cross_entropy: CrossEntropy = PLAIN,
+        cross_entropy: LabelLoss = PLAIN,
     ) -> None:
         """Set up.
 
@@ -70,7 +70,7 @@ class SupervisedContrastive(Classification):
 
 
 def contrastive_losses(
-    projected: Tensor, logits: Tensor, labels: Tensor, temperature: float, cross_entropy: CrossEntropy = PLAIN
+    projected: Tensor, logits: Tensor, labels: Tensor, temperature: float, cross_entropy: LabelLoss = PLAIN
 ) -> dict[str, Tensor]:
     """The contrastive loss of all views of a batch, and beside it the classifier's cross-entropy.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,38 @@ from torch import Tensor
 from sdfast.config import FinetuneConfig
 from sdfast.data.labels import known_classes
 from sdfast.errors import UserError
+from sdfast.regularizers.r3f import symmetric_kl
 
 _SHOWN = 20  # classes in a sentence
 
 
+class LabelLoss(ABC):
+    """What is minimised of outputs and labels, whatever labels are."""
+
+    @property
+    def weighs_rows(self) -> bool:
+        """Whether rows count differently, so that the divisor of a mean depends on their labels."""
+        return False
+
+    @abstractmethod
+    def share(self, logits: Tensor, labels: Tensor, divisor: Tensor | int) -> Tensor:
+        """0-D: what some rows of a batch contribute to its mean; see `divisor`."""
+
+    def divisor(self, labels: Tensor) -> Tensor | int:
+        """What the mean over a whole batch is divided by: its rows."""
+        return len(labels)
+
+    def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """0-D, of all rows of a batch."""
+        return self.share(logits, labels, self.divisor(labels))
+
+    @abstractmethod
+    def divergence(self, left: Tensor, right: Tensor) -> Tensor:
+        """0-D: how far two outputs for the same rows are from each other, summed over the rows."""
+
+
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(LabelLoss):
     """What `torch.nn.functional.cross_entropy` is given beside logits and labels.
 
     Attributes:
@@ -27,6 +54,11 @@ class CrossEntropy:
 
     weights: Tensor | None = None
     smoothing: float = 0.0
+
+    @property
+    def weighs_rows(self) -> bool:
+        """Whether there are weights."""
+        return self.weights is not None
 
     def mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         """0-D, of all rows of a batch: logits [B, C] float32 or float64, labels [B] int64."""
@@ -46,6 +78,10 @@ class CrossEntropy:
     def divisor(self, labels: Tensor) -> Tensor | int:
         """What the mean over a whole batch is divided by: its rows, or the sum of their weights; labels [B] int64."""
         return len(labels) if self.weights is None else self.weights[labels].sum()
+
+    def divergence(self, left: Tensor, right: Tensor) -> Tensor:
+        """0-D: that of the softmax of logits [B, C], which knows neither weights nor smoothing."""
+        return symmetric_kl(left, right)
 
     def _weights(self, logits: Tensor) -> Tensor | None:
         return None if self.weights is None else self.weights.to(logits.dtype)

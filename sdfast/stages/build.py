@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sdfast.context import Context, Reader
+from sdfast.data.problem import REGRESSION
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
 from sdfast.engine.selection import Selection
@@ -17,7 +18,8 @@ from sdfast.evaluation.classification import labels_of
 from sdfast.log import log
 from sdfast.objectives.base import Objective
 from sdfast.objectives.choose import classifier_objective, masked_objective
-from sdfast.objectives.cross_entropy import cross_entropy_of, weights_note, with_listed_weights
+from sdfast.objectives.cross_entropy import weights_note, with_listed_weights
+from sdfast.objectives.several import Scaling, label_loss, weights_of
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
 
@@ -59,9 +61,13 @@ def build_stage(
         labels = torch.from_numpy(labels_of(train)).to(context.device)
         labelled = modality.labelled_views(context, seed)
         trained_on = labels[context.train_rows(kind).to(context.device)]
-        loss = cross_entropy_of(with_listed_weights(context.config.finetune, names), trained_on, len(names))
-        if loss.weights is not None:
-            log.info("finetune: %s", weights_note(loss.weights, names))
+        settings = with_listed_weights(context.config.finetune, names)
+        loss = label_loss(settings, context.pack.problem, trained_on, len(names))
+        if (weights := weights_of(loss)) is not None:
+            log.info("finetune: %s", weights_note(weights, names))
+        if (scaling := scaling_of(context)) is not None:
+            log.info("finetune: %s", scaling.note(names))
+            labels = scaling.standardised(labels)
         objective: Objective = classifier_objective(module, labelled, labels, context.config, seed, loss)
     else:
         masked = modality.masked_views(context, kind, seed)
@@ -77,6 +83,13 @@ def build_stage(
     folder = StageFolder(directory, inputs or {}, resume)
     sharing = Sharing(context.ranks, context.config.zero, context.config.deepspeed)
     return Trainer(kind, objective, config, engine, data, folder, sharing, selection)
+
+
+def scaling_of(context: Context) -> Scaling | None:
+    """The units of the labels of a run, of the rows that are trained on; None where they are no numbers."""
+    if context.pack.problem != REGRESSION:
+        return None
+    return Scaling.of(torch.from_numpy(labels_of(context.train_of("finetune")))[context.train_rows("finetune")])
 
 
 def seed_of(context: Context, stage: Stage) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from sdfast.context import Context
 from sdfast.data.columns import NO_LABELS
+from sdfast.data.problem import REGRESSION, SINGLE
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import dev_split
+from sdfast.evaluation.classification import dev_split, labelled_rows, labels_of
 from sdfast.objectives.choose import check_whole_batch
-from sdfast.objectives.cross_entropy import check_class_weights
+from sdfast.objectives.several import check_problem
 from sdfast.regularizers.choose import check_unspread
 from sdfast.stages.graph import Stage
 
@@ -22,7 +25,7 @@ def check_stage(context: Context, stage: Stage) -> None:
         context.modality.check_distill(context.config, context.model.shape)
     if stage.kind == "finetune":
         check_labels(context)
-        check_class_weights(context.config.finetune, context.pack.class_names)
+        check_problem(context.config.finetune, context.pack.problem, context.pack.class_names)
         check_unspread(context.config.finetune, context.config.zero.stage)
         check_whole_batch(context.config, context.ranks.world)
         if context.config.finetune.best_dev:
@@ -43,7 +46,33 @@ def check_labels(context: Context) -> None:
         raise UserError(
             f"{data} has no labels{how}, and finetune needs them; {modality.how_to_label}, or run --stage distill."
         )
-    if len(names) < 2:
+    if len(names) < 2 and pack.problem == SINGLE:
         raise UserError(f"{data} has one class only ('{names[0]}'); finetune needs two.")
     if context.test.labels is None:
         raise UserError(f"the test {modality.name} of {data} have no labels, and finetune evaluates on them.")
+    if pack.problem == REGRESSION:
+        _check_numbers(context)
+
+
+def _check_numbers(context: Context) -> None:
+    labels = labels_of(context.train_of("finetune"))[context.train_rows("finetune").numpy()]
+    data = context.config.data_spec
+    if not len(labels):
+        raise UserError(f"none of the training rows of {data} has a number; finetune needs them.")
+    for name, numbers in zip(context.pack.class_names, labels.T, strict=True):
+        if (numbers == numbers[0]).all():
+            raise UserError(
+                f"the numbers of {name!r} are all {numbers[0]:g} in the {len(numbers):,} training rows of {data}, from "
+                "which nothing can be learnt."
+            )
+    few = [f"{len(rows)} {split}" for split, rows in _held_out(context).items() if len(rows) < 2]
+    if few:
+        raise UserError(f"R2 and Spearman's correlation need two rows with numbers, and {data} has {', '.join(few)}.")
+
+
+def _held_out(context: Context) -> dict[str, Tensor]:
+    """The labelled rows of what is evaluated on."""
+    splits = {"test": context.test}
+    if context.config.finetune.best_dev:
+        splits["val"] = dev_split(context.pack, context.config.data_spec)
+    return {name: labelled_rows(split) for name, split in splits.items()}

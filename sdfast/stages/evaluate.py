@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,11 @@ from sdfast.config import Config
 from sdfast.context import Classifier, Modality
 from sdfast.data.labels import Unseen, known_classes
 from sdfast.data.pack_checks import first_names
+from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
 from sdfast.errors import UserError
-from sdfast.evaluation.classification import (
-    baseline_note,
-    class_tables,
-    classification_metrics,
-    evaluation_split,
-    labelled_rows,
-    reported_metrics,
-)
+from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.predictions import file_for
+from sdfast.evaluation.scoring import HALF, SCORING
 from sdfast.evaluation.votes import answers_of
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
@@ -39,13 +32,17 @@ class Evaluation:
     """What a classifier does with some rows.
 
     Attributes:
-        metrics: see `reported_metrics`.
-        per_class, confusion_matrix: see `sdfast.evaluation.classification.class_tables`.
+        metrics: see `sdfast.evaluation.scoring`.
+        per_class: by the name of each class its precision, recall, F1, support, and where rows have several classes its
+            average precision; empty where labels are numbers.
+        confusion_matrix: see `sdfast.evaluation.classification.class_tables`; None where rows have several classes.
+        per_output: of labels that are numbers, by the name of each its errors, R2 and rank correlation; else None.
     """
 
     metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     confusion_matrix: list[list[int]] | None = None
+    per_output: dict[str, dict[str, float]] | None = None
 
 
 def evaluate_run(
@@ -98,6 +95,8 @@ def _evaluated(
     modality = modality_of(folder)
     classifier = modality.read_classifier(folder)
     module, names = classifier.module.to(device), classifier.names
+    problem: ProblemType = stored.inputs.get("problem_type", SINGLE)
+    config = _for_labels(config, problem)
     if data is None:
         pack = _own_pack(out, config, modality, classifier, stored.inputs)
     else:
@@ -106,18 +105,35 @@ def _evaluated(
     source_names = pack.class_names
     if split.labels is None or source_names is None:
         raise UserError(f"{data or config.data_spec} has no labels to compare predictions with.")
-    rows, labels = _known_rows(split, source_names, names, data or config.data_spec, config.data.unseen)
+    rows, labels = _KNOWN[problem](split, source_names, names, data or config.data_spec, config.data.unseen)
+    if not len(rows):
+        raise UserError(f"no row of {data or config.data_spec} has a label to compare predictions with.")
 
     def answers(seen: Any, rows: torch.Tensor) -> torch.Tensor:
         return modality.predict(module, classifier.companions, seen, rows, modality.reader(seen, device))
 
-    logits = answers_of(split, rows, modality.voting(pack, split, config), answers)
-    metrics = reported_metrics(classification_metrics(logits, labels), len(names))
-    found = Evaluation(metrics, **class_tables(logits, labels, names))
+    scoring, threshold = SCORING[problem], stored.metrics.get("threshold", HALF)
+    logits = answers_of(split, rows, modality.voting(pack, split, config), answers, scoring.voted)
+    metrics = scoring.reported(scoring.metrics(logits, labels, threshold), len(names))
+    found = Evaluation(metrics, **scoring.tables(logits, labels, names, threshold))
     where = split_name if data is None else data if len(pack.splits) == 1 else f"{split_name} of {data}"
     log.info("evaluated %d %s (%s)", len(labels), modality.name, where)
-    log.info("%s", baseline_note(labels, names))
-    return found, _predictions([split.names[row] for row in rows.tolist()], labels, logits, names)
+    log.info("%s", scoring.note(labels, names))
+    return found, scoring.predictions([split.names[row] for row in rows.tolist()], logits, labels, names, threshold)
+
+
+def _for_labels(config: Config, problem: ProblemType) -> Config:
+    """The configuration that reads labels of a source as the model was trained on them.
+
+    Raises:
+        UserError: it asks for other ones.
+    """
+    asked = config.data.problem_type
+    if asked not in (None, problem):
+        raise UserError(f"data.problem_type={asked}: the model was trained with {problem}; leave it away.")
+    separator = config.data.label_separator if problem == SEVERAL else None
+    data = config.data.model_copy(update={"problem_type": problem, "label_separator": separator})
+    return config.model_copy(update={"data": data})
 
 
 def _known_rows(
@@ -134,14 +150,65 @@ def _known_rows(
     labels = known[own]
     unknown = [f"{source_names[label]}" for label in own[labels < 0].unique().tolist()]
     if unknown:
-        what = f"{len(unknown)} ({first_names(unknown)}), of {int((labels < 0).sum()):,} rows"
-        if unseen == "error" or not (labels >= 0).any():
-            raise UserError(
-                f"{where} has classes that the model was not trained on: {what}; it knows {first_names(list(names))}. "
-                "Rename them, or leave their rows out by data.unseen=drop."
-            )
-        log.warning("Classes of %s that the model was not trained on: %s, which are left out.", where, what)
+        _say_unknown(unknown, int((labels < 0).sum()), not (labels >= 0).any(), names, where, unseen)
     return rows[labels >= 0], labels[labels >= 0]
+
+
+def _known_several(
+    split: Any, source_names: list[str], names: Sequence[str], where: str, unseen: Unseen
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of rows that have several classes, all of which the model knows: labels [n, C] uint8."""
+    rows = labelled_rows(split)
+    own = torch.from_numpy(split.labels)[rows]
+    numbers = known_classes(source_names, names)
+    labels = torch.zeros(len(rows), len(names), dtype=torch.uint8)
+    for place, number in enumerate(numbers):
+        if number is not None:
+            labels[:, number] |= own[:, place]
+    foreign = [place for place, number in enumerate(numbers) if number is None]
+    astray = own[:, foreign].bool().any(dim=1)
+    if astray.any():
+        unknown = [source_names[place] for place in foreign if own[:, place].any()]
+        _say_unknown(unknown, int(astray.sum()), bool(astray.all()), names, where, unseen)
+    return rows[~astray], labels[~astray]
+
+
+def _known_numbers(
+    split: Any, source_names: list[str], names: Sequence[str], where: str, unseen: Unseen
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labelled rows of a split and their numbers, [n, K] float32, in the order of the model's outputs."""
+    rows = labelled_rows(split)
+    own = torch.from_numpy(split.labels)[rows]
+    if len(names) == 1 == len(source_names):
+        return rows, own
+    if sorted(source_names) != sorted(names):
+        raise UserError(
+            f"{where} has the numbers {first_names(source_names)}, and the model gives {first_names(list(names))}; "
+            "name those columns by data.label_key."
+        )
+    return rows, own[:, [source_names.index(name) for name in names]]
+
+
+_KNOWN: Mapping[ProblemType, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
+    SINGLE: _known_rows,
+    SEVERAL: _known_several,
+    REGRESSION: _known_numbers,
+}
+
+
+def _say_unknown(unknown: list[str], rows: int, every: bool, names: Sequence[str], where: str, unseen: Unseen) -> None:
+    """Say which classes of some rows the model does not know.
+
+    Raises:
+        UserError: `unseen` is "error", or there are no other rows.
+    """
+    what = f"{len(unknown)} ({first_names(unknown)}), of {rows:,} rows"
+    if unseen == "error" or every:
+        raise UserError(
+            f"{where} has classes that the model was not trained on: {what}; it knows {first_names(list(names))}. "
+            "Rename them, or leave their rows out by data.unseen=drop."
+        )
+    log.warning("Classes of %s that the model was not trained on: %s, which are left out.", where, what)
 
 
 def _own_pack(out: Path, config: Config, modality: Modality, classifier: Classifier, inputs: Mapping[str, Any]) -> Any:
@@ -156,15 +223,3 @@ def _own_pack(out: Path, config: Config, modality: Modality, classifier: Classif
             " `sdfast train --stage finetune` with this --out again, or give --data."
         )
     return pack
-
-
-def _predictions(files: list[str], labels: torch.Tensor, logits: torch.Tensor, names: list[str]) -> str:
-    probabilities, predicted = logits.softmax(dim=1).max(dim=1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file_name", "label", "predicted", "probability"])
-    for file_name, label, guess, p in zip(
-        files, labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True
-    ):
-        writer.writerow([file_name, names[label], names[guess], f"{p:.6f}"])
-    return text.getvalue()

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from sdfast.config import deciding_keys
 from sdfast.context import Context
+from sdfast.data.problem import SEVERAL, SINGLE
 from sdfast.durable import sha256_array
 from sdfast.engine.machine import resolve_precision
-from sdfast.evaluation.classification import dev_inputs, dev_metric, dev_split, labelled_rows, labels_of
+from sdfast.evaluation.classification import dev_inputs, dev_split, labelled_rows, labels_of, threshold_split
+from sdfast.evaluation.scoring import SCORING
 from sdfast.objectives.cross_entropy import listed_weights
 from sdfast.stages.graph import Stage
 
@@ -36,6 +38,8 @@ def inputs_of(context: Context, stage: Stage, weights: dict[Stage, str]) -> dict
         inputs |= {"teacher": teacher, "round": stage.round}
     if stage.kind == "finetune":
         inputs["classes"] = context.pack.class_names
+        if context.pack.problem != SINGLE:
+            inputs["problem_type"] = context.pack.problem
     rows = context.train_rows(stage.kind).numpy()
     inputs[f"train {name}"] = sha256_array(context.train_of(stage.kind).digests[rows])
     inputs["train rows"] = sha256_array(rows)  # they key masks, order and flips
@@ -77,7 +81,11 @@ def _of_the_evaluation(context: Context, rows: NDArray[np.int64]) -> dict[str, A
     seen = {"test": test}
     if context.config.finetune.best_dev:
         seen["val"] = dev = dev_split(context.pack, context.config.data_spec)
-        found |= dev_inputs(dev, name, dev_metric(context.paper_metric, name))
+        by = SCORING[context.pack.problem].dev_metric(context.paper_metric, name)
+        found |= dev_inputs(dev, name, by)
+    elif context.pack.problem == SEVERAL and (chooser := threshold_split(context.pack)) is not None:
+        seen["val"] = chooser
+        found |= dev_inputs(chooser, name, "threshold")
     for split, rows_of_it in seen.items():
         voting = context.modality.voting(context.pack, rows_of_it, context.config)
         if voting is not None and voting.adds_content:

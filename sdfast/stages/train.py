@@ -11,29 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.context import Context, rows_of
+from sdfast.data.problem import SEVERAL
 from sdfast.durable import copy_folder
 from sdfast.engine.selection import Selection
 from sdfast.engine.teacher_bank import bank_targets
 from sdfast.evaluation.classification import (
-    baseline_note,
-    class_tables,
-    classification_metrics,
-    dev_metric,
     dev_split,
     encoder_distance,
     labelled_rows,
     labels_of,
-    reported_metrics,
+    threshold_split,
 )
+from sdfast.evaluation.scoring import HALF, SCORING, Scoring
 from sdfast.evaluation.votes import answers_of
 from sdfast.log import log
 from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
+from sdfast.models.folder import add_threshold
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.regularizers.choose import advice
 from sdfast.rundir import Outcome, Result
-from sdfast.stages.build import build_stage
+from sdfast.stages.build import build_stage, scaling_of
 from sdfast.stages.graph import Stage
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.preflight import check_teacher_differs
@@ -94,9 +93,15 @@ def train_stage(
         metrics |= trained.best.scores
         numbers |= {"best_step": trained.best.step, "best_by": _dev_metric(context)}
     names = context.pack.class_names
+
+    def write_classifier(folder: Path) -> None:
+        modality.write_classifier(context, module, folder, names, trained.steps)
+        if "threshold" in metrics:
+            add_threshold(folder, metrics["threshold"])
+
     return Outcome(
         weights_digest(module),
-        lambda folder: modality.write_classifier(context, module, folder, names, trained.steps),
+        write_classifier,
         numbers,
         metrics,
         tables,
@@ -146,18 +151,25 @@ def _announce(context: Context, stage: Stage) -> None:
 def _evaluated(context: Context, module: Any) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of a classifier, which is made fit to be kept, on the training and test rows, and those of each class.
 
-    With `finetune.best_dev` the latter on the val split too.
+    With `finetune.best_dev` the latter on the val split too. Where rows have several classes, the val split chooses the
+    threshold.
     """
+    scoring, threshold = _scoring(context), HALF
     names, train, test = context.pack.class_names, context.train, context.test
     finish(module)
+    if (scaling := scaling_of(context)) is not None:
+        scaling.fold(module.classifier)
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
     trained_on = rows_of(train, context.config, "finetune")
-    on_train = classification_metrics(*_answers(context, module, train, trained_on))
+    on_train = scoring.metrics(*_answers(context, module, train, trained_on))
     answers = {"test": _answers(context, module, test, labelled_rows(test))}
-    on_test = classification_metrics(*answers["test"])
-    metrics = reported_metrics(on_test, len(names)) | {"train_loss": on_train["loss"]}
-    log.info("%s", baseline_note(torch.from_numpy(labels_of(test))[labelled_rows(test)], names))
+    if context.pack.problem == SEVERAL:
+        threshold, how = _threshold(context, module, scoring)
+        log.info("finetune: a class applies from a probability of %g on, %s", threshold, how)
+    on_test = scoring.metrics(*answers["test"], threshold)
+    metrics = scoring.reported(on_test, len(names)) | {"train_loss": on_train["loss"]}
+    log.info("%s", scoring.note(answers["test"][1], names))
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     metrics["distance"] = encoder_distance(context.model.module.encoder, module.encoder)
     if context.config.finetune.best_dev:
@@ -165,30 +177,44 @@ def _evaluated(context: Context, module: Any) -> tuple[dict[str, float], dict[st
         answers["val"] = _answers(context, module, dev, labelled_rows(dev))
     tables: dict[str, Any] = {}
     for split, given in answers.items():
-        for table, value in class_tables(*given, names).items():
+        for table, value in scoring.tables(*given, names, threshold).items():
             tables.setdefault(table, {})[split] = value
     return metrics, tables
+
+
+def _threshold(context: Context, module: Any, scoring: Scoring) -> tuple[float, str]:
+    """The probability from which on a class applies, and the end of a sentence on what chose it."""
+    if (dev := threshold_split(context.pack)) is None:
+        return HALF, "as there is no val split beside the test split to choose it by"
+    found = scoring.threshold(*_answers(context, module, dev, labelled_rows(dev)))
+    return HALF if found is None else found, "with the highest macro-F1 on the val split"
+
+
+def _scoring(context: Context) -> Scoring:
+    return SCORING[context.pack.problem]
 
 
 def _selection(context: Context) -> Selection:
     """How to select the weights that do best on the val split; their scores there are called `dev_...`."""
     config, classes = context.config, len(context.pack.class_names)
-    dev = dev_split(context.pack, config.data_spec)
+    dev, scoring, scaling = dev_split(context.pack, config.data_spec), _scoring(context), scaling_of(context)
 
     def score(state: dict[str, Tensor]) -> dict[str, float]:
-        module = context.modality.filled(state, config, context.model.shape, classes).to(context.device)
-        scores = classification_metrics(*_answers(context, module, dev, labelled_rows(dev)))
-        return {f"dev_{name}": scores[name] for name in ("accuracy", "macro_f1", "micro_f1", "loss")}
+        module: Any = context.modality.filled(state, config, context.model.shape, classes).to(context.device)
+        if scaling is not None:
+            scaling.fold(module.classifier)
+        scores = scoring.metrics(*_answers(context, module, dev, labelled_rows(dev)))
+        return {f"dev_{name}": scores[name] for name in scoring.dev_scores}
 
     return Selection(score, f"dev_{_dev_metric(context)}", config.finetune.evaluations)
 
 
 def _dev_metric(context: Context) -> str:
-    return dev_metric(context.paper_metric, context.modality.name)
+    return _scoring(context).dev_metric(context.paper_metric, context.modality.name)
 
 
 def _answers(context: Context, module: nn.Module, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [n, classes] and labels [n] of some rows, which the processes share out; each of them gets all."""
+    """Logits [n, classes] and labels of some rows, which the processes share out; each of them gets all."""
     ranks, modality = context.ranks, context.modality
     companions, labels = modality.companions(context.model), torch.from_numpy(labels_of(split))[rows]
 
@@ -196,4 +222,5 @@ def _answers(context: Context, module: nn.Module, split: Any, rows: Tensor) -> t
         share = rows[ranks.part(len(rows))]
         return torch.cat(ranks.exchange(modality.predict(module, companions, seen, share, context.read(seen))))
 
-    return answers_of(split, rows, modality.voting(context.pack, split, context.config), answers), labels
+    of = _scoring(context).voted
+    return answers_of(split, rows, modality.voting(context.pack, split, context.config), answers, of), labels

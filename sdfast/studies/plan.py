@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from sdfast.config import Config
 from sdfast.context import Context, rows_of
 from sdfast.data.paper_sets import PaperSet
+from sdfast.data.problem import class_counts
 from sdfast.durable import sha256_json
 from sdfast.errors import UserError, of_the_system
-from sdfast.evaluation.classification import dev_metric, labels_of
+from sdfast.evaluation.classification import labels_of
+from sdfast.evaluation.scoring import SCORING
 from sdfast.rundir import Result, slug
 from sdfast.stages.checks import check_labels, check_stage
 from sdfast.stages.graph import Stage, Start, finetuning
@@ -208,7 +208,7 @@ class Plan:
                 )
             check_labels(context)
             paper, rows = context.paper, len(context.train)
-            metric = dev_metric(context.paper_metric, modality)
+            metric = SCORING[context.pack.problem].dev_metric(context.paper_metric, modality)
             title = paper.title if paper else slug(config.data_spec)
             used = len(context.train.limited(config.data.limit, config.data.limit_seed))
             labelled = len(context.train_rows("finetune"))
@@ -320,7 +320,7 @@ def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]
     for limit in sorted(target.points()) if sizes else [None]:
         given = context.config if limit is None else context.config.changed([study.size(limit)])
         labels = labels_of(train)[rows_of(train, given, "finetune").numpy()]
-        if unseen := len(names) - len(np.unique(labels)):
+        if unseen := int((class_counts(labels, len(names)) == 0).sum()):
             where = f"At n = {limit} " if sizes else ""
             said.append(f"{where}{unseen} of {len(names)} classes have no training row.")
     return said

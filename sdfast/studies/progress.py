@@ -48,8 +48,10 @@ class Progress:
             say.error("%d/%d  %s failed: %s", self.done, self.total, name, node.failure)
         elif (run := node.result) is not None:
             self._took.setdefault(run.stage, []).append(run.seconds)
-            score = run.metrics.get(run.paper_metric or "accuracy")
+            score = run.metrics.get(run.paper_metric or "accuracy", run.metrics.get("mean_average_precision"))
             ended = f", {100 * score:.1f} %" if score is not None else ""
+            if "r2" in run.metrics:
+                ended = f", R2 {run.metrics['r2']:.3f}"
             say.info("%d/%d  %s: %.0f s%s%s", self.done, self.total, name, run.seconds, ended, self._time_left())
         self._bar.update(self._stages, completed=self.done)
 

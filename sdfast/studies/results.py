@@ -11,7 +11,12 @@ from sdfast.studies.declared import Arm, Study
 from sdfast.studies.plan import Cell, Node, Target
 from sdfast.studies.statistics import Paired, paired, with_holm
 
-SCORES = ("accuracy", "macro_f1", "micro_f1")  # shares, which are shown in percent
+SCORES = ("accuracy", "macro_f1", "micro_f1")  # of one class a row
+SHARES = (*SCORES, "mean_average_precision", "subset_accuracy")  # which are shown in percent
+_BESIDE = {  # what is shown with a metric that is no score of one class
+    "mean_average_precision": ("macro_f1", "micro_f1"),
+    "r2": ("rmse", "spearman"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,17 @@ METRICS = {
     "accuracy": Metric("accuracy %", "test accuracy, %"),
     "macro_f1": Metric("macro-F1 %", "test macro-F1, %"),
     "micro_f1": Metric("micro-F1 %", "test micro-F1, %"),
+    "mean_average_precision": Metric(
+        "mAP %",
+        "test mean average precision, %",
+        "mAP: mean over the classes of the average precision.",
+    ),
+    "subset_accuracy": Metric("subset accuracy %", "test subset accuracy, %"),
+    "r2": Metric("R2", "test R2"),
+    "rmse": Metric("RMSE", "test root mean squared error"),
+    "mse": Metric("MSE", "test mean squared error"),
+    "mae": Metric("MAE", "test mean absolute error"),
+    "spearman": Metric("Spearman", "test rank correlation (Spearman)"),
     "test_loss": Metric("test loss", "test loss, nats"),
     "train_loss": Metric("train loss"),
     "generalisation_gap": Metric("gap", "test loss minus training loss, nats", "Gap: test loss minus training loss."),
@@ -76,7 +92,7 @@ class Found:
 
     def is_percent(self, column: str) -> bool:
         """Whether it is shown in percent."""
-        return self.name(column) in SCORES
+        return self.name(column) in SHARES
 
     def digits(self, column: str) -> int:
         """After the point."""
@@ -91,9 +107,12 @@ class Found:
         return [column for column in self._wanted() if any(has := self._has(column)) and not all(has)]
 
     def _wanted(self) -> list[str]:
-        """The study's; texts have all scores together."""
+        """The study's; texts have all scores together, and so have labels that are not one class a row."""
         wanted = [*self.study.columns]
-        if self.target.modality == "texts" and "score" in wanted:
+        if (beside := _BESIDE.get(self.target.metric)) is not None and "score" in wanted:
+            after = wanted.index("score") + 1
+            wanted[after:after] = [name for name in beside if name not in wanted]
+        elif self.target.modality == "texts" and "score" in wanted:
             after = wanted.index("score") + 1
             wanted[after:after] = [name for name in SCORES if name != self.target.metric]
         return wanted
@@ -112,7 +131,7 @@ class Found:
             loss = metrics.get("train_loss")
             return None if loss is None or loss <= 0 else math.log(loss)
         value = metrics.get(name)
-        return 100 * value if value is not None and name in SCORES else value
+        return 100 * value if value is not None and name in SHARES else value
 
     def by_seed(self, title: str, column: str) -> dict[tuple[int, int], float]:
         """A column's values of an arm, by `Cell.place`; runs without one are left out.

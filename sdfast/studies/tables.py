@@ -33,6 +33,7 @@ _METRIC_COLUMNS = (
     "majority_class_accuracy",
     "macro_f1",
     "micro_f1",
+    *("mean_average_precision", "subset_accuracy", "threshold", "r2", "spearman", "mse", "rmse", "mae"),
     "test_loss",
     "train_loss",
     "generalisation_gap",

@@ -221,17 +221,17 @@ def test_integers_that_one_file_writes_as_floats_are_said(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("write", [as_parquet, as_saved, as_json_lines])
-def test_a_list_of_labels_is_refused(tmp_path: Path, write: Write) -> None:
+def test_a_list_of_labels_is_refused_where_each_row_has_one_class(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path, {"train": [[0, 2], [1], [0, 2]]})
     with pytest.raises(UserError) as caught:
-        opened(path)
+        opened(path, problem_type="single_label_classification")
     assert "label" in str(caught.value) and " is a list" in str(caught.value)
     assert "data.label_key=none" in str(caught.value)
     source = opened(path, label_key="none")
     assert source.class_names is None and source.splits["train"].labels == [None] * 3
 
 
-def test_a_sequence_of_class_labels_is_refused(tmp_path: Path) -> None:
+def test_a_sequence_of_class_labels_is_several_classes_a_row(tmp_path: Path) -> None:
     features = datasets.Features(
         {"text": datasets.Value("string"), "topics": datasets.Sequence(datasets.ClassLabel(names=["a", "b"]))}
     )
@@ -239,9 +239,14 @@ def test_a_sequence_of_class_labels_is_refused(tmp_path: Path) -> None:
     rows.save_to_disk(str(tmp_path / "saved"))
     rows.to_parquet(tmp_path / "x.parquet")
     for path in (tmp_path / "saved", tmp_path / "x.parquet"):
-        assert opened(path).class_names is None  # not called as labels are
-        with pytest.raises(UserError, match=r"column 'topics': a label is a list \(\[0, 1\]\)"):
-            opened(path, label_key="topics")
+        bare = opened(path)
+        assert (
+            bare.class_names is None and "if they are 'topics', say so by" in bare.warnings[0]
+        )  # not called as labels
+        source = opened(path, label_key="topics")
+        assert source.class_names == ["a", "b"] and source.splits["train"].labels == [(0, 1), (1,)]
+        with pytest.raises(UserError, match=r"column 'topics' \(train\): a label is a list \(\[0, 1\]\)"):
+            opened(path, label_key="topics", problem_type="single_label_classification")
 
 
 @pytest.mark.parametrize(

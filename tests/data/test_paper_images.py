@@ -512,7 +512,7 @@ def test_a_run_names_accuracy_as_the_papers_metric(capsys: pytest.CaptureFixture
 
     metrics = []
     for source in ({"name": "birds", "kind": "CUB-200-2011"}, {"name": "chemprot", "kind": "image folder"}):
-        pack = SimpleNamespace(manifest={"source": source})
+        pack = SimpleNamespace(problem="single_label_classification", manifest={"source": source})
         metrics.append(Context(Config(), IMAGES, torch.device("cpu"), Ranks(), None, pack).paper_metric)
     assert metrics == ["accuracy", None]
     show_metrics({"accuracy": 0.5, "macro_f1": 0.25}, metrics[0])

@@ -203,7 +203,7 @@ def test_an_archive_of_class_folders_is_not_taken_for_unlabelled_shards(tmp_path
         (("a.cls", b"\xff\xfe\x00"), "a.cls is no label, the number or name of a class in UTF-8"),
         (("a.json", b"{"), "a.json is not JSON: "),
         (("a.json", b"[1]"), "a.json is not a JSON object"),
-        (("a.json", b'{"label": [1, 2]}'), "a label is a list"),
+        (("a.json", b'{"label": {"cat": 1}}'), "a label is an object"),
         (("a.png", b"x"), "holds a.png twice, and a sample has one of each kind"),
     ],
 )

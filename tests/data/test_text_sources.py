@@ -144,7 +144,12 @@ def test_old_line_ends_and_encodings(tmp_path: Path, open_texts: Open) -> None:
         (b'{"text": "a", "label": 1}\n', {"label_key": "kind"}, "line 1 has no field 'kind' (data.label_key)"),
         (b'{"text": 3}\n', {}, "line 1: field 'text' is a number, not a text."),
         (b'{"text": ["a"]}\n', {}, "line 1: field 'text' is a list, not a text."),
-        (b'{"text": "a", "label": [1, 2]}\n', {}, "line 1: field 'label' is a list, not one label."),
+        (b'{"text": "a", "label": {"a": 1}}\n', {}, "line 1: field 'label' is an object, not one label."),
+        (
+            b'{"text": "a", "label": [1, 2]}\n',
+            {"problem_type": "single_label_classification"},
+            "line 1: field 'label' is a list, not one label.",
+        ),
         (b"", {}, "x.jsonl holds no documents."),
     ],
 )

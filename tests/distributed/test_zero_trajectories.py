@@ -39,6 +39,8 @@ WORK: dict[str, dict[str, Any]] = {
     "fewer-rows-than-processes": {"stage": "pretrain", "batch": 49},  # of 50 rows: the last batch has one
     "classes": {"stage": "finetune", "batch": 49, "weights": [1, 0.3, 2, 4], "balanced": True},
     "text-classes": {"stage": "finetune", "text": True, "budget": 60, "weights": [1, 0.3, 2, 4], "balanced": True},
+    "several-labels": {"stage": "finetune", "batch": 49, "labels": "several"},
+    "text-numbers": {"stage": "finetune", "text": True, "budget": 60, "labels": "numbers"},
     "text-pretrain": {"stage": "pretrain", "text": True},
     "text-distill": {"stage": "distill", "text": True},
     "text-finetune": {"stage": "finetune", "text": True},
@@ -61,6 +63,8 @@ ONE_IS_ENOUGH = (
     "text-checkpointed",
     "text-head",
     "text-classes",
+    "text-numbers",
+    "several-labels",
 )
 CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES]
 CASES += [(work, name) for work in list(WORK)[5:] for name in (FEW if work not in ONE_IS_ENOUGH else ("zero-2",))]

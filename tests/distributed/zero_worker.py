@@ -28,11 +28,16 @@ from sdfast.engine.zero import Sharing
 from sdfast.errors import SdfastError
 from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.objectives.cross_entropy import CrossEntropy
+from sdfast.objectives.several import BinaryCrossEntropy, SquaredError
 from sdfast.ranks import Ranks
 from sdfast.regularizers.choose import on_optimizer
 from sdfast.regularizers.r3f import R3F
 
 STEPS = 12
+LABELS = {  # of the 50 rows, and their loss
+    "several": (torch.arange(200).view(50, 4) % 3 == 0, BinaryCrossEntropy(torch.tensor([1, 0.5, 2, 4]), 0.1)),
+    "numbers": (torch.arange(200.0).view(50, 4).sin(), SquaredError()),
+}
 
 
 def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -40,9 +45,9 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
 
     Args:
         case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
-            `dropout`, `regularizer`, `weights` (of classes), `balanced`, `objective`, of texts `r3f`; `stop` is a step
-            at which the last process gets a signal, `kill` one at which it dies, `poison` one at which its images
-            stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is one.
+            `dropout`, `regularizer`, `weights` (of classes), `labels`, `balanced`, `objective`, of texts `r3f`; `stop`
+            is a step at which the last process gets a signal, `kill` one at which it dies, `poison` one at which its
+            images stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is one.
         folder: for its checkpoints.
         ranks: the processes.
         dtype: of the weights.
@@ -61,6 +66,8 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
         objective.regularizer = on_optimizer(kept, objective.module)
     if "weights" in case:
         objective.cross_entropy = CrossEntropy(torch.tensor(case["weights"]), smoothing=0.1)
+    if "labels" in case:
+        objective.labels, objective.cross_entropy = LABELS[case["labels"]]
     zero = ZeroConfig(stage=case.get("zero", 0), offload=case.get("offload", "none"))
     kind = FinetuneConfig if stage == "finetune" else PretrainConfig
     batch = case.get("batch", 16)

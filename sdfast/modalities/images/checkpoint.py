@@ -29,6 +29,7 @@ from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.models import layout
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.folder import (
+    ONE_CLASS,
     SHARE,
     STACK,
     Pretrained,
@@ -177,18 +178,23 @@ def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, se
 
 
 def save_classifier(
-    module: ViTClassifier, directory: Path, processor: ImageProcessor, class_names: Sequence[str], dropout: float
+    module: ViTClassifier,
+    directory: Path,
+    processor: ImageProcessor,
+    class_names: Sequence[str],
+    dropout: float,
+    problem: str = ONE_CLASS,
 ) -> None:
     """Write a folder that `transformers.ViTForImageClassification.from_pretrained` and `load_classifier` read.
 
     A classifier of grey images is written with three input channels that see an RGB image's luma, as transformers'
     pipelines turn every image into RGB; on a grey image it gives the same logits (to rounding), and `load_classifier`
-    restores the one-channel weights bit for bit.
+    restores the one-channel weights bit for bit. `problem` is its `problem_type`.
 
     Raises:
         UserError: the class names are not distinct or not as many as the classifier's outputs.
     """
-    classes = config_of_classes(class_names, module.classifier.out_features)
+    classes = config_of_classes(class_names, module.classifier.out_features, problem)
     state, shape, processor, marks = _for_rgb(dict(module.state_dict()), module.shape, processor)
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)

@@ -216,9 +216,9 @@ class Images(Modality):
     def write_classifier(
         self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
-        processor = _written_processor(context)
-        models.save_classifier(module, folder, processor, names, context.config.finetune.dropout)
-        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor))
+        dropout, problem, processor = context.config.finetune.dropout, context.pack.problem, _written_processor(context)
+        models.save_classifier(module, folder, processor, names, dropout, problem)
+        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor), problem, names)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:

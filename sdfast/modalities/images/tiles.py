@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sdfast.data.pack_checks import as_digests
 from sdfast.data.parallel import available_threads, ordered_map
+from sdfast.data.problem import Labels
 from sdfast.data.rows import row_digest
 from sdfast.modalities.images.pack import ImageSplit
 
@@ -38,8 +39,8 @@ class ImageTiles:
         return len(self.item_of)
 
     @property
-    def labels(self) -> NDArray[Any] | None:
-        """[P] int64 (or as the split's): the label of each tile's picture; None when no picture has one."""
+    def labels(self) -> Labels | None:
+        """That of each tile's picture, as `sdfast.data.problem` says, for P rows; None when no picture has one."""
         labels = self.pictures.labels
         return None if labels is None else labels[self.item_of]
 

@@ -19,7 +19,9 @@ from sdfast.modalities.texts.families import DROPOUTS, FAMILIES, SHAPE, TextSour
 from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models import layout
 from sdfast.models.folder import (
+    ONE_CLASS,
     STACK,
+    THRESHOLD,
     Family,
     Pretrained,
     classifier_on,
@@ -42,6 +44,7 @@ _REPLACED = (
     "label2id",
     "num_labels",
     "problem_type",
+    THRESHOLD,
     "torch_dtype",
     "transformers_version",
 )
@@ -150,15 +153,16 @@ def save_classifier(
     class_names: Sequence[str],
     dropouts: Dropouts,
     max_length: int | None = None,
+    problem: str = ONE_CLASS,
 ) -> None:
     """Write a folder that transformers' `AutoModelForSequenceClassification` and `load_classifier` read.
 
-    `max_length` is that of the documents it was trained on, see `save_mlm`.
+    `max_length` is that of the documents it was trained on, see `save_mlm`; `problem` is its `problem_type`.
 
     Raises:
         UserError: the class names are not distinct or not as many as the classifier's outputs.
     """
-    further = config_of_classes(class_names, module.classifier.out_features)
+    further = config_of_classes(class_names, module.classifier.out_features, problem)
     _write(directory, "ForSequenceClassification", module, companions, dropouts, max_length, **further)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sdfast.data.config import DataConfig
 from sdfast.data.pack_checks import as_digests
+from sdfast.data.problem import Labels
 from sdfast.errors import UserError
 from sdfast.modalities.texts.pack import TextSplit, begins, ids_digest
 from sdfast.modalities.texts.tokenization import Tokenization
@@ -115,8 +116,8 @@ class TextChunks:
         return self.document[self.parts[:-1]]
 
     @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """[N] int64, -1 where the document of a row has no label; None when none has one."""
+    def labels(self) -> Labels | None:
+        """That of each row's document, as `sdfast.data.problem` says, for N rows; None when none has one."""
         labels = self.documents.labels
         return None if labels is None else labels[self.item_of]
 

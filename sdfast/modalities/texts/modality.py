@@ -247,8 +247,9 @@ class Texts(Modality):
     ) -> None:
         config, longest = context.config, min(context.config.data.max_length, module.shape.longest)
         companions = context.model.companions
-        models.save_classifier(module, folder, companions, names, _dropouts(config), max_length=longest)
-        write_card(config, self.name, folder, "finetune", steps)
+        problem = context.pack.problem
+        models.save_classifier(module, folder, companions, names, _dropouts(config), longest, problem)
+        write_card(config, self.name, folder, "finetune", steps, problem=problem, names=names)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
