@@ -261,7 +261,7 @@ def test_a_model_of_tiles_says_so_to_the_next_run(
         assert any("it was trained with data.tile=16, and here none is cut; give" in note for note in notes) == said
 
 
-def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path) -> None:
+def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pipe = pipeline(given, tmp_path / "run", "data.tile=16", "data.limit=5", "finetune.sampling=balanced")
     train = pipe.context.train
     chosen = train.limited(5, 42)
@@ -270,6 +270,10 @@ def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path) -> None:
     assert set(pipe.context.train_of("finetune").item_of[rows]) == set(chosen)
     classes = pipe.context.balanced_classes("finetune")
     assert classes is not None and len(classes) == len(rows)
+    pipe = pipeline(given, tmp_path / "few", "data.tile=16", "data.labelled_limit=5")
+    with caplog.at_level("INFO", logger="sdfast"):
+        assert (pipe.context.train_rows("finetune").numpy() == rows).all()
+    assert "finetune trains on 5 of 12 labelled rows (data.labelled_limit)" in caplog.text
 
 
 def test_an_interrupted_run_on_tiles_ends_with_the_same_bits(
