@@ -104,7 +104,7 @@ def opened_data(config: Config, modality: Modality, prepare: Callable[[Config], 
     splits = {kind: modality.training_split(pack, config, kind) for kind in kinds}
     rows = {kind: rows_of(splits[kind], config, kind) for kind in kinds}
     if "finetune" in rows:
-        _say_limits(config, train, rows["finetune"], pack.class_names)
+        _say_limits(config, train, pack.class_names)
     return pack, config.resolved(modality.name, {kind: len(rows[kind]) for kind in kinds})
 
 
@@ -113,9 +113,9 @@ def _counted(name: str, split: Any) -> str:
     return f"{len(split)} {name}" + ("" if labelled in (None, len(split)) else f" ({labelled} with a label)")
 
 
-def _say_limits(config: Config, train: Any, rows: torch.Tensor, names: list[str]) -> None:
-    """What fine-tuning sees of the labelled rows, where that is not all of them."""
-    known, kept = train.labels[has_label(train.labels)], train.labels[rows.numpy()]
+def _say_limits(config: Config, train: Any, names: list[str]) -> None:
+    """What fine-tuning sees of the labelled rows, where that is not all of them: whole documents and pictures."""
+    known, kept = train.labels[has_label(train.labels)], train.labels[rows_of(train, config, "finetune").numpy()]
     if config.data.labelled_limit is None or len(kept) == len(known):
         return
     log.info("data: finetune trains on %d of %d labelled rows (data.labelled_limit)", len(kept), len(known))

@@ -189,6 +189,58 @@ def test_pictures_are_what_is_predicted_by_the_mean_of_their_tiles(
     assert trained["per_class"]["test"]["class0"]["support"] == 2  # pictures
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_tiles_of_pictures_with_several_classes_or_numbers_vote(
+    problem: str, given: dict[str, Path], tmp_path: Path
+) -> None:
+    """The mean of the tiles' sigmoids, or of their outputs, is what is scored, and decides the threshold."""
+    random, rows, several = np.random.default_rng(3), [], problem != "regression"
+    for number in range(16):
+        width, height = SIZES[number % 4]
+        Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(tmp_path / f"{number}.png")
+        values = random.integers(0, 2, 2) if several else random.normal(50, 9, 2)
+        rows.append([f"{number}.png", *values, ("train", "train", "val", "test")[number // 4]])
+    with open(tmp_path / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["file_name", "a", "b", "split"], *rows])
+    keys = (f"data.problem_type={problem}", "data.label_key=[a,b]", "finetune.start=init")
+    pipe = pipeline({**given, "data": tmp_path / "list.csv"}, tmp_path / "run", *TILED, *keys)
+    trained = pipe.finetune()
+    view, wanted = pipe.context.train_of("finetune"), {name: np.array(each, float) for name, *each, _ in rows}
+    assert len(pipe.context.train_rows("finetune")) == len(view) == 2 * sum(TILES)
+    expected = np.repeat([wanted[name] for name in pipe.context.train.names], pipe.context.train.tiles, axis=0)
+    np.testing.assert_allclose(view.labels, expected, rtol=1e-6)
+    module, processor, _ = load_classifier(pipe.out / "finetune" / "model")
+    mean, std = (np.asarray(values)[:, None, None] for values in (processor.mean, processor.std))
+    voted: dict[str, list[NDArray[np.float64]]] = {"val": [], "test": []}
+    for name, *_, split in rows[8:]:
+        pixels = (by_hand(tmp_path, name).transpose(0, 3, 1, 2) / 255 - mean) / std
+        with torch.no_grad():
+            outputs = module.eval()(torch.from_numpy(pixels).float()).double().numpy()
+        voted[split].append((1 / (1 + np.exp(-outputs)) if several else outputs).mean(axis=0))
+    guess, truth = np.stack(voted["test"]), np.stack([wanted[name] for name, *_ in rows[12:]])
+    by_hand_loss = ((guess - truth) ** 2).mean()
+    if several:
+        by_hand_loss = -np.log(np.where(truth == 1, guess, 1 - guess)).mean()
+    assert trained.metrics["test_loss"] == pytest.approx(by_hand_loss, rel=1e-4)
+    assert pipe.evaluate()["test_loss"] == pytest.approx(by_hand_loss, rel=1e-4)
+    with open(pipe.out / "predictions.csv", newline="") as file:
+        table = {row["file_name"]: row for row in csv.DictReader(file)}
+    columns = ["a", "b"] if several else ["predicted_a", "predicted_b"]
+    shown = np.array([[float(table[name][column]) for column in columns] for name, *_ in rows[12:]])
+    np.testing.assert_allclose(shown, guess, rtol=1e-4, atol=1e-5)
+    if several:
+        metrics = pytest.importorskip("sklearn.metrics")
+        scores = {}
+        for percent in range(1, 100):
+            chosen = np.stack(voted["val"]) >= percent / 100
+            own = np.stack([wanted[name] for name, *_ in rows[8:12]])
+            there = [place for place in range(2) if own[:, place].any() or chosen[:, place].any()]
+            each = [metrics.f1_score(own[:, place], chosen[:, place], zero_division=0) for place in there]
+            scores[percent] = np.mean(each) if each else 0.0
+        best = max(scores.values())
+        assert scores[round(100 * trained.metrics["threshold"])] == pytest.approx(best)
+
+
 def test_another_source_is_evaluated_in_tiles_too(
     given: dict[str, Path], tiled: sdfast.Pipeline, tmp_path: Path
 ) -> None:
@@ -209,7 +261,7 @@ def test_a_model_of_tiles_says_so_to_the_next_run(
         assert any("it was trained with data.tile=16, and here none is cut; give" in note for note in notes) == said
 
 
-def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path) -> None:
+def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pipe = pipeline(given, tmp_path / "run", "data.tile=16", "data.limit=5", "finetune.sampling=balanced")
     train = pipe.context.train
     chosen = train.limited(5, 42)
@@ -218,6 +270,10 @@ def test_a_limit_is_of_pictures(given: dict[str, Path], tmp_path: Path) -> None:
     assert set(pipe.context.train_of("finetune").item_of[rows]) == set(chosen)
     classes = pipe.context.balanced_classes("finetune")
     assert classes is not None and len(classes) == len(rows)
+    pipe = pipeline(given, tmp_path / "few", "data.tile=16", "data.labelled_limit=5")
+    with caplog.at_level("INFO", logger="sdfast"):
+        assert (pipe.context.train_rows("finetune").numpy() == rows).all()
+    assert "finetune trains on 5 of 12 labelled rows (data.labelled_limit)" in caplog.text
 
 
 def test_an_interrupted_run_on_tiles_ends_with_the_same_bits(

@@ -195,3 +195,29 @@ def test_a_study_compares_by_the_metric_of_the_labels(tmp_path: Path) -> None:
         assert all(f"| {column} " in header for column in shown)
         metric = "mean_average_precision" if problem == SEVERAL else "r2"
         assert all(float(row[metric]) <= 1 for row in csv.DictReader((out / "compare.csv").open()))
+
+
+@pytest.mark.parametrize("problem", [SEVERAL, NUMBERS])
+def test_more_data_without_labels_and_a_limit_of_labelled_rows(problem: str, tmp_path: Path) -> None:
+    """Fine-tuning, and what its numbers are standardised by, are of the labelled rows in the limit alone."""
+    data, random = write_rows(tmp_path, "images"), np.random.default_rng(9)
+    (tmp_path / "more").mkdir()
+    for number in range(10):
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / "more" / f"{number}.png")
+    options = (*STEPS, f"data.problem_type={problem}", LABELS[problem], "finetune.steps=2", "data.labelled_limit=14")
+    pipe = sdfast.Pipeline(
+        write_model(tmp_path / "model"), data, tmp_path / "out", overrides=options, unlabelled=tmp_path / "more"
+    )
+    result = pipe.finetune()
+    context, table = pipe.context, pd.read_csv(data, keep_default_na=False).set_index("file_name")
+    assert context.train_rows("pretrain").tolist() == list(range(70))
+    rows = context.train_rows("finetune").tolist()
+    names = [context.train.names[row] for row in rows]
+    assert len(rows) == 14 and max(rows) < 60 and set(table.loc[names, "split"]) == {"train"}
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "70 train (60 with a label), 30 val, 30 test" in log
+    assert "finetune trains on 14 of 60 labelled rows (data.labelled_limit)" in log
+    assert all(np.isfinite(value) for value in result.metrics.values())
+    if problem == NUMBERS:
+        levels = table.loc[names, "level"].to_numpy(np.float32).astype(float)
+        assert f"level {levels.mean():.4g} ± {levels.std():.4g}" in log

@@ -170,6 +170,42 @@ def test_labels_in_a_field_of_json(tmp_path: Path, open_spec: Open, field: str) 
         open_spec(path, label_key="colour")
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_lists_in_json_and_several_fields(tmp_path: Path, open_spec: Open, problem: str) -> None:
+    """Of several classes or numbers; what the names of fields that are asked for are not is said."""
+    several = problem != "regression"
+    cells: list[Any] = [["red", "old"], [], None, ["red"]] if several else [[1, 2.5], [0, -3], None, [4, 4]]
+    fields = [{"x": 1, "y": 0}, {"x": 0, "y": 0}, {"x": 1}, {"x": 1, "y": 1}]
+    rows = [
+        {"__key__": f"{at}", "png": png(at), "json": {"label": cell, **more}}
+        for at, (cell, more) in enumerate(zip(cells, fields, strict=True))
+    ]
+    path = write_shard(tmp_path / "x.tar", rows)
+    source = open_spec(path) if several else open_spec(path, problem_type=problem)
+    assert source.problem == problem
+    assert source.class_names == (["old", "red"] if several else ["label_0", "label_1"])
+    assert source.splits["train"].labels == ([(0, 1), (), None, (1,)] if several else [(1, 2.5), (0, -3), None, (4, 4)])
+    source = open_spec(path, label_key=["y", "x"], problem_type=problem)
+    assert source.problem == problem and source.class_names == ["y", "x"]
+    assert source.splits["train"].labels == ([(1,), (), None, (0, 1)] if several else [(0, 1), (0, 0), None, (1, 1)])
+    with pytest.raises(UserError, match=r"x.tar has no 'z' \(data.label_key\)"):
+        open_spec(path, label_key=["x", "z"])
+    with pytest.raises(UserError, match="a label is a list"):
+        open_spec(path, problem_type="single_label_classification")
+
+
+def test_classes_of_a_member_with_a_separator(tmp_path: Path, open_spec: Open) -> None:
+    tags = ["cat;dog", "dog", "", "bird; cat"]
+    members = [
+        (f"{at}.{kind}", body)
+        for at, tag in enumerate(tags)
+        for kind, body in (("png", png(at)), ("cls", tag.encode()))
+    ]
+    source = open_spec(write_tar(tmp_path / "x.tar", members), label_separator=";")
+    assert source.class_names == ["bird", "cat", "dog"]
+    assert source.splits["train"].labels == [(1, 2), (2,), None, (0, 1)]
+
+
 def test_a_field_of_json_says_the_splits(tmp_path: Path, open_spec: Open) -> None:
     parts = ["train", "train", "test", "train", "test"]
     rows = [

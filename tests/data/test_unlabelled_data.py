@@ -165,6 +165,40 @@ def test_every_kind_of_source_joins_and_labels_and_splits_of_it_do_not_count(
     assert build(tmp_path / "few.csv", **options).fingerprint == pack.fingerprint and not build.said  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_rows_of_several_classes_and_of_numbers_are_joined(tmp_path: Path, build: Build, problem: Any) -> None:
+    """What joins has no label of their kind, and is in a limit after those that have one."""
+    import pandas
+
+    random, names = np.random.default_rng(1), [f"{number}.png" for number in range(20)]
+    for number, name in enumerate(names):
+        write_image(tmp_path / name, 700 + number)
+    for number in range(NEW):
+        write_image(tmp_path / "more" / f"{'xy'[number % 2]}" / f"{number}.png", 800 + number)
+    table = pandas.DataFrame({"file_name": names, "split": ["train", "train", "train", "test"] * 5})
+    if problem == "regression":
+        table[["a", "b"]] = random.normal(size=(20, 2)).astype(np.float32)
+        options: dict[str, Any] = {"label_key": ["a", "b"]}
+    else:
+        switches = random.integers(0, 2, (20, 2))
+        table["label"] = ["|".join(name for name, on in zip("ab", row, strict=True) if on) or "[]" for row in switches]
+        table[["a", "b"]] = switches
+        options = {"label_key": "label", "label_separator": "bar"}
+    table.to_csv(tmp_path / "list.csv", index=False)
+    spec = tmp_path / "list.csv"
+    pack = build(spec, problem_type=problem, unlabelled=[str(tmp_path / "more")], **options)
+    train, own = pack.split("train"), table[table["split"] == "train"][["a", "b"]].to_numpy()
+    assert train.labels is not None and len(train) == 15 + NEW and pack.class_names == ["a", "b"]
+    np.testing.assert_array_equal(train.labels[:15], own.astype(train.labels.dtype))
+    none = np.isnan(train.labels[15:]) if problem == "regression" else train.labels[15:] == 255
+    assert none.all() and train.names[15:] == [
+        f"more/{'xy'[n % 2]}/{n}.png" for n in (*range(0, 10, 2), *range(1, 10, 2))
+    ]
+    limits = {limit: set(train.limited(limit, 0).tolist()) for limit in (4, 9, 15, 20)}
+    assert limits[4] < limits[9] < limits[15] == set(range(15)) < limits[20] and len(limits[20]) == 20
+    assert build(spec, problem_type=problem, **options).split("train").labels.tolist() == own.tolist()  # type: ignore[union-attr]
+
+
 def test_it_is_built_again_when_an_unlabelled_file_changes(build: Build, few: Path, everything: Path) -> None:
     options: dict[str, Any] = {"unlabelled": [str(everything)], "duplicates": "drop"}
     first = build(few, **options)
