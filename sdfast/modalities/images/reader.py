@@ -47,7 +47,7 @@ def image_reader(split: ImageSplit | ImageTiles, device: torch.device) -> Callab
 class Normalise(nn.Module):
     """[B, H, W, C] -> [B, C, H, W] in the buffers' dtype: (x / white - mean) / std, on the images' device.
 
-    White is 255 in uint8, 65535 in uint16 and 1 in float16.
+    White is 65535 in uint16, 1 in float16 and 255 in uint8 and every other type.
     """
 
     mean: Tensor
@@ -60,7 +60,7 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scale and normalise."""
-        dtype, white = self.mean.dtype, _WHITE[images.dtype]
+        dtype, white = self.mean.dtype, _WHITE.get(images.dtype, 255)
         wide = dtype if white == 255 or dtype.itemsize > 2 else torch.float32  # 65535 is beyond half precision
         pixels = (images.permute(0, 3, 1, 2).to(wide) / white).to(dtype)
         return ((pixels - self.mean) / self.std).contiguous()
