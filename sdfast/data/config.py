@@ -187,10 +187,11 @@ class DataConfig(BaseModel):
         "broken",
         json_schema_extra={"of": "images"},
     )
-    pixels: Literal["uint8", "uint16", "float16"] = Field(
-        default="uint8",
+    pixels: Literal["uint8", "uint16", "float16"] | None = Field(
+        default=None,
         description="type of a pixel in the pack: 256 levels between black and white, 65,536, or floating point from "
-        "0 to 1",
+        "0 to 1; when not given uint8, or uint16 where an image has more than 8 bits, but where the pack that is there "
+        "is of another type",
         json_schema_extra={"of": "images"},
     )
     normalise: Literal["model", "dataset"] = Field(

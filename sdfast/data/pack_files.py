@@ -168,6 +168,11 @@ class OpenPack(ABC, Generic[_Split]):
         """
 
     @classmethod
+    def as_stored(cls, how: Any, options: DataConfig, manifest: Manifest) -> Any:
+        """What turns items into rows, with what the pack of a manifest has of that where the options leave it open."""
+        return how
+
+    @classmethod
     def open(cls: type[_Pack], directory: Path, verify: bool = True) -> _Pack:
         """Open a pack.
 
@@ -263,7 +268,7 @@ class OpenPack(ABC, Generic[_Split]):
         if not isinstance(manifest, dict):
             return None
         met = manifest.get("conversions")
-        made = cls.made(how, options, met if isinstance(met, dict) else ())
+        made = cls.made(cls.as_stored(how, options, manifest), options, met if isinstance(met, dict) else ())
         if any(manifest.get(key) != value for key, value in made.items()):
             return None
         try:

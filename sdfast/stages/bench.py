@@ -294,7 +294,7 @@ def _trainer(variant: Variant, model: PretrainedMAE, device: torch.device, batch
     given = getattr(variant.config, stage)
     section = given.model_copy(update={"batch_size": batch, "steps": max(given.steps, _ENOUGH)})
     config = variant.config.model_copy(update={stage: section, "zero": ZeroConfig()})
-    pixels = config.data.pixels
+    pixels = config.data.pixels or "uint8"
     pack = DrawnPack(DrawnImages.of(batch, shape.image_size, shape.channels, _CLASSES, pixels))
     context = Context(config, IMAGES, device, Ranks(), model, pack)
     teacher = _teacher(variant, model, device, batch) if stage == "distill" and config.distill.weight else None

@@ -32,7 +32,10 @@ def build(tmp_path: Path, transform: Transform) -> Callable[..., ImagePack]:
 
     def prepare(spec: Path | str, **options: Any) -> ImagePack:
         said.clear()
-        return ImagePack.prepare(str(spec), tmp_path / "out" / "pack", transform, DataConfig(**options), said.append)
+        given = DataConfig(**options)
+        return ImagePack.prepare(
+            str(spec), tmp_path / "out" / "pack", transform.with_options(given), given, said.append
+        )
 
     said: list[str] = []
     prepare.said = said  # type: ignore[attr-defined]

@@ -263,7 +263,7 @@ def test_dropped_and_repeated_bands_are_counted(tmp_path: Path) -> None:
 
 def test_eight_bits_that_lose_something_name_the_key(tmp_path: Path) -> None:
     source, said = folder(tmp_path / "deep", [samples(1, seed=seed)[..., 0] for seed in range(6)]), list[str]()
-    prepared(tmp_path, source, transform(3), said)
+    prepared(tmp_path, source, transform(3), said, pixels="uint8")
     assert any("become 0 to 255" in one and "data.pixels=uint16 keeps what 8 bits lose" in one for one in said)
     prepared(tmp_path, source, transform(3, "uint16"), said := [], pixels="uint16")
     assert any("become 0 to 65,535" in one for one in said) and not any("data.pixels" in one for one in said)
@@ -488,7 +488,7 @@ def test_statistics_are_those_of_numpy_over_train(tmp_path: Path, kind: str) -> 
     arrays = [samples(5, seed=seed) for seed in range(12)]
     for array in arrays:
         array[..., 2] = 1000  # never changes
-    pack = prepared(tmp_path, folder(tmp_path / "sat", arrays), transform(5, kind), range=[0, 65535])
+    pack = prepared(tmp_path, folder(tmp_path / "sat", arrays), transform(5, kind), range=[0, 65535], pixels=kind)
     white = {"uint8": 255, "uint16": 65535, "float16": 1}[kind]
     unit = np.asarray(pack.split("train").images, np.float64).reshape(-1, 5) / white
     mean, std = pack.statistics
@@ -500,7 +500,7 @@ def test_statistics_are_those_of_numpy_over_train(tmp_path: Path, kind: str) -> 
 
 def test_the_type_of_pixels_is_part_of_a_pack(tmp_path: Path) -> None:
     source = folder(tmp_path / "sat", [samples(3, seed=seed) for seed in range(6)])
-    plain = prepared(tmp_path, source, transform(3), range=[0, 65535])
+    plain = prepared(tmp_path, source, transform(3), range=[0, 65535], pixels="uint8")
     assert (
         "pixels" not in plain.manifest["transform"] and not {"pixels", "normalise"} & plain.manifest["options"].keys()
     )

@@ -146,7 +146,7 @@ def folder(root: Path, largest: int = 4095, files: int = 12) -> dict[str, NDArra
 
 def test_one_range_for_the_whole_source(tmp_path: Path, build: Build) -> None:
     held = folder(tmp_path / "scans")
-    pack = build(tmp_path / "scans")
+    pack = build(tmp_path / "scans", pixels="uint8")
     assert pack.levels == (0, 4095) and pack.manifest["range"] == [0, 4095]
     assert pack.manifest["options"]["range"] == "auto"
     for split in ("train", "test"):
@@ -158,8 +158,34 @@ def test_one_range_for_the_whole_source(tmp_path: Path, build: Build) -> None:
         "12 (a/00.png, a/02.png, a/04.png and 9 more)."
     )
     inode = (pack.directory / "manifest.json").stat().st_ino
-    assert build(tmp_path / "scans").levels == (0, 4095)
-    assert (pack.directory / "manifest.json").stat().st_ino == inode
+    for kind in ("uint8", None):  # a pack that is there stays as it is where nothing else is asked for
+        assert build(tmp_path / "scans", pixels=kind).levels == (0, 4095)
+        assert (pack.directory / "manifest.json").stat().st_ino == inode
+
+
+@pytest.mark.parametrize(("range_", "high"), [("auto", 4095), ([0, 4095], 4095), ("percentile", None)])
+def test_a_source_of_more_than_8_bits_is_a_pack_of_16(
+    tmp_path: Path, build: Build, range_: object, high: int | None
+) -> None:
+    held = folder(tmp_path / "scans")
+    plain = tmp_path / "scans" / "a" / "plain.png"
+    eight = samples(255, channels=30)[..., :1]
+    Image.fromarray(eight[..., 0].astype(np.uint8)).save(plain)
+    pack = build(tmp_path / "scans", range=range_)
+    inode, train = (pack.directory / "manifest.json").stat().st_ino, pack.split("train")
+    assert train.images.dtype == np.uint16 and pack.manifest["transform"]["pixels"] == "uint16"
+    assert any("become 0 to 65,535" in one for one in pack.warnings) and "data.pixels" not in "".join(pack.warnings)
+    if high is not None:
+        every = {
+            name: row for split in pack.splits.values() for name, row in zip(split.names, split.images, strict=True)
+        }
+        for name, values in held.items():
+            assert np.abs(every[name] - values * (65535 / high)).max() <= 0.5 + 0.01
+        assert np.array_equal(every["a/plain.png"][..., 0], eight[..., 0] * 257)
+    for kind in ("uint16", None):
+        assert build(tmp_path / "scans", range=range_, pixels=kind).fingerprint == pack.fingerprint
+        assert (pack.directory / "manifest.json").stat().st_ino == inode
+    assert build(tmp_path / "scans", range=range_, pixels="uint8").split("train").images.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -170,8 +196,8 @@ def test_the_least_ceiling_or_the_given_range(
     tmp_path: Path, build: Build, largest: int, range_: object, levels: int
 ) -> None:
     held = folder(tmp_path / "scans", largest)
-    pack = build(tmp_path / "scans", range=range_)
-    assert pack.levels == (0, levels)
+    pack = build(tmp_path / "scans", range=range_, pixels="uint8" if levels != 255 else None)
+    assert pack.levels == (0, levels) and pack.split("train").images.dtype == np.uint8
     for name, image in zip(pack.split("train").names, pack.split("train").images, strict=True):
         assert np.abs(image - truth(held[name], 0, levels)).max() <= 0.5 + 1e-6
     clipped = "Images with samples outside data.range, which are cut off: 12 (a/00.png, a/02.png, a/04.png and 9 more)."
@@ -185,7 +211,7 @@ def test_a_declared_range_holds(tmp_path: Path, build: Build) -> None:
     dark = samples(300)
     (tmp_path / "dark").mkdir()
     (tmp_path / "dark" / "a.pgm").write_bytes(pgm(dark[..., 0], 1000))
-    pack = build(tmp_path / "dark")
+    pack = build(tmp_path / "dark", pixels="uint8")
     assert pack.levels == FULL
     assert np.abs(pack.split("train").images[0] - truth(dark, 0, 1000)).max() <= 0.5 + 0.01
     packed = np.zeros((H, W, 2), np.uint16)  # two samples of 12 bits in three bytes
@@ -195,7 +221,7 @@ def test_a_declared_range_holds(tmp_path: Path, build: Build) -> None:
     raw = tiff(body.reshape(H, -1, 1), 1, bits=12)
     (tmp_path / "dark" / "a.pgm").unlink()
     (tmp_path / "dark" / "b.tif").write_bytes(raw)
-    pack = build(tmp_path / "dark")
+    pack = build(tmp_path / "dark", pixels="uint8")
     assert pack.levels == (0, 4095)
     assert np.abs(pack.split("train").images[0] - truth(dark, 0, 4095)).max() <= 0.5 + 1e-6
 

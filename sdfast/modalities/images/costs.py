@@ -41,7 +41,7 @@ class ImageTask(Task):
     @override
     def example(self) -> int:
         values = self.shape.channels * self.shape.image_size[0] * self.shape.image_size[1]
-        return values * np.dtype(self.config.data.pixels).itemsize
+        return values * np.dtype(self.config.data.pixels or "uint8").itemsize
 
     @property
     @override

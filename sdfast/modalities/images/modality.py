@@ -129,7 +129,7 @@ class Images(Modality):
 
     @override
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
-        processor, pixels = context.model.processor, context.config.data.pixels
+        processor, pixels = context.model.processor, context.pack.transform.pixels
         found = {"mean and std": [list(processor.mean), list(processor.std)]}
         return found if pixels == "uint8" else {**found, "pixels": pixels}
 
@@ -257,7 +257,9 @@ def _normalise(context: Context) -> Normalise:
 
 def _written_processor(context: Context) -> ImageProcessor:
     """What goes beside a trained model: the initial model's, and how this run made its pictures."""
-    return replace(context.model.processor, pictures=kept_options(context.config.data, context.pack.levels))
+    pack = context.pack
+    kept = kept_options(context.config.data, pack.levels, pack.transform.pixels)
+    return replace(context.model.processor, pictures=kept)
 
 
 def _other_pictures(processor: ImageProcessor, data: DataConfig) -> list[str]:

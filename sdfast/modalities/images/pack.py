@@ -45,6 +45,7 @@ _LATER = {  # options, and the images that need them
     "range": {decoding.GREY16, decoding.COLOUR16, decoding.BANDS16},
     "nan": {decoding.FILLED},
 }
+DEEP = "uint16"  # type of a pack of images of more than 8 bits
 _PERCENTILES, _MOST_DRAWN, _FEWEST_DRAWN = (1.0, 99.0), 1 << 26, 16  # samples that are kept of a source, of an image
 _FEW_BANDS, _ROWS = 8, 64  # in a sentence; of a pack, at a time
 _STILL = 1e-12  # deviation of a channel that never changes, up to rounding
@@ -164,11 +165,13 @@ class ImagePackBuilder(PackBuilder):
 
     Attributes:
         found: the range of the source, where `data.range` is none and it has been looked for.
+        chosen: whether an image of more than 8 bits was met, and the type of the pack is chosen for the sake of such.
         sizes: width and height of the images whose aspect is far from a row's, by name.
         blank: tiles of one colour of the images that are cut into tiles, by name, where there are any.
     """
 
     found: CommonRange | None = None
+    chosen: bool = False
     sizes: dict[str, tuple[int, int]] = field(init=False, default_factory=dict)
     blank: dict[str, int] = field(init=False, default_factory=dict)
 
@@ -201,8 +204,12 @@ class ImagePackBuilder(PackBuilder):
             try:
                 return super().build()
             except NoRange:  # rare, so that only such a source is read twice
-                found = common_range(self.source, self.options, self.how, self.threads)
-                return replace(self, found=found).build()
+                found = self.found
+                if isinstance(self.options.range, str) and found is None:
+                    found = common_range(self.source, self.options, self.how, self.threads)
+                deep = may_choose(self.how, self.options) and (found is None or found.levels != EIGHT)
+                how = replace(self.how, pixels=DEEP) if deep else self.how
+                return replace(self, found=found, how=how, chosen=True).build()
 
     def made(self) -> dict[str, Any]:
         """What the manifest says of how the rows were made; the range where an image needs one."""
@@ -220,6 +227,8 @@ class ImagePackBuilder(PackBuilder):
             row, notes = decode(raw, self.how, self.options, item.banner, levels, sizes)
         except BrokenImage as error:
             return [Converted(*known, reason=str(error))]
+        if not self.chosen and may_choose(self.how, self.options) and _LATER["range"].intersection(notes):
+            raise NoRange  # it has one, and the type of the pack is chosen where that is looked for
         if self.how.aspect_factor(sizes[0]) > _OTHER_FROM:
             self.sizes[item.name] = sizes[0]
             notes |= {decoding.OTHER_ASPECT}
@@ -324,6 +333,11 @@ class ImagePackBuilder(PackBuilder):
         return f"{words} become 0 to {white:,} (data.range{found}{keeps})"
 
 
+def may_choose(how: Transform, options: DataConfig) -> bool:
+    """Whether the type of a pack's pixels is for the source to say: none is asked for."""
+    return options.pixels is None and how.pixels == "uint8"
+
+
 def _ceiling_of_item(item: Item, options: DataConfig, transform: Transform) -> tuple[int, int, str]:
     return *ceiling(read_item(item), options, transform), item.name
 
@@ -354,6 +368,13 @@ class ImagePack(OpenPack[ImageSplit]):
     format, modality, how, contents = 1, IMAGES, "transform", "images"
     endings: ClassVar[Mapping[str, str]] = {"images": "images.npy", "tiles": "tiles.npy", **ENDINGS}
     split_kind, builder = ImageSplit, ImagePackBuilder
+
+    @classmethod
+    def as_stored(cls, how: Transform, options: DataConfig, manifest: Manifest) -> Transform:
+        """With the type of pixels of the pack that is there, where none is asked for."""
+        there = manifest.get("transform")
+        deep = isinstance(there, dict) and there.get("pixels") == DEEP
+        return replace(how, pixels=DEEP) if deep and may_choose(how, options) else how
 
     def _take(self, manifest: Manifest) -> None:
         self.transform = Transform.from_json(manifest["transform"])

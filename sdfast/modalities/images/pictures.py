@@ -27,14 +27,22 @@ if TYPE_CHECKING:
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _KEYS = ("background", "exif_rotation", "range")
-_LATER_KEYS = ("pixels", "nan", "resize", "tile")  # kept where they are not at their defaults
+_LATER_KEYS = ("pixels", "nan", "resize", "tile")  # kept where something else than the usual is done
+_PLAIN = {"pixels": "uint8"}
 _BEFORE = {"background": KEEP, "range": FULL}  # what held for models whose folder says nothing
 
 
-def kept_options(options: DataConfig, levels: Range | None) -> dict[str, Any]:
-    """The options (of the `data` section, the range of a pack) that turn a file into colours, as a JSON value."""
-    done = options.model_copy(update={"range": levels or options.range, "resize": _resize(options)})
-    later = {key for key in _LATER_KEYS if getattr(done, key) != DataConfig.model_fields[key].default}
+def kept_options(options: DataConfig, levels: Range | None, pixels: str = "uint8") -> dict[str, Any]:
+    """The options that turn a file into colours, as a JSON value: of the `data` section, and what a pack has of them.
+
+    Args:
+        options: the `data` section.
+        levels: the range of the pack.
+        pixels: its type.
+    """
+    found = {"range": levels or options.range, "pixels": pixels}
+    done = options.model_copy(update={**found, "resize": _resize(options)})
+    later = {key for key in _LATER_KEYS if getattr(done, key) != _PLAIN.get(key)}
     return done.model_dump(mode="json", include={*_KEYS, *later})
 
 
@@ -58,7 +66,7 @@ def options_of_model(options: DataConfig, kept: Any) -> DataConfig:
     try:
         if not isinstance(values, Mapping):
             raise TypeError
-        plain = {key: DataConfig.model_fields[key].default for key in _LATER_KEYS}
+        plain = {key: _PLAIN.get(key) for key in _LATER_KEYS}
         known = {key: values[key] for key in (*_KEYS, *_LATER_KEYS) if key in values}
         return DataConfig(**{**options.model_dump(), **plain, **known})
     except (TypeError, ValidationError) as error:

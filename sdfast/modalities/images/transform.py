@@ -89,7 +89,7 @@ class Transform:
         colour = "black" if options.background == KEEP else options.background
         return replace(
             self,
-            pixels=options.pixels,
+            pixels=options.pixels or _PIXELS,
             resize=resize,
             padding=ImageColor.getrgb(colour)[:3] if resize == "pad" else None,
             tile=(tile, tile) if isinstance(tile, int) else tile,
