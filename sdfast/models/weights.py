@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,6 +132,21 @@ def filled(kind: type[Module], state: Mapping[str, Tensor], *arguments: Any) -> 
     return module
 
 
+def later(default: Any) -> Any:
+    """A field of a shape that came after models had digests: it enters them only where it is not the default."""
+    return field(default=default, metadata={"later": True})
+
+
+def described(shape: Any) -> dict[str, Any]:
+    """The fields of a shape, which is a dataclass, for JSON; those that are `later` only where they are not usual."""
+    values = {each: getattr(shape, each.name) for each in fields(shape)}
+    return {
+        each.name: described(value) if is_dataclass(value) else value
+        for each, value in values.items()
+        if not (each.metadata.get("later") and value == each.default)
+    }
+
+
 def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:
     """SHA-256 of the content of a model: names, dtypes, shapes and bytes of all tensors in name order.
 
@@ -145,7 +160,7 @@ def weights_digest(module_or_state: nn.Module | Mapping[str, Tensor]) -> str:
     if isinstance(module_or_state, nn.Module):
         shape = getattr(module_or_state, "shape", None)
         if shape is not None:
-            digest.update(json.dumps(asdict(shape), sort_keys=True).encode())
+            digest.update(json.dumps(described(shape), sort_keys=True).encode())
         state: Mapping[str, Tensor] = module_or_state.state_dict()
     else:
         state = module_or_state
