@@ -277,7 +277,7 @@ def classifier_on(kind: type[Module], start: nn.Module, seed: int, *arguments: A
         arguments: of `kind`.
     """
     state = {name: tensor.clone() for name, tensor in start.state_dict().items() if name.startswith("encoder.")}
-    like = state["encoder.norm.bias"]
+    like = state["encoder.norm.weight"]
     head = {name: size for name, size in sizes_of(kind, *arguments).items() if name not in state}
     state |= {name: tensor.to(like) for name, tensor in fresh_state(head, seed).items()}
     return filled(kind, state, *arguments)
