@@ -1,4 +1,4 @@
-"""Runs that start from vision towers: all stages, stopped and resumed, with ZeRO, and what they leave in transformers."""
+"""Runs from vision towers: all stages, stopped and resumed, with ZeRO; what they leave works in transformers."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def weights_of(out: Path, stage: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_leaves_what_transformers_reads(
-    name: str, models: dict[str, Path], data: Path, tmp_path: Path
-) -> None:
+def test_a_run_leaves_what_transformers_reads(name: str, models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     pipe = pipeline(models[name], data, tmp_path / "run")
     trained = pipe.run()
     assert pipe.evaluate()["test_loss"] == pytest.approx(trained.metrics["test_loss"], abs=1e-6)

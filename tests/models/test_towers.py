@@ -36,10 +36,15 @@ SAMPLES = [
     pytest.param("IJepaModel", {"image_size": [20, 28], "qkv_bias": False}, id="ijepa-wide"),
     pytest.param("ViTMSNModel", {}, id="msn"),
 ]
-WRITTEN = {  # the samples that are written as what they are, and the classes of the three folders
+WRITTEN = {  # as which classes a tower is written, an encoder and a classifier
     "CLIPVisionModel": ("CLIPVisionModel", "CLIPForImageClassification"),
     "SiglipVisionModel": ("SiglipVisionModel", "SiglipForImageClassification"),
     "IJepaModel": ("IJepaModel", "IJepaForImageClassification"),
+}
+OTHER: dict[str, dict[str, Any]] = {  # than the usual settings
+    "CLIPVisionModel": {"hidden_act": "gelu"},
+    "SiglipVisionModel": {},
+    "IJepaModel": {"qkv_bias": False, "image_size": [20, 28]},
 }
 
 
@@ -64,7 +69,7 @@ def test_tokens_and_what_is_matched_equal_transformers(tmp_path: Path, name: str
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_the_folders_load_in_transformers_and_hold_every_tensor(tmp_path: Path, name: str) -> None:
-    tower, images = save_tower(name, tmp_path / "m"), pictures({})
+    tower, images = save_tower(name, tmp_path / "m", **OTHER[name]), pictures(OTHER[name])
     tokens, matched = expected_of(name, tower, images)
     loaded = load_mae(str(tmp_path / "m"))
     save_mae(loaded.module, tmp_path / "out", loaded.processor)
@@ -84,8 +89,8 @@ def test_the_folders_load_in_transformers_and_hold_every_tensor(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_classifier_gives_the_logits_of_transformers(tmp_path: Path, name: str) -> None:
-    save_tower(name, tmp_path / "m")
-    loaded, images = load_mae(str(tmp_path / "m")), pictures({})
+    save_tower(name, tmp_path / "m", **OTHER[name])
+    loaded, images = load_mae(str(tmp_path / "m")), pictures(OTHER[name])
     classifier = classifier_from_mae(loaded.module, 3, 0.1, seed=5)
     save_classifier(classifier, tmp_path / "c", loaded.processor, ["a", "b", "c"], 0.1)
     again, _, names = load_classifier(tmp_path / "c")
@@ -123,3 +128,9 @@ def test_what_is_not_used_and_what_stands_for_the_image_is_said(tmp_path: Path) 
     save_tower("SiglipModel", tmp_path / "m")
     notes = " ".join(load_mae(str(tmp_path / "m")).notes)
     assert "not used: logit_bias" in notes and "mean of the patches" in notes
+
+
+def test_an_activation_that_is_not_there_is_named(tmp_path: Path) -> None:
+    save_tower("SiglipVisionModel", tmp_path / "m", hidden_act="relu")
+    with pytest.raises(UserError, match="activation relu"):
+        load_mae(str(tmp_path / "m"))

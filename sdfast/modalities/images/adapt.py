@@ -50,7 +50,7 @@ def adapt_state(
         notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: {how}.")
     elif image_size != shape.image_size:
         notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: the patches stay {_by(shape.grid)}.")
-    if image_size[0] != image_size[1]:
+    if image_size[0] != image_size[1] and shape.kind == "vit":
         notes.append(
             f"the image size {_by(image_size)} is not square: sdfast and transformers' ViT classifier take it, but "
             "transformers' ViTMAEForPreTraining is made for square images and may refuse the pre-trained model."

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdfast.errors import UserError
 from sdfast.modalities.images import adapt
 from sdfast.modalities.images.families import (
     DECODER,
     FAMILIES,
     SHAPE,
+    TABLE,
     VIT,
     VIT_MAE,
     ImageSource,
@@ -87,6 +89,11 @@ def load_mae(
     notes = [*source.weights.notes, *source.notes, *layout.unused_note(source.weights, naming, state)]
     wanted = (source.processor.height, source.processor.width) if image_size is None else image_size
     size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
+    if FAMILIES[shape.kind].square and size[0] != size[1]:
+        raise UserError(
+            f"the image size {size[0]} x {size[1]} is not square, and transformers makes {FAMILIES[shape.kind].name}'s"
+            " models for square images only: give data.image_size one number."
+        )
     state, shape, changes = adapt.adapt_state(state, shape, size, shape.channels if channels is None else channels)
     notes += changes
     if shape.decoder is None:
@@ -186,7 +193,7 @@ def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, se
     Returns:
         The classifier on the device and in the dtype of `mae`.
     """
-    return classifier_on(ViTClassifier, mae, seed, replace(mae.shape, decoder=None), classes, dropout)
+    return classifier_on(ViTClassifier, mae, seed, _of_classifier(mae.shape), classes, dropout)
 
 
 def save_classifier(
@@ -211,7 +218,8 @@ def save_classifier(
     if _is_own(shape):
         family = FAMILIES[shape.kind]
         tensors = layout.write_state(state, family.naming)
-        _write_own(directory, family.classifier or family.model, shape, tensors, processor, **classes, **marks)
+        head, whole = family.classifier or family.model, family.whole
+        _write_own(directory, head, shape, tensors, processor, whole, **classes, **marks)
         return
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)
@@ -227,6 +235,7 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
     source = describe(Path(directory))
+    source = replace(source, shape=_of_classifier(source.shape))
     name = source.family.name if _is_own(source.shape) else "ViT"
     state, names = source.classifier(ViTClassifier, f"{name}ForImageClassification")
     state, shape = _without_rgb(state, source)
@@ -258,8 +267,15 @@ def _is_own(shape: ViTShape) -> bool:
     return FAMILIES[shape.kind].config is not None
 
 
-def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+def _of_classifier(shape: ViTShape) -> ViTShape:
+    """The shape of a classifier on an encoder."""
+    return replace(shape, decoder=None, **FAMILIES[shape.kind].classified)
+
+
+def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> Mapping[str, Tensor]:
     """Names as in the encoder's own class, which is no part of another."""
+    if not FAMILIES[shape.kind].bare:
+        return tensors
     return {name.removeprefix(FAMILIES[shape.kind].naming.prefix): tensor for name, tensor in tensors.items()}
 
 
@@ -269,14 +285,21 @@ def _write_own(
     shape: ViTShape,
     tensors: Mapping[str, Tensor],
     processor: ImageProcessor,
+    whole: str = "",
     **further: Any,
 ) -> None:
-    """Write a folder of a model as what it is; `further` is what its configuration has beside sizes."""
+    """Write a folder of a model as what it is, or as the `whole` that it is the tower of.
+
+    `further` is what its configuration has beside sizes.
+    """
     family = FAMILIES[shape.kind]
     assert family.config is not None
     config = {**config_of(shape.encoder, *family.stack), **family.config(shape), "initializer_range": STD}
-    names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
-    config = {**names, **dict(sorted(config.items())), **further}
+    names = {"architectures": [f"{family.name}{head}"], "model_type": whole or shape.kind}
+    config = dict(sorted(config.items()))
+    if whole:
+        config = {TABLE: {"model_type": shape.kind, **config}}
+    config = {**names, **config, **further}
     write_folder(directory, config, tensors, {"preprocessor_config.json": processor.to_json()})
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import timm, vit
+from sdfast.modalities.images.families import timm, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
+    TABLE,
     ImageFamily,
     ImageSource,
     check,
@@ -29,6 +30,7 @@ __all__ = [
     "DECODER",
     "FAMILIES",
     "SHAPE",
+    "TABLE",
     "TIMM",
     "VIT",
     "VIT_MAE",
@@ -38,7 +40,7 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **towers.FAMILIES}
 _TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
 _REASONS = {
     "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
@@ -48,6 +50,7 @@ _REASONS = {
 _UNHEEDED = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "attention_dropout": 0.0,
     "drop_path_rate": 0.0,
     "initializer_range": 0.02,
 }
@@ -72,9 +75,11 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
     of_texts = "vocab_size" in config and "image_size" not in config
     family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
-    full = Settings({**family.defaults, **config}, settings.path)
+    own = settings if not family.nested else settings.table(f"{TABLE}_dict" if config.get(f"{TABLE}_dict") else TABLE)
+    full = Settings({**family.defaults, **own.values}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)
     sizes |= family.further_sizes(full, sizes)
+    declared = around["image_size"]
     around |= {**family.fixed, **family.further_shape(full, around)}
     decoder = None
     if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
@@ -83,7 +88,12 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     shape = ViTShape(encoder=TransformerShape(**sizes), decoder=decoder, **around)
     check(shape, settings, weights)
     processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
-    notes += settings.unheeded(_UNHEEDED)
+    if shape.image_size != declared:
+        sides = " x ".join(map(str, shape.image_size))
+        notes.append(
+            f"image_size {list(declared)} is no multiple of the patches' {shape.patch_size}: {sides} was taken."
+        )
+    notes += [*own.unheeded(_UNHEEDED), *([family.note] if family.note else [])]
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 

@@ -38,6 +38,7 @@ DECODER_NAMES: Names = {
     "decoder.mask_token": ["decoder.mask_token"],
     "decoder.position_embeddings": ["decoder.decoder_pos_embed"],
 }
+TABLE = "vision_config"
 REFUSED: Mapping[str, tuple[Any, str]] = {
     "use_swiglu_ffn": (False, "describes a DINOv2 with a SwiGLU MLP, which sdfast does not have: use a smaller DINOv2"),
     **GELU_ONLY,
@@ -70,6 +71,12 @@ class ImageFamily(Family):
         config: what `config.json` has of a shape of this family beside the stack; None where its models are written as
             ViTMAE and ViT. Its naming then has the names of the decoder as well.
         model, classifier: ends of the names of transformers' classes of the encoder and the classifier; None for none.
+        whole: the `model_type` of the classifier, where it is another: this one is a table, `TABLE`, in it.
+        nested: whether the encoder is described by that table.
+        bare: whether the encoder's own class leaves the prefix of the naming out.
+        square: whether transformers makes models of this family for square images only.
+        classified: fields of `ViTShape` that differ in a classifier.
+        note: what is said of every model of the family, if anything.
     """
 
     shape: tuple[Field, ...] = SHAPE
@@ -79,6 +86,12 @@ class ImageFamily(Family):
     config: Callable[[ViTShape], Mapping[str, Any]] | None = None
     model: str = "Model"
     classifier: str | None = "ForImageClassification"
+    whole: str = ""
+    nested: bool = False
+    bare: bool = True
+    square: bool = False
+    classified: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
