@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 from test_tokenization import TEXTS, long_texts
-from text_samples import WORDS, roberta_tokenizer, sentence
+from text_samples import WORDS, bert_tokenizer, roberta_tokenizer, sentence
 from tokenizer_samples import SENTENCES, write_python, write_sentencepiece
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sdfast.errors import UserError
 from sdfast.modalities.texts import tokenization
-from sdfast.modalities.texts.checkpoint import cut_at, read_tokenizer_files
+from sdfast.modalities.texts.checkpoint import Companions, cut_at, read_tokenizer_files
 from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
+from sdfast.modalities.texts.vocabulary import folder_of, with_tokens
 from sdfast.modalities.texts.word_ends import (
     _LLAMA_3,
     AFTER_A_WORD,
@@ -42,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def folder_of(kind: str, folders: dict[str, Path]) -> Path:
+def given(kind: str, folders: dict[str, Path]) -> Path:
     if kind not in folders:
         pytest.skip("needs sentencepiece and protobuf")
     return folders[kind]
@@ -64,7 +65,7 @@ def odd_texts(seed: int) -> list[str]:
 def test_ids_are_those_of_transformers_however_long(
     kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = folder_of(kind, folders)
+    folder = given(kind, folders)
     theirs = AutoTokenizer.from_pretrained(folder)
     assert type(theirs).__name__ in (kind, {"xlm-roberta": "XLMRobertaTokenizer"}.get(kind, "CamembertTokenizer"))
     for name, value in (("_FIRST", 2), ("_PIECE", 90), ("_GROWTH", 2)):
@@ -83,7 +84,7 @@ def test_ids_are_those_of_transformers_however_long(
 def test_a_long_document_is_tokenised_in_parts(
     kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = load_tokenizer(folder_of(kind, folders), 12)
+    ours = load_tokenizer(given(kind, folders), 12)
     monkeypatch.setattr(tokenization, "_PIECE", 90)
     seen, encode = list[int](), ours._backend.encode
     monkeypatch.setattr(ours._backend, "encode", lambda texts: (seen.extend(map(len, texts)), encode(texts))[1])
@@ -93,7 +94,7 @@ def test_a_long_document_is_tokenised_in_parts(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_are_carried_along(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = folder_of(kind, folders)
+    folder = given(kind, folders)
     files = read_tokenizer_files(folder)
     assert sorted(files) == sorted({each.name for each in folder.iterdir()} - {"config.json"})
     trained = load_tokenizer(folder, 12)
@@ -143,6 +144,38 @@ def test_threads_share_a_tokenizer_of_python(folders: dict[str, Path]) -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda text: ours([text])[0], texts))
     assert [one.ids.tolist() for one in together if one] == alone
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bert", "roberta"])
+def test_tokens_are_added(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Behind what the tokenizer has, and met as whole words; other texts have the ids that they had."""
+    if kind in ("bert", "roberta"):
+        folder = tmp_path / kind
+        (bert_tokenizer if kind == "bert" else roberta_tokenizer)(SENTENCES).save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    else:
+        folder = given(kind, folders)
+    config = json.loads((folder / "config.json").read_text())
+    files, before = read_tokenizer_files(folder), load_tokenizer(folder, 60)
+    grown = with_tokens(Companions(config, files), ["covid", "[DRUG]"])
+    assert {name: grown.tokenizer[name] for name in files if "token" not in name} == {
+        name: content for name, content in files.items() if "token" not in name
+    }
+    for name, content in {**cut_at(grown.tokenizer, 60), "config.json": json.dumps(config).encode()}.items():
+        (tmp_path / name).write_bytes(content)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path, 60)
+    count = before.tokenization.vocabulary
+    assert theirs.convert_tokens_to_ids(["covid", "[DRUG]"]) == [count, count + 1]
+    assert ours.own_words == before.own_words and ours.tokenization.special_ids == before.tokenization.special_ids
+    with folder_of(grown) as own:
+        assert load_tokenizer(own, 60).tokenization == ours.tokenization != before.tokenization
+    texts = [*SENTENCES[:5], "the covid cell", "covids and xcovid", "covid", "cell[DRUG]binds", "a [DRUG] b"]
+    assert [one.ids.tolist() for one in ours(texts) if one] == theirs(texts, truncation=True)["input_ids"]
+    assert [one.ids.tolist() for one in ours(texts[:5]) if one] == [o.ids.tolist() for o in before(texts[:5]) if o]
+    found = [[number >= count for number in one.ids.tolist()].count(True) for one in ours(texts) if one]
+    assert found == [0, 0, 0, 0, 0, 1, 0, 1, 1, 1]
+    alone, more = (each(["the cell", "the covid cell"]) for each in (before, ours))
+    assert more[1] and alone[0] and len(more[1].ids) == len(alone[0].ids) + 1
 
 
 def test_sentencepiece_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

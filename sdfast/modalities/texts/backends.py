@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -30,12 +30,14 @@ class Backend(Protocol):
         ends, begins: see `sdfast.modalities.texts.word_ends`.
         digest: hexadecimal SHA-256 of what decides the ids; paths, names and length settings do not enter.
         vocabulary: ids by token, those that were added too.
+        added: tokens that were added to the vocabulary, or are marked in it.
     """
 
     ends: re.Pattern[str] | None
     begins: re.Pattern[str] | None
     digest: str
     vocabulary: Mapping[str, int]
+    added: Collection[str]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of some texts, without special tokens around them."""
@@ -61,9 +63,10 @@ class FastBackend:
         self.copy.no_truncation()
         self.copy.no_padding()
         self._content = json.loads(self.copy.to_str())
+        self.added: Collection[str] = {token["content"] for token in self._content["added_tokens"]}
         self.ends, self.begins = word_ends(self._content), word_begins(self._content)
         self.digest = tokenizer_digest(tokenizer)
-        self.vocabulary = self.copy.get_vocab(with_added_tokens=True)
+        self.vocabulary: Mapping[str, int] = self.copy.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """As `Backend.encode`."""
@@ -75,8 +78,7 @@ class FastBackend:
 
     def word_table(self) -> NDArray[np.bool_] | None:
         """As `Backend.word_table`."""
-        added = {token["content"] for token in self._content["added_tokens"]}
-        return _table(sign_of(self._content), self.vocabulary, added)
+        return _table(sign_of(self._content), self.vocabulary, self.added)
 
 
 class PythonBackend:
@@ -84,11 +86,11 @@ class PythonBackend:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer, self._one = cast(Any, tokenizer), threading.Lock()  # it keeps words that it has seen
-        self._added = set(self._tokenizer.get_added_vocab())
+        self.added: Collection[str] = set(self._tokenizer.get_added_vocab())
         normalises = bool(getattr(tokenizer, "normalization", False))
-        self.ends = self.begins = word_ends_in_python(type(tokenizer).__name__, normalises, sorted(self._added))
+        self.ends = self.begins = word_ends_in_python(type(tokenizer).__name__, normalises, self.added)
         self.digest = tokenizer_digest(tokenizer)
-        self.vocabulary = self._tokenizer.get_vocab()
+        self.vocabulary: Mapping[str, int] = self._tokenizer.get_vocab()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """As `Backend.encode`."""
@@ -101,7 +103,7 @@ class PythonBackend:
 
     def word_table(self) -> NDArray[np.bool_] | None:
         """As `Backend.word_table`."""
-        return _table(sign_in(self.vocabulary), self.vocabulary, self._added)
+        return _table(sign_in(self.vocabulary), self.vocabulary, self.added)
 
 
 def backend_of(tokenizer: PreTrainedTokenizerBase) -> Backend:
@@ -148,5 +150,5 @@ def _flags(token: Any) -> dict[str, Any]:
     return {key: getattr(token, key) for key in ("content", "single_word", "lstrip", "rstrip", "normalized")}
 
 
-def _table(sign: Sign | None, vocabulary: Mapping[str, int], whole: set[str]) -> NDArray[np.bool_] | None:
+def _table(sign: Sign | None, vocabulary: Mapping[str, int], whole: Collection[str]) -> NDArray[np.bool_] | None:
     return None if sign is None else word_table(sign, vocabulary, whole)

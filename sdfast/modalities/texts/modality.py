@@ -30,6 +30,7 @@ from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
+from sdfast.modalities.texts.vocabulary import folder_of, with_words
 from sdfast.models.base import check_layer
 from sdfast.models.hub import find_model_folder
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
@@ -59,7 +60,7 @@ class Texts(Modality):
                 f"{find_model_folder(spec)} has no tokenizer (tokenizer.json or vocab.txt), and texts need the model's;"
                 " save it there beside the model."
             )
-        return loaded
+        return with_words(loaded, find_model_folder(spec), config.data)
 
     @override
     def reload(self, folder: Path) -> models.PretrainedMLM:
@@ -86,7 +87,9 @@ class Texts(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMLM, folder: str
     ) -> TextPack:
-        tokenizer = _tokenizer(find_model_folder(folder), config, model.shape)
+        tokenizer = _own_tokenizer(find_model_folder(folder), config, model)
+        if tokenizer.in_python:
+            log.info("data: the model's tokenizer runs in Python, as there is no faster one: it takes longer, once")
         return TextPack.prepare(
             spec, directory, tokenizer, config.data, log.warning, progress_lines("data", "documents")
         )
@@ -274,21 +277,18 @@ class Texts(Modality):
         return models.filled(TextClassifier, finished_state(state), shape, classes)
 
 
-def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
-    """The tokenizer in a folder, cutting at what the settings and the model's positions allow.
+def _own_tokenizer(folder: Path, config: Config, model: models.PretrainedMLM) -> Tokenizer:
+    """The tokenizer of a model, with the tokens that were added to it."""
+    if not config.data.add_tokens:
+        return _tokenizer(folder, config, model.shape)
+    with folder_of(model.companions) as grown:
+        return _tokenizer(grown, config, model.shape)
 
-    Raises:
-        UserError: it has words that the model has not.
-    """
+
+def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
+    """The tokenizer in a folder, cutting at what the settings and the model's positions allow."""
     longest = min(config.data.max_length, shape.longest)
     tokenizer = load_tokenizer(folder, longest)
-    words = tokenizer.tokenization.vocabulary
-    if (more := words - shape.vocabulary) > 0:
-        raise UserError(
-            f"the tokenizer in {folder} has {words:,} words, {more:,} more than its model; if they were added to"
-            " it, call model.resize_token_embeddings(len(tokenizer)) of transformers and save both there, else the"
-            " two do not belong together."
-        )
     if (length := tokenizer.tokenization.max_length) < longest:
         log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
     return tokenizer

@@ -148,6 +148,17 @@ class Tokenizer:
                 found.append(self._tokenized(ids, text, start, whole))
         return found
 
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Ids by token, those that were added too."""
+        return self._backend.vocabulary
+
+    @property
+    def own_words(self) -> int:
+        """Ids of the vocabulary itself lie in [0, own_words); those beyond are of tokens that were added."""
+        own = (number for token, number in self.vocabulary.items() if token not in self._backend.added)
+        return max(own, default=-1) + 1
+
     def word_table(self) -> NDArray[np.bool_]:
         """[V, 2] bool, by id: whether a token continues the word of the one before, and whether the next one does.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 AFTER_A_WORD = re.compile(r"(?<=\S)[ \t\n\r]")
@@ -89,7 +89,7 @@ def parts_of(step: Mapping[str, Any] | None, many: str) -> list[Mapping[str, Any
     return [part for each in step[many] for part in parts_of(each, many)] if step["type"] == "Sequence" else [step]
 
 
-def word_ends_in_python(kind: str, normalises: bool, added: Sequence[str]) -> re.Pattern[str] | None:
+def word_ends_in_python(kind: str, normalises: bool, added: Collection[str]) -> re.Pattern[str] | None:
     """Places as `word_begins` for a tokenizer that is a class of Python, of which the content does not tell.
 
     PhoBERT's and BERTweet's take what stands between blanks, and a line's end into the word before it.
