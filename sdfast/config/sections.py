@@ -76,6 +76,11 @@ class PretrainConfig(OptimisationConfig):
         description="texts: every masked word becomes the mask token, instead of 80 % (10 % random, 10 % kept)",
         json_schema_extra={"of": "texts", "also": "distill"},
     )
+    whole_word: bool = Field(
+        False,
+        description="texts: all tokens of a word are masked together or none of them, where the tokenizer tells words",
+        json_schema_extra={"of": "texts", "also": "distill", **_LATER},
+    )
     mean: Literal["token", "sequence"] = Field(
         "token",
         description="texts: mean over a batch's masked words, or over each text's and then over texts (eq. 2)",

@@ -169,7 +169,8 @@ class Texts(Modality):
         if how.mask_id is None:
             raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
         ratio = config.pretrain.word_ratio
-        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
+        words = _words(context) if config.pretrain.whole_word else None
+        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
         return MaskedTexts(context.train_of(kind).tokens, masking, config.pretrain.mean)
 
     @override
@@ -275,6 +276,15 @@ class Texts(Modality):
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
         return models.filled(TextClassifier, finished_state(state), shape, classes)
+
+
+def _words(context: Context) -> Tensor:
+    """Which tokens are of one word, by their ids: see `TokenMasking.words`."""
+    try:
+        with folder_of(context.model.companions) as folder:
+            return torch.from_numpy(load_tokenizer(folder).word_table())
+    except UserError as error:
+        raise UserError(f"{context.config.model_spec}: {error}") from error
 
 
 def _own_tokenizer(folder: Path, config: Config, model: models.PretrainedMLM) -> Tokenizer:
