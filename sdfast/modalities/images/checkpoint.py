@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdfast.modalities.images import adapt
+from sdfast.modalities.images import adapt, bare, families
 from sdfast.modalities.images.families import (
     DECODER,
     FAMILIES,
@@ -21,8 +21,6 @@ from sdfast.modalities.images.families import (
     VIT,
     VIT_MAE,
     ImageSource,
-    describe,
-    trained_with,
 )
 from sdfast.modalities.images.model import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
@@ -38,6 +36,7 @@ from sdfast.models.folder import (
     config_of_classes,
     write_folder,
 )
+from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.weights import filled, sizes_of, weights_digest
@@ -60,24 +59,31 @@ class PretrainedMAE(Pretrained[MaskedAutoencoder]):
 
 
 def load_mae(
-    spec: str, *, image_size: tuple[int, int] | int | None = None, channels: int | None = None, seed: int = 0
+    spec: str,
+    *,
+    image_size: tuple[int, int] | int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    told: Told | None = None,
 ) -> PretrainedMAE:
     """Load a pre-trained ViT as a masked auto-encoder.
 
     Takes `ViTMAEForPreTraining` (encoder and decoder), and encoders alone: `ViTMAEModel`, `ViTModel` with or without a
-    head, DINOv2 (LayerScale folded), timm's plain ViTs. An encoder alone gets a new decoder, and a note says so.
+    head, DINOv2 (LayerScale folded), timm's plain ViTs, and files of weights alone with the names of
+    facebookresearch/mae. An encoder alone gets a new decoder, and a note says so.
     Position embeddings stay fixed in the result, as in ViTMAE, whatever they were in the source.
 
     Args:
-        spec: a folder, or a Hugging Face hub id.
+        spec: a folder, a file of weights alone, or a Hugging Face hub id.
         image_size: height and width, or one number for a square; the checkpoint's own when None.
         channels: any number; the checkpoint's own when None.
         seed: of the new decoder, if one is needed.
+        told: what a file of weights alone does not say.
 
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    source = describe(find_model_folder(str(spec)))
+    source = bare.describe(find_model_folder(str(spec)), told, image_size)
     shape, naming = source.shape, source.family.naming
     if shape.decoder is not None:
         sizes = sizes_of(MaskedAutoencoder, shape)
@@ -105,7 +111,7 @@ def load_mae(
             " (transformers 5 leaves them so in a ViTMAE that is newly made from its configuration)."
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
-    own = trained_with(source.config.values, source.config.path)
+    own = bare.trained_with(source)
     return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own)
 
 
@@ -209,7 +215,7 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
     Raises:
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
-    source = describe(Path(directory))
+    source = families.describe(Path(directory))
     state, names = source.classifier(ViTClassifier, "ViTForImageClassification")
     state, shape = _without_rgb(state, source)
     module = filled(ViTClassifier, state, shape, len(names), source.config.get("hidden_dropout_prob", SHARE, 0.0))
