@@ -115,8 +115,13 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
             "it was fine-tuned with the mean of its patches (fc_norm): that LayerNorm is taken for its last one, which"
             " normalises each token here."
         )
-    processor = _processor(shape, grid, told, file, notes)
-    return ImageSource(Settings(_values(settings, told), file), weights, _FAMILY, shape, notes, processor)
+    values, processor = _values(settings, told), _processor(shape, grid, told, file, notes)
+    if shape.decoder is not None and "norm_pix_loss" not in values:
+        notes.append(
+            "the file does not say whether its decoder predicts pixels normalised per patch: pretrain.norm_pix decides;"
+            " `sdfast convert` has --norm-pix and --no-norm-pix."
+        )
+    return ImageSource(Settings(values, file), weights, _FAMILY, shape, notes, processor)
 
 
 def check_bare(file: Path) -> None:

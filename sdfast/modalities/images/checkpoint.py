@@ -52,10 +52,12 @@ class PretrainedMAE(Pretrained[MaskedAutoencoder]):
     Attributes:
         processor: how its images are made.
         trained_with: keys of `pretrain` and the values that the checkpoint was pre-trained with, see `trained_with`.
+        fresh_decoder: whether the decoder is newly made.
     """
 
     processor: ImageProcessor
     trained_with: Mapping[str, Any]
+    fresh_decoder: bool = False
 
 
 def load_mae(
@@ -95,7 +97,8 @@ def load_mae(
     size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
     state, shape, changes = adapt.adapt_state(state, shape, size, shape.channels if channels is None else channels)
     notes += changes
-    if shape.decoder is None:
+    fresh_decoder = shape.decoder is None
+    if fresh_decoder:
         decoder = decoder_shape_for(shape.encoder)
         shape = replace(shape, decoder=decoder)
         state |= {f"decoder.{name}": tensor for name, tensor in fresh(MAEDecoder, seed, shape).state_dict().items()}
@@ -112,7 +115,7 @@ def load_mae(
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
     own = bare.trained_with(source)
-    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own)
+    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own, fresh_decoder)
 
 
 def fresh_mae(shape: ViTShape, seed: int) -> MaskedAutoencoder:
