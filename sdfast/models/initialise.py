@@ -62,7 +62,7 @@ def fresh_state(sizes: Mapping[str, torch.Size], seed: int, grid: tuple[int, int
         leaf = name.rpartition(".")[2]
         if leaf == "position_embeddings":
             assert grid is not None
-            state[name] = sincos_positions(grid, size[-1])
+            state[name] = sincos_positions(grid, size[-1])[:, -size[1] :]  # without the CLS token's where it has none
         elif name.endswith("patch_embed.weight"):
             bound = math.sqrt(6 / (size[0] + math.prod(size[1:])))
             state[name] = torch.empty(size).uniform_(-bound, bound, generator=generator)
