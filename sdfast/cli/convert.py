@@ -12,29 +12,33 @@ from sdfast.errors import UserError
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="hub id, folder, or a file of weights such as RETFound_cfp_weights.pth")],
-    out: Annotated[Path, typer.Argument(help="folder to make")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="hub id, folder, or a file of weights such as RETFound_cfp_weights.pth"),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder to make")],
     image_size: Annotated[
         str | None, typer.Option(help="adapt to images of this size: 224, or 144x256 for height x width")
     ] = None,
     channels: Annotated[int | None, typer.Option(min=1, help="adapt to this number of channels")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="attention heads, where a bare file does not say it")] = None,
-    decoder_heads: Annotated[int | None, typer.Option(min=1, help="the same of the decoder")] = None,
+    decoder_heads: Annotated[int | None, typer.Option(min=1, help="those of its decoder")] = None,
     mean: Annotated[
-        str | None, typer.Option(help="of its pixels from 0 to 1, a number per channel: 0.485,0.456,0.406")
+        str | None, typer.Option(help="mean of its pixels from 0 to 1, one per channel: 0.485,0.456,0.406")
     ] = None,
-    std: Annotated[str | None, typer.Option(help="their deviation, in the same way")] = None,
+    std: Annotated[str | None, typer.Option(help="standard deviation of its pixels, in the same way")] = None,
     norm_pix: Annotated[
         bool | None,
         typer.Option("--norm-pix/--no-norm-pix", help="whether its decoder predicts pixels normalised per patch"),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="take the place of a model that is in OUT")] = False,
 ) -> None:
-    """Write any model that --model takes as a Hugging Face folder, which transformers loads, and say what was read.
+    """Write any model that --model takes as a Hugging Face folder, and say what was read of it.
 
-    A masked auto-encoder is written with its decoder, and the encoder once more in OUT/encoder; an encoder or language
-    model alone stays one, with its tokenizer. --heads to --norm-pix are for a file of weights alone, as
-    facebookresearch/mae saves it, and hold for what it does not say.
+    A masked auto-encoder keeps its decoder, and its encoder lies in OUT/encoder
+    too; an encoder stays one, and a model of texts keeps its tokenizer.
+    --heads to --norm-pix say what a file of weights alone does not, as
+    facebookresearch/mae saves it.
     """
     from sdfast.convert import convert_model
     from sdfast.models.found import Told
