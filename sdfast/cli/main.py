@@ -183,14 +183,13 @@ def _for_model(config: Config) -> Config:
         return config
     from sdfast.config import with_own_settings
     from sdfast.modalities.choose import modality_name
-    from sdfast.modalities.images import bare
-    from sdfast.modalities.images.families import trained_with
+    from sdfast.modalities.images.families import describe, trained_with
     from sdfast.models.found import bare_file
     from sdfast.models.weights import read_config
 
     if bare_file(folder) is not None:
-        source = bare.describe(folder, image_size=config.data.image_size)
-        return with_own_settings(config, bare.trained_with(source))[0].resolved("images")
+        settings = describe(folder, image_size=config.data.image_size).config
+        return with_own_settings(config, trained_with(settings.values, settings.path))[0].resolved("images")
     if not (folder / "config.json").is_file():
         return config
     described = read_config(folder)

@@ -9,7 +9,7 @@ from typing import Any
 from sdfast.config import ModalityName
 from sdfast.context import Modality
 from sdfast.modalities.images import families as image_families
-from sdfast.modalities.images.bare import check_bare
+from sdfast.modalities.images.families.facebook import check_file
 from sdfast.modalities.texts import families as text_families
 from sdfast.models.found import bare_file
 from sdfast.models.kinds import refusal
@@ -46,7 +46,7 @@ def modality_of(place: Path) -> Modality:
         UserError: there is no configuration, or it is of a model that sdfast does not take.
     """
     if (file := bare_file(place)) is not None:
-        check_bare(file)
+        check_file(file)
         return modality_named("images")
     config, taken = read_config(place), {"images": image_families.FAMILIES, "texts": text_families.FAMILIES}
     kind = config.get("model_type")

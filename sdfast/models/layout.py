@@ -145,11 +145,18 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
 
 
 def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor]:
-    """The inverse of `read_state` for a naming that splits projections: our tensors under the source's names."""
+    """The inverse of `read_state` for a naming that splits projections: our tensors under the source's names.
+
+    Where every block has LayerScale, that is ones.
+    """
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         sources = naming.sources(name)
         tensors.update(zip(sources, tensor.chunk(len(sources)), strict=True))
+    for block in _encoder_blocks(state) if naming.always_scaled else ():
+        for scale, linear in _LAYER_SCALES.items():
+            weight = state[f"{block}.{linear}.weight"]
+            tensors[naming.sources(f"{block}.{scale}.vector")[0]] = torch.ones_like(weight[:, 0])
     return tensors
 
 
@@ -211,18 +218,22 @@ def _fold_layer_scale(
 ) -> None:
     if not pieces and not naming.always_scaled:
         return
-    suffix = ".attn.proj.weight"
-    blocks = [name.removesuffix(suffix) for name in state if name.startswith("encoder.") and name.endswith(suffix)]
-    for block in blocks:
+    for block in _encoder_blocks(state):
         for scale, linear in _LAYER_SCALES.items():
             name = f"{block}.{scale}.vector"
             if name not in pieces:
                 raise weights.missing(_shown(naming.sources(name)[0], naming, weights))
-            weight, bias = state[f"{block}.{linear}.weight"], state[f"{block}.{linear}.bias"]
-            factor = torch.empty_like(bias)
+            weight, bias = state[f"{block}.{linear}.weight"], state.get(f"{block}.{linear}.bias")
+            factor = torch.empty_like(weight[:, 0])
             _copy_checked(weights, pieces[name][None], factor)
             weight.mul_(factor[:, None])
-            bias.mul_(factor)
+            if bias is not None:
+                bias.mul_(factor)
+
+
+def _encoder_blocks(state: Mapping[str, Tensor]) -> list[str]:
+    suffix = ".attn.proj.weight"
+    return [name.removesuffix(suffix) for name in state if name.startswith("encoder.") and name.endswith(suffix)]
 
 
 def _shown(name: str, naming: Naming, weights: Weights) -> str:

@@ -167,7 +167,7 @@ def test_heads_are_told_or_usual_or_asked_for(tmp_path: Path, theirs: FacebookMA
 
 @pytest.mark.parametrize("word", ["tiny", "small", "base", "large", "huge"])
 def test_usual_heads_are_those_of_timm(word: str) -> None:
-    from sdfast.modalities.images.bare import _HEADS
+    from sdfast.modalities.images.families.facebook import _HEADS
 
     with torch.device("meta"):
         model = timm.create_model(f"vit_{word}_patch{14 if word == 'huge' else 16}_224", depth=1)

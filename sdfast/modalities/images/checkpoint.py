@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdfast.modalities.images import adapt, bare, families
+from sdfast.modalities.images import adapt
 from sdfast.modalities.images.families import (
     DECODER,
     FAMILIES,
@@ -21,6 +21,8 @@ from sdfast.modalities.images.families import (
     VIT,
     VIT_MAE,
     ImageSource,
+    describe,
+    trained_with,
 )
 from sdfast.modalities.images.model import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
@@ -85,7 +87,7 @@ def load_mae(
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    source = bare.describe(find_model_folder(str(spec)), told, image_size)
+    source = describe(find_model_folder(str(spec)), told, image_size)
     shape, naming = source.shape, source.family.naming
     if shape.decoder is not None:
         sizes = sizes_of(MaskedAutoencoder, shape)
@@ -108,13 +110,13 @@ def load_mae(
             " than a full MAE checkpoint needs."
         )
     module = filled(MaskedAutoencoder, state, shape)
-    if not module.encoder.position_embeddings.any():
+    if shape.learned_positions and not module.encoder.position_embeddings.any():
         notes.append(
             "warning: all position embeddings are zero, so the model cannot tell where a patch lies"
             " (transformers 5 leaves them so in a ViTMAE that is newly made from its configuration)."
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
-    own = bare.trained_with(source)
+    own = trained_with(source.config.values, source.config.path)
     return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own, fresh_decoder)
 
 
@@ -142,11 +144,18 @@ def save_mae(
 
     The files are `config.json`, `model.safetensors` and `preprocessor_config.json`; the values of the weights and their
     dtype are kept bit for bit. `mask_ratio` and `norm_pix_loss` are how the model was trained, for the configuration.
+
+    An encoder that a ViTMAE cannot have (`ViTShape.kind`) is written as transformers' model of its kind, with the
+    decoder's tensors and sizes beside, which transformers does not use.
     """
+    shape, masking = module.shape, {"mask_ratio": mask_ratio, "norm_pix_loss": norm_pix_loss}
+    further = {**config_of(shape.decoder, *DECODER), **masking}
+    if _is_own(shape):
+        tensors = _bare(layout.write_state(module.state_dict(), FAMILIES[shape.kind].naming), shape)
+        _write_own(directory, FAMILIES[shape.kind].model, shape, tensors, processor, **further)
+        return
     tensors = layout.write_state(module.state_dict(), VIT_MAE)
-    masking = {"mask_ratio": mask_ratio, "norm_pix_loss": norm_pix_loss}
-    further = {**config_of(module.shape.decoder, *DECODER), **masking}
-    _write(directory, "vit_mae", "ForPreTraining", module.shape, tensors, processor, **further)
+    _write(directory, "vit_mae", "ForPreTraining", shape, tensors, processor, **further)
 
 
 def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImageProcessor) -> None:
@@ -159,6 +168,11 @@ def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImagePro
     """
     state = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     state, shape, processor, marks = _for_rgb(state, module.shape, processor)
+    if _is_own(shape):
+        family = FAMILIES[shape.kind]
+        tensors = _bare(layout.write_state(state, family.naming), shape)
+        _write_own(directory, family.model, shape, tensors, processor, **marks)
+        return
     tensors = layout.write_state(state, VIT)
     tensors = {name.removeprefix(VIT.prefix): tensor for name, tensor in tensors.items()}
     like, width = state["encoder.norm.bias"], shape.encoder.width
@@ -205,6 +219,11 @@ def save_classifier(
     """
     classes = config_of_classes(class_names, module.classifier.out_features, problem)
     state, shape, processor, marks = _for_rgb(dict(module.state_dict()), module.shape, processor)
+    if _is_own(shape):
+        family = FAMILIES[shape.kind]
+        tensors = layout.write_state(state, family.naming)
+        _write_own(directory, family.classifier or family.model, shape, tensors, processor, **classes, **marks)
+        return
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)
 
@@ -218,8 +237,9 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
     Raises:
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
-    source = families.describe(Path(directory))
-    state, names = source.classifier(ViTClassifier, "ViTForImageClassification")
+    source = describe(Path(directory))
+    name = source.family.name if _is_own(source.shape) else "ViT"
+    state, names = source.classifier(ViTClassifier, f"{name}ForImageClassification")
     state, shape = _without_rgb(state, source)
     module = filled(ViTClassifier, state, shape, len(names), source.config.get("hidden_dropout_prob", SHARE, 0.0))
     return module, source.processor.with_channels(shape.channels), names
@@ -242,6 +262,33 @@ def _for_rgb(
     weight = adapt.grey_weights_for_rgb(state["encoder.patch_embed.weight"])
     state = {**state, "encoder.patch_embed.weight": weight}
     return state, replace(shape, channels=3), processor.with_channels(3), {_GREY_AS_RGB: True}
+
+
+def _is_own(shape: ViTShape) -> bool:
+    """Whether a model of this shape is written as what it is, not as ViTMAE and ViT."""
+    return FAMILIES[shape.kind].config is not None
+
+
+def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+    """Names as in the encoder's own class, which is no part of another."""
+    return {name.removeprefix(FAMILIES[shape.kind].naming.prefix): tensor for name, tensor in tensors.items()}
+
+
+def _write_own(
+    directory: Path,
+    head: str,
+    shape: ViTShape,
+    tensors: Mapping[str, Tensor],
+    processor: ImageProcessor,
+    **further: Any,
+) -> None:
+    """Write a folder of a model as what it is; `further` is what its configuration has beside sizes."""
+    family = FAMILIES[shape.kind]
+    assert family.config is not None
+    config = {**config_of(shape.encoder, *family.stack), **family.config(shape), "initializer_range": STD}
+    names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
+    config = {**names, **dict(sorted(config.items())), **further}
+    write_folder(directory, config, tensors, {"preprocessor_config.json": processor.to_json()})
 
 
 def _write(

@@ -17,13 +17,13 @@ from typing import Any
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.modalities.images import families
-from sdfast.modalities.images.families import TIMM, ImageSource
+from sdfast.modalities.images.families.family import ImageFamily, ImageSource, check, square_patch
+from sdfast.modalities.images.families.timm import TIMM
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.folder import SHARE, SIDES, Family, Settings
-from sdfast.models.found import Told, bare_file, refuse_told, unwrapped
+from sdfast.models.folder import SHARE, SIDES, Settings
+from sdfast.models.found import Told, unwrapped
 from sdfast.models.kinds import tensor_words
 from sdfast.models.layout import Naming, blocks
 from sdfast.models.weights import Weights, read_weights
@@ -54,7 +54,7 @@ FACEBOOK = Naming(
     leaves=TIMM.leaves,
     facebook=_NOT_PLAIN,
 )
-_FAMILY = Family("facebookresearch", FACEBOOK, {})
+_FAMILY = ImageFamily("facebookresearch", FACEBOOK, {})
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # by width: ViT-Ti, -S, -B, -L, -H
 _DECODER_HEADS = {512: 16}
 _OTHERS = (  # names that no plain ViT has, and what such a model is
@@ -73,26 +73,21 @@ _OTHERS = (  # names that no plain ViT has, and what such a model is
 _DINO = (37, 37), 14, 224  # DINOv2: published with positions of 518 x 518 pixels, and used at this size
 
 
-def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] | int | None = None) -> ImageSource:
-    """Sizes, naming and preprocessing of a checkpoint: a folder, or a file of weights alone.
+def describe(file: Path, told: Told, image_size: tuple[int, int] | int | None = None) -> ImageSource:
+    """Sizes and preprocessing of a file of weights alone.
 
     Args:
-        place: the folder or file.
-        told: what a person says of a file of weights alone.
+        file: of torch.save or safetensors.
+        told: what a person says of it.
         image_size: height and width for which it will be used; where its patches are no square, what they may be of.
 
     Raises:
-        UserError: it is none that sdfast takes, or a file does not say enough; the sentence has the option that does.
+        UserError: it is none that sdfast takes, or does not say enough; the sentence has the option that does.
     """
-    told, file = told or Told(), bare_file(place)
-    if file is None:
-        refuse_told(told, place)
-        return families.describe(place)
     weights = _read(file)
     settings = Settings(weights.arguments, file)
     width, channels, patch, kernel_width = _tensor(weights, "patch_embed.proj.weight", 4).shape
-    if patch != kernel_width:
-        raise UserError(f"the patches in {file} are {patch} x {kernel_width}: sdfast has square patches only.")
+    square_patch((patch, kernel_width), file)
     grid = _grid(weights, settings, patch, width, image_size)
     notes: list[str] = []
     encoder = _stack(weights, settings, "blocks", width, told.heads, notes)
@@ -105,17 +100,14 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
         norm_eps=_EPSILON,
         qkv_bias="blocks.0.attn.qkv.bias" in weights.tensors,
     )
-    settings.check_heads(shape.encoder)
-    depth = shape.encoder.depth + (0 if shape.decoder is None else shape.decoder.depth)
-    if shape.decoder is not None:
-        settings.check_heads(shape.decoder, "decoder's ")
-    settings.check_budget(shape.parameters, depth, weights)
+    check(shape, settings, weights)
     if "fc_norm.weight" in weights.tensors:
         notes.append(
             "it was fine-tuned with the mean of its patches (fc_norm): that LayerNorm is taken for its last one, which"
             " normalises each token here."
         )
-    values, processor = _values(settings, told), _processor(shape, grid, told, file, notes)
+    values = {} if shape.decoder is None else _values(settings, told)
+    processor = _processor(shape, grid, told, file, notes)
     if shape.decoder is not None and "norm_pix_loss" not in values:
         notes.append(
             "the file does not say whether its decoder predicts pixels normalised per patch: pretrain.norm_pix decides;"
@@ -124,7 +116,7 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
     return ImageSource(Settings(values, file), weights, _FAMILY, shape, notes, processor)
 
 
-def check_bare(file: Path) -> None:
+def check_file(file: Path) -> None:
     """Raise a UserError unless a file of weights alone is of a ViT of facebookresearch's or timm's names."""
     _read(file)
 
@@ -252,16 +244,3 @@ def _values(settings: Settings, told: Told) -> dict[str, Any]:
     ratio = settings.values.get("mask_ratio")
     values: dict[str, Any] = {"norm_pix_loss": norm_pix} if isinstance(norm_pix, bool) else {}
     return {**values, "mask_ratio": ratio} if SHARE.holds(ratio) else values
-
-
-def trained_with(source: ImageSource) -> dict[str, Any]:
-    """How a masked auto-encoder was pre-trained, as keys of `pretrain`: what its files say, and nothing else."""
-    if source.family is not _FAMILY:
-        return families.trained_with(source.config.values, source.config.path)
-    values = source.config.values if source.shape.decoder is not None else {}
-    own = {
-        key: values[name]
-        for key, name in (("norm_pix", "norm_pix_loss"), ("mask_ratio", "mask_ratio"))
-        if name in values
-    }
-    return {key: value for key, value in own.items() if key != "mask_ratio" or value}
