@@ -16,6 +16,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
+from sdfast.models.found import Told
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -166,6 +167,24 @@ class Modality(ABC):
     @abstractmethod
     def reload(self, folder: Path) -> Any:
         """The model that a stage left."""
+
+    @abstractmethod
+    def given(self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None) -> Any:
+        """A model as given, outside of a run.
+
+        Args:
+            spec: hub id, folder, or file of weights alone.
+            told: what such a file does not say.
+            image_size: height and width that a model of images is adapted to; its own when None.
+            channels: the same of its channels.
+
+        Raises:
+            UserError: it is none that can be taken, or something is asked for that such a model does not have.
+        """
+
+    @abstractmethod
+    def write_given(self, model: Any, folder: Path) -> str:
+        """Write a model as given in Hugging Face format, without what was newly made for it; what it is, in words."""
 
     @abstractmethod
     def describe(self, model: Any) -> str:

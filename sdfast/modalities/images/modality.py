@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sdfast import bundled
-from sdfast.config import Config
+from sdfast.config import Config, with_own_settings
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.costs.plan import worth_of_zero
 from sdfast.data.config import UNDIVIDED, DataConfig
@@ -34,6 +34,7 @@ from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_o
 from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
+from sdfast.models.found import Told
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
@@ -63,6 +64,28 @@ class Images(Modality):
     @override
     def reload(self, folder: Path) -> models.PretrainedMAE:
         return models.load_mae(str(folder))
+
+    @override
+    def given(
+        self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None
+    ) -> models.PretrainedMAE:
+        return models.load_mae(spec, image_size=image_size, channels=channels, told=told)
+
+    @override
+    def write_given(self, model: models.PretrainedMAE, folder: Path) -> str:
+        if model.fresh_decoder:
+            models.save_encoder(model.module, folder, model.processor)
+            return "an encoder of images"
+        own = with_own_settings(Config(), model.trained_with)[0].pretrain
+        models.save_mae(
+            model.module,
+            folder,
+            model.processor,
+            mask_ratio=own.patch_ratio,
+            norm_pix_loss=own.normalised_pixels,
+        )
+        models.save_encoder(model.module, folder / "encoder", model.processor)
+        return "a masked auto-encoder"
 
     @override
     def describe(self, model: models.PretrainedMAE) -> str:

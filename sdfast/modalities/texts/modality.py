@@ -32,6 +32,7 @@ from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import folder_of, with_words
 from sdfast.models.base import check_layer
+from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
@@ -65,6 +66,27 @@ class Texts(Modality):
     @override
     def reload(self, folder: Path) -> models.PretrainedMLM:
         return models.load_mlm(str(folder))
+
+    @override
+    def given(
+        self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None
+    ) -> models.PretrainedMLM:
+        options = [
+            *told.options,
+            *["--image-size"] * (image_size is not None),
+            *["--channels"] * (channels is not None),
+        ]
+        if options:
+            raise UserError(f"{options[0]} is of models of images, and {spec} is one of texts.")
+        return models.load_mlm(spec)
+
+    @override
+    def write_given(self, model: models.PretrainedMLM, folder: Path) -> str:
+        if model.fresh_head:
+            models.save_encoder(model.module, folder, model.companions, model.dropouts)
+            return "an encoder of texts"
+        models.save_mlm(model.module, folder, model.companions, model.dropouts)
+        return "a masked language model"
 
     @override
     def describe(self, model: models.PretrainedMLM) -> str:
