@@ -69,7 +69,7 @@ class Context:
         """How a kind of stage is optimised; a new head as `pretrain`, in steps of its own."""
         if kind == "head":
             steps = self.modality.head_steps(self.config, self.model)
-            return self.config.pretrain.model_copy(update={"steps": steps})
+            return self.config.pretrain.model_copy(update={"steps": steps, "method": "full"})
         return getattr(self.config, kind)
 
     def train_rows(self, kind: Kind) -> Tensor:
@@ -291,7 +291,7 @@ class Modality(ABC):
     # What is written and read again.
 
     @abstractmethod
-    def write(self, context: Context, module: Any, folder: Path, kind: Kind, steps: int) -> None:
+    def write(self, context: Context, module: Any, folder: Path, kind: Kind | Literal["knn"], steps: int) -> None:
         """Write a trained model in Hugging Face format, and a card that says which stage made it in how many steps."""
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -185,7 +185,9 @@ class Images(Modality):
         check_deterministic(read, torch.from_numpy(recipe.rows))
 
     @override
-    def write(self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind, steps: int) -> None:
+    def write(
+        self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind | Literal["knn"], steps: int
+    ) -> None:
         masking, processor = context.config.pretrain, _written_processor(context)
         models.save_mae(
             module,
@@ -239,10 +241,11 @@ class Images(Modality):
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
+        state = finished_state(state)
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
         shape = replace(shape, decoder=None)
-        return models.filled(ViTClassifier, finished_state(state), shape, classes, config.finetune.dropout)
+        return models.filled(ViTClassifier, state, shape, classes, config.finetune.dropout)
 
 
 def _task(context: Context, kind: Kind) -> ImageTask:

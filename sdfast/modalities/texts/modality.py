@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -221,7 +221,9 @@ class Texts(Modality):
         """The pack's ids are what they are."""
 
     @override
-    def write(self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind, steps: int) -> None:
+    def write(
+        self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind | Literal["knn"], steps: int
+    ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
         write_card(context.config, self.name, folder, kind, steps)
@@ -269,9 +271,10 @@ class Texts(Modality):
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
+        state = finished_state(state)
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
-        return models.filled(TextClassifier, finished_state(state), shape, classes)
+        return models.filled(TextClassifier, state, shape, classes)
 
 
 def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
