@@ -16,6 +16,7 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
+from sdfast.models.layout import Naming
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -293,6 +294,10 @@ class Modality(ABC):
     @abstractmethod
     def write(self, context: Context, module: Any, folder: Path, kind: Kind | Literal["knn"], steps: int) -> None:
         """Write a trained model in Hugging Face format, and a card that says which stage made it in how many steps."""
+
+    @abstractmethod
+    def naming(self, module: Any) -> Naming:
+        """The names in the folder of a classifier, and of an encoder alone, that a module is written as."""
 
     @abstractmethod
     def classifier(self, config: Config, start: Any, classes: int, seed: int) -> Any:

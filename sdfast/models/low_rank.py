@@ -51,11 +51,16 @@ class LowRankLinear(Linear):
         self.register_parameter("bias", layer.bias)
         like, bound = self.base, layer.in_features**-0.5  # of kaiming_uniform_(a=sqrt(5))
         drawn = [torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator) for _ in parts]
-        rows = {part: len(self.base[_rows(part, layer.out_features, layer.in_features)]) for part in parts}
         self.lora_A = nn.ParameterDict({part: nn.Parameter(a.to(like)) for part, a in zip(parts, drawn, strict=True)})
-        self.lora_B = nn.ParameterDict({part: nn.Parameter(like.new_zeros(rows[part], rank)) for part in parts})
+        self.lora_B = nn.ParameterDict(
+            {part: nn.Parameter(like.new_zeros(len(like[self.rows(part)]), rank)) for part in parts}
+        )
         self.scale = alpha / rank
         self.register_buffer("scaling", torch.tensor(self.scale, dtype=torch.float64))
+
+    def rows(self, part: str) -> slice:
+        """Those of a part."""
+        return _rows(part, self.out_features, self.in_features)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]

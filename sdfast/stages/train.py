@@ -30,6 +30,7 @@ from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
 from sdfast.models.folder import add_threshold
 from sdfast.models.neighbours import FeatureClassifier, Features, Neighbours, left_out, save_neighbours
+from sdfast.models.peft_folder import Adapter
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.regularizers.choose import advice
@@ -86,11 +87,16 @@ def train_stage(
         "seconds": trained.seconds,
         f"{modality.unit}_per_s": trained.rows_per_second,
     }
+    adapter = _adapter(context, stage, module)
     if stage.kind != "finetune":
         finish(module)
-        write = partial(modality.write, context, module, kind=stage.kind, steps=trained.steps)
         distance = encoder_distance(context.model.module.encoder, module.encoder)
-        return Outcome(weights_digest(module), lambda folder: write(folder=folder), numbers, {"distance": distance})
+
+        def write(folder: Path) -> None:
+            modality.write(context, module, folder, stage.kind, trained.steps)
+            adapter(module, folder)
+
+        return Outcome(weights_digest(module), write, numbers, {"distance": distance})
     metrics, tables = _evaluated(context, module)
     if (paper := context.paper_metric) is not None:
         numbers["paper_metric"] = paper
@@ -101,6 +107,7 @@ def train_stage(
 
     def write_classifier(folder: Path) -> None:
         modality.write_classifier(context, module, folder, names, trained.steps)
+        adapter(module, folder)
         if "threshold" in metrics:
             add_threshold(folder, metrics["threshold"])
 
@@ -111,6 +118,14 @@ def train_stage(
         metrics,
         tables,
     )
+
+
+def _adapter(context: Context, stage: Stage, module: Any) -> Callable[[Any, Path], None]:
+    """What writes the adapter of a module that LoRA has trained, given it finished and the folder of its model."""
+    if stage.kind == "head" or getattr(context.config, stage.kind).method != "lora":
+        return lambda finished, folder: None
+    adapter = Adapter(module, context.modality.naming(module), encoder_only=stage.kind != "finetune")
+    return lambda finished, folder: adapter.write(finished, folder / "adapter")
 
 
 def _voted(context: Context, start: Any) -> Outcome:

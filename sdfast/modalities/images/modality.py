@@ -34,6 +34,7 @@ from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_o
 from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
+from sdfast.models.layout import Naming
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
@@ -198,6 +199,10 @@ class Images(Modality):
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
         write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
+
+    @override
+    def naming(self, module: Any) -> Naming:
+        return models.naming_of(module.shape)
 
     @override
     def classifier(self, config: Config, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:

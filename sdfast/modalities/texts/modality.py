@@ -23,6 +23,7 @@ from sdfast.modalities.texts import checkpoint as models
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
+from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
@@ -32,6 +33,7 @@ from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
 from sdfast.models.base import check_layer
 from sdfast.models.hub import find_model_folder
+from sdfast.models.layout import Naming
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
@@ -227,6 +229,10 @@ class Texts(Modality):
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
         write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def naming(self, module: Any) -> Naming:
+        return FAMILIES[module.shape.kind].naming
 
     @override
     def classifier(self, config: Config, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
