@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from sdfast.modalities.texts import checkpoint as models
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
+from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
@@ -34,6 +35,7 @@ from sdfast.modalities.texts.vocabulary import folder_of, with_words
 from sdfast.models.base import check_layer
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
+from sdfast.models.layout import Naming
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
@@ -247,10 +249,16 @@ class Texts(Modality):
         """The pack's ids are what they are."""
 
     @override
-    def write(self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind, steps: int) -> None:
+    def write(
+        self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind | Literal["knn"], steps: int
+    ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
         write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def naming(self, module: Any) -> Naming:
+        return FAMILIES[module.shape.kind].naming
 
     @override
     def classifier(self, config: Config, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
@@ -295,9 +303,10 @@ class Texts(Modality):
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
+        state = finished_state(state)
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
-        return models.filled(TextClassifier, finished_state(state), shape, classes)
+        return models.filled(TextClassifier, state, shape, classes)
 
 
 def _words(context: Context) -> Tensor:
