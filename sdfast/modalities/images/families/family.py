@@ -39,6 +39,7 @@ DECODER_NAMES: Names = {
     "decoder.position_embeddings": ["decoder.decoder_pos_embed"],
 }
 TABLE = "vision_config"
+MEAN = "there is no CLS token: distill.tokens=cls matches the mean of the patches, after the last norm."
 REFUSED: Mapping[str, tuple[Any, str]] = {
     "use_swiglu_ffn": (False, "describes a DINOv2 with a SwiGLU MLP, which sdfast does not have: use a smaller DINOv2"),
     **GELU_ONLY,

@@ -18,6 +18,7 @@ from sdfast.modalities.images.families.family import (
     HF_AROUND,
     HF_BLOCK,
     HF_LISTS,
+    MEAN,
     REFUSED,
     SHAPE,
     ImageFamily,
@@ -104,7 +105,6 @@ def _config(shape: ViTShape) -> Mapping[str, Any]:
     return {"hidden_act": named[shape.encoder.style.activation], **config_of(shape, *_SHAPE)}
 
 
-_MEAN = "there is no CLS token: distill.tokens=cls matches the mean of the patches, after the last norm."
 _CLIP = ImageFamily(
     "CLIP",
     CLIP,
@@ -136,7 +136,7 @@ _SIGLIP = ImageFamily(
     whole="siglip",
     bare=False,
     square=True,
-    note=_MEAN,
+    note=MEAN,
 )
 FAMILIES: Mapping[str, ImageFamily] = {
     "clip_vision_model": _CLIP,
@@ -153,7 +153,7 @@ FAMILIES: Mapping[str, ImageFamily] = {
         fixed={"kind": "ijepa", "cls": False, "pool": "mean"},
         further_sizes=_style,
         config=lambda shape: {**_config(shape), "qkv_bias": shape.qkv_bias},
-        note=_MEAN,
+        note=MEAN,
     ),
     "vit_msn": ImageFamily("ViTMSN", VIT, REFUSED, defaults={"layer_norm_eps": 1e-6}),
 }
