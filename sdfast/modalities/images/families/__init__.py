@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import facebook, timm, vit
+from sdfast.modalities.images.families import dino, facebook, timm, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
@@ -39,10 +40,9 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES}
 _TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
 _REASONS = {
-    "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
     "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
 }
 # What has no place here, and the values at which that is no loss.
@@ -85,14 +85,14 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     sizes, around = full.read(family.stack), full.read(family.shape)
     sizes |= family.further_sizes(full, sizes)
     around |= {**family.fixed, **family.further_shape(full, around)}
-    decoder = None
-    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
-        decoder = TransformerShape(**full.read(DECODER))
     around["patch_size"] = square_patch(around["patch_size"], settings.path)
-    shape = ViTShape(encoder=TransformerShape(**sizes), decoder=decoder, **around)
+    shape = ViTShape(encoder=TransformerShape(**sizes), **around)
+    family = family.of(shape)
+    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
+        shape = replace(shape, decoder=TransformerShape(**full.read(DECODER)))
     check(shape, settings, weights)
     processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
-    notes += settings.unheeded(_UNHEEDED)
+    notes += settings.unheeded(_UNHEEDED) + settings.differing(family.noted)
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 
