@@ -118,10 +118,18 @@ def test_a_classifier_is_a_start_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["CLIPVisionModel", "SiglipVisionModel"])
-def test_images_that_are_not_square_are_refused_where_transformers_cannot_load_them(tmp_path: Path, name: str) -> None:
-    save_tower(name, tmp_path / "m")
-    with pytest.raises(UserError, match="square"):
-        load_mae(str(tmp_path / "m"), image_size=(20, 28))
+def test_images_that_are_not_square_are_taken_and_equal_transformers(tmp_path: Path, name: str) -> None:
+    """Given the positions that were interpolated, as its tower makes none for such images by itself."""
+    tower, images = save_tower(name, tmp_path / "m"), pictures({"image_size": [20, 28]})
+    loaded = load_mae(str(tmp_path / "m"), image_size=(20, 28))
+    assert any("cannot load the model" in note for note in loaded.notes)
+    encoder = loaded.module.double().eval().encoder
+    tower.embeddings.interpolate_pos_encoding = lambda *_: encoder.position_embeddings
+    tokens, matched = expected_of(name, tower, images, interpolate_pos_encoding=True)
+    torch.testing.assert_close(encoder(images), tokens, **TIGHT)
+    torch.testing.assert_close(encoder.features(images, "cls"), matched, **TIGHT)
+    save_mae(loaded.module.float(), tmp_path / "out", loaded.processor)
+    assert load_mae(str(tmp_path / "out")).digest == loaded.digest
 
 
 def test_what_is_not_used_and_what_stands_for_the_image_is_said(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def save_tower(name: str, folder: Path, seed: int = 0, **config: Any) -> nn.Modu
 
 
 @torch.no_grad()
-def expected_of(name: str, tower: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def expected_of(name: str, tower: nn.Module, pixels: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """What a tower in float64 gives: its tokens after the last norm [B, N, D], and what is matched [B, D]."""
-    found = tower.double()(pixels)
+    found = tower.double()(pixels, **options)
     tokens = found.last_hidden_state
     if "CLIP" in name.upper() and "Siglip" not in name:
         return tower.post_layernorm(tokens), found.pooler_output

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast.errors import UserError
@@ -45,6 +46,7 @@ from sdfast.models.hub import find_model_folder
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.weights import filled, sizes_of, weights_digest
 
+_HEAD = "classifier.weight"
 _GREY_AS_RGB = "sdfast_grey_as_rgb"  # in config.json: three input channels that see the luma of a one-channel model
 _DECODER_WIDTH, _DECODER_DEPTH, _DECODER_HEAD_WIDTH = 512, 8, 32  # ViTMAE base: 512 wide, 8 blocks, 16 heads
 
@@ -99,11 +101,6 @@ def load_mae(
     notes = [*source.weights.notes, *source.notes, *layout.unused_note(source.weights, naming, state)]
     wanted = (source.processor.height, source.processor.width) if image_size is None else image_size
     size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
-    if FAMILIES[shape.kind].square and size[0] != size[1]:
-        raise UserError(
-            f"the image size {size[0]} x {size[1]} is not square, and transformers makes {FAMILIES[shape.kind].name}'s"
-            " models for square images only: give data.image_size one number."
-        )
     state, shape, changes = adapt.adapt_state(state, shape, size, shape.channels if channels is None else channels)
     notes += changes
     fresh_decoder = shape.decoder is None
@@ -158,7 +155,7 @@ def save_mae(
     shape, masking = module.shape, {"mask_ratio": mask_ratio, "norm_pix_loss": norm_pix_loss}
     further = {**config_of(shape.decoder, *DECODER), **masking}
     if _is_own(shape):
-        tensors = _bare(layout.write_state(module.state_dict(), FAMILIES[shape.kind].naming), shape)
+        tensors = _bare(_own_tensors(module.state_dict(), shape), shape)
         _write_own(directory, FAMILIES[shape.kind].model, shape, tensors, processor, **further)
         return
     tensors = layout.write_state(module.state_dict(), VIT_MAE)
@@ -176,9 +173,8 @@ def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImagePro
     state = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     state, shape, processor, marks = _for_rgb(state, module.shape, processor)
     if _is_own(shape):
-        family = FAMILIES[shape.kind]
-        tensors = _bare(layout.write_state(state, family.naming), shape)
-        _write_own(directory, family.model, shape, tensors, processor, **marks)
+        tensors = _bare(_own_tensors(state, shape), shape)
+        _write_own(directory, FAMILIES[shape.kind].model, shape, tensors, processor, **marks)
         return
     tensors = layout.write_state(state, VIT)
     tensors = {name.removeprefix(VIT.prefix): tensor for name, tensor in tensors.items()}
@@ -227,10 +223,9 @@ def save_classifier(
     classes = config_of_classes(class_names, module.classifier.out_features, problem)
     state, shape, processor, marks = _for_rgb(dict(module.state_dict()), module.shape, processor)
     if _is_own(shape):
-        family = FAMILIES[shape.kind]
-        tensors = layout.write_state(state, family.naming)
-        head, whole = family.classifier or family.model, family.whole
-        _write_own(directory, head, shape, tensors, processor, whole, **classes, **marks)
+        family, tensors = FAMILIES[shape.kind], _own_tensors(state, shape)
+        further = {"hidden_dropout_prob": dropout, **classes, **marks}
+        _write_own(directory, family.classifier or family.model, shape, tensors, processor, family.whole, **further)
         return
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)
@@ -247,6 +242,8 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
     """
     source = describe(Path(directory))
     source = replace(source, shape=_of_classifier(source.shape))
+    if source.family.beside_mean:
+        _without_mean(source)
     name = source.family.name if _is_own(source.shape) else "ViT"
     state, names = source.classifier(ViTClassifier, f"{name}ForImageClassification")
     state, shape = _without_rgb(state, source)
@@ -288,11 +285,35 @@ def _of_classifier(shape: ViTShape) -> ViTShape:
     return replace(shape, decoder=None, **FAMILIES[shape.kind].classified)
 
 
+def _own_tensors(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+    """Tensors by the names of the model's own class, and those that only it has."""
+    family, like = FAMILIES[shape.kind].of(shape), state["encoder.norm.weight"]
+    tensors = layout.write_state(state, family.naming)
+    if family.beside_mean and _HEAD in tensors:
+        tensors[_HEAD] = F.pad(tensors[_HEAD], (0, shape.encoder.width))
+    return tensors | {family.naming.prefix + name: tensor for name, tensor in family.unused(shape, like).items()}
+
+
+def _without_mean(source: ImageSource) -> None:
+    """Leave out of a classifier the columns for the mean of the patches' tokens, which must be zero."""
+    tensors, width = source.weights.tensors, source.shape.encoder.width
+    weight = tensors.get(_HEAD)
+    if weight is None or weight.shape[1:] != (2 * width,):
+        return
+    if weight[:, width:].any():
+        raise UserError(
+            f"the classifier in {source.weights.folder} looks at the mean of the patches' tokens beside the CLS token:"
+            " sdfast has classifiers of the CLS token, so give its encoder as the model and fine-tune it."
+        )
+    tensors[_HEAD] = weight[:, :width]
+
+
 def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> Mapping[str, Tensor]:
     """Names as in the encoder's own class, which is no part of another."""
-    if not FAMILIES[shape.kind].bare:
+    family = FAMILIES[shape.kind].of(shape)
+    if not family.bare:
         return tensors
-    return {name.removeprefix(FAMILIES[shape.kind].naming.prefix): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix(family.naming.prefix): tensor for name, tensor in tensors.items()}
 
 
 def _write_own(

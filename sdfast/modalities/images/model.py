@@ -235,7 +235,7 @@ class ViTEncoder(Encoder, Compilable):
             valid = F.pad(valid, (prefix, 0), value=True)
         if self.shape.rotary is not None:
             head = self.shape.encoder.width // self.shape.encoder.heads
-            table = axial_turn(self.shape.grid, head, self.shape.rotary, prefix, tokens.device)
+            table = axial_turn(self.shape.grid, head, self.shape.rotary, prefix, tokens)
             if patch_ids is None:
                 turn = Turn(*(each.expand(len(tokens), -1, -1).flatten(0, 1) for each in table))
             else:

@@ -10,6 +10,7 @@ from typing import Any
 from sdfast.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_KINDS = ("vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit")  # as these are published
 HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _BILINEAR, _BICUBIC = 2, 3  # PIL's numbers
@@ -74,9 +75,9 @@ class ImageProcessor:
         """The processor that a `preprocessor_config.json` describes.
 
         What is missing is filled as the named processor class of transformers does (0.5 for ViT's, CLIP's numbers for
-        BitImageProcessor). An empty `value` (no file) means ImageNet's mean and deviation for `vit_mae` and `dinov2`
-        and CLIP's for CLIP, as their published checkpoints have, and 0.5 for others. Another pixel scale than 1/255 is
-        folded into both.
+        BitImageProcessor). An empty `value` (no file) means ImageNet's mean and deviation for `vit_mae` and DINO's
+        kinds and CLIP's for CLIP, as their published checkpoints have, and 0.5 for others. Another pixel scale than
+        1/255 is folded into both.
 
         Raises:
             UserError: a field has a value of the wrong kind.
@@ -139,7 +140,7 @@ def _statistics(value: Mapping[str, Any], model_type: str) -> tuple[tuple[float,
     defaults: tuple[tuple[float, ...], tuple[float, ...]] = (HALF, HALF)
     if _class_name(value).startswith(("Bit", "CLIP")):
         defaults = (_CLIP_MEAN, _CLIP_STD)
-    if not value and model_type in ("vit_mae", "dinov2"):
+    if _class_name(value).startswith("DINOv3") or (not value and model_type in _IMAGENET_KINDS):
         defaults = (IMAGENET_MEAN, IMAGENET_STD)
     if not value and model_type.startswith(("clip", "metaclip")):
         defaults = (_CLIP_MEAN, _CLIP_STD)

@@ -50,7 +50,11 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., out]; `residual` has the output's shape."""
-        return linear(input, self.weight, self.bias, residual, self.rows_vary)
+        return linear(input, self.weight, self.whole_bias(), residual, self.rows_vary)
+
+    def whole_bias(self) -> Tensor | None:
+        """What is added to the product: [out], or None."""
+        return self.bias
 
     def gelu(self, x: Tensor) -> Tensor:
         """Exact GELU of its output, [T, in] -> [T, out]."""
@@ -62,8 +66,10 @@ class Linear(nn.Linear):
     def heads(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | Tensor:
         """Its output as queries, keys and values of `count` heads, x [T, in]: three [T, H, d], or one [T, 3, H, d]."""
         if self._bias_waits(x):
-            qkv = linear(x, self.weight, self.bias.detach())
-            return apart_with_bias(qkv.view(len(x), 3, count, -1), self.bias)
+            bias = self.whole_bias()
+            assert bias is not None
+            qkv = linear(x, self.weight, bias.detach())
+            return apart_with_bias(qkv.view(len(x), 3, count, -1), bias)
         return self(x).view(len(x), 3, count, -1)
 
     def _bias_waits(self, x: Tensor) -> bool:
@@ -86,6 +92,25 @@ class Linear(nn.Linear):
     def _bias_is_trained(self) -> bool:
         # ds_id: of ZeRO-3, which gathers weights when a layer is called
         return self.bias is not None and self.bias.requires_grad and not hasattr(self.weight, "ds_id")
+
+
+class Keyless(Linear):
+    """Queries, keys and values, of which keys have no bias: `bias` is that of queries and values.
+
+    Under rotary positions the bias of keys is not without effect, so that it may not be trained where there is none.
+    """
+
+    def __init__(self, in_features: int, sizes: tuple[int, int, int], rows_vary: bool = False) -> None:
+        """sizes: features of queries, keys and values; rows_vary: see `Linear`."""
+        super().__init__(in_features, sum(sizes), False, rows_vary)
+        self.sizes = sizes
+        self.bias = nn.Parameter(self.weight.new_zeros(sizes[0] + sizes[2]))
+
+    def whole_bias(self) -> Tensor:
+        """[out], zero for keys."""
+        queries, keys, values = self.sizes
+        of_queries, of_values = self.bias.split((queries, values))
+        return torch.cat((of_queries, of_queries.new_zeros(keys), of_values))
 
 
 def linear(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import facebook, timm, towers, vit
+from sdfast.modalities.images.families import dino, facebook, timm, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
@@ -41,10 +42,9 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **towers.FAMILIES}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES}
 _TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
 _REASONS = {
-    "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
     "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
 }
 # What has no place here, and the values at which that is no loss.
@@ -90,11 +90,11 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     sizes |= family.further_sizes(full, sizes)
     declared = around["image_size"]
     around |= {**family.fixed, **family.further_shape(full, around)}
-    decoder = None
-    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
-        decoder = TransformerShape(**full.read(DECODER))
     around["patch_size"] = square_patch(around["patch_size"], settings.path)
-    shape = ViTShape(encoder=TransformerShape(**sizes), decoder=decoder, **around)
+    shape = ViTShape(encoder=TransformerShape(**sizes), **around)
+    family = family.of(shape)
+    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
+        shape = replace(shape, decoder=TransformerShape(**full.read(DECODER)))
     check(shape, settings, weights)
     processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
     if shape.image_size != declared:
@@ -102,7 +102,7 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
         notes.append(
             f"image_size {list(declared)} is no multiple of the patches' {shape.patch_size}: {sides} was taken."
         )
-    notes += [*own.unheeded(_UNHEEDED), *([family.note] if family.note else [])]
+    notes += [*own.unheeded(_UNHEEDED), *own.differing(family.noted), *([family.note] if family.note else [])]
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 

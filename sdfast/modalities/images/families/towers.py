@@ -19,14 +19,13 @@ from sdfast.modalities.images.families.family import (
     HF_BLOCK,
     HF_LISTS,
     MEAN,
-    REFUSED,
     SHAPE,
     ImageFamily,
 )
 from sdfast.modalities.images.families.vit import VIT
 from sdfast.modalities.images.model import ViTShape
 from sdfast.models.blocks import Activation, Style
-from sdfast.models.folder import Settings, config_of
+from sdfast.models.folder import GELU_ONLY, Settings, config_of
 from sdfast.models.layout import Names, Naming, blocks
 
 _SHAPE = SHAPE[:-1]  # every query, key and value has a bias
@@ -118,7 +117,6 @@ _CLIP = ImageFamily(
     model="VisionModel",
     whole="clip",
     bare=False,
-    square=True,
     classified={"pool": "raw_mean"},
     note="finetune classifies the mean of the patches before the last norm, as transformers does with CLIP.",
 )
@@ -135,7 +133,6 @@ _SIGLIP = ImageFamily(
     model="VisionModel",
     whole="siglip",
     bare=False,
-    square=True,
     note=MEAN,
 )
 FAMILIES: Mapping[str, ImageFamily] = {
@@ -155,5 +152,5 @@ FAMILIES: Mapping[str, ImageFamily] = {
         config=lambda shape: {**_config(shape), "qkv_bias": shape.qkv_bias},
         note=MEAN,
     ),
-    "vit_msn": ImageFamily("ViTMSN", VIT, REFUSED, defaults={"layer_norm_eps": 1e-6}),
+    "vit_msn": ImageFamily("ViTMSN", VIT, GELU_ONLY, defaults={"layer_norm_eps": 1e-6}),
 }
