@@ -270,7 +270,7 @@ def _for_rgb(
 
 def naming_of(shape: ViTShape) -> layout.Naming:
     """The names in the folder of a classifier, and of an encoder alone, of a shape."""
-    return FAMILIES[shape.kind].naming if _is_own(shape) else VIT
+    return FAMILIES[shape.kind].of(shape).naming if _is_own(shape) else VIT
 
 
 def _is_own(shape: ViTShape) -> bool:
