@@ -60,6 +60,7 @@ class Naming:
     prefix: str = ""  # in front of encoder names when the encoder is part of a larger model; taken off when present
     leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ; the canonical ones first
     always_scaled: bool = False  # every block has LayerScale
+    dims: Mapping[str, int] = field(default_factory=dict)  # of ours that have more, of size 1, in front
     in_memory: Sequence[tuple[str, str]] = ()  # patterns and what replaces them in names of modules: see `modules`
     facebook: str = _FACEBOOK_AS_HUGGING_FACE  # said of names of facebookresearch/mae that are none of these
 
@@ -149,7 +150,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
             if part not in sources:
                 raise weights.missing(_shown(wanted[part or 0], naming, weights))
         state[name] = torch.empty(size)
-        for part, piece in zip(parts, state[name].chunk(len(parts)), strict=True):
+        for part, piece in zip(parts, _as_theirs(name, state[name], naming).chunk(len(parts)), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
     return state
@@ -163,7 +164,7 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         sources = naming.sources(name)
-        tensors.update(zip(sources, tensor.chunk(len(sources)), strict=True))
+        tensors.update(zip(sources, _as_theirs(name, tensor, naming).chunk(len(sources)), strict=True))
     for block in _encoder_blocks(state) if naming.always_scaled else ():
         for scale, linear in _LAYER_SCALES.items():
             weight = state[f"{block}.{linear}.weight"]
@@ -240,6 +241,11 @@ def _fold_layer_scale(
             weight.mul_(factor[:, None])
             if bias is not None:
                 bias.mul_(factor)
+
+
+def _as_theirs(name: str, tensor: Tensor, naming: Naming) -> Tensor:
+    """One of our tensors with as many dimensions as the source gives it; a view."""
+    return tensor.view(tensor.shape[-naming.dims[name] :]) if name in naming.dims else tensor
 
 
 def _encoder_blocks(state: Mapping[str, Tensor]) -> list[str]:

@@ -25,6 +25,10 @@ _SQUARE = {  # what is made for square images, by `ViTShape.kind`
         ("dinov2", "dinov2_with_registers"),
         "sdfast takes it, but transformers' DINOv2 is made for square images and cannot use the model.",
     ),
+    **dict.fromkeys(
+        ("clip_vision_model", "siglip_vision_model"),
+        "sdfast takes it, but transformers' towers are made for square images and cannot load the model.",
+    ),
 }
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 _PATCH_EMBED = "encoder.patch_embed.weight"

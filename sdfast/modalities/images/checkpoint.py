@@ -20,6 +20,7 @@ from sdfast.modalities.images.families import (
     DECODER,
     FAMILIES,
     SHAPE,
+    TABLE,
     VIT,
     VIT_MAE,
     ImageSource,
@@ -199,7 +200,7 @@ def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, se
     Returns:
         The classifier on the device and in the dtype of `mae`.
     """
-    return classifier_on(ViTClassifier, mae, seed, replace(mae.shape, decoder=None), classes, dropout)
+    return classifier_on(ViTClassifier, mae, seed, _of_classifier(mae.shape), classes, dropout)
 
 
 def save_classifier(
@@ -224,7 +225,7 @@ def save_classifier(
     if _is_own(shape):
         family, tensors = FAMILIES[shape.kind], _own_tensors(state, shape)
         further = {"hidden_dropout_prob": dropout, **classes, **marks}
-        _write_own(directory, family.classifier or family.model, shape, tensors, processor, **further)
+        _write_own(directory, family.classifier or family.model, shape, tensors, processor, family.whole, **further)
         return
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)
@@ -240,6 +241,7 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
     source = describe(Path(directory))
+    source = replace(source, shape=_of_classifier(source.shape))
     if source.family.beside_mean:
         _without_mean(source)
     name = source.family.name if _is_own(source.shape) else "ViT"
@@ -287,6 +289,11 @@ def _is_own(shape: ViTShape) -> bool:
     return FAMILIES[shape.kind].config is not None
 
 
+def _of_classifier(shape: ViTShape) -> ViTShape:
+    """The shape of a classifier on an encoder."""
+    return replace(shape, decoder=None, **FAMILIES[shape.kind].classified)
+
+
 def _own_tensors(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
     """Tensors by the names of the model's own class, and those that only it has."""
     family, like = FAMILIES[shape.kind].of(shape), state["encoder.norm.weight"]
@@ -310,10 +317,12 @@ def _without_mean(source: ImageSource) -> None:
     tensors[_HEAD] = weight[:, :width]
 
 
-def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> Mapping[str, Tensor]:
     """Names as in the encoder's own class, which is no part of another."""
-    prefix = FAMILIES[shape.kind].of(shape).naming.prefix
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    family = FAMILIES[shape.kind].of(shape)
+    if not family.bare:
+        return tensors
+    return {name.removeprefix(family.naming.prefix): tensor for name, tensor in tensors.items()}
 
 
 def _write_own(
@@ -322,14 +331,21 @@ def _write_own(
     shape: ViTShape,
     tensors: Mapping[str, Tensor],
     processor: ImageProcessor,
+    whole: str = "",
     **further: Any,
 ) -> None:
-    """Write a folder of a model as what it is; `further` is what its configuration has beside sizes."""
+    """Write a folder of a model as what it is, or as the `whole` that it is the tower of.
+
+    `further` is what its configuration has beside sizes.
+    """
     family = FAMILIES[shape.kind]
     assert family.config is not None
     config = {**config_of(shape.encoder, *family.stack), **family.config(shape), "initializer_range": STD}
-    names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
-    config = {**names, **dict(sorted(config.items())), **further}
+    names = {"architectures": [f"{family.name}{head}"], "model_type": whole or shape.kind}
+    config = dict(sorted(config.items()))
+    if whole:
+        config = {TABLE: {"model_type": shape.kind, **config}}
+    config = {**names, **config, **further}
     write_folder(directory, config, tensors, {"preprocessor_config.json": processor.to_json()})
 
 

@@ -76,8 +76,8 @@ class ImageProcessor:
 
         What is missing is filled as the named processor class of transformers does (0.5 for ViT's, CLIP's numbers for
         BitImageProcessor). An empty `value` (no file) means ImageNet's mean and deviation for `vit_mae` and DINO's
-        kinds, as their published checkpoints have, and 0.5 for `vit`. Another pixel scale than 1/255 is folded into
-        both.
+        kinds and CLIP's for CLIP, as their published checkpoints have, and 0.5 for others. Another pixel scale than
+        1/255 is folded into both.
 
         Raises:
             UserError: a field has a value of the wrong kind.
@@ -120,7 +120,7 @@ class ImageProcessor:
 def replaced_steps(value: Mapping[str, Any]) -> str:
     """What the checkpoint's own preprocessing does and a direct bilinear resize does not, in words; may be empty."""
     size, own = value.get("size"), _class_name(value).startswith(("Bit", "CLIP"))  # which crop, bicubic
-    resample = value.get("resample", _BICUBIC if own else _BILINEAR)
+    resample = value.get("resample", _BICUBIC if own or _class_name(value).startswith("Siglip") else _BILINEAR)
     found = {
         "no resize": value.get("do_resize") is False,
         "a resize of the shorter edge": isinstance(size, Mapping) and "shortest_edge" in size,
@@ -142,6 +142,8 @@ def _statistics(value: Mapping[str, Any], model_type: str) -> tuple[tuple[float,
         defaults = (_CLIP_MEAN, _CLIP_STD)
     if _class_name(value).startswith("DINOv3") or (not value and model_type in _IMAGENET_KINDS):
         defaults = (IMAGENET_MEAN, IMAGENET_STD)
+    if not value and model_type.startswith(("clip", "metaclip")):
+        defaults = (_CLIP_MEAN, _CLIP_STD)
     mean = _numbers(value.get("image_mean"), "image_mean", defaults[0])
     std = _numbers(value.get("image_std"), "image_std", defaults[1])
     if min(std) <= 0:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import dino, facebook, timm, vit
+from sdfast.modalities.images.families import dino, facebook, timm, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
+    TABLE,
     ImageFamily,
     ImageSource,
     check,
@@ -31,6 +32,7 @@ __all__ = [
     "DECODER",
     "FAMILIES",
     "SHAPE",
+    "TABLE",
     "TIMM",
     "VIT",
     "VIT_MAE",
@@ -40,7 +42,7 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES}
 _TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
 _REASONS = {
     "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
@@ -49,6 +51,7 @@ _REASONS = {
 _UNHEEDED = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "attention_dropout": 0.0,
     "drop_path_rate": 0.0,
     "initializer_range": 0.02,
 }
@@ -81,9 +84,11 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
     of_texts = "vocab_size" in config and "image_size" not in config
     family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
-    full = Settings({**family.defaults, **config}, settings.path)
+    own = settings if not family.nested else settings.table(f"{TABLE}_dict" if config.get(f"{TABLE}_dict") else TABLE)
+    full = Settings({**family.defaults, **own.values}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)
     sizes |= family.further_sizes(full, sizes)
+    declared = around["image_size"]
     around |= {**family.fixed, **family.further_shape(full, around)}
     around["patch_size"] = square_patch(around["patch_size"], settings.path)
     shape = ViTShape(encoder=TransformerShape(**sizes), **around)
@@ -92,7 +97,12 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
         shape = replace(shape, decoder=TransformerShape(**full.read(DECODER)))
     check(shape, settings, weights)
     processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
-    notes += settings.unheeded(_UNHEEDED) + settings.differing(family.noted)
+    if shape.image_size != declared:
+        sides = " x ".join(map(str, shape.image_size))
+        notes.append(
+            f"image_size {list(declared)} is no multiple of the patches' {shape.patch_size}: {sides} was taken."
+        )
+    notes += [*own.unheeded(_UNHEEDED), *own.differing(family.noted), *([family.note] if family.note else [])]
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 

@@ -40,6 +40,8 @@ DECODER_NAMES: Names = {
     "decoder.mask_token": ["decoder.mask_token"],
     "decoder.position_embeddings": ["decoder.decoder_pos_embed"],
 }
+TABLE = "vision_config"
+MEAN = "there is no CLS token: distill.tokens=cls matches the mean of the patches, after the last norm."
 SHAPE = (
     Field("image_size", "image_size", SIDES, 224),
     Field("patch_size", "patch_size", SIDES._replace(theirs=int), 16),  # square ones: one number
@@ -77,6 +79,11 @@ class ImageFamily(Family):
         noted: settings that are not followed: the value at which that is no loss, and a sentence, `{value}`.
         model, classifier: ends of the names of transformers' classes of the encoder and the classifier; None for none.
         beside_mean: the classifier there is given the CLS token beside the mean of the patches' tokens.
+        whole: the `model_type` of the classifier, where it is another: this one is a table, `TABLE`, in it.
+        nested: whether the encoder is described by that table.
+        bare: whether the encoder's own class leaves the prefix of the naming out.
+        classified: fields of `ViTShape` that differ in a classifier.
+        note: what is said of every model of the family, if anything.
     """
 
     shape: tuple[Field, ...] = SHAPE
@@ -90,6 +97,11 @@ class ImageFamily(Family):
     model: str = "Model"
     classifier: str | None = "ForImageClassification"
     beside_mean: bool = False
+    whole: str = ""
+    nested: bool = False
+    bare: bool = True
+    classified: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def of(self, shape: ViTShape) -> ImageFamily:
         """The family with the names that a model of this shape has."""
