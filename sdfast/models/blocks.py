@@ -15,7 +15,7 @@ from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
 from sdfast.models.weights import later
 from sdfast.ops.attention import Group, Groups, attend, attend_across
-from sdfast.ops.linear import Keyless, Linear, linear
+from sdfast.ops.linear import Linear, keyless, linear
 from sdfast.ops.norm import added_norm, is_joined, normed_sum
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -136,8 +136,10 @@ class Attention(nn.Module):
         self.heads, self.dim, self.attention_dropout = heads, width // heads, attention_dropout
         self.kv_heads = style.kv_heads or heads
         sizes = (width, self.kv_heads * self.dim, self.kv_heads * self.dim)  # of queries, keys and values
-        keyless = qkv_bias and not style.key_bias
-        self.qkv = Keyless(width, sizes, rows_vary) if keyless else Linear(width, sum(sizes), qkv_bias, rows_vary)
+        if qkv_bias and not style.key_bias:
+            self.qkv = keyless(width, sizes, rows_vary)
+        else:
+            self.qkv = Linear(width, sum(sizes), qkv_bias, rows_vary)
         self.proj = Linear(width, width, style.proj_bias, rows_vary)
         self.dropout = nn.Dropout(dropout)
 

@@ -85,11 +85,14 @@ class Naming:
                 return [prefix + theirs.replace("*", number) + end for theirs in _split(self.names[general][0])]
         raise KeyError(ours)
 
-    def modules(self, ours: str) -> list[str]:
-        """What transformers 5 calls one of our modules in memory, which may differ from the names in files."""
-        found = [name.rpartition(".")[0] for name in self.sources(f"{ours}.weight")]
+    def modules(self, ours: str, leaf: str = "weight") -> list[str]:
+        """What transformers 5 calls one of our modules in memory, which may differ from the names in files.
+
+        `leaf` is which of its tensors is meant: not all that are one layer here need have a bias.
+        """
+        found = [name.rpartition(".")[0] for name in self.sources(f"{ours}.{leaf}")]
         for pattern, replacement in self.in_memory:
-            found = [re.sub(pattern, replacement, name) for name in found]
+            found = [part for name in found for part in _split(re.sub(pattern, replacement, name))]
         return found
 
     @cached_property

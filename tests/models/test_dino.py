@@ -18,11 +18,14 @@ from sdfast.modalities.images.checkpoint import (
     classifier_from_mae,
     load_classifier,
     load_mae,
+    naming_of,
     save_classifier,
     save_encoder,
     save_mae,
 )
-from sdfast.models.weights import weights_digest
+from sdfast.models.low_rank import TARGETS, add_low_rank, merge_low_rank
+from sdfast.models.peft_folder import Adapter
+from sdfast.models.weights import sizes_of, weights_digest
 
 transformers = pytest.importorskip("transformers")
 TIGHT = {"rtol": 0.0, "atol": 1e-9}
@@ -204,3 +207,28 @@ def test_coordinates_are_not_moved_in_training_and_that_is_said(tmp_path: Path) 
     assert any("pos_embed_rescale=2.0" in note for note in load_mae(str(tmp_path)).notes)
     edit_config(tmp_path, pos_embed_rescale=None)
     assert not any("pos_embed" in note for note in load_mae(str(tmp_path)).notes)
+
+
+@ALL
+def test_an_adapter_of_lora_is_pefts(tmp_path: Path, kind: str) -> None:
+    """With norms and the last block trained in full; then merged."""
+    peft = pytest.importorskip("peft")
+    make(kind, tmp_path)
+    loaded = load_mae(str(tmp_path))
+    save_encoder(loaded.module, tmp_path / "encoder", loaded.processor)
+    ours, images = loaded.module.double().eval(), images_of((28, 28))
+    add_low_rank(ours, TARGETS, rank=2, alpha=3.0, seed=1, norms=True, full_blocks=1)
+    with torch.no_grad():
+        for parameter in ours.encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    wanted = ours.encoder(images)
+    naming = naming_of(loaded.shape)
+    assert "classifier" not in naming.names  # transformers has none that looks at CLS alone
+    Adapter(ours, naming, encoder_only=True).write(ours, tmp_path / "adapter")
+    base = transformers.AutoModel.from_pretrained(tmp_path / "encoder").double().eval()
+    wrapped = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+    torch.testing.assert_close(wrapped(images).last_hidden_state, wanted, **TIGHT)
+    merge_low_rank(ours)
+    torch.testing.assert_close(ours.encoder(images), wanted, **TIGHT)
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == sizes_of(type(ours), loaded.shape)

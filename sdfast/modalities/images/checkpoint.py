@@ -271,8 +271,17 @@ def _for_rgb(
 
 
 def naming_of(shape: ViTShape) -> layout.Naming:
-    """The names in the folder of a classifier, and of an encoder alone, of a shape."""
-    return FAMILIES[shape.kind].naming if _is_own(shape) else VIT
+    """The names in the folder of a classifier, and of an encoder alone, of a shape.
+
+    Without those of a classifier where transformers has none that is given what ours is.
+    """
+    if not _is_own(shape):
+        return VIT
+    family = FAMILIES[shape.kind].of(shape)
+    if not family.beside_mean and family.classifier is not None:
+        return family.naming
+    names = {name: theirs for name, theirs in family.naming.names.items() if name != "classifier"}
+    return replace(family.naming, names=names)
 
 
 def _is_own(shape: ViTShape) -> bool:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sdfast.ops.linear.layer import Keyless, Linear, linear
+from sdfast.ops.linear.layer import Linear, keyless, linear
 
-__all__ = ["Keyless", "Linear", "linear"]
+__all__ = ["Linear", "keyless", "linear"]

@@ -41,7 +41,13 @@ _SMALLEST_WEIGHTS = 256 * 256  # below, splitting the rows costs more than what 
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, and the same with a residual added to its output."""
+    """`torch.nn.Linear`, and the same with a residual added to its output.
+
+    Attributes:
+        keyless: sizes of queries, keys and values, where these are its output and keys have no bias; see `keyless`.
+    """
+
+    keyless: tuple[int, int, int] | None = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, rows_vary: bool = False) -> None:
         """rows_vary: the number of rows changes from step to step."""
@@ -54,7 +60,11 @@ class Linear(nn.Linear):
 
     def whole_bias(self) -> Tensor | None:
         """What is added to the product: [out], or None."""
-        return self.bias
+        if self.keyless is None or self.bias is None:
+            return self.bias
+        queries, keys, values = self.keyless
+        of_queries, of_values = self.bias.split((queries, values))
+        return torch.cat((of_queries, of_queries.new_zeros(keys), of_values))
 
     def gelu(self, x: Tensor) -> Tensor:
         """Exact GELU of its output, [T, in] -> [T, out]."""
@@ -94,23 +104,14 @@ class Linear(nn.Linear):
         return self.bias is not None and self.bias.requires_grad and not hasattr(self.weight, "ds_id")
 
 
-class Keyless(Linear):
-    """Queries, keys and values, of which keys have no bias: `bias` is that of queries and values.
+def keyless(in_features: int, sizes: tuple[int, int, int], rows_vary: bool = False) -> Linear:
+    """Queries, keys and values of these sizes, of which keys have no bias: `bias` is that of queries and values.
 
     Under rotary positions the bias of keys is not without effect, so that it may not be trained where there is none.
     """
-
-    def __init__(self, in_features: int, sizes: tuple[int, int, int], rows_vary: bool = False) -> None:
-        """sizes: features of queries, keys and values; rows_vary: see `Linear`."""
-        super().__init__(in_features, sum(sizes), False, rows_vary)
-        self.sizes = sizes
-        self.bias = nn.Parameter(self.weight.new_zeros(sizes[0] + sizes[2]))
-
-    def whole_bias(self) -> Tensor:
-        """[out], zero for keys."""
-        queries, keys, values = self.sizes
-        of_queries, of_values = self.bias.split((queries, values))
-        return torch.cat((of_queries, of_queries.new_zeros(keys), of_values))
+    layer = Linear(in_features, sum(sizes), False, rows_vary)
+    layer.keyless, layer.bias = sizes, nn.Parameter(layer.weight.new_zeros(sizes[0] + sizes[2]))
+    return layer
 
 
 def linear(

@@ -47,6 +47,13 @@ DINOV2 = Naming(
 )
 _REGISTERS = "embeddings.register_tokens"
 _OTHERS = re.compile(r"(\w+\.)?embeddings\.(mask_token|register_tokens)$|classifier\.|decoder\.")
+_DINOV2_IN_MEMORY = (
+    (r"attention\.attention\.([qkv])\w+$", r"attention.\1_proj"),
+    (r"attention\.output\.dense$", "attention.o_proj"),
+    (r"mlp\.weights_in$", "mlp.(gate_proj|up_proj)"),
+    (r"mlp\.weights_out$", "mlp.down_proj"),
+)
+_DINOV3_IN_MEMORY = ((r"^layer\.", "model.layer."),)
 _NONE_OR_MORE = Kind("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
 _POSITIVE = Kind("a positive number", lambda value: is_number(value) and 0 < value < float("inf"), float)
 _ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "silu": "silu"}
@@ -64,7 +71,8 @@ def _dinov2_naming(shape: ViTShape) -> Naming:
         **DECODER_NAMES,
         "classifier": ["classifier"],
     }
-    return Naming(names, _OTHERS, WANTED, prefix=f"{shape.kind}.", leaves=DINOV2.leaves, always_scaled=True)
+    prefix = f"{shape.kind}."
+    return Naming(names, _OTHERS, WANTED, prefix, DINOV2.leaves, always_scaled=True, in_memory=_DINOV2_IN_MEMORY)
 
 
 def dinov2_mlp(width: int, ratio: float, gated: bool) -> int:
@@ -122,7 +130,7 @@ def _dinov3_naming(shape: ViTShape) -> Naming:
         **DECODER_NAMES,
         "classifier": ["classifier"],
     }
-    return Naming(names, _OTHERS, WANTED, leaves=DINOV2.leaves, always_scaled=True)
+    return Naming(names, _OTHERS, WANTED, leaves=DINOV2.leaves, always_scaled=True, in_memory=_DINOV3_IN_MEMORY)
 
 
 def _dinov3_sizes(settings: Settings, sizes: Mapping[str, Any]) -> Mapping[str, Any]:
