@@ -104,7 +104,10 @@ class HonestTexts(_Step):
     ) -> None:
         """targets: [B, D], the teacher's CLS token of every text of the batch; None for further pre-training."""
         self.targets = targets
-        layers = list(model.base_model.encoder.layer)
+        base = model.base_model
+        layers = list(
+            (base.transformer if hasattr(base, "transformer") else base.encoder).layer
+        )  # DistilBERT: the first
         super().__init__(model, layers, pretraining_optimizer(model, lr, fused=True), speed or Speed())
 
     def _loss(self, seen: dict[str, Tensor], labels: Tensor, clean: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
