@@ -27,9 +27,9 @@ def grown(folder: Path, **data: object) -> PretrainedMLM:
     return with_words(load_mlm(str(folder)), folder, DataConfig(**data))  # type: ignore[arg-type]
 
 
-def with_added_tokens(folder: Path) -> Path:
+def with_added_tokens(folder: Path, kind: str = "roberta") -> Path:
     """A model's folder whose user has added tokens to the tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(write_text_model(folder))
+    tokenizer = AutoTokenizer.from_pretrained(write_text_model(folder, kind))
     tokenizer.add_tokens(NEW)
     tokenizer.save_pretrained(folder)
     return folder
@@ -46,9 +46,10 @@ def labelled(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "electra"])
 @pytest.mark.parametrize(("how", "rows"), [("user", 48), ("key", 48), ("multiple", 64)])
-def test_new_rows_are_the_mean_of_the_old(how: str, rows: int, tmp_path: Path) -> None:
-    folder = with_added_tokens(tmp_path / "x") if how == "user" else write_text_model(tmp_path / "x")
+def test_new_rows_are_the_mean_of_the_old(how: str, rows: int, kind: str, tmp_path: Path) -> None:
+    folder = with_added_tokens(tmp_path / "x", kind) if how == "user" else write_text_model(tmp_path / "x", kind)
     loaded = load_mlm(str(folder))
     with torch.no_grad():
         loaded.module.head.bias.normal_()
