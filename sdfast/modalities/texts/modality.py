@@ -1,4 +1,4 @@
-"""Texts: a RoBERTa or BERT with a masked language model."""
+"""Texts: a BERT or one of its kin with a masked language model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PREDICTED_TOKENS = 8192  # of a batch
 
 
 class Texts(Modality):
-    """A RoBERTa or BERT with a masked language model, and texts in a pack of token ids."""
+    """A BERT or one of its kin with a masked language model, and texts in a pack of token ids."""
 
     name = "texts"
     unit = "seq"
