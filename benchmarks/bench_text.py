@@ -4,8 +4,7 @@ teacher), the same modules run with care against cached targets, and sdfast's, i
     pytest benchmarks/bench_text.py --benchmark-only --benchmark-json=F; python benchmarks/text_table.py F
 
 float32 but for the arms named bf16 (autocast), AdamW (fused in all), freed pages kept in all, the dropout of the
-published models unless said otherwise. `full` has 512 tokens in every text; `mix` the lengths of 20 Newsgroups. Each
-further kind of model has one point.
+published models unless said otherwise. `full` has 512 tokens in every text; `mix` the lengths of 20 Newsgroups.
 sdfast's step draws its masks, the others have masks and labels made beforehand. Name points to run fewer:
 `-k "MiniLM and mix"`.
 """
@@ -18,14 +17,13 @@ import pytest
 import torch
 from honest import Speed
 from step_clock import product, turns
-from text_setup import KIN, SHAPES, STAGES, Point, flops_of, honest_step, naive_step, sdfast_step
+from text_setup import SHAPES, STAGES, Point, flops_of, honest_step, naive_step, sdfast_step
 
 from sdfast.engine.machine import freed_pages_kept
 from sdfast.ops.linear_chunks import rows_of_a_chunk
 
 TEXTS = {("MiniLM", "full"): 4, ("MiniLM", "mix"): 8, ("RoBERTa-base", "full"): 2, ("RoBERTa-base", "mix"): 4}
-ROUNDS = {"MiniLM": 4}
-FEW_ROUNDS, FEW_TEXTS = 3, 4
+ROUNDS = {"MiniLM": 4, "RoBERTa-base": 3}
 PRODUCT, SIZE, PRODUCTS = "float32 product", 1024, 20
 
 
@@ -42,16 +40,7 @@ def logit_bytes(point: Point) -> dict[str, int]:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("model", SHAPES)
 def test_text_step(benchmark: Any, model: str, stage: str, lengths: str, dropout: float) -> None:
-    compare(benchmark, Point(model, stage, lengths, TEXTS[model, lengths], dropout))
-
-
-@pytest.mark.parametrize("model", KIN)
-def test_step_of_a_further_kind(benchmark: Any, model: str) -> None:
-    compare(benchmark, Point(model, "distill", "mix", FEW_TEXTS, 0.1))
-
-
-def compare(benchmark: Any, point: Point) -> None:
-    """Time all arms of a point in turns."""
+    point = Point(model, stage, lengths, TEXTS[model, lengths], dropout)
     with freed_pages_kept() as kept:
         steps = {
             "naive": naive_step(point),
@@ -64,7 +53,7 @@ def compare(benchmark: Any, point: Point) -> None:
             step()
         steps[PRODUCT] = product(SIZE, torch.float32, "cpu")
         calls = {name: PRODUCTS if name == PRODUCT else 1 for name in steps}
-        samples = turns(steps, calls, "cpu", ROUNDS.get(point.model, FEW_ROUNDS))
+        samples = turns(steps, calls, "cpu", ROUNDS[model])
     benchmark.group = str(point)
     benchmark.extra_info.update(
         point=str(point),

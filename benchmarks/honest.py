@@ -104,10 +104,7 @@ class HonestTexts(_Step):
     ) -> None:
         """targets: [B, D], the teacher's CLS token of every text of the batch; None for further pre-training."""
         self.targets = targets
-        base = model.base_model
-        layers = list(
-            (base.transformer if hasattr(base, "transformer") else base.encoder).layer
-        )  # DistilBERT: the first
+        layers = list(model.base_model.encoder.layer)
         super().__init__(model, layers, pretraining_optimizer(model, lr, fused=True), speed or Speed())
 
     def _loss(self, seen: dict[str, Tensor], labels: Tensor, clean: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]

@@ -12,7 +12,7 @@ import torch
 from honest import HonestTexts, Speed
 from naive import pretraining_optimizer
 from naive_text import NaiveTextDistillation, NaiveTextPretraining, inputs_of, padded
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from sdfast.config import Config
 from sdfast.context import Context
@@ -22,12 +22,10 @@ from sdfast.modalities.drawn import DrawnPack, DrawnTexts
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM, fresh_mlm
 from sdfast.modalities.texts.costs import TextTask, text_flops
-from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.modality import TEXTS
 from sdfast.modalities.texts.model import Dropouts, TextShape
 from sdfast.modalities.texts.tokenization import Tokenization
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.folder import config_of
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
@@ -40,13 +38,6 @@ SHAPES = {
     "MiniLM": TextShape("bert", 30522, 512, 2, 0, TransformerShape(384, 6, 12, 1536)),
     "RoBERTa-base": TextShape("roberta", 50265, 514, 1, 1, TransformerShape(768, 12, 12, 3072), 1e-5),
 }
-_BASE = TransformerShape(768, 12, 12, 3072)
-KIN = {  # further kinds, as they are published
-    "XLM-R-base": TextShape("xlm-roberta", 250002, 514, 1, 1, _BASE, 1e-5),
-    "CamemBERT-base": TextShape("camembert", 32005, 514, 1, 1, _BASE, 1e-5),
-    "DistilBERT-base": TextShape("distilbert", 30522, 512, 0, 0, replace(_BASE, depth=6)),
-    "ELECTRA-small": TextShape("electra", 30522, 512, 2, 0, TransformerShape(256, 12, 4, 1024), embedding=128),
-}
 STAGES = ("pretrain", "distill")
 CLASSES = 20
 Step = Callable[[], Any]
@@ -57,7 +48,7 @@ class Point:
     """One comparison.
 
     Attributes:
-        model: of `SHAPES` or `KIN`.
+        model: of `SHAPES`.
         stage: `pretrain`, `distill` or `finetune`.
         lengths: `full`, 512 tokens in every text; `mix`, as in 20 Newsgroups.
         texts: of a batch.
@@ -75,7 +66,7 @@ class Point:
 
     @property
     def shape(self) -> TextShape:
-        return {**SHAPES, **KIN}[self.model]
+        return SHAPES[self.model]
 
     def batch(self) -> TokenBatch:
         """Random words of the point's lengths, in random order."""
@@ -92,13 +83,22 @@ class Point:
 
 
 def their_model(point: Point) -> Any:
-    """The model of transformers, with new weights of its own."""
     shape, rate = point.shape, point.dropout
-    family = FAMILIES[shape.kind]
-    sizes = {**config_of(shape.encoder, *family.stack), **config_of(shape, *family.shape)}
-    rates = config_of(Dropouts(rate, rate, rate), *family.dropouts)
-    return AutoModelForMaskedLM.from_config(
-        AutoConfig.for_model(shape.kind, pad_token_id=shape.pad_id, **sizes, **rates)
+    kinds = {"bert": (BertConfig, BertForMaskedLM), "roberta": (RobertaConfig, RobertaForMaskedLM)}
+    config, kind = kinds[shape.kind]
+    return kind(
+        config(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.encoder.width,
+            num_hidden_layers=shape.encoder.depth,
+            num_attention_heads=shape.encoder.heads,
+            intermediate_size=shape.encoder.mlp_width,
+            max_position_embeddings=shape.positions,
+            type_vocab_size=shape.types,
+            layer_norm_eps=shape.norm_eps,
+            hidden_dropout_prob=rate,
+            attention_probs_dropout_prob=rate,
+        )
     )
 
 
