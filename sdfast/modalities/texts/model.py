@@ -216,7 +216,7 @@ class TextEncoder(Encoder):
         if self.type_embeddings is not None:
             x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
         x = self.dropout(self.norm(x + self.position_embeddings(places)))
-        return x if self.project is None else self.project(x)
+        return x if self.project is None else self.project(x).to(x.dtype)  # a residual, also under autocast
 
     @override
     def features(self, inputs: TokenBatch, tokens: Tokens, layer: Layer = "last") -> Tensor:
