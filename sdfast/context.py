@@ -17,6 +17,7 @@ from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
 from sdfast.models.found import Told
+from sdfast.models.layout import Naming
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -70,7 +71,7 @@ class Context:
         """How a kind of stage is optimised; a new head as `pretrain`, in steps of its own."""
         if kind == "head":
             steps = self.modality.head_steps(self.config, self.model)
-            return self.config.pretrain.model_copy(update={"steps": steps})
+            return self.config.pretrain.model_copy(update={"steps": steps, "method": "full"})
         return getattr(self.config, kind)
 
     def train_rows(self, kind: Kind) -> Tensor:
@@ -310,8 +311,12 @@ class Modality(ABC):
     # What is written and read again.
 
     @abstractmethod
-    def write(self, context: Context, module: Any, folder: Path, kind: Kind, steps: int) -> None:
+    def write(self, context: Context, module: Any, folder: Path, kind: Kind | Literal["knn"], steps: int) -> None:
         """Write a trained model in Hugging Face format, and a card that says which stage made it in how many steps."""
+
+    @abstractmethod
+    def naming(self, module: Any) -> Naming:
+        """The names in the folder of a classifier, and of an encoder alone, that a module is written as."""
 
     @abstractmethod
     def classifier(self, config: Config, start: Any, classes: int, seed: int) -> Any:

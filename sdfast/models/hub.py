@@ -8,6 +8,7 @@ from pathlib import Path
 from sdfast.errors import UserError, said
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -16,6 +17,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
+    "bpe.codes",  # PhoBERT, BERTweet
+    *SENTENCEPIECE_FILES,  # XLM-R and CamemBERT, ALBERT, DeBERTa, Llama
 )
 _DESCRIPTION = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]

@@ -264,6 +264,11 @@ def _for_rgb(
     return state, replace(shape, channels=3), processor.with_channels(3), {_GREY_AS_RGB: True}
 
 
+def naming_of(shape: ViTShape) -> layout.Naming:
+    """The names in the folder of a classifier, and of an encoder alone, of a shape."""
+    return FAMILIES[shape.kind].naming if _is_own(shape) else VIT
+
+
 def _is_own(shape: ViTShape) -> bool:
     """Whether a model of this shape is written as what it is, not as ViTMAE and ViT."""
     return FAMILIES[shape.kind].config is not None
