@@ -22,6 +22,7 @@ _WHAT: Mapping[str, tuple[Of, str]] = {
     "distillation": ("images", "a ViT with a distillation token (one published as model_type vit has none)"),
     "registers": ("images", "a ViT with register tokens"),
     "further parts": ("images", "a ViT with further tokens, other blocks or no CLS token"),
+    "relatives of images": ("images", "a relative of ViT that was not tested"),
     "causal": ("texts", "a language model with causal attention, where no word sees a later one, and no encoder"),
     "recurrent": ("texts", "a language model that is recurrent, and no encoder with attention"),
     "pixels by words": ("images", "a model that predicts pixels one after the other, and no encoder"),
@@ -44,24 +45,25 @@ _WHAT: Mapping[str, tuple[Of, str]] = {
     "audio": ("neither", "a model of sound"),
     "series": ("neither", "a model of time series"),
     "video": ("images", "a model of videos, whose patches span several frames"),
-    "pair": ("both", "a whole of two towers, one of images and one of texts"),
+    "pair": ("both", "a whole that takes images and texts, together or with a tower for each"),
     "images to words": ("both", "a model that reads images and writes text"),
     "boxes": ("images", "a whole that finds objects, segments, depth or points, with more than an encoder"),
     "letters": ("images", "a whole that reads letters in images"),
-    "diffusion": ("neither", "a part of a diffusion model, which makes images"),
+    "diffusion": ("neither", "a part of a diffusion model, which makes images out of noise"),
     "any backbone": ("images", "a wrapper around another library's model"),
 }
 _TYPES: Mapping[str, str] = {  # of `model_type`, by what they are
-    "convolution": "bit convnext convnextv2 cvt dinov3_convnext efficientnet hgnet_v2 mobilenet_v1 mobilenet_v2"
-    " mobilevit mobilevitv2 poolformer pp_lcnet regnet resnet rt_detr_resnet textnet ",
-    "windows": "dinat donut-swin focalnet glpn hiera levit maskformer-swin pvt pvt_v2"
-    " segformer swiftformer swin swin2sr swinv2",
+    "convolution": "bit convnext convnextv2 dinov3_convnext efficientnet hgnet_v2 mobilenet_v1 mobilenet_v2"
+    " pp_lcnet regnet resnet rt_detr_resnet textnet",
+    "windows": "cvt dinat donut-swin focalnet glpn hiera levit maskformer-swin mobilevit mobilevitv2 poolformer pvt"
+    " pvt_v2 segformer swiftformer swin swin2sr swinv2",
     "position bias": "beit data2vec-vision vitdet",
     "distillation": "deit",
     "registers": "dinov2_with_registers dinov3_vit",
-    "further parts": "aimv2 aimv2_vision_model ijepa mlcd mlcd_vision_model pixio radio vit_msn",
+    "further parts": "aimv2 aimv2_vision_model ijepa mlcd mlcd_vision_model pixio radio",
+    "relatives of images": "vit_msn",
     "causal": "bitnet biogpt bloom codegen cohere cohere2 cpmant ctrl dbrx deepseek_v2 deepseek_v3 ernie4_5"
-    " ernie4_5_moe exaone4 falcon gemma gemma2 gemma3 gemma3_text gemma3n_text glm glm4 glm4_moe gpt-sw3 gpt2"
+    " ernie4_5_moe exaone4 falcon gemma gemma2 gemma3_text gemma3n_text glm glm4 glm4_moe gpt-sw3 gpt2"
     " gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe helium internlm3 jetmoe llama"
     " minicpm3 minimax ministral mistral mixtral modernbert-decoder mpt nemotron olmo olmo2 olmo3 olmoe openai-gpt opt"
     " persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2 trocr xglm",
@@ -77,21 +79,20 @@ _TYPES: Mapping[str, str] = {  # of `model_type`, by what they are
     "sparse": "big_bird longformer",
     "shared": "albert",
     "untied": "rembert",
-    "other blocks": "canine convbert fnet funnel ibert mobilebert mra nystromformer perceiver reformer"
-    " squeezebert yoso",
-    "relatives": "bert-generation data2vec-text dpr ernie gte roc_bert splinter",
+    "other blocks": "canine convbert fnet funnel mobilebert mra nystromformer perceiver reformer squeezebert yoso",
+    "relatives": "bert-generation data2vec-text dpr ernie gte ibert roc_bert splinter",
     "proteins": "esm esmc",
     "pages": "bros layoutlm layoutlmv2 layoutlmv3 layoutxlm lilt luke markuplm tapas udop",
     "audio": "audio-spectrogram-transformer bark clap clvp csm dac data2vec-audio dia encodec fastspeech2_conformer"
     " hubert mimi moonshine moshi musicgen musicgen_melody parakeet_ctc parakeet_encoder pop2piano seamless_m4t"
     " seamless_m4t_v2 sew sew-d speech-encoder-decoder speech_to_text speecht5 unispeech unispeech-sat univnet vits"
     " voxtral wav2vec2 wav2vec2-bert wav2vec2-conformer wavlm whisper",
-    "series": "autoformer decision_transformer informer patchtsmixer patchtst time_series_transformer timesfm",
+    "series": "autoformer informer patchtsmixer patchtst time_series_transformer timesfm",
     "video": "timesformer tvp videomae videoprism vivit vjepa2 xclip",
     "pair": "align altclip blip bridgetower chinese_clip clip clipseg flava groupvit lxmert metaclip_2 owlv2 owlvit"
     " siglip siglip2 vilt vision-text-dual-encoder visual_bert",
-    "images to words": "aria aya_vision blip-2 chameleon deepseek_vl emu3 florence2 fuyu gemma3n gemma4 git glm4v"
-    " got_ocr2 idefics idefics2 idefics3 instructblip internvl janus kosmos-2 llama4 llava llava_next"
+    "images to words": "aria aya_vision blip-2 chameleon deepseek_vl emu3 florence2 fuyu gemma3 gemma3n gemma4 git"
+    " glm4v got_ocr2 idefics idefics2 idefics3 instructblip internvl janus kosmos-2 llama4 llava llava_next"
     " llava_next_video llava_onevision mistral3 mllama molmo2 ovis2 paligemma pix2struct pixtral qwen2_5_omni"
     " qwen2_5_vl qwen2_vl qwen3_vl smolvlm video_llava vipllava vision-encoder-decoder",
     "boxes": "conditional_detr d_fine dab-detr deformable_detr depth_anything depth_pro detr dpt edgetam eomt"
@@ -130,7 +131,7 @@ def refusal(path: Path, config: Mapping[str, Any], taken: Mapping[str, Iterable[
         config: what that holds.
         taken: the model types, by `images` and `texts`; one of both where no other is asked for.
     """
-    kind = config.get("model_type")
+    kind = config.get("model_type", config.get("_class_name"))
     named = f"{path} describes a {shortened(kind)} model"
     of, what = _told(kind if isinstance(kind, str) else None, config)
     known = any(kind in list(families) for families in taken.values())
@@ -151,6 +152,8 @@ def _told(kind: str | None, config: Mapping[str, Any]) -> tuple[Of, str]:
     """Which kind of data it is of, and what it is, as far as the table knows or the configuration shows."""
     if kind is not None and kind in _OF_TYPE:
         return _WHAT[_OF_TYPE[kind]]
+    if "_diffusers_version" in config:
+        return _WHAT["diffusion"]
     classes = config.get("architectures")
     classes = [str(each) for each in classes] if isinstance(classes, list) else []
     words, pixels = "vocab_size" in config, "image_size" in config or "patch_size" in config

@@ -59,6 +59,7 @@ def test_kinds_that_are_known(tmp_path: Path, kind: str, what: str, taken: str, 
         ({"vocab_size": 5, "architectures": ["NewForCausalLM"]}, ("causal attention",), NO_IMAGES),
         ({"text_config": {}, "vision_config": {}}, ("a whole of several models", NO_IMAGES, NO_TEXTS), "not there"),
         ({"architectures": 3, "vocab_size": None}, ("of text models",), NO_IMAGES),
+        ({"_diffusers_version": "0.3", "in_channels": 4}, ("a part of a diffusion model",), "not there"),
     ],
 )
 def test_kinds_that_nobody_knows(tmp_path: Path, config: dict[str, Any], parts: tuple[str, ...], absent: str) -> None:
@@ -103,3 +104,8 @@ def test_kinds_are_those_of_transformers() -> None:
 def test_architectures_of_timm(architecture: str, what: str) -> None:
     words = kinds.timm_words(architecture)
     assert what in words and bool(words) == bool(what)
+
+
+def test_parts_of_diffusers(tmp_path: Path) -> None:
+    text = refused(tmp_path, {"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.3"})
+    assert "describes a UNet2DConditionModel model, a part of a diffusion model" in text
