@@ -60,6 +60,7 @@ class Naming:
     prefix: str = ""  # in front of encoder names when the encoder is part of a larger model; taken off when present
     leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ; the canonical ones first
     always_scaled: bool = False  # every block has LayerScale
+    in_memory: Sequence[tuple[str, str]] = ()  # patterns and what replaces them in names of modules: see `modules`
     facebook: str = _FACEBOOK_AS_HUGGING_FACE  # said of names of facebookresearch/mae that are none of these
 
     def target(self, source: str) -> Target | None:
@@ -82,6 +83,13 @@ class Naming:
             if general in self.names:
                 return [prefix + theirs.replace("*", number) + end for theirs in _split(self.names[general][0])]
         raise KeyError(ours)
+
+    def modules(self, ours: str) -> list[str]:
+        """What transformers 5 calls one of our modules in memory, which may differ from the names in files."""
+        found = [name.rpartition(".")[0] for name in self.sources(f"{ours}.weight")]
+        for pattern, replacement in self.in_memory:
+            found = [re.sub(pattern, replacement, name) for name in found]
+        return found
 
     @cached_property
     def _targets(self) -> dict[str, Target]:

@@ -38,6 +38,7 @@ from sdfast.models.folder import (
     config_of_classes,
     write_folder,
 )
+from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.weights import filled, sizes_of, weights_digest
@@ -53,31 +54,40 @@ class PretrainedMAE(Pretrained[MaskedAutoencoder]):
     Attributes:
         processor: how its images are made.
         trained_with: keys of `pretrain` and the values that the checkpoint was pre-trained with, see `trained_with`.
+        fresh_decoder: whether the decoder is newly made.
     """
 
     processor: ImageProcessor
     trained_with: Mapping[str, Any]
+    fresh_decoder: bool = False
 
 
 def load_mae(
-    spec: str, *, image_size: tuple[int, int] | int | None = None, channels: int | None = None, seed: int = 0
+    spec: str,
+    *,
+    image_size: tuple[int, int] | int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    told: Told | None = None,
 ) -> PretrainedMAE:
     """Load a pre-trained ViT as a masked auto-encoder.
 
     Takes `ViTMAEForPreTraining` (encoder and decoder), and encoders alone: `ViTMAEModel`, `ViTModel` with or without a
-    head, DINOv2 (LayerScale folded), timm's plain ViTs. An encoder alone gets a new decoder, and a note says so.
+    head, DINOv2 (LayerScale folded), timm's plain ViTs, and files of weights alone with the names of
+    facebookresearch/mae. An encoder alone gets a new decoder, and a note says so.
     Position embeddings stay fixed in the result, as in ViTMAE, whatever they were in the source.
 
     Args:
-        spec: a folder, or a Hugging Face hub id.
+        spec: a folder, a file of weights alone, or a Hugging Face hub id.
         image_size: height and width, or one number for a square; the checkpoint's own when None.
         channels: any number; the checkpoint's own when None.
         seed: of the new decoder, if one is needed.
+        told: what a file of weights alone does not say.
 
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    source = describe(find_model_folder(str(spec)))
+    source = describe(find_model_folder(str(spec)), told, image_size)
     shape, naming = source.shape, source.family.naming
     if shape.decoder is not None:
         sizes = sizes_of(MaskedAutoencoder, shape)
@@ -89,7 +99,8 @@ def load_mae(
     size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
     state, shape, changes = adapt.adapt_state(state, shape, size, shape.channels if channels is None else channels)
     notes += changes
-    if shape.decoder is None:
+    fresh_decoder = shape.decoder is None
+    if fresh_decoder:
         decoder = decoder_shape_for(shape.encoder)
         shape = replace(shape, decoder=decoder)
         state |= {f"decoder.{name}": tensor for name, tensor in fresh(MAEDecoder, seed, shape).state_dict().items()}
@@ -106,7 +117,7 @@ def load_mae(
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
     own = trained_with(source.config.values, source.config.path)
-    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own)
+    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own, fresh_decoder)
 
 
 def fresh_mae(shape: ViTShape, seed: int) -> MaskedAutoencoder:
@@ -251,6 +262,11 @@ def _for_rgb(
     weight = adapt.grey_weights_for_rgb(state["encoder.patch_embed.weight"])
     state = {**state, "encoder.patch_embed.weight": weight}
     return state, replace(shape, channels=3), processor.with_channels(3), {_GREY_AS_RGB: True}
+
+
+def naming_of(shape: ViTShape) -> layout.Naming:
+    """The names in the folder of a classifier, and of an encoder alone, of a shape."""
+    return FAMILIES[shape.kind].naming if _is_own(shape) else VIT
 
 
 def _is_own(shape: ViTShape) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from sdfast.modalities.texts import checkpoint as models
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
+from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
@@ -32,7 +33,9 @@ from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import with_words
 from sdfast.models.base import check_layer
+from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
+from sdfast.models.layout import Naming
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
@@ -65,6 +68,27 @@ class Texts(Modality):
     @override
     def reload(self, folder: Path) -> models.PretrainedMLM:
         return models.load_mlm(str(folder))
+
+    @override
+    def given(
+        self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None
+    ) -> models.PretrainedMLM:
+        options = [
+            *told.options,
+            *["--image-size"] * (image_size is not None),
+            *["--channels"] * (channels is not None),
+        ]
+        if options:
+            raise UserError(f"{options[0]} is of models of images, and {spec} is one of texts.")
+        return models.load_mlm(spec)
+
+    @override
+    def write_given(self, model: models.PretrainedMLM, folder: Path) -> str:
+        if model.fresh_head:
+            models.save_encoder(model.module, folder, model.companions, model.dropouts)
+            return "an encoder of texts"
+        models.save_mlm(model.module, folder, model.companions, model.dropouts)
+        return "a masked language model"
 
     @override
     def describe(self, model: models.PretrainedMLM) -> str:
@@ -225,10 +249,16 @@ class Texts(Modality):
         """The pack's ids are what they are."""
 
     @override
-    def write(self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind, steps: int) -> None:
+    def write(
+        self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind | Literal["knn"], steps: int
+    ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
         write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def naming(self, module: Any) -> Naming:
+        return FAMILIES[module.shape.kind].naming
 
     @override
     def classifier(self, config: Config, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
@@ -273,9 +303,10 @@ class Texts(Modality):
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
+        state = finished_state(state)
         if classes is None:
             return models.filled(MaskedLanguageModel, state, shape)
-        return models.filled(TextClassifier, finished_state(state), shape, classes)
+        return models.filled(TextClassifier, state, shape, classes)
 
 
 def _words(context: Context) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import timm, vit
+from sdfast.modalities.images.families import facebook, timm, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
@@ -22,6 +22,7 @@ from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor, replaced_steps
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.folder import SHARE, SWITCH, TEXTS_TAKEN, Settings
+from sdfast.models.found import Told, bare_file, refuse_told
 from sdfast.models.weights import Weights, read_config, read_weights
 from sdfast.regular import is_there
 
@@ -53,14 +54,22 @@ _UNHEEDED = {
 }
 
 
-def describe(folder: Path) -> ImageSource:
-    """Sizes, naming and preprocessing of the checkpoint in a folder.
+def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] | int | None = None) -> ImageSource:
+    """Sizes, naming and preprocessing of a checkpoint.
+
+    Args:
+        place: a folder, or a file of weights alone.
+        told, image_size: what is said of such a file; see `facebook.describe`.
 
     Raises:
         UserError: the architecture is none that sdfast takes, or a field is missing or makes no sense, or a file cannot
             be read.
     """
-    settings, weights = Settings(read_config(folder), folder / "config.json"), read_weights(folder)
+    told = told or Told()
+    if (file := bare_file(place)) is not None:
+        return facebook.describe(file, told, image_size)
+    refuse_told(told, place)
+    settings, weights = Settings(read_config(place), place / "config.json"), read_weights(place)
     if "model_type" in settings.values:
         return _describe_hugging_face(settings, weights)
     if "architecture" in settings.values:

@@ -33,9 +33,17 @@ VIT_MAE = Naming(
     ignored=re.compile(r"(vit\.)?(pooler|classifier)\."),
     wanted=WANTED,
 )
+_IN_MEMORY = (
+    (r"(^|\.)encoder\.layer\.", r"\1layers."),
+    (r"attention\.attention\.([qkv])\w+$", r"attention.\1_proj"),
+    (r"attention\.output\.dense$", "attention.o_proj"),
+    (r"intermediate\.dense$", "mlp.fc1"),
+    (r"output\.dense$", "mlp.fc2"),
+)
 VIT = Naming(
     prefix="vit.",
     names={**HF_AROUND, **blocks("encoder.blocks", HF_LISTS, HF_BLOCK), "classifier": ["classifier"]},
+    in_memory=_IN_MEMORY,
     ignored=re.compile(r"(vit\.)?(pooler|classifier|decoder)\.|(vit\.)?embeddings\.mask_token$"),
     wanted=WANTED,
 )
