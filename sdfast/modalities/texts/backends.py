@@ -129,6 +129,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         return _content_digest(json.loads(cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer.to_str()))
     slow = cast(Any, tokenizer)
     known = [name for name in inspect.signature(type(slow).__init__).parameters if name in slow.init_kwargs]
+    emoji = getattr(slow, "normalization", False) and getattr(slow, "demojizer", None)  # a package that may be missing
     files = {name: getattr(slow, name, None) for name in slow.vocab_files_names}
     return sha256_json(
         {
@@ -140,6 +141,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
             "added": {str(number): _flags(token) for number, token in slow.added_tokens_decoder.items()},
             "special": {name: str(token) for name, token in slow.special_tokens_map.items()},
             "settings": {name: str(slow.init_kwargs[name]) for name in known if name not in files},
+            "emoji": bool(emoji),
         }
     )
 

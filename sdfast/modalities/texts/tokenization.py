@@ -170,6 +170,12 @@ class Tokenizer:
         own = (number for token, number in self.vocabulary.items() if token not in self._backend.added)
         return max(own, default=-1) + 1
 
+    def has_word(self, word: str) -> bool:
+        """Whether a word is one token already, at the beginning of a text or after a space."""
+        special = self.tokenization.special_ids
+        encoded = self._backend.encode([word, f" {word}"])
+        return word in self.vocabulary or any(len(ids) == 1 and ids[0] not in special for ids in encoded)
+
     def word_table(self) -> NDArray[np.bool_] | None:
         """[V, 2] bool, by id: whether a token continues the word of the one before, and whether the next one does.
 

@@ -23,6 +23,7 @@ from sdfast.data.config import DataConfig
 from sdfast.errors import UserError, said
 from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM
 from sdfast.modalities.texts.tokenization import UNBOUNDED, load_tokenizer
+from sdfast.modalities.texts.word_ends import parts_of
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import filled, weights_digest
 
@@ -52,7 +53,7 @@ def with_words(loaded: PretrainedMLM, folder: Path, data: DataConfig) -> Pretrai
             " that were added to it: the two do not belong together; if they do, call"
             " model.resize_token_embeddings(len(tokenizer)) of transformers and save both there."
         )
-    if new := [token for token in tokens if token not in tokenizer.vocabulary]:
+    if new := [token for token in tokens if not tokenizer.has_word(token)]:
         first = min(had, tokenizer.tokenization.vocabulary)
         loaded = replace(loaded, companions=with_tokens(loaded.companions, new))
         with folder_of(loaded.companions) as grown:
@@ -120,8 +121,8 @@ def with_tokens(companions: Companions, tokens: Sequence[str]) -> Companions:
 
     with folder_of(companions) as folder, TemporaryDirectory() as written:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
-        spaced = '"type":"ByteLevel"' in content.replace(" ", "")
+        content = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+        spaced = any(part["type"] == "ByteLevel" for part in parts_of(content.get("pre_tokenizer"), "pretokenizers"))
         words = {token: token[0].isalnum() and token[-1].isalnum() for token in tokens}
         tokenizer.add_tokens(
             [AddedToken(token, single_word=word, lstrip=word and spaced) for token, word in words.items()]
