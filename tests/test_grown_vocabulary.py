@@ -112,7 +112,7 @@ def test_each_kind_grows(kind: str, tmp_path: Path) -> None:
     module = after.module.double().eval()
     wanted = theirs.double().eval()(ids[None]).logits[0]
     ours = module.logits(module.encoder(TokenBatch(ids, torch.tensor([len(ids)]))))
-    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-7)  # some norms of transformers compute in float32
 
 
 @pytest.mark.parametrize("how", ["user", "key"])
