@@ -177,10 +177,17 @@ class PostNormBlock(CheckpointedBlock, Compilable):
     """Post-norm transformer block: attention and MLP (exact GELU), each with a residual, each before a LayerNorm."""
 
     def __init__(
-        self, shape: TransformerShape, norm_eps: float, dropout: float = 0.0, attention_dropout: float = 0.0
+        self,
+        shape: TransformerShape,
+        norm_eps: float,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        projection_dropout: float | None = None,
     ) -> None:
+        """Rates of dropping: after the MLP, of attention weights, after the attention's projection (None: the first)."""
         super().__init__()
-        self.attn = Attention(shape.width, shape.heads, True, dropout, attention_dropout, rows_vary=True)
+        projected = dropout if projection_dropout is None else projection_dropout
+        self.attn = Attention(shape.width, shape.heads, True, projected, attention_dropout, rows_vary=True)
         self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
         self.fc1 = Linear(shape.width, shape.mlp_width, rows_vary=True)
         self.fc2 = Linear(shape.mlp_width, shape.width, rows_vary=True)

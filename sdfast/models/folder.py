@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from sdfast.models.initialise import fresh_state
 from sdfast.models.layout import Naming, read_state
 from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
-TEXTS_TAKEN = "of text models sdfast takes bert and roberta"
+TEXTS_TAKEN = "of text models sdfast takes bert, roberta, xlm-roberta, camembert, distilbert and electra"
 THRESHOLD = "sdfast_threshold"  # in config.json: the probability from which on a class applies
 ONE_CLASS = "single_label_classification"  # as `problem_type`
 _SPARE = 1 << 24  # parameters
@@ -90,6 +90,7 @@ class Family:
     processor_decides: bool = False  # the size of images, where positions are published for another
 
 
+AnyFamily = TypeVar("AnyFamily", bound=Family)
 GELU_ONLY = {"hidden_act": ("gelu", "asks for the activation {value}: sdfast has gelu only")}
 
 
@@ -118,7 +119,9 @@ class Settings:
             raise UserError(f"{key} in {self.path} must be a table.")
         return Settings(value, self.path)
 
-    def family(self, families: Mapping[str, Family], taken: str, reasons: Mapping[str, str] | None = None) -> Family:
+    def family(
+        self, families: Mapping[str, AnyFamily], taken: str, reasons: Mapping[str, str] | None = None
+    ) -> AnyFamily:
         """Whose configuration this is.
 
         Args:
@@ -137,10 +140,13 @@ class Settings:
 
     def refuse(self, refused: Mapping[str, tuple[Any, str]]) -> None:
         """Raise a UserError on a setting of a model that sdfast does not have: see `Family.refused`."""
-        for key, (had, sentence) in refused.items():
-            value = self.values.get(key, had)
-            if value != had and (value or had):
-                raise UserError(f"{self.path} {sentence.format(value=value)}.")
+        for sentence in self.differing(refused):
+            raise UserError(f"{self.path} {sentence}.")
+
+    def differing(self, usual: Mapping[str, tuple[Any, str]]) -> list[str]:
+        """The sentences on settings that differ from the usual value, as `Family.refused` has them."""
+        found = ((sentence, had, self.values.get(key, had)) for key, (had, sentence) in usual.items())
+        return [sentence.format(value=value) for sentence, had, value in found if value != had and (value or had)]
 
     def unheeded(self, usual: Mapping[str, Any]) -> list[str]:
         """A sentence on settings that have no place here, where one differs from the usual value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdfast.errors import UserError
 from sdfast.models.base import Encoder, Layer, Tokens
-from sdfast.models.weights import weights_digest
+from sdfast.models.weights import described, weights_digest
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.fingerprint import digest_keys, rows_digest, view_digests
 from sdfast.teacher.live import LiveTeacher
@@ -93,7 +93,7 @@ class BankRecipe(ABC):
         """Everything that decides the features, as a JSON value; of the architecture the decoder does not matter."""
         architecture = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self.shape).items()
+            for name, value in described(self.shape).items()
             if name != "decoder"
         }
         return {

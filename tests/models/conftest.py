@@ -33,6 +33,8 @@ TEXT = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+DISTILBERT = {"vocab_size": 60, "dim": WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+DISTILBERT["max_position_embeddings"] = 40
 DINOV2 = {key: value for key, value in VIT.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 
 
@@ -56,6 +58,10 @@ def hugging_face(tmp_path: Path) -> Callable[..., tuple[nn.Module, Path]]:
             "Dinov2": (transformers.Dinov2Config, DINOV2),
             "Roberta": (transformers.RobertaConfig, TEXT),
             "Bert": (transformers.BertConfig, TEXT),
+            "XLMRoberta": (transformers.XLMRobertaConfig, TEXT),
+            "Camembert": (transformers.CamembertConfig, TEXT),
+            "DistilBert": (transformers.DistilBertConfig, DISTILBERT),
+            "Electra": (transformers.ElectraConfig, {**TEXT, "embedding_size": 24}),
         }
         kind, sizes = next((base[name] for name in base if class_name.startswith(name)), (transformers.ViTConfig, VIT))
         model = scramble(getattr(transformers, class_name)(kind(**{**sizes, **config}))).to(dtype)

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa in, Hugging Face folders out: the door between checkpoints and the model of texts.
+"""BERT and its kin in, Hugging Face folders out: the door between checkpoints and the model of texts.
 
 Nothing here imports transformers: the files are read and written directly. What a folder holds besides weights (further
 settings, the tokenizer's files) is carried along as it is.
@@ -15,14 +15,12 @@ from typing import Any
 import torch
 
 from sdfast.errors import UserError
-from sdfast.modalities.texts.families import DROPOUTS, FAMILIES, SHAPE, TextSource, describe
+from sdfast.modalities.texts.families import FAMILIES, TextFamily, TextSource, describe
 from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
 from sdfast.models import layout
 from sdfast.models.folder import (
     ONE_CLASS,
-    STACK,
     THRESHOLD,
-    Family,
     Pretrained,
     classifier_on,
     config_of,
@@ -79,10 +77,10 @@ class PretrainedMLM(Pretrained[MaskedLanguageModel]):
 
 
 def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> PretrainedMLM:
-    """Load a pre-trained BERT or RoBERTa as a masked language model.
+    """Load a pre-trained text model as a masked language model.
 
-    Takes `RobertaForMaskedLM`, `BertForMaskedLM`, and encoders with another head or none: those get a new head, and a
-    note says so.
+    Takes `RobertaForMaskedLM`, `BertForMaskedLM` and the like, and encoders with another head or none, as ELECTRA's
+    discriminators: those get a new head, and a note says so.
 
     Args:
         spec: a folder, or a Hugging Face hub id.
@@ -167,7 +165,7 @@ def save_classifier(
 
 
 def load_classifier(directory: Path) -> tuple[TextClassifier, Companions, list[str]]:
-    """Read a folder of `RobertaForSequenceClassification` or `BertForSequenceClassification`.
+    """Read a folder of `RobertaForSequenceClassification`, `BertForSequenceClassification` or another kind's.
 
     Returns:
         The classifier (float32, CPU, training mode), what else the folder holds, and the class names by output.
@@ -185,18 +183,18 @@ def _companions(source: TextSource) -> Companions:
     return Companions(source.config.values, read_tokenizer_files(source.weights.folder))
 
 
-def _without_tied(weights: Weights, family: Family) -> Weights:
+def _without_tied(weights: Weights, family: TextFamily) -> Weights:
     """Without the copies of the word embeddings and the biases that some files hold as the head's last layer.
 
     Raises:
         UserError: they are no copies.
     """
-    head, prefix = family.head, family.naming.prefix
     tensors, files = dict(weights.tensors), dict(weights.files)
-    words = "embeddings.word_embeddings.weight"
-    words = prefix + words if prefix + words in tensors else words
-    for copy, original in ((f"{head}decoder.weight", words), (f"{head}decoder.bias", f"{head}bias")):
-        if copy not in tensors:
+    words = family.naming.prefix + family.words
+    words = words if words in tensors else family.words
+    bias = family.naming.sources("head.bias")[0]
+    for copy, original in ((f"{family.decoder}.weight", words), (f"{family.decoder}.bias", bias)):
+        if copy not in tensors or copy == original:
             continue
         tensor, file = tensors.pop(copy), files.pop(copy)
         if original not in tensors and copy.endswith("bias"):
@@ -219,11 +217,15 @@ def _write(
 ) -> None:
     """Write a folder of a head of transformers; `further` is what its configuration has beside sizes and dropouts."""
     shape, family = module.shape, FAMILIES[module.shape.kind]
+    rates = config_of(dropouts, *family.dropouts)
+    for each in family.dropouts:
+        if not each.kind.holds(rates[each.key]):  # None, where a configuration has no word for "that of `hidden`"
+            rates[each.key] = dropouts.hidden
     common = {
-        **config_of(shape.encoder, *STACK),
-        **config_of(shape, *SHAPE),
-        **config_of(dropouts, *DROPOUTS),
-        "hidden_act": "gelu",
+        **config_of(shape.encoder, *family.stack),
+        **config_of(shape, *family.shape),
+        **rates,
+        **family.said,
         "pad_token_id": shape.pad_id,
         "tie_word_embeddings": True,
     }

@@ -1,14 +1,14 @@
-"""A lean BERT and RoBERTa: encoder, language-model head and classifier, over tokens that lie in one matrix unpadded.
+"""A lean BERT and its kin: encoder, language-model head and classifier, over tokens that lie in one matrix unpadded.
 
-Equal to the modules of transformers (`RobertaForMaskedLM`, `BertForMaskedLM`, `RobertaForSequenceClassification`,
-`BertForSequenceClassification`) for the same weights; the tests compare them. A token's position is its place in its
-sequence, also where a token is the padding id by accident (transformers' RoBERTa does not count such a one).
+Equal to the modules of transformers (`BertForMaskedLM`, `BertForSequenceClassification` and those of RoBERTa,
+DistilBERT and ELECTRA) for the same weights; the tests compare them. A token's position is its place in its sequence,
+also where a token is the padding id by accident (transformers' RoBERTa does not count such a one).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,11 @@ from typing_extensions import override
 
 from sdfast.errors import UserError
 from sdfast.modalities.texts.batch import TokenBatch, starts
+from sdfast.modalities.texts.kinds import TRAITS, Traits
 from sdfast.models.base import Classifier, Encoder, Layer, MaskedModel, Tokens, blocks_before
 from sdfast.models.blocks import PostNormBlock, TransformerShape
 from sdfast.models.compiled import Compilable, segment
+from sdfast.models.weights import later
 from sdfast.ops.attention import Groups, Ragged
 from sdfast.ops.gelu import gelu
 from sdfast.ops.linear import Linear, linear
@@ -27,30 +29,42 @@ from sdfast.ops.linear import Linear, linear
 
 @dataclass(frozen=True)
 class TextShape:
-    """Everything that decides the architecture of a BERT or RoBERTa.
+    """Everything that decides the architecture of a BERT or one of its kin.
 
     Attributes:
-        kind: `roberta` counts positions from behind the padding id and drops before its classifier's first layer.
+        kind: its `model_type`, which decides what the sizes do not say: see `Traits`.
         vocabulary: words.
         positions: rows of the position table.
-        types: token types; RoBERTa has one.
+        types: token types; RoBERTa has one, DistilBERT 0: no table of them.
         pad_id: id of the padding token, whose embedding is not trained; None for none.
         encoder: the blocks.
         norm_eps: of every LayerNorm.
+        embedding: width of the embeddings, which a linear layer brings to the blocks'; None for theirs.
     """
 
-    kind: Literal["bert", "roberta"]
+    kind: str
     vocabulary: int
     positions: int
     types: int
     pad_id: int | None
     encoder: TransformerShape
     norm_eps: float = 1e-12
+    embedding: int | None = later(None)
+
+    @property
+    def traits(self) -> Traits:
+        """What its kind decides."""
+        return TRAITS[self.kind]
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings, E."""
+        return self.embedding or self.encoder.width
 
     @property
     def first_position(self) -> int:
         """Row of the position table for the first token."""
-        return 0 if self.kind == "bert" else (self.pad_id or 0) + 1
+        return (self.pad_id or 0) + 1 if self.traits.behind_padding else 0
 
     @property
     def longest(self) -> int:
@@ -60,9 +74,11 @@ class TextShape:
     @property
     def parameters(self) -> int:
         """How many numbers the encoder with its embeddings and a head's own layer have."""
-        width = self.encoder.width
-        rows = self.vocabulary + self.positions + self.types + 2
-        return width * (rows + width + 3) + self.encoder.depth * self.encoder.block_parameters(qkv_bias=True)
+        width, narrow = self.encoder.width, self.embedding_width
+        tables = narrow * (self.vocabulary + self.positions + self.types + 2)
+        between = 0 if width == narrow else width * (narrow + 1)
+        head = narrow * (width + 3)
+        return tables + between + head + self.encoder.depth * self.encoder.block_parameters(qkv_bias=True)
 
 
 @dataclass(frozen=True)
@@ -138,22 +154,26 @@ class TextView:
 
 
 class TextEncoder(Encoder):
-    """Embeddings of words, positions and token types, their LayerNorm, and the blocks."""
+    """Embeddings of words, positions and token types, their LayerNorm, and the blocks.
+
+    Where the embeddings are narrower or wider than the blocks, a linear layer, `project`, comes between them.
+    """
 
     static = False
 
     def __init__(self, shape: TextShape, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()
         self.shape = shape
-        width = shape.encoder.width
-        self.word_embeddings = _table(shape.vocabulary, width)
-        self.position_embeddings = _table(shape.positions, width)
-        self.type_embeddings = _table(shape.types, width)
-        self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
+        width, narrow = shape.encoder.width, shape.embedding_width
+        self.word_embeddings = _table(shape.vocabulary, narrow)
+        self.position_embeddings = _table(shape.positions, narrow)
+        self.type_embeddings = _table(shape.types, narrow) if shape.types else None
+        self.norm = nn.LayerNorm(narrow, eps=shape.norm_eps)
         self.dropout = nn.Dropout(dropouts.hidden)
+        self.project = None if width == narrow else Linear(narrow, width, rows_vary=True)
+        rates = dropouts.hidden, dropouts.attention, dropouts.hidden if shape.traits.drops_attention else 0.0
         self.blocks = nn.ModuleList(
-            PostNormBlock(shape.encoder, shape.norm_eps, dropouts.hidden, dropouts.attention)
-            for _ in range(shape.encoder.depth)
+            PostNormBlock(shape.encoder, shape.norm_eps, *rates) for _ in range(shape.encoder.depth)
         )
 
     def forward(self, batch: TokenBatch, asking: Asking | None = None, layer: int | None = None) -> Tensor:
@@ -173,8 +193,8 @@ class TextEncoder(Encoder):
 
         Args:
             batch: the sequences.
-            types: [T] int64 token types; None for 0 everywhere.
-            noise: [T, D]: the sequences come once more, with it added to their words' embeddings, which then carry no
+            types: [T] int64 token types; None for 0 everywhere, and where the model has none.
+            noise: [T, E]: the sequences come once more, with it added to their words' embeddings, which then carry no
                 gradient; positions, types, LayerNorm and dropout come after it.
 
         Returns:
@@ -193,8 +213,10 @@ class TextEncoder(Encoder):
         if noise is not None:
             x, places = torch.cat((x, x.detach() + noise)), places.repeat(2)
             types = None if types is None else types.repeat(2)
-        x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
-        return self.dropout(self.norm(x + self.position_embeddings(places)))
+        if self.type_embeddings is not None:
+            x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
+        x = self.dropout(self.norm(x + self.position_embeddings(places)))
+        return x if self.project is None else self.project(x)
 
     @override
     def features(self, inputs: TokenBatch, tokens: Tokens, layer: Layer = "last") -> Tensor:
@@ -260,14 +282,14 @@ class LanguageModelHead(Compilable):
 
     def __init__(self, shape: TextShape) -> None:
         super().__init__()
-        width = shape.encoder.width
-        self.dense = Linear(width, width, rows_vary=True)
-        self.norm = nn.LayerNorm(width, eps=shape.norm_eps)
+        width, narrow = shape.encoder.width, shape.embedding_width
+        self.dense = Linear(width, narrow, rows_vary=True)
+        self.norm = nn.LayerNorm(narrow, eps=shape.norm_eps)
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
     @segment(dynamic=True)
     def forward(self, encoded: Tensor) -> Tensor:
-        """What words are scored with, out of encoded tokens: [M, D] -> [M, D]."""
+        """What words are scored with, out of encoded tokens: [M, D] -> [M, E]."""
         return self.norm(gelu(self.dense(encoded)))
 
 
@@ -290,10 +312,10 @@ class MaskedLanguageModel(MaskedModel):
 
 
 class TextClassifier(Classifier):
-    """An encoder and a classifier on the first token, as transformers' RoBERTa and BERT have it.
+    """An encoder and a classifier on the first token, as transformers' models of the kind have it.
 
-    RoBERTa: dropout, dense layer, tanh, dropout, linear layer. BERT: the same without the first dropout; there the
-    dense layer is called the pooler.
+    Dropout where the kind has it, dense layer, activation, dropout, linear layer; BERT's dense layer is called the
+    pooler.
     """
 
     shape: TextShape
@@ -338,6 +360,7 @@ class TextClassifier(Classifier):
 
     def classify(self, first: Tensor) -> Tensor:
         """[B, D], the encoded first tokens -> [B, classes]."""
-        if self.shape.kind == "roberta":
+        traits = self.shape.traits
+        if traits.drops_first:
             first = F.dropout(first, self.drop, self.training)
-        return self.classifier(F.dropout(torch.tanh(self.dense(first)), self.drop, self.training))
+        return self.classifier(F.dropout(traits.activation(self.dense(first)), self.drop, self.training))

@@ -1,0 +1,64 @@
+"""The families of text models of Hugging Face: one file each, a row or more of `FAMILIES`.
+
+The last matrix of the language model head is that of the word embeddings and is not stored, as transformers does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdfast.errors import UserError
+from sdfast.modalities.texts.families import bert, distilbert, electra, roberta
+from sdfast.modalities.texts.families.family import DROPOUTS, SHAPE, TextFamily
+from sdfast.modalities.texts.model import Dropouts, TextShape
+from sdfast.models.blocks import TransformerShape
+from sdfast.models.folder import TEXTS_TAKEN, Kind, Settings, Source
+from sdfast.models.initialise import STD
+from sdfast.models.weights import read_config, read_weights
+
+__all__ = ["DROPOUTS", "FAMILIES", "SHAPE", "TextFamily", "TextSource", "describe"]
+
+FAMILIES: Mapping[str, TextFamily] = {
+    **bert.FAMILIES,
+    **roberta.FAMILIES,
+    **distilbert.FAMILIES,
+    **electra.FAMILIES,
+}
+
+
+@dataclass(frozen=True)
+class TextSource(Source):
+    """A text model's folder."""
+
+    family: TextFamily
+    shape: TextShape
+    dropouts: Dropouts
+
+
+def describe(folder: Path) -> TextSource:
+    """Sizes, naming and dropouts of the checkpoint in a folder.
+
+    Raises:
+        UserError: the architecture is none that sdfast takes, or a field is missing or makes no sense, or a file cannot
+            be read.
+    """
+    settings = Settings(read_config(folder), folder / "config.json")
+    family = settings.family(FAMILIES, TEXTS_TAKEN)
+    full = Settings({**family.defaults, **settings.values}, settings.path)
+    encoder, sizes = TransformerShape(**full.read(family.stack)), full.read(family.shape)
+    words = sizes["vocabulary"]
+    word = Kind(
+        f"one of the {words} words or null",
+        lambda value: value is None or (type(value) is int and 0 <= value < words),
+    )
+    kind, pad_id = settings.values["model_type"], full.get("pad_token_id", word)
+    shape = TextShape(kind=kind, pad_id=pad_id, encoder=encoder, **family.fixed, **sizes)
+    settings.check_heads(encoder)
+    if shape.longest < 1:
+        raise UserError(f"{settings.path} is inconsistent: {shape.positions} positions leave none for a token.")
+    dropouts, weights = Dropouts(**settings.read(family.dropouts)), read_weights(folder)
+    settings.check_budget(shape.parameters, encoder.depth, weights)
+    notes = [*settings.unheeded({"initializer_range": STD}), *settings.differing(family.remarked)]
+    return TextSource(settings, weights, family, shape, notes, dropouts)
