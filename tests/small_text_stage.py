@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ from sdfast.teacher.live import LiveTeacher
 
 WORDS, PAD, MASK = 60, 1, 4
 SHAPE = TextShape("roberta", WORDS, 40, 1, PAD, TransformerShape(32, 2, 2, 48), 1e-5)
+SHAPES = {
+    **{kind: replace(SHAPE, kind=kind) for kind in ("roberta", "xlm-roberta", "camembert")},
+    "distilbert": replace(SHAPE, kind="distilbert", types=0),
+    "electra": replace(SHAPE, kind="electra", types=2, embedding=24),
+}
 _RNG = torch.Generator().manual_seed(1)
 TEXTS = [
     torch.cat((torch.tensor([0]), torch.randint(5, WORDS, (length,), generator=_RNG), torch.tensor([2])))
@@ -42,34 +48,35 @@ def texts(rows: Tensor) -> TokenBatch:
 def text_objective_of(stage: str, dtype: torch.dtype = torch.float32, rate: float = 0.15, **changes: Any) -> Objective:
     """The objective of a stage from fixed weights.
 
-    `changes` are further arguments of its class; or `dropout`, `match` (what distill matches: features by default), or
-    `supcon` (the width of a projection, for contrastive fine-tuning).
+    `changes` are further arguments of its class; or `kind` (of the model), `dropout`, `match` (what distill matches:
+    features by default), or `supcon` (the width of a projection, for contrastive fine-tuning).
     """
-    dropout = changes.pop("dropout", 0.0)
+    dropout, kind = changes.pop("dropout", 0.0), changes.pop("kind", "roberta")
     dropouts = Dropouts(dropout, dropout)
     if stage == "finetune":
-        classifier = TextClassifier(SHAPE, 4, dropouts)
+        classifier = TextClassifier(SHAPES[kind], 4, dropouts)
         initialise(classifier, 2)
         if width := changes.pop("supcon", 0):
             add_projection(classifier, width, 4)
             return SupervisedContrastive(classifier.to(dtype), LabelledTexts(), LABELS, **changes)
         return Classification(classifier.to(dtype), LabelledTexts(), LABELS, **changes)
-    module, match = model(2, dropouts).to(dtype), changes.pop("match", "features")
+    module, match = model(2, dropouts, kind).to(dtype), changes.pop("match", "features")
     masking = TokenMasking(MASK, WORDS, (0, PAD, 2, MASK), rate)
     masked = MaskedTexts(read, masking, changes.pop("mean", "token"))
     if match == "predictions":
-        return PredictionMatching(module, masked, 5, model(3, dropouts).to(dtype), **changes)
+        return PredictionMatching(module, masked, 5, model(3, dropouts, kind).to(dtype), **changes)
     if match != "features":
         norm: Any = match.removeprefix("weights-")
-        return WeightMatching(module, masked, 5, model(3).to(dtype), norm, **changes)
+        return WeightMatching(module, masked, 5, model(3, kind=kind).to(dtype), norm, **changes)
     if stage == "distill":
         tokens = changes.get("tokens", "cls")
-        changes["teacher"] = LiveTeacher(model(3).encoder, tokens).to(dtype)
+        changes["teacher"] = LiveTeacher(model(3, kind=kind).encoder, tokens).to(dtype)
     return MaskedTraining(module, masked, 5, **changes)
 
 
-def model(seed: int, dropouts: Dropouts = Dropouts()) -> MaskedLanguageModel:  # noqa: B008 (frozen)
-    module = MaskedLanguageModel(SHAPE, dropouts)
+def model(seed: int, dropouts: Dropouts = Dropouts(), kind: str = "roberta") -> MaskedLanguageModel:  # noqa: B008
+    """With fixed weights."""
+    module = MaskedLanguageModel(SHAPES[kind], dropouts)
     initialise(module, seed)
     with torch.no_grad():
         module.encoder.word_embeddings.weight[PAD] = 0

@@ -25,14 +25,14 @@ from sdfast.errors import Interrupted, UserError
 from sdfast.modalities.texts.checkpoint import load_mlm
 from sdfast.objectives.masked import MaskedTraining
 
-KINDS = ("roberta", "bert")
+KINDS = ("roberta", "bert", "distilbert", "electra")
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("inputs")
     return {
-        **{kind: write_text_model(root / kind, kind) for kind in KINDS},  # type: ignore[arg-type]
+        **{kind: write_text_model(root / kind, kind) for kind in KINDS},
         "data": write_texts(root / "chemprot"),
     }
 

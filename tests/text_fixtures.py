@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from sdfast.modalities.texts.checkpoint import Companions, fresh_mlm, save_mlm
+from sdfast.modalities.texts.families import FAMILIES
+from sdfast.modalities.texts.kinds import TRAITS
 from sdfast.modalities.texts.model import Dropouts, TextShape
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.hub import TOKENIZER_FILES
@@ -31,9 +32,9 @@ FEW_STEPS = (
 )
 
 
-def write_tokenizer(folder: Path, kind: Literal["roberta", "bert"] = "roberta") -> int:
+def write_tokenizer(folder: Path, kind: str = "roberta") -> int:
     """A tokenizer of whole words; how many there are."""
-    special = SPECIAL[kind]
+    special = _special(kind)
     vocabulary = {word: number for number, word in enumerate((*special.values(), *WORDS))}
     backend = Backend(models.WordLevel(vocabulary, unk_token=special["unk"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -44,11 +45,18 @@ def write_tokenizer(folder: Path, kind: Literal["roberta", "bert"] = "roberta") 
     return len(vocabulary)
 
 
-def write_text_model(folder: Path, kind: Literal["roberta", "bert"] = "roberta", dropout: float = 0.1) -> Path:
+def _special(kind: str) -> dict[str, str]:
+    return SPECIAL["roberta" if TRAITS[kind].behind_padding else "bert"]
+
+
+def write_text_model(folder: Path, kind: str = "roberta", dropout: float = 0.1) -> Path:
+    """A small model of a kind with its tokenizer."""
     folder.mkdir(parents=True)
     count = write_tokenizer(folder, kind)
-    pad = list(SPECIAL[kind]).index("pad")
-    shape = TextShape(kind, count, 43, 1 if kind == "roberta" else 2, pad, TransformerShape(32, 2, 2, 48), 1e-5)
+    pad = list(_special(kind)).index("pad")
+    fixed = {"types": 1 if TRAITS[kind].behind_padding else 2, "norm_eps": 1e-5, **FAMILIES[kind].fixed}
+    fixed |= {"embedding": 24} if kind == "electra" else {}
+    shape = TextShape(kind, count, 43, pad_id=pad, encoder=TransformerShape(32, 2, 2, 48), **fixed)
     tokenizer = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
     dropouts = Dropouts(dropout, dropout)
     save_mlm(fresh_mlm(shape, 0, dropouts), folder, Companions({}, tokenizer), dropouts)

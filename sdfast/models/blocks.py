@@ -184,7 +184,7 @@ class PostNormBlock(CheckpointedBlock, Compilable):
         attention_dropout: float = 0.0,
         projection_dropout: float | None = None,
     ) -> None:
-        """Rates of dropping: after the MLP, of attention weights, after the attention's projection (None: the first)."""
+        """Rates of dropping: behind the MLP, of attention weights, behind the attention (None: as behind the MLP)."""
         super().__init__()
         projected = dropout if projection_dropout is None else projection_dropout
         self.attn = Attention(shape.width, shape.heads, True, projected, attention_dropout, rows_vary=True)

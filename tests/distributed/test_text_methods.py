@@ -1,4 +1,4 @@
-"""Baselines, ablations and the choice of the best weights on texts: two processes end where one does."""
+"""Baselines, ablations, kinds of models and the choice of the best weights on texts: two processes end where one does."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ WORK: dict[str, dict[str, Any]] = {
     },
     "weights": {"stage": "distill", "objective": {"match": "weights-mars", "weight": 0.01}},
     "without-words": {"stage": "distill", "objective": {"mae_weight": 0.0}},  # the head gets no gradient
+    "electra": {"stage": "distill", "objective": {"kind": "electra"}},  # a layer between embeddings and blocks
+    "distilbert": {"stage": "distill", "objective": {"kind": "distilbert"}},
     "r3f": {"stage": "finetune", "r3f": {"eps": 0.0}},  # noise is each process's own; here its two passes are one
     "recadam": {"stage": "finetune", "regularizer": "recadam"},
     "mars": {"stage": "finetune", "regularizer": "mars"},
@@ -34,6 +36,9 @@ WORK: dict[str, dict[str, Any]] = {
 CASES = [("predictions", PARTITIONED), ("masked-predictions", "zero-2"), ("weights", "zero-2")]
 CASES += [
     ("without-words", PARTITIONED),
+    ("electra", "zero-2"),
+    ("electra", PARTITIONED),
+    ("distilbert", "zero-2"),
     ("r3f", "zero-2"),
     ("r3f", PARTITIONED),
     ("recadam", "zero-0"),

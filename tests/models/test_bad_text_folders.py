@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_bad_folders import edit_config, edit_tensors, sentence
 from test_text_checkpoint import DROPOUTS, NAMES, TOKENIZER, scrambled
+from text_model_samples import SHAPES
 
 from sdfast.errors import UserError
 from sdfast.modalities.texts.checkpoint import (
@@ -41,7 +42,7 @@ KEY = "roberta.encoder.layer.1.attention.self.key.weight"
         (lambda t: t.pop(KEY), ("no tensor", KEY)),
         (lambda t: t.pop("lm_head.bias"), ("no tensor", "'lm_head.bias'")),
         (lambda t: t.pop("roberta.embeddings.word_embeddings.weight"), ("no tensor", "word_embeddings")),
-        (lambda t: t.update({"roberta.adapter.weight": torch.zeros(2)}), ("roberta.adapter.weight", "plain BERT")),
+        (lambda t: t.update({"roberta.adapter.weight": torch.zeros(2)}), ("roberta.adapter.weight", "plain RoBERTa")),
         (lambda t: t.update({KEY.replace(".1.", ".2."): torch.zeros(32, 32)}), ("does not announce", ".2.")),
         (lambda t: t.update({KEY: torch.zeros(32, 31)}), (KEY, "[32, 31]", "[32, 32]")),
         (lambda t: t[KEY].view(-1)[5].fill_(float("nan")), (KEY, "not finite")),
@@ -59,8 +60,8 @@ def test_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any],
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"model_type": "vit"}, ("vit model", "bert and roberta")),
-        ({"model_type": None}, ("None model", "bert and roberta")),
+        ({"model_type": "vit"}, ("vit model", "text models sdfast takes bert, roberta,")),
+        ({"model_type": None}, ("None model", "text models sdfast takes bert, roberta,")),
         ({"hidden_act": "relu"}, ("relu", "gelu")),
         ({"position_embedding_type": "relative_key"}, ("relative_key", "absolute")),
         ({"is_decoder": True}, ("decoder",)),
@@ -73,8 +74,8 @@ def test_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any],
         ({"hidden_dropout_prob": 1.5}, ("hidden_dropout_prob", "1.5")),
         ({"attention_probs_dropout_prob": "some"}, ("attention_probs_dropout_prob", "some")),
         ({"classifier_dropout": -1}, ("classifier_dropout", "-1")),
-        ({"model_type": "gpt2"}, ("gpt2 model", "bert and roberta")),
-        ({"model_type": ["bert"]}, ("['bert'] model", "bert and roberta")),
+        ({"model_type": "gpt2"}, ("gpt2 model", "text models sdfast takes bert, roberta,")),
+        ({"model_type": ["bert"]}, ("['bert'] model", "text models sdfast takes bert, roberta,")),
     ],
 )
 def test_configurations(folder: Path, changes: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -82,6 +83,41 @@ def test_configurations(folder: Path, changes: dict[str, Any], parts: tuple[str,
     text = sentence(folder, load_mlm)
     for part in parts:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "parts"),
+    [
+        ("distilbert", {"activation": "relu"}, ("relu", "gelu only")),
+        ("distilbert", {"n_heads": 5}, ("5 heads", "32")),
+        ("distilbert", {"dim": 31, "n_heads": 1}, ("[60, 32]", "[60, 31]")),
+        ("distilbert", {"hidden_dim": 0}, ("hidden_dim", "0")),
+        ("distilbert", {"seq_classif_dropout": 1.5}, ("seq_classif_dropout", "1.5")),
+        ("electra", {"embedding_size": 23}, ("[60, 24]", "[60, 23]")),
+        ("electra", {"embedding_size": 32}, ("electra.embeddings_project", "does not announce")),
+        ("electra", {"embedding_size": "24"}, ("embedding_size", "'24'")),
+        ("electra", {"is_decoder": True}, ("decoder",)),
+        ("xlm-roberta", {"model_type": "xlm-roberta-xl"}, ("xlm-roberta-xl model", "xlm-roberta, camembert")),
+    ],
+)
+def test_configurations_of_other_kinds(
+    kind: str, changes: dict[str, Any], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    save_mlm(scrambled(kind), tmp_path, Companions(), DROPOUTS)
+    edit_config(tmp_path, **changes)
+    text = sentence(tmp_path, load_mlm)
+    for part in parts:
+        assert part in text
+
+
+def test_positions_that_transformers_does_not_train(tmp_path: Path) -> None:
+    save_mlm(scrambled("distilbert"), tmp_path, Companions(), DROPOUTS)
+    assert load_mlm(str(tmp_path)).notes[:-1] == []
+    edit_config(tmp_path, sinusoidal_pos_embds=True)
+    assert (
+        "sinusoidal_pos_embds=True of config.json; the table of positions is trained"
+        in load_mlm(str(tmp_path)).notes[0]
+    )
 
 
 @pytest.mark.parametrize("value", [10**6, 10**9, 10**18, 0, -1, 2.5, "32", True, [], {}])
@@ -106,13 +142,15 @@ def test_sizes_that_are_none(folder: Path, key: str, value: Any) -> None:
     assert "parameters, but" in text if whole else key in text
 
 
-def test_a_budget_is_that_of_the_parameters(folder: Path) -> None:
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_budget_is_that_of_the_parameters(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    edit_config(folder, vocab_size=10**6)
+    save_mlm(scrambled(kind), tmp_path, Companions(), DROPOUTS)
+    edit_config(tmp_path, vocab_size=10**6)
     with torch.device("meta"):
-        theirs = transformers.RobertaForMaskedLM(transformers.AutoConfig.from_pretrained(folder))
-    wanted = sum(parameter.numel() for name, parameter in theirs.named_parameters() if name != "lm_head.bias")
-    assert f"2 blocks and {wanted:,} parameters, but" in sentence(folder, load_mlm)
+        theirs = transformers.AutoModelForMaskedLM.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    wanted = sum(parameter.numel() for parameter in theirs.parameters() if parameter.shape != (10**6,))
+    assert f"2 blocks and {wanted:,} parameters, but" in sentence(tmp_path, load_mlm)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from test_bad_folders import edit_config, sentence
 from sdfast.modalities.images import families as image_families
 from sdfast.modalities.images.checkpoint import load_classifier, load_mae, save_classifier
 from sdfast.modalities.texts import families as text_families
+from sdfast.modalities.texts import kinds
 from sdfast.modalities.texts.checkpoint import load_mlm, save_mlm
 from sdfast.models.folder import Family
 from sdfast.models.layout import Naming
@@ -34,19 +36,18 @@ def test_images(hugging_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_texts(hugging_face: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """CamemBERT has the names of a RoBERTa; it is written as what it came as."""
+    """A model with the names of a RoBERTa is written as what it came as."""
     _, path = hugging_face("RobertaForMaskedLM")
     state = load_mlm(str(path)).module.state_dict()
-    edit_config(path, model_type="camembert")
-    assert "camembert model: of text models" in sentence(path, load_mlm)
-    roberta = text_families.FAMILIES["roberta"]
-    camembert = Family("Camembert", roberta.naming, roberta.refused, defaults=roberta.defaults, head=roberta.head)
-    monkeypatch.setitem(text_families.FAMILIES, "camembert", camembert)
+    edit_config(path, model_type="norberta")
+    assert "norberta model: of text models" in sentence(path, load_mlm)
+    monkeypatch.setitem(text_families.FAMILIES, "norberta", replace(text_families.FAMILIES["roberta"], name="Norberta"))
+    monkeypatch.setitem(kinds.TRAITS, "norberta", kinds.TRAITS["roberta"])
     loaded = load_mlm(str(path))
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.module.state_dict().items())
     save_mlm(loaded.module, tmp_path / "out", loaded.companions, loaded.dropouts)
     again = load_mlm(str(tmp_path / "out"))
-    assert again.digest == loaded.digest and again.companions.config["architectures"] == ["CamembertForMaskedLM"]
+    assert again.digest == loaded.digest and again.companions.config["architectures"] == ["NorbertaForMaskedLM"]
 
 
 @pytest.mark.parametrize("naming", NAMINGS.values(), ids=NAMINGS)

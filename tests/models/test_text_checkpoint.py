@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_bad_folders import edit_config, edit_tensors
+from test_bad_folders import edit_config, edit_tensors, sentence
 from test_round_trip import loaded_cleanly
 from text_fixtures import WORDS, write_tokenizer
-from text_model_samples import BATCH, padded, unpadded
+from text_model_samples import BATCH, KINDS, SHAPES, padded, unpadded
 
 from sdfast import bundled
 from sdfast.modalities.texts.checkpoint import (
@@ -29,21 +29,20 @@ from sdfast.modalities.texts.checkpoint import (
     save_classifier,
     save_mlm,
 )
+from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextShape
 from sdfast.modalities.texts.tokenization import load_tokenizer
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.weights import weights_digest
 
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
-KINDS = ["roberta", "bert"]
 DROPOUTS = Dropouts(0.2, 0.3, 0.4)
 NAMES = ["oak", "elm", "fir"]
 TOKENIZER = {"tokenizer.json": b'{"made": "up"}', "vocab.txt": "[PAD]\nélan\n".encode()}
 
 
-def scrambled(kind: Any, seed: int = 1) -> MaskedLanguageModel:
-    shape = TextShape(kind, 60, 40, 2, {"roberta": 1, "bert": 0}[kind], TransformerShape(32, 2, 4, 48), 1e-5)
-    module = fresh_mlm(shape, seed)
+def scrambled(kind: str, seed: int = 1) -> MaskedLanguageModel:
+    module = fresh_mlm(SHAPES[kind], seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -51,28 +50,28 @@ def scrambled(kind: Any, seed: int = 1) -> MaskedLanguageModel:
     return module
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPES)
 def test_mlm_in_transformers(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     ours = scrambled(kind)
     save_mlm(ours, tmp_path, Companions(), DROPOUTS)
     theirs = loaded_cleanly(transformers.AutoModelForMaskedLM, tmp_path)
-    assert type(theirs).__name__ == {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM"}[kind]
+    assert type(theirs).__name__ == f"{FAMILIES[kind].name}ForMaskedLM"
     ids, mask = padded(BATCH, ours.shape.pad_id or 0)
     ours.double()
     wanted = unpadded(theirs(ids, attention_mask=mask).logits, BATCH)
     torch.testing.assert_close(ours.logits(ours.encoder(BATCH)), wanted, **TIGHT)
-    assert (theirs.config.hidden_dropout_prob, theirs.config.attention_probs_dropout_prob) == (0.2, 0.3)
+    assert [getattr(theirs.config, field.key) for field in FAMILIES[kind].dropouts] == [0.2, 0.3, 0.4]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPES)
 def test_classifier_in_transformers(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     mlm = scrambled(kind)
     ours = classifier_from_mlm(mlm, 3, DROPOUTS, seed=5)
     save_classifier(ours, tmp_path, Companions({}, TOKENIZER), NAMES, DROPOUTS)
     theirs = loaded_cleanly(transformers.AutoModelForSequenceClassification, tmp_path)
-    assert theirs.config.id2label == dict(enumerate(NAMES)) and theirs.config.classifier_dropout == 0.4
+    assert theirs.config.id2label == dict(enumerate(NAMES))
     ids, mask = padded(BATCH, ours.shape.pad_id or 0)
     wanted = theirs(ids, attention_mask=mask).logits
     torch.testing.assert_close(ours.double().eval()(BATCH), wanted, **TIGHT)
@@ -92,7 +91,7 @@ def test_the_head_is_decided_by_the_seed() -> None:
     assert 0.015 < one.dense.weight.std() < 0.025 and not one.classifier.bias.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPES)
 def test_mlm_bit_for_bit(kind: str, tmp_path: Path) -> None:
     ours = scrambled(kind)
     companions = Companions({"bos_token_id": 3, "architectures": ["Other"], "dtype": "float16"}, TOKENIZER)
@@ -111,7 +110,7 @@ def test_mlm_bit_for_bit(kind: str, tmp_path: Path) -> None:
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["Roberta", "Bert"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_file_has_the_names_of_transformers(kind: str, hugging_face: Any, tmp_path: Path) -> None:
     _, path = hugging_face(f"{kind}ForMaskedLM")
     loaded = load_mlm(str(path))
@@ -124,19 +123,36 @@ def test_the_file_has_the_names_of_transformers(kind: str, hugging_face: Any, tm
         assert file.metadata() == {"format": "pt"}
 
 
-@pytest.mark.parametrize("kind", ["Roberta", "Bert"])
-@pytest.mark.parametrize("source", ["Model", "ForSequenceClassification"])
-def test_an_encoder_alone_gets_a_new_head(kind: str, source: str, hugging_face: Any) -> None:
-    theirs, path = hugging_face(f"{kind}{source}")
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        *((f"{kind}ForSequenceClassification", "classifier") for kind in KINDS),
+        *((f"{kind}Model", "pooler.dense.bias") for kind in ("Bert", "Roberta")),
+        *((f"{kind}Model", None) for kind in ("DistilBert", "Electra")),
+        ("ElectraForPreTraining", "discriminator_predictions.dense.bias"),
+    ],
+)
+def test_an_encoder_alone_gets_a_new_head(name: str, unused: str | None, hugging_face: Any) -> None:
+    theirs, path = hugging_face(name)
     loaded, same, other = (load_mlm(str(path), seed=seed) for seed in (1, 1, 2))
     assert loaded.fresh_head and loaded.digest == same.digest != other.digest
     assert any("has no language-model head" in note and note.startswith("warning") for note in loaded.notes)
-    unused = {"Model": "pooler.dense.bias", "ForSequenceClassification": "classifier"}[source]
-    assert any(note.startswith("not used: ") and unused in note for note in loaded.notes)
+    said = [note for note in loaded.notes if note.startswith("not used: ")]
+    assert [str(unused) in note for note in said] == [True] * (unused is not None)
     ids, mask = padded(BATCH, loaded.shape.pad_id or 0)
-    base = theirs if source == "Model" else getattr(theirs, kind.lower())
-    wanted = unpadded(base.double()(ids, attention_mask=mask).last_hidden_state, BATCH)
+    wanted = unpadded(theirs.base_model.double()(ids, attention_mask=mask).last_hidden_state, BATCH)
     torch.testing.assert_close(loaded.module.double().eval().encoder(BATCH), wanted, **TIGHT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stored_copy_of_the_embeddings_is_their_copy(kind: str, hugging_face: Any) -> None:
+    _, path = hugging_face(f"{kind}ForMaskedLM")
+    loaded = load_mlm(str(path))
+    last = f"{FAMILIES[loaded.shape.kind].decoder}.weight"
+    edit_tensors(path, lambda t: t.update({last: loaded.module.encoder.word_embeddings.weight.detach().clone()}))
+    assert load_mlm(str(path)).digest == loaded.digest
+    edit_tensors(path, lambda t: t[last].view(-1)[3].add_(1))
+    assert f"the tensor '{last}' in" in (text := sentence(path, load_mlm)) and "tied to the embeddings only" in text
 
 
 def test_old_files(hugging_face: Any) -> None:
@@ -158,7 +174,7 @@ def test_old_files(hugging_face: Any) -> None:
     assert "not used: cls.seq_relationship.weight of the checkpoint." in loaded.notes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SHAPES)
 def test_the_encoder_in_transformers(kind: str, tmp_path: Path) -> None:
     """`AutoModel` of the folder as it is gives the features: nothing in it is random."""
     transformers = pytest.importorskip("transformers")

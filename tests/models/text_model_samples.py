@@ -1,4 +1,4 @@
-"""Token sequences of several lengths, unpadded for us and padded for transformers."""
+"""Small models of every kind, and token sequences of several lengths, unpadded for us and padded for transformers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.families import FAMILIES
+from sdfast.modalities.texts.model import TextShape
+from sdfast.models.blocks import TransformerShape
 
+KINDS = [family.name for family in FAMILIES.values()]  # as transformers' classes begin
+_SIZES = {"vocabulary": 60, "positions": 40, "encoder": TransformerShape(32, 2, 4, 48)}
+SHAPES = {
+    "bert": TextShape("bert", types=2, pad_id=0, norm_eps=1e-5, **_SIZES),
+    **{
+        kind: TextShape(kind, types=1, pad_id=1, norm_eps=1e-5, **_SIZES)
+        for kind in ("roberta", "xlm-roberta", "camembert")
+    },
+    "distilbert": TextShape("distilbert", types=0, pad_id=0, **_SIZES),
+    "electra": TextShape("electra", types=2, pad_id=0, norm_eps=1e-5, embedding=24, **_SIZES),
+}
 LENGTHS = torch.tensor([7, 1, 12, 12, 3])
 IDS = torch.randint(5, 60, (35,), generator=torch.Generator().manual_seed(3))  # none is padding
 BATCH = TokenBatch(IDS, LENGTHS)
