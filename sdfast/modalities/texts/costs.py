@@ -16,6 +16,7 @@ from sdfast.data.order import Batch
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.masking import TokenMask, TokenMasking
 from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.objectives.choose import classifier_objective, masked_objective
 
@@ -79,12 +80,12 @@ def text_step(task: TextTask, lengths: Sequence[int], masked: Sequence[int] = ()
     shape, config, batch = task.shape, task.config, Batch(0, torch.arange(len(lengths)))
     texts = TokenBatch(torch.zeros(sum(lengths), dtype=torch.int64), torch.tensor(lengths))
     if task.stage == "finetune":
-        classifier = hollow(TextClassifier, shape, task.classes, task.dropout)
+        classifier = hollow(text_classifier, shape, task.classes, task.dropout)
         labels = torch.zeros(len(lengths), dtype=torch.int64)
         return Step(classifier_objective(classifier, LabelledTexts(), labels, task.unanchored, 0), texts, None, batch)
     rows = len(texts.ids) if config.distill.tokens == "all" else len(texts)
-    teacher = task.teacher(MaskedLanguageModel, rows, shape.encoder.width)
-    module = hollow(MaskedLanguageModel, shape, task.dropout)
+    teacher = task.teacher(masked_model, rows, shape.encoder.width)
+    module = hollow(masked_model, shape, task.dropout)
     masking = TokenMasking(0, shape.vocabulary, (), config.pretrain.word_ratio)
     views = MaskedTexts(lambda rows: (texts.ids, texts.lengths), masking, config.pretrain.mean)
     objective = masked_objective(module, views, config, task.stage, 0, teacher)

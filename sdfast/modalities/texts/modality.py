@@ -25,6 +25,7 @@ from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
@@ -270,8 +271,8 @@ class Texts(Modality):
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
         if classes is None:
-            return models.filled(MaskedLanguageModel, state, shape)
-        return models.filled(TextClassifier, finished_state(state), shape, classes)
+            return models.filled(masked_model, state, shape)
+        return models.filled(text_classifier, finished_state(state), shape, classes)
 
 
 def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
