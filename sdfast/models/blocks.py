@@ -2,31 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
+from sdfast.models.weights import later
 from sdfast.ops.attention import Group, Groups, attend, attend_across
 from sdfast.ops.linear import Linear, linear
 from sdfast.ops.norm import added_norm, is_joined, normed_sum
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a pre-norm block differs from that of a ViT.
+
+    Attributes:
+        activation: of the MLP.
+        gated: the MLP is fc2(activation(a) * b), a and b the two halves of what fc1 gives.
+        norm: LayerNorm, or RMSNorm (Zhang and Sennrich, 2019).
+        norm_bias, proj_bias, mlp_bias: whether norms, the attention's output projection and the MLP have biases.
+        kv_heads: heads of keys and values, each for as many of the queries' (Ainslie et al., 2023); None for one each.
+    """
+
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: Literal["layer", "rms"] = "layer"
+    norm_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    kv_heads: int | None = None
+
+    def make_norm(self, width: int, eps: float) -> nn.Module:
+        """A norm of so many features."""
+        return nn.RMSNorm(width, eps) if self.norm == "rms" else nn.LayerNorm(width, eps, bias=self.norm_bias)
+
+
+PLAIN = Style()
+
 
 @dataclass(frozen=True)
 class TransformerShape:
-    """Sizes of a stack of transformer blocks."""
+    """Sizes of a stack of transformer blocks, and their style."""
 
     width: int
     depth: int
     heads: int
     mlp_width: int
+    style: Style = later(PLAIN)
 
     def block_parameters(self, qkv_bias: bool) -> int:
-        """How many numbers a block has: four projections of the attention, two layers of the MLP, two LayerNorms."""
-        return self.width * (4 * self.width + 2 * self.mlp_width + 6 + 3 * qkv_bias) + self.mlp_width
+        """How many numbers a block has: four projections of the attention, the layers of the MLP, two norms."""
+        style, width = self.style, self.width
+        keys = width // self.heads * (style.kv_heads or self.heads)
+        hidden = (1 + style.gated) * self.mlp_width
+        products = width * (2 * width + 2 * keys + hidden + self.mlp_width)
+        biases = qkv_bias * (width + 2 * keys) + style.proj_bias * width + style.mlp_bias * (hidden + width)
+        return products + biases + width * (2 + 2 * (style.norm == "layer" and style.norm_bias))
+
+
+class Turn(NamedTuple):
+    """Rotary position embeddings of tokens (Su et al., 2021): cosine and sine, [T, d] each, of a head's features.
+
+    Feature i of the first half and i of the second are one pair. A token without a position has cosine 1 and sine 0.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def of(self, x: Tensor) -> Tensor:
+        """Queries or keys [T, H, d], turned, in their dtype."""
+        first, second = x.chunk(2, dim=-1)
+        turned = x * self.cos[:, None] + torch.cat((-second, first), dim=-1) * self.sin[:, None]
+        return turned.to(x.dtype)
+
+    def at(self, ids: Tensor) -> Turn:
+        """Those of some tokens of every sequence: of [B * N, d], ids [B, M] -> [B * M, d]."""
+        return Turn(*(take_tokens(each.view(len(ids), -1, each.shape[-1]), ids).flatten(0, 1) for each in self))
 
 
 class Rows(NamedTuple):
@@ -42,7 +108,10 @@ def settled(x: Tensor, pending: Tensor | None) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value."""
+    """Multi-head self-attention with one matrix for query, key and value.
+
+    `turn` is of the tokens that attend and are seen; None without rotary positions.
+    """
 
     backend = "auto"  # see sdfast.ops.attention.attend
 
@@ -54,35 +123,50 @@ class Attention(nn.Module):
         dropout: float,
         attention_dropout: float = 0.0,
         rows_vary: bool = False,
+        style: Style = PLAIN,
     ) -> None:
         """dropout: after the projection; attention_dropout: of the attention weights; rows_vary: see `Linear`."""
         super().__init__()
         self.heads, self.dim, self.attention_dropout = heads, width // heads, attention_dropout
-        self.qkv = Linear(width, 3 * width, qkv_bias, rows_vary)
-        self.proj = Linear(width, width, rows_vary=rows_vary)
+        self.kv_heads = style.kv_heads or heads
+        self.qkv = Linear(width, width + 2 * self.kv_heads * self.dim, qkv_bias, rows_vary)
+        self.proj = Linear(width, width, style.proj_bias, rows_vary)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, groups: Groups, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, groups: Groups, residual: Tensor | None = None, turn: Turn | None = None) -> Tensor:
         """x, residual: [T, D], the tokens of all groups -> [T, D]."""
-        return self.project(self.attended(x, groups), residual)
+        return self.project(self.attended(x, groups, turn), residual)
 
-    def attended(self, x: Tensor, groups: Groups) -> Tensor:
+    def attended(self, x: Tensor, groups: Groups, turn: Turn | None = None) -> Tensor:
         """What the heads give, before the output projection: x [T, D] -> [T, D]."""
-        return attend(self.qkv.heads(x, self.heads), groups, self.backend, self._dropped())
+        if turn is None and self.kv_heads == self.heads:
+            return attend(self.qkv.heads(x, self.heads), groups, self.backend, self._dropped())
+        both = self.heads + self.kv_heads
+        qk, v = self.qkv(x).view(len(x), -1, self.dim).tensor_split([both], dim=1)
+        q, k = (qk if turn is None else turn.of(qk)).tensor_split([self.heads], dim=1)
+        return attend((q, self._for_all(k), self._for_all(v)), groups, self.backend, self._dropped())
 
-    def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor | None = None) -> Tensor:
+    def some_queries(self, x: Tensor, ids: Tensor, residual: Tensor | None = None, turn: Turn | None = None) -> Tensor:
         """For some tokens only: x [B, N, D], ids [B, M] of the tokens that ask, residual [B * M, D] -> [B * M, D]."""
         groups = Groups((Group(len(x), ids.shape[1], x.shape[1]),))
-        return self.project(self.across(take_tokens(x, ids).flatten(0, 1), x.flatten(0, 1), groups), residual)
+        asking, turns = take_tokens(x, ids).flatten(0, 1), None if turn is None else (turn.at(ids), turn)
+        return self.project(self.across(asking, x.flatten(0, 1), groups, turns), residual)
 
-    def across(self, asking: Tensor, x: Tensor, groups: Groups) -> Tensor:
-        """What the heads give for some tokens, before the output projection: asking [Tq, D] of x [Tk, D] -> [Tq, D]."""
+    def across(self, asking: Tensor, x: Tensor, groups: Groups, turns: tuple[Turn, Turn] | None = None) -> Tensor:
+        """What the heads give for some tokens, before the output projection: asking [Tq, D] of x [Tk, D] -> [Tq, D].
+
+        `turns` are of those that ask and of all.
+        """
         width = x.shape[1]
         rows_vary = self.qkv.rows_vary
-        q = linear(asking, self.qkv.weight[:width], self._bias(0, 1), rows_vary=rows_vary)
-        kv = linear(x, self.qkv.weight[width:], self._bias(1, 3), rows_vary=rows_vary)
-        q, kv = q.view(len(q), self.heads, self.dim), kv.view(len(kv), 2, self.heads, self.dim)
-        return attend_across(q, kv, groups, self.backend, self._dropped())
+        q = linear(asking, self.qkv.weight[:width], self._bias(0, width), rows_vary=rows_vary)
+        kv = linear(x, self.qkv.weight[width:], self._bias(width), rows_vary=rows_vary)
+        q, kv = q.view(len(q), self.heads, self.dim), kv.view(len(kv), 2, self.kv_heads, self.dim)
+        if turns is not None:
+            of_asking, of_all = turns
+            k, v = kv.unbind(1)
+            q, kv = of_asking.of(q), torch.stack((of_all.of(k), v), dim=1)
+        return attend_across(q, self._for_all(kv), groups, self.backend, self._dropped())
 
     def first_query(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """For the first token only: x [B, N, D], residual [B, D] -> [B, D].
@@ -93,11 +177,11 @@ class Attention(nn.Module):
         batch, _, width = x.shape
         heads, dim = self.heads, self.dim
         w_q, w_k, w_v = self.qkv.weight.view(3, heads, dim, width).unbind(0)
-        q = linear(x[:, 0], w_q.flatten(0, 1), self._bias(0, 1)).view(batch, heads, dim)
+        q = linear(x[:, 0], w_q.flatten(0, 1), self._bias(0, width)).view(batch, heads, dim)
         asked = torch.einsum("bhd,hdw->bhw", q * dim**-0.5, w_k)
         weights = (asked @ x.transpose(1, 2)).softmax(dim=-1)
         out = torch.einsum("bhw,hdw->bhd", weights @ x, w_v).flatten(1)
-        bias = self._bias(2, 3)
+        bias = self._bias(2 * width)
         return self.project(out if bias is None else out + bias, residual)
 
     def project(self, attended: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -111,62 +195,96 @@ class Attention(nn.Module):
         """Probability of an attention weight to be dropped now."""
         return self.attention_dropout if self.training else 0.0
 
-    def _bias(self, first: int, last: int) -> Tensor | None:
-        """The bias of the query (0), key (1) and value (2) from `first` to `last`, exclusive."""
-        width = self.qkv.in_features
-        return None if self.qkv.bias is None else self.qkv.bias[first * width : last * width]
+    def _bias(self, first: int, last: int | None = None) -> Tensor | None:
+        """The bias of queries, keys and values, one after the other, from one output to another."""
+        return None if self.qkv.bias is None else self.qkv.bias[first:last]
+
+    def _for_all(self, heads: Tensor) -> Tensor:
+        """Keys or values [..., K, d], each as often as there are queries' heads for it -> [..., H, d]."""
+        if self.kv_heads == self.heads:
+            return heads
+        return heads.repeat_interleave(self.heads // self.kv_heads, dim=-2)
 
 
 class Block(CheckpointedBlock, Compilable):
-    """Pre-norm transformer block: attention and MLP (exact GELU), each behind a LayerNorm and a residual."""
+    """Pre-norm transformer block: attention and MLP, each behind a norm and a residual.
 
-    def __init__(self, shape: TransformerShape, norm_eps: float, qkv_bias: bool, dropout: float = 0.0) -> None:
+    `turn` is of the tokens that are given, [B * N, d] where they are [B, N, D]; None without rotary positions.
+    """
+
+    def __init__(
+        self,
+        shape: TransformerShape,
+        norm_eps: float,
+        qkv_bias: bool,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        rows_vary: bool = False,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(shape.width, eps=norm_eps)
-        self.attn = Attention(shape.width, shape.heads, qkv_bias, dropout)
-        self.norm2 = nn.LayerNorm(shape.width, eps=norm_eps)
-        self.fc1 = Linear(shape.width, shape.mlp_width)
-        self.fc2 = Linear(shape.mlp_width, shape.width)
+        style = self.style = shape.style
+        self.norm1 = style.make_norm(shape.width, norm_eps)
+        self.attn = Attention(shape.width, shape.heads, qkv_bias, dropout, attention_dropout, rows_vary, style)
+        self.norm2 = style.make_norm(shape.width, norm_eps)
+        self.fc1 = Linear(shape.width, (1 + style.gated) * shape.mlp_width, style.mlp_bias, rows_vary)
+        self.fc2 = Linear(shape.mlp_width, shape.width, style.mlp_bias, rows_vary)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, groups: Groups) -> Tensor:
+    def forward(self, x: Tensor, groups: Groups, turn: Turn | None = None) -> Tensor:
         """[T, D], the tokens of all groups -> [T, D]."""
-        return self.mlp(self.attn(self.norm1(x), groups, x))
+        return self.mlp(self.attn(self.norm1(x), groups, x, turn))
 
-    def advance(self, rows: Rows, groups: Groups) -> Rows:
+    def advance(self, rows: Rows, groups: Groups, turn: Turn | None = None) -> Rows:
         """The tokens of all groups, one block further."""
         if self.compiled or is_joined(rows.x):
-            return Rows(*self.run(self.carry, *rows, groups))
-        return Rows(self.run(self, settled(*rows), groups))
+            return Rows(*self.run(self.carry, *rows, groups, turn))
+        return Rows(self.run(self, settled(*rows), groups, turn))
 
     @segment()
-    def carry(self, x: Tensor, pending: Tensor | None, groups: Groups) -> tuple[Tensor, Tensor]:
-        """The block but for its last sum, which the next one makes in one kernel with its LayerNorm: see `Rows`."""
+    def carry(
+        self, x: Tensor, pending: Tensor | None, groups: Groups, turn: Turn | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The block but for its last sum, which the next one makes in one kernel with its norm: see `Rows`."""
         x, normed = added_norm(self.norm1, x, pending)
-        x, normed = added_norm(self.norm2, x, self.attn(normed, groups))
-        change = self.fc2(self.fc1.gelu(normed))
+        x, normed = added_norm(self.norm2, x, self.attn(normed, groups, None, turn))
+        change = self.fc2(self.hidden(normed))
         return x, self.dropout(change) if self._drops else change
 
     @segment()
-    def some_queries(self, x: Tensor, ids: Tensor, pending: Tensor | None = None) -> Tensor:
+    def some_queries(self, x: Tensor, ids: Tensor, pending: Tensor | None = None, turn: Turn | None = None) -> Tensor:
         """The block's output at some tokens only: x and what is pending [B, N, D], ids [B, M] -> [B * M, D]."""
         x, normed = added_norm(self.norm1, x, pending)
         here = take_tokens(x, ids).flatten(0, 1)
         if is_joined(here):
-            return self.mlp(here, self.attn.some_queries(normed, ids))
-        return self.mlp(self.attn.some_queries(normed, ids, here))
+            return self.mlp(here, self.attn.some_queries(normed, ids, None, turn))
+        return self.mlp(self.attn.some_queries(normed, ids, here, turn))
 
     @segment()
-    def first_query(self, x: Tensor, pending: Tensor | None = None) -> Tensor:
-        """The block's output at the first token only: x and what is pending [B, N, D] -> [B, D]."""
+    def first_query(self, x: Tensor, pending: Tensor | None = None, turn: Turn | None = None) -> Tensor:
+        """The block's output at the first token only: x and what is pending [B, N, D] -> [B, D].
+
+        Keys that are turned, or that several heads share, are made.
+        """
+        if turn is not None or self.attn.kv_heads != self.attn.heads:
+            return self.some_queries(x, torch.zeros((len(x), 1), dtype=torch.int64, device=x.device), pending, turn)
         x, normed = added_norm(self.norm1, x, pending)
         return self.mlp(self.attn.first_query(normed, x[:, 0]))
 
     def mlp(self, x: Tensor, change: Tensor | None = None) -> Tensor:
         """The second half, of x and a change that is still to be added, if any: [T, D] -> [T, D]."""
         x, normed = added_norm(self.norm2, x, change)
-        hidden = self.fc1.gelu(normed)
+        hidden = self.hidden(normed)
         return x + self.dropout(self.fc2(hidden)) if self._drops else self.fc2(hidden, x)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the MLP's second layer is given: [T, D] -> [T, mlp_width]."""
+        if self.style.activation == "gelu" and not self.style.gated:
+            return self.fc1.gelu(x)
+        activation = ACTIVATIONS[self.style.activation]
+        if not self.style.gated:
+            return activation(self.fc1(x))
+        gate, up = self.fc1(x).chunk(2, dim=-1)
+        return activation(gate) * up
 
     @property
     def _drops(self) -> bool:

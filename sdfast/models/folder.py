@@ -20,7 +20,9 @@ from sdfast.models.initialise import fresh_state
 from sdfast.models.layout import Naming, read_state
 from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
-TEXTS_TAKEN = "of text models sdfast takes bert, roberta, xlm-roberta, camembert, distilbert and electra"
+TEXTS_TAKEN = (
+    "of text models sdfast takes bert, roberta, xlm-roberta, camembert, distilbert, electra, modernbert and eurobert"
+)
 THRESHOLD = "sdfast_threshold"  # in config.json: the probability from which on a class applies
 ONE_CLASS = "single_label_classification"  # as `problem_type`
 _SPARE = 1 << 24  # parameters
@@ -204,7 +206,7 @@ class Source:
     shape: Any  # of sizes
     notes: list[str]  # for the user
 
-    def classifier(self, kind: type[nn.Module], head: str) -> tuple[dict[str, Tensor], list[str]]:
+    def classifier(self, kind: Callable[..., nn.Module], head: str) -> tuple[dict[str, Tensor], list[str]]:
         """Our tensors of a classifier, and the names of its outputs in their order.
 
         Args:
@@ -273,7 +275,7 @@ def write_folder(
     write_json(directory / "config.json", {**config, "torch_dtype": dtype})
 
 
-def classifier_on(kind: type[Module], start: nn.Module, seed: int, *arguments: Any) -> Module:
+def classifier_on(kind: Callable[..., Module], start: nn.Module, seed: int, *arguments: Any) -> Module:
     """A classifier with what it shares with `start` (copied) and new layers for the rest, on its device, in its dtype.
 
     Args:

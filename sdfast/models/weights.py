@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,13 +118,13 @@ def read_weights(folder: Path) -> Weights:
     return _unwrapped(Weights(tensors, files, folder, tuple(notes)))
 
 
-def sizes_of(kind: type[nn.Module], *arguments: Any) -> dict[str, torch.Size]:
+def sizes_of(kind: Callable[..., nn.Module], *arguments: Any) -> dict[str, torch.Size]:
     """Names and sizes of the tensors that a module made with these arguments has; none is allocated."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in kind(*arguments).state_dict().items()}
 
 
-def filled(kind: type[Module], state: Mapping[str, Tensor], *arguments: Any) -> Module:
+def filled(kind: Callable[..., Module], state: Mapping[str, Tensor], *arguments: Any) -> Module:
     """A module made of these very tensors: nothing is initialised, nothing copied."""
     with torch.device("meta"):
         module = kind(*arguments)

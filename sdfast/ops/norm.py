@@ -20,11 +20,11 @@ from sdfast.ops.registry import Backend, Op, Use, add
 _Three = tuple[Tensor, Tensor, Tensor]
 
 
-def added_norm(norm: nn.LayerNorm, x: Tensor, change: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The sum of a residual and a change, and its LayerNorm.
+def added_norm(norm: nn.Module, x: Tensor, change: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum of a residual and a change, and its norm.
 
     Args:
-        norm: with weight and bias.
+        norm: a LayerNorm; where it has no bias, or is another norm, nothing is joined.
         x: [..., D].
         change: [..., D], or None for 0.
 
@@ -32,7 +32,7 @@ def added_norm(norm: nn.LayerNorm, x: Tensor, change: Tensor | None = None) -> t
         x + change, and its norm: [..., D] both. Where `is_joined`, the norm is in bfloat16, as the next product takes
         it; the sum is in x's dtype.
     """
-    if not is_joined(x):
+    if not (is_joined(x) and isinstance(norm, nn.LayerNorm) and norm.bias is not None):
         x = x if change is None else x + change
         return x, norm(x)
     sum_, half, _ = _joined(norm, x, change, False)

@@ -13,7 +13,7 @@ from sdfast.config import Config
 from sdfast.costs.ledger import Products
 from sdfast.costs.task import hollow
 from sdfast.modalities.images.costs import ImageTask, image_step
-from sdfast.modalities.images.model import MaskedAutoencoder, TransformerShape, View, ViTShape
+from sdfast.modalities.images.model import MaskedAutoencoder, TransformerShape, ViTShape
 from sdfast.models.blocks import use_attention
 
 DECODER = TransformerShape(512, 8, 16, 2048)
@@ -49,7 +49,7 @@ def test_forward_of_the_published_pieces(
     assert round(forward(lambda: encoder(pixels, visible)), 2) == masked
     assert round(forward(lambda: module.decoder(encoded, visible)), 2) == decoder
     assert round(forward(lambda: module.decoder(encoded, visible, None, hidden)), 2) == masked_tail
-    tail = forward(lambda: encoder.encode(View(encoder.embed(pixels), cls_only=True)))
+    tail = forward(lambda: encoder.encode(encoder.view(encoder.embed(pixels), cls_only=True)))
     # There the last block makes keys and values, which ours does not need.
     keys_and_values = 2 * 197 * shape.encoder.width * 2 * shape.encoder.width / 1e9
     assert tail + keys_and_values == pytest.approx(cls_tail, abs=0.02)

@@ -327,7 +327,7 @@ def test_the_decoder_of_masked_patches_only(blocks: int, module: MaskedAutoencod
 
 def test_selected_tokens_are_what_the_objective_matches(module: MaskedAutoencoder, pixels: Tensor) -> None:
     encoded = module.encoder(pixels)
-    cls_only = module.encoder.encode(View(module.encoder.embed(pixels), cls_only=True))[0]
+    cls_only = module.encoder.encode(module.encoder.view(module.encoder.embed(pixels), cls_only=True))[0]
     torch.testing.assert_close(cls_only, select_tokens(encoded, "cls"))
 
 

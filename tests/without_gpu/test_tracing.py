@@ -15,7 +15,7 @@ from recorded_graphs import Graphs, recorded_graphs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdfast.modalities.images.model import MaskedAutoencoder, View, ViTClassifier, with_cls
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel
 from sdfast.models.blocks import TransformerShape, use_attention
 from sdfast.models.compiled import use_compiled
@@ -57,9 +57,9 @@ def masked_step(sizes_differ: bool, distils: bool) -> Callable[[MaskedAutoencode
         encoder, pixels = module.encoder, torch.zeros(BATCH, 3, 224, 224)
         visible = torch.zeros(BATCH, VISIBLE, dtype=torch.int64)
         valid = torch.ones(BATCH, VISIBLE, dtype=torch.bool) if sizes_differ else None
-        views = [View(encoder.embed(pixels, visible), with_cls(valid))]
+        views = [encoder.view(encoder.embed(pixels, visible), visible, valid)]
         if distils:
-            views.append(View(encoder.embed(pixels), cls_only=True))
+            views.append(encoder.view(encoder.embed(pixels), cls_only=True))
         encoded, *others = encoder.encode(*views)
         ids = None if sizes_differ else torch.zeros(BATCH, MASKED, dtype=torch.int64)
         return [module.decoder(encoded, visible, valid, ids), *others]

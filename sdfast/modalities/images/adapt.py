@@ -40,13 +40,14 @@ def adapt_state(
     adapted, notes = dict(state), []
     new_shape = replace(shape, image_size=image_size, channels=channels)
     if new_shape.grid != shape.grid:
-        for name in ("encoder.position_embeddings", "decoder.position_embeddings"):
-            if name in adapted:
-                adapted[name] = resize_positions(adapted[name], shape.grid, new_shape.grid)
-        notes.append(
-            f"image size {_by(shape.image_size)} -> {_by(image_size)}: position embeddings were interpolated (bicubic) "
-            f"from {_by(shape.grid)} to {_by(new_shape.grid)} patches."
+        tables = [name for name in adapted if name.endswith("coder.position_embeddings")]
+        for name in tables:
+            adapted[name] = resize_positions(adapted[name], shape.grid, new_shape.grid)
+        grids = f"from {_by(shape.grid)} to {_by(new_shape.grid)} patches"
+        how = (
+            f"position embeddings were interpolated (bicubic) {grids}" if tables else f"{grids}, whose positions rotate"
         )
+        notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: {how}.")
     elif image_size != shape.image_size:
         notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: the patches stay {_by(shape.grid)}.")
     if image_size[0] != image_size[1]:
@@ -91,24 +92,24 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
 
 
 def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Interpolate position embeddings to another grid of patches; the CLS row stays.
+    """Interpolate position embeddings to another grid of patches; the CLS row, where there is one, stays.
 
     Bicubic with `align_corners=False`, as `ViTMAEEmbeddings.interpolate_pos_encoding` of transformers. The decoder's go
     through the same: transformers interpolates those along the flattened patches, which mixes the end of one row
     with the start of the next.
 
     Args:
-        positions: [1, 1 + L, D].
+        positions: [1, 1 + L, D], or [1, L, D].
         old_grid: patches down and across, L in all.
         new_grid: the same, wanted.
 
     Returns:
-        [1, 1 + L', D].
+        [1, 1 + L', D], or [1, L', D].
     """
-    width = positions.shape[-1]
-    plane = positions[:, 1:].reshape(1, *old_grid, width).permute(0, 3, 1, 2)
+    width, before = positions.shape[-1], positions.shape[1] - old_grid[0] * old_grid[1]
+    plane = positions[:, before:].reshape(1, *old_grid, width).permute(0, 3, 1, 2)
     plane = F.interpolate(plane, size=new_grid, mode="bicubic", align_corners=False)
-    return torch.cat((positions[:, :1], plane.permute(0, 2, 3, 1).reshape(1, -1, width)), dim=1)
+    return torch.cat((positions[:, :before], plane.permute(0, 2, 3, 1).reshape(1, -1, width)), dim=1)
 
 
 def input_weights_for(weight: Tensor, channels: int) -> Tensor:

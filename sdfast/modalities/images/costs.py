@@ -46,7 +46,9 @@ class ImageTask(Task):
     @property
     @override
     def features(self) -> int:
-        return {"cls": 1, "patch": self.shape.patches, "all": 1 + self.shape.patches}[self.config.distill.tokens]
+        return {"cls": 1, "patch": self.shape.patches, "all": self.shape.prefix + self.shape.patches}[
+            self.config.distill.tokens
+        ]
 
 
 def image_step(task: ImageTask, images: int) -> Step:
@@ -63,7 +65,7 @@ def image_step(task: ImageTask, images: int) -> Step:
         objective = classifier_objective(classifier, LabelledImages(normalise, 0.5, 0), labels, task.unanchored, 0)
         return Step(objective, pixels, objective.draw(batch), batch)
     assert task.stage != "head"
-    count = {"cls": (), "patch": (shape.patches,), "all": (1 + shape.patches,)}[config.distill.tokens]
+    count = {"cls": (), "patch": (shape.patches,), "all": (shape.prefix + shape.patches,)}[config.distill.tokens]
     teacher = task.teacher(MaskedAutoencoder, images, *count, shape.encoder.width)
     module = hollow(MaskedAutoencoder, shape)
     masked = masked_objective(module, MaskedImages(normalise, config.pretrain), config, task.stage, 0, teacher)

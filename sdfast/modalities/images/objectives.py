@@ -13,7 +13,7 @@ from sdfast.data.order import Batch
 from sdfast.losses import mae_distill_loss
 from sdfast.modalities.images.augment import Augmentation
 from sdfast.modalities.images.masking import PatchMask, batch_mask
-from sdfast.modalities.images.model import MaskedAutoencoder, View, ViTClassifier, select_tokens, with_cls
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier
 from sdfast.modalities.images.reader import Normalise
 from sdfast.models.base import Layer, Tokens, blocks_before
 from sdfast.objectives.base import DecayRule, Shortcuts
@@ -62,8 +62,8 @@ class MaskedImages:
         """Encode one view or both; of the masked one the encoder sees the visible patches."""
         encoder, mask = module.encoder, rows.mask
         tokens, layer = match or ("cls", "last")
-        clean = partial(View, cls_only=tokens == "cls" and taken.cls_tail, layer=blocks_before(layer))
-        seen = partial(View, valid=with_cls(mask.visible_valid))
+        clean = partial(encoder.view, cls_only=tokens == "cls" and taken.cls_tail, layer=blocks_before(layer))
+        seen = partial(encoder.view, patch_ids=mask.visible_ids, valid=mask.visible_valid)
         encoded = matched = None
         if masked and match and taken.packed:
             visible, every = encoder.embed_both(rows.clean, mask.visible_ids)
@@ -74,8 +74,8 @@ class MaskedImages:
                 (encoded,) = encoder.encode(seen(encoder.embed(rows.clean, mask.visible_ids)))
             if whole is not None:
                 (matched,) = encoder.encode(clean(whole))
-        if matched is not None and matched.dim() == 3:
-            matched = select_tokens(matched, tokens)
+        if matched is not None:
+            matched = encoder.select(matched, tokens)
         return None if encoded is None else self._predict(module, encoded, mask, taken.masked_tail), matched
 
     def _predict(self, module: MaskedAutoencoder, encoded: Tensor, mask: PatchMask, tail: bool) -> Pixels:
@@ -162,9 +162,8 @@ class LabelledImages:
         return r3f.draw(size, seen.device, seen.dtype)
 
     def states(self, module: ViTClassifier, seen: Tensor, cls_tail: bool) -> Tensor:
-        """[views * b, D]: the encoded CLS tokens."""
-        encoded = module.encoder.encode(View(module.encoder.embed(seen), cls_only=cls_tail))[0]
-        return encoded if cls_tail else encoded[:, 0]
+        """[views * b, D]: what stands for each image."""
+        return module.states(module.encoder.embed(seen), cls_tail)
 
     def classify(self, module: ViTClassifier, states: Tensor) -> Tensor:
         """Logits of what the encoder gives: [B, D] -> [B, classes]."""

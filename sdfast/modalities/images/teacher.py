@@ -44,7 +44,7 @@ class ImageRecipe(BankRecipe):
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one row of features."""
         width, patches = self.shape.encoder.width, self.shape.patches
-        return {"cls": (width,), "patch": (patches, width), "all": (1 + patches, width)}[self.tokens]
+        return {"cls": (width,), "patch": (patches, width), "all": (self.shape.prefix + patches, width)}[self.tokens]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The images of some rows: [b, H, W, C]."""

@@ -15,7 +15,7 @@ from sdfast.costs.task import Flops, Step, Task, hollow, weights_of
 from sdfast.data.order import Batch
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.masking import TokenMask, TokenMasking
-from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, TextShape
 from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.objectives.choose import classifier_objective, masked_objective

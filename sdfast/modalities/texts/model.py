@@ -354,8 +354,7 @@ class MaskedLanguageModel(MaskedModel):
     @property
     def head_bias(self) -> Tensor | None:
         """[V], what is added to the scores, if anything."""
-        bias: Tensor | None = self.head.bias
-        return bias
+        return cast("Tensor | None", self.head.bias)
 
     def logits(self, encoded: Tensor) -> Tensor:
         """[M, D] encoded tokens -> [M, V]; training does not make them for all (see the objectives)."""

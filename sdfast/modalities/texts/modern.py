@@ -1,12 +1,12 @@
 """ModernBERT and EuroBERT: pre-norm encoders with rotary positions, and the heads that stand on them.
 
-Equal to the modules of transformers (`ModernBertForMaskedLM`, `ModernBertForSequenceClassification`, and EuroBERT's) for
-the same weights; the tests compare them.
+Equal to the modules of transformers (`ModernBertForMaskedLM`, `ModernBertForSequenceClassification`, and EuroBERT's)
+for the same weights; the tests compare them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class ModernEncoder(TextEncoder):
         self.shape = shape
         how, style, width, traits = _pre_norm(shape), shape.encoder.style, shape.encoder.width, shape.traits
         self.word_embeddings = word_table(shape.vocabulary, width)
-        self.norm = style.make_norm(width, shape.norm_eps) if traits.norms_words else None
+        self.word_norm = style.make_norm(width, shape.norm_eps) if traits.norms_words else None
         first = dropouts.hidden if dropouts.embeddings is None else dropouts.embeddings
         inside, projected = (dropouts.hidden, dropouts.attention) if traits.drops_states else (0.0, 0.0)
         self.dropout = nn.Dropout(first if traits.drops_states else 0.0)
@@ -64,7 +64,7 @@ class ModernEncoder(TextEncoder):
                 inside,
                 dropouts.attention,
                 projected,
-                normed=number > 0 or self.norm is None,
+                normed=number > 0 or self.word_norm is None,
             )
             for number in range(shape.encoder.depth)
         )
@@ -76,7 +76,7 @@ class ModernEncoder(TextEncoder):
         x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
         if noise is not None:
             x = torch.cat((x, x.detach() + noise))
-        return self.dropout(x if self.norm is None else self.norm(x))
+        return self.dropout(x if self.word_norm is None else self.word_norm(x))
 
     @override
     def seen(self, lengths: list[Tensor], asking: list[Asking | None] | None = None) -> Seen:
@@ -154,7 +154,7 @@ class ModernLanguageModel(MaskedLanguageModel):
     @property
     @override
     def head_weight(self) -> Tensor:
-        own: Tensor | None = self.head.weight
+        own = cast("Tensor | None", self.head.weight)
         return super().head_weight if own is None else own
 
 

@@ -23,7 +23,7 @@ _NAMING = Naming(
     prefix="model.",
     names={
         "encoder.word_embeddings": ["embeddings.tok_embeddings"],
-        "encoder.norm": ["embeddings.norm"],
+        "encoder.word_norm": ["embeddings.norm"],
         **blocks(
             "encoder.blocks",
             ["layers"],

@@ -16,7 +16,7 @@ _NAMES: Mapping[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-_THEIRS = {ours: theirs for theirs, ours in reversed(_NAMES.items())}
+_THEIRS = {ours: theirs for theirs, ours in reversed([*_NAMES.items()])}
 ACTIVATION = Kind(
     f"one of {', '.join(_NAMES)}",
     lambda value: isinstance(value, str) and value in _NAMES,
@@ -31,9 +31,7 @@ def pooling(*taken: str) -> Kind:
     return Kind(f"one of {', '.join(taken)}", lambda value: value in taken)
 
 
-def base_of(
-    settings: Settings, layer: str | None, older: str, default: float, otherwise: float | None = None
-) -> float:
+def base_of(settings: Settings, layer: str | None, older: str, default: float, otherwise: float | None = None) -> float:
     """The base of the rotary positions.
 
     Args:
@@ -51,7 +49,9 @@ def base_of(
     for scaled in (table, settings.table("rope_scaling")):
         kind = scaled.values.get("rope_type", scaled.values.get("type", "default"))
         if kind != "default" or scaled.values.get("partial_rotary_factor", 1.0) != 1.0:
-            raise UserError(f"{settings.path} asks for rotary positions of the type {kind}: sdfast has plain ones only.")
+            raise UserError(
+                f"{settings.path} asks for rotary positions of the type {kind}: sdfast has plain ones only."
+            )
     if "rope_theta" in table.values:
         return _number(table, "rope_theta", default)
     if otherwise is not None and older in settings.values and settings.values[older] is None:
