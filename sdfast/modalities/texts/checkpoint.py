@@ -96,10 +96,10 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     family, shape, weights, published = source.family, source.shape, source.weights, source.dropouts
     weights = weights if shape.pre_norm is not None and not shape.pre_norm.tied else _without_tied(weights, family)
     sizes = sizes_of(masked_model, shape)
-    sources = {name: family.naming.sources(name) for name in sizes if name.startswith("head.")}
-    theirs = [source for each in sources.values() for source in each if source.startswith(family.head)]
-    fresh_head = bool(theirs) and not any(name.startswith(family.head) for name in weights.tensors)
-    head = {name: sizes[name] for name in sources if fresh_head and sources[name][0] not in weights.tensors}
+    head = {name: size for name, size in sizes.items() if name.startswith("head.")}
+    has_own = any(family.naming.sources(name)[0].startswith(family.head) for name in head)
+    fresh_head = has_own and not any(name.startswith(family.head) for name in weights.tensors)
+    head = head if fresh_head else {}
     state = layout.read_state(weights, family.naming, {name: size for name, size in sizes.items() if name not in head})
     notes = [*weights.notes, *layout.unused_note(weights, family.naming, state), *source.notes]
     if fresh_head:

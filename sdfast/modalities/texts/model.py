@@ -77,13 +77,20 @@ class TextShape:
     @property
     def parameters(self) -> int:
         """How many numbers the encoder with its embeddings and a head's own layer have."""
+        if self.pre_norm is not None:
+            return self._pre_norm_parameters(self.pre_norm)
         width, narrow = self.encoder.width, self.embedding_width
-        rows = self.vocabulary + (self.positions if self.pre_norm is None else 0)
-        tables = narrow * (rows + self.types + 2)
+        tables = narrow * (self.vocabulary + self.positions + self.types + 2)
         between = 0 if width == narrow else width * (narrow + 1)
         head = narrow * (width + 3)
-        qkv_bias = self.pre_norm is None or self.pre_norm.qkv_bias
-        return tables + between + head + self.encoder.depth * self.encoder.block_parameters(qkv_bias)
+        return tables + between + head + self.encoder.depth * self.encoder.block_parameters(qkv_bias=True)
+
+    def _pre_norm_parameters(self, how: PreNorm) -> int:
+        encoder, width = self.encoder, self.encoder.width
+        norm = width * (1 + (encoder.style.norm == "layer" and encoder.style.norm_bias))
+        tables = width * self.vocabulary * (1 if how.tied else 2)
+        head = width * (width + how.dense_bias) + norm if self.traits.has_dense else 0
+        return tables + norm + head + encoder.depth * encoder.block_parameters(how.qkv_bias)
 
 
 @dataclass(frozen=True)
