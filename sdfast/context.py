@@ -16,6 +16,8 @@ from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
+from sdfast.models.found import Told
+from sdfast.models.layout import Naming
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -69,7 +71,7 @@ class Context:
         """How a kind of stage is optimised; a new head as `pretrain`, in steps of its own."""
         if kind == "head":
             steps = self.modality.head_steps(self.config, self.model)
-            return self.config.pretrain.model_copy(update={"steps": steps})
+            return self.config.pretrain.model_copy(update={"steps": steps, "method": "full"})
         return getattr(self.config, kind)
 
     def train_rows(self, kind: Kind) -> Tensor:
@@ -166,6 +168,24 @@ class Modality(ABC):
     @abstractmethod
     def reload(self, folder: Path) -> Any:
         """The model that a stage left."""
+
+    @abstractmethod
+    def given(self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None) -> Any:
+        """A model as given, outside of a run.
+
+        Args:
+            spec: hub id, folder, or file of weights alone.
+            told: what such a file does not say.
+            image_size: height and width that a model of images is adapted to; its own when None.
+            channels: the same of its channels.
+
+        Raises:
+            UserError: it is none that can be taken, or something is asked for that such a model does not have.
+        """
+
+    @abstractmethod
+    def write_given(self, model: Any, folder: Path) -> str:
+        """Write a model as given in Hugging Face format, without what was newly made for it; what it is, in words."""
 
     @abstractmethod
     def describe(self, model: Any) -> str:
@@ -291,8 +311,12 @@ class Modality(ABC):
     # What is written and read again.
 
     @abstractmethod
-    def write(self, context: Context, module: Any, folder: Path, kind: Kind, steps: int) -> None:
+    def write(self, context: Context, module: Any, folder: Path, kind: Kind | Literal["knn"], steps: int) -> None:
         """Write a trained model in Hugging Face format, and a card that says which stage made it in how many steps."""
+
+    @abstractmethod
+    def naming(self, module: Any) -> Naming:
+        """The names in the folder of a classifier, and of an encoder alone, that a module is written as."""
 
     @abstractmethod
     def classifier(self, config: Config, start: Any, classes: int, seed: int) -> Any:

@@ -247,7 +247,7 @@ class StageDirectory:
         if stored is not None:
             return [name for name in files_in(self.model) if name not in stored.files]
         # its writer may have been killed before it wrote the result
-        return [name for name in files_in(self.model) if name.rsplit("/", 1)[-1] not in _MODEL_FILES]
+        return foreign_in(self.model)
 
     def finish(self, inputs: dict[str, Any], outcome: Outcome, replaced: Callable[[], object] = lambda: None) -> Result:
         """Write the model, then the result, durably; then drop the checkpoints.
@@ -281,3 +281,8 @@ class StageDirectory:
 def slug(spec: str) -> str:
     """The end of a path or hub id, fit for the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", spec.rstrip("/").rsplit("/", 1)[-1]) or "run"
+
+
+def foreign_in(folder: Path) -> list[str]:
+    """What is in the folder of a model and has no name that sdfast gives the files of one."""
+    return [name for name in files_in(folder) if name.rsplit("/", 1)[-1] not in _MODEL_FILES]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, plan, study, theory
+from sdfast.cli import bench, cache, convert, plan, study, theory
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -49,7 +49,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
-for command in (bench.bench, plan.plan, theory.theory, study.study):
+for command in (convert.convert, bench.bench, plan.plan, theory.theory, study.study):
     app.command()(command)
 
 _OUTPUT = "the standard output"
@@ -179,13 +179,19 @@ def _for_model(config: Config) -> Config:
     """The configuration with what depends on the model, when that is here and would not have to be fetched."""
     name = config.model_spec
     folder = bundled.model_folder(name) if name in bundled.MODELS else Path(name).expanduser()
-    if not (folder / "config.json").is_file():
+    if not folder.exists():
         return config
     from sdfast.config import with_own_settings
     from sdfast.modalities.choose import modality_name
-    from sdfast.modalities.images.families import trained_with
+    from sdfast.modalities.images.families import describe, trained_with
+    from sdfast.models.found import bare_file
     from sdfast.models.weights import read_config
 
+    if bare_file(folder) is not None:
+        settings = describe(folder, image_size=config.data.image_size).config
+        return with_own_settings(config, trained_with(settings.values, settings.path))[0].resolved("images")
+    if not (folder / "config.json").is_file():
+        return config
     described = read_config(folder)
     own = trained_with(described, folder / "config.json")
     return with_own_settings(config, own)[0].resolved(modality_name(described))

@@ -50,7 +50,7 @@ def study(
     ] = None,
     points: Annotated[str | None, typer.Option(help="of a figure's axis, instead of the paper's: 50,100,200")] = None,
     methods: Annotated[
-        str | None, typer.Option(help="some arms alone: fine-tuning,self-distillation; all when not given")
+        str | None, typer.Option(help="some arms alone: fine-tuning,LoRA,kNN,self-distillation; all when not given")
     ] = None,
     folds: Annotated[
         int | None, typer.Option(min=2, max=1000, help="of compare: test each of so many folds, each by its own models")

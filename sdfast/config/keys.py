@@ -25,7 +25,9 @@ def deciding_keys(
         section: how the stage is optimised, where that is not the section of its name.
     """
     own = "pretrain" if kind == "head" else kind
-    sections = {own: section or getattr(config, own)} | ({"pretrain": config.pretrain} if own != "pretrain" else {})
+    if section is not None:
+        config = config.model_copy(update={own: section})
+    sections = {own: getattr(config, own)} | ({"pretrain": config.pretrain} if own != "pretrain" else {})
     found = {}
     for name, values in sections.items():
         dumped = values.model_dump(mode="json")

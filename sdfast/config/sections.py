@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
@@ -18,6 +18,7 @@ class Section(BaseModel):
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 ClassWeight = Annotated[float, Field(ge=1e-6, le=1e6)]
+LoraTarget = Literal["query", "key", "value", "proj", "fc1", "fc2"]
 _STEPS = 10**9  # more than are ever done; so that a slip is a sentence, and not a run without an end
 _ROWS = 1 << 24  # in a batch
 _BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-batches"
@@ -52,6 +53,32 @@ class OptimisationConfig(Section):
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
 
 
+class LoraConfig(Section):
+    """LoRA: frozen weights, each with a low-rank product alpha / rank * B A added, of which A and B are trained."""
+
+    rank: int = Field(8, ge=1, le=1 << 14, description="rows of A and columns of B")
+    alpha: float = Field(8.0, gt=0, description="the product is scaled by alpha / rank")
+    targets: Literal["all"] | Annotated[tuple[LoraTarget, ...], Field(min_length=1)] = Field(
+        ("query", "value"),
+        description="linear layers of each block of the encoder: some of query, key, value, proj (the attention's"
+        " output), fc1 and fc2 (the MLP's), or all",
+    )
+    norms: bool = Field(False, description="train the encoder's norms too, as ExPLoRA does")
+    full_blocks: int = Field(
+        0, ge=0, le=10_000, description="train so many of the encoder's last blocks in full instead, as ExPLoRA does"
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _in_order(cls, value: Literal["all"] | tuple[LoraTarget, ...]) -> Literal["all"] | tuple[LoraTarget, ...]:
+        return "all" if value == "all" else tuple(name for name in get_args(LoraTarget) if name in value)
+
+    @property
+    def layers(self) -> tuple[LoraTarget, ...]:
+        """The layers, one by one."""
+        return get_args(LoraTarget) if self.targets == "all" else self.targets
+
+
 MASK_RATIOS: dict[ModalityName, float] = {"images": 0.75, "texts": 0.15}  # where none is given
 
 
@@ -75,6 +102,11 @@ class PretrainConfig(OptimisationConfig):
         False,
         description="texts: every masked word becomes the mask token, instead of 80 % (10 % random, 10 % kept)",
         json_schema_extra={"of": "texts", "also": "distill"},
+    )
+    whole_word: bool = Field(
+        False,
+        description="texts: all tokens of a word are masked together or none of them, where the tokenizer tells words",
+        json_schema_extra={"of": "texts", "also": "distill", **_LATER},
     )
     mean: Literal["token", "sequence"] = Field(
         "token",
@@ -100,6 +132,14 @@ class PretrainConfig(OptimisationConfig):
         description="images: reconstruct pixels normalised per patch; when not given a ViTMAE's own (norm_pix_loss of"
         " its config.json), else true",
         json_schema_extra={"of": "images", "also": "distill"},
+    )
+    method: Literal["full", "lora"] = Field(
+        "full",
+        description="what is trained: everything, or of the encoder a low-rank product added to frozen weights (LoRA)",
+        json_schema_extra=_LATER,
+    )
+    lora: LoraConfig = Field(
+        LoraConfig(), description="settings of method=lora", json_schema_extra={"when": "pretrain.method=lora"}
     )
 
     @property
@@ -163,11 +203,21 @@ class DistillConfig(OptimisationConfig):
         description="settings of match=predictions",
         json_schema_extra={"when": "distill.match=predictions"},
     )
+    method: Literal["full", "lora"] = Field(
+        "full",
+        description="what of the student is trained: see pretrain.method",
+        json_schema_extra=_LATER,
+    )
+    lora: LoraConfig = Field(
+        LoraConfig(), description="settings of method=lora", json_schema_extra={"when": "distill.method=lora"}
+    )
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> DistillConfig:
         if not self.weight and not self.mae_weight:
             raise ValueError("one of distill.weight and distill.mae_weight must be above 0")
+        if self.match.startswith("weights") and self.method != "full":
+            raise ValueError(f"match={self.match} compares all weights, and method={self.method} leaves them frozen")
         if self.match.startswith("weights") and not self.mae_weight:
             raise ValueError(f"match={self.match} alone only moves to the teacher; mae_weight must be above 0")
         return self
@@ -209,6 +259,13 @@ class SupConConfig(Section):
     )
 
 
+class KnnConfig(Section):
+    """k nearest neighbours, as DINO evaluates: each votes for its class with exp(cosine similarity / temperature)."""
+
+    k: int = Field(20, ge=1, le=1 << 20, description="training rows that vote; all where there are fewer")
+    temperature: float = Field(0.07, gt=0, description="the smaller, the more the nearest ones count")
+
+
 class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
 
@@ -231,6 +288,18 @@ class FinetuneConfig(OptimisationConfig):
         "distill",
         description="weights to start from: self-distilled, further pre-trained, or the model as given",
         json_schema_extra=_COUNTED,
+    )
+    method: Literal["full", "lora", "linear_probe", "knn"] = Field(
+        "full",
+        description="what is trained: everything; of the encoder a low-rank product added to frozen weights (LoRA), and"
+        " the head; the head alone, on a frozen encoder; or nothing, where the nearest training rows vote",
+        json_schema_extra=_LATER,
+    )
+    lora: LoraConfig = Field(
+        LoraConfig(), description="settings of method=lora", json_schema_extra={"when": "finetune.method=lora"}
+    )
+    knn: KnnConfig = Field(
+        KnnConfig(), description="settings of method=knn", json_schema_extra={"when": "finetune.method=knn"}
     )
     regularizer: Literal["none", "recadam", "mars", "r3f", "r4f"] = Field(
         "none",
@@ -321,6 +390,20 @@ class FinetuneConfig(OptimisationConfig):
     def _has_an_output_to_smooth(self) -> FinetuneConfig:
         if self.objective == "supcon" and self.regularizer in ("r3f", "r4f"):
             raise ValueError(f"regularizer={self.regularizer} acts on objective=cross_entropy alone")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_is_asked(self) -> FinetuneConfig:
+        if self.method == "lora" and self.regularizer in ("recadam", "mars"):
+            raise ValueError(
+                f"regularizer={self.regularizer} holds all weights near their start, where method=lora leaves them;"
+                " take one of the two"
+            )
+        if self.method in ("linear_probe", "knn"):
+            if self.regularizer != "none":
+                raise ValueError(f"regularizer={self.regularizer} is for an encoder that is trained, not {self.method}")
+            if self.objective != "cross_entropy":
+                raise ValueError(f"objective={self.objective} trains the encoder, and method={self.method} does not")
         return self
 
 

@@ -189,7 +189,7 @@ def _measuring(step: Step, backend: str, checkpointing: bool) -> Iterator[None]:
 def _by_depth(task: _Task, found: Callable[[_Task], Any]) -> Any:
     """What is found of a task that grows with each block of a deep encoder alike."""
     further = task.shape.encoder.depth - _FEWEST
-    if 2 * further < _DEEP or task.inner_layer:
+    if 2 * further < _DEEP or task.uneven:
         return found(task)
     less, more = (found(task.of_depth(_FEWEST + block)) for block in (0, 1))
     return less + further * (more - less)
@@ -202,7 +202,7 @@ def _deeper(task: Task, found: Callable[[Task], list[Span]]) -> list[Span]:
     less is alive by as much the further down it lies. Its neighbours are alike, as those of the first and last are not.
     """
     depth = task.shape.encoder.depth
-    if depth <= _DEEP or task.inner_layer:
+    if depth <= _DEEP or task.uneven:
         return found(task)
     less, more = (found(task.of_depth(shallow)) for shallow in _SHALLOW)
     middle, first = len(more) - len(less), next(i for i, span in enumerate(more) if "encoder.blocks.2." in span.name)

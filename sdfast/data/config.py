@@ -237,6 +237,19 @@ class DataConfig(BaseModel):
         "as many as fit, with the special tokens of an end after each",
         json_schema_extra={"of": "texts"},
     )
+    add_tokens: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="tokens that the model and its tokenizer get beside their own, each one word: a list, or a file "
+        "with one a line; those that they have are left out",
+        json_schema_extra={"of": "texts"},
+    )
+    vocabulary_multiple: int | None = Field(
+        default=None,
+        ge=1,
+        le=1 << 16,
+        description="words of the model are made a multiple of this (64 suits GPUs), by rows that no token has",
+        json_schema_extra={"of": "texts"},
+    )
     token_budget: int | None = Field(
         default=None,
         ge=1,

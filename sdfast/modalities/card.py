@@ -17,6 +17,7 @@ _MADE = {
     "pretrain": "further pre-trained",
     "distill": "further pre-trained by self-distillation",
     "finetune": "fine-tuned as a classifier",
+    "knn": "with the features of labelled rows, of which the nearest vote (`neighbours.safetensors`, `sdfast eval`)",
 }
 _TAGS = {
     ("images", False): "image-feature-extraction",

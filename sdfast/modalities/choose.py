@@ -9,7 +9,10 @@ from typing import Any
 from sdfast.config import ModalityName
 from sdfast.context import Modality
 from sdfast.modalities.images import families as image_families
+from sdfast.modalities.images.families.facebook import check_file
 from sdfast.modalities.texts import families as text_families
+from sdfast.models.found import bare_file
+from sdfast.models.kinds import refusal
 from sdfast.models.weights import read_config
 
 
@@ -33,10 +36,20 @@ def modality_named(name: ModalityName) -> Modality:
     return IMAGES
 
 
-def modality_of(folder: Path) -> Modality:
-    """The modality of the model in a folder.
+def modality_of(place: Path) -> Modality:
+    """The modality of a model.
+
+    Args:
+        place: its folder, or a file of weights alone.
 
     Raises:
-        UserError: there is no configuration.
+        UserError: there is no configuration, or it is of a model that sdfast does not take.
     """
-    return modality_named(modality_name(read_config(folder)))
+    if (file := bare_file(place)) is not None:
+        check_file(file)
+        return modality_named("images")
+    config, taken = read_config(place), {"images": image_families.FAMILIES, "texts": text_families.FAMILIES}
+    kind = config.get("model_type")
+    if kind is not None and not any(kind in list(each) for each in taken.values()):
+        raise refusal(place / "config.json", config, taken)
+    return modality_named(modality_name(config))

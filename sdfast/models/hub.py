@@ -1,4 +1,4 @@
-"""From what the user typed as the model to a folder on this machine: a local folder, or a hub id fetched and cached."""
+"""From what the user typed as the model to its place on this machine: a folder or file, or a hub id that is fetched."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from sdfast.errors import UserError, said
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -16,6 +17,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
+    "bpe.codes",  # PhoBERT, BERTweet
+    *SENTENCEPIECE_FILES,  # XLM-R and CamemBERT, ALBERT, DeBERTa, Llama
 )
 _DESCRIPTION = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
@@ -28,24 +31,25 @@ def is_hub_id(spec: str) -> bool:
 
 
 def find_model_folder(spec: str) -> Path:
-    """The folder that holds the checkpoint `spec`.
+    """The folder that holds the checkpoint `spec`, or a file of weights that no config.json describes.
 
     A folder on this machine has precedence over a hub id of the same name. From the hub only the files that sdfast
     reads are fetched: the configuration, the tokenizer's files, and the weights as safetensors or, without those,
     `pytorch_model.bin`.
 
     Args:
-        spec: a folder, or a Hugging Face hub id such as `facebook/vit-mae-base`.
+        spec: a folder, a file of weights alone, or a Hugging Face hub id such as `facebook/vit-mae-base`.
 
     Raises:
-        UserError: no such folder, or the hub has no such model, or it cannot be reached and nothing is cached.
+        UserError: no such folder, a file beside its config.json, or the hub has no such model, or it cannot be
+            reached and nothing is cached.
     """
     try:
         path = Path(spec).expanduser()
         if path.is_dir():
             return path
         if path.exists():
-            raise _no_folder(path)
+            return _bare(path)
     except OSError as error:
         raise UserError(f"the model {spec} cannot be opened: {said(error)}.") from error
     except RuntimeError as error:  # ~ of nobody
@@ -57,19 +61,16 @@ def find_model_folder(spec: str) -> Path:
     return _fetch(spec)
 
 
-def _no_folder(path: Path) -> UserError:
-    """What to do with a path that is there and no folder."""
+def _bare(path: Path) -> Path:
+    """A path that is there and no folder: a file of weights, if no config.json beside it says what they are of."""
     if not path.is_file():
-        return UserError(f"the model {path} is neither a folder nor a file: give the folder of a model.")
+        raise UserError(f"the model {path} is neither a folder nor a file: give the folder of a model.")
+    if not (path.parent / "config.json").is_file():
+        return path
     wanted = "model.safetensors" if path.suffix == ".safetensors" else "pytorch_model.bin"
     named = path.name == wanted or (path.parent / f"{wanted}.index.json").is_file()
     rename = "" if named else f"name it {wanted} and "
-    if (path.parent / "config.json").is_file():
-        return UserError(f"the model {path} is a file: {rename}give its folder, {path.parent}.")
-    return UserError(
-        f"the model {path} is a file, and weights alone do not say how many heads of what kind of model they are of:"
-        f" put the model's config.json beside it, {rename}give the folder."
-    )
+    raise UserError(f"the model {path} is a file with a config.json beside it: {rename}give its folder, {path.parent}.")
 
 
 def _fetch(hub_id: str) -> Path:

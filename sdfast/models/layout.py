@@ -60,6 +60,7 @@ class Naming:
     prefix: str = ""  # in front of encoder names when the encoder is part of a larger model; taken off when present
     leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ; the canonical ones first
     always_scaled: bool = False  # every block has LayerScale
+    in_memory: Sequence[tuple[str, str]] = ()  # patterns and what replaces them in names of modules: see `modules`
     facebook: str = _FACEBOOK_AS_HUGGING_FACE  # said of names of facebookresearch/mae that are none of these
 
     def target(self, source: str) -> Target | None:
@@ -82,6 +83,13 @@ class Naming:
             if general in self.names:
                 return [prefix + theirs.replace("*", number) + end for theirs in _split(self.names[general][0])]
         raise KeyError(ours)
+
+    def modules(self, ours: str) -> list[str]:
+        """What transformers 5 calls one of our modules in memory, which may differ from the names in files."""
+        found = [name.rpartition(".")[0] for name in self.sources(f"{ours}.weight")]
+        for pattern, replacement in self.in_memory:
+            found = [re.sub(pattern, replacement, name) for name in found]
+        return found
 
     @cached_property
     def _targets(self) -> dict[str, Target]:
@@ -145,12 +153,19 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
 
 
 def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor]:
-    """The inverse of `read_state` for a naming that splits projections: our tensors under the source's names."""
+    """The inverse of `read_state` for a naming that splits projections: our tensors under the source's names.
+
+    Where every block has LayerScale, that is ones.
+    """
     tensors: dict[str, Tensor] = {}
     sizes = {name: tensor.shape for name, tensor in state.items()}
     for name, tensor in state.items():
         sources = naming.sources(name)
         tensors.update(zip(sources, tensor.split(_rows(sizes, name, len(sources))), strict=True))
+    for block in _encoder_blocks(state) if naming.always_scaled else ():
+        for scale, linear in _LAYER_SCALES.items():
+            weight = state[f"{block}.{linear}.weight"]
+            tensors[naming.sources(f"{block}.{scale}.vector")[0]] = torch.ones_like(weight[:, 0])
     return tensors
 
 
@@ -221,18 +236,22 @@ def _fold_layer_scale(
 ) -> None:
     if not pieces and not naming.always_scaled:
         return
-    suffix = ".attn.proj.weight"
-    blocks = [name.removesuffix(suffix) for name in state if name.startswith("encoder.") and name.endswith(suffix)]
-    for block in blocks:
+    for block in _encoder_blocks(state):
         for scale, linear in _LAYER_SCALES.items():
             name = f"{block}.{scale}.vector"
             if name not in pieces:
                 raise weights.missing(_shown(naming.sources(name)[0], naming, weights))
-            weight, bias = state[f"{block}.{linear}.weight"], state[f"{block}.{linear}.bias"]
-            factor = torch.empty_like(bias)
+            weight, bias = state[f"{block}.{linear}.weight"], state.get(f"{block}.{linear}.bias")
+            factor = torch.empty_like(weight[:, 0])
             _copy_checked(weights, pieces[name][None], factor)
             weight.mul_(factor[:, None])
-            bias.mul_(factor)
+            if bias is not None:
+                bias.mul_(factor)
+
+
+def _encoder_blocks(state: Mapping[str, Tensor]) -> list[str]:
+    suffix = ".attn.proj.weight"
+    return [name.removesuffix(suffix) for name in state if name.startswith("encoder.") and name.endswith(suffix)]
 
 
 def _shown(name: str, naming: Naming, weights: Weights) -> str:

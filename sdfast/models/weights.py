@@ -1,13 +1,11 @@
-"""Tensors of a checkpoint folder in and out: safetensors (also sharded) or `pytorch_model.bin`, and their digest."""
+"""Tensors of a checkpoint in and out: safetensors or `pytorch_model.bin` (also sharded), one file; their digest."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +15,12 @@ from torch import Tensor, nn
 
 from sdfast.durable import numbered_errors
 from sdfast.errors import UserError, said
+from sdfast.models.torch_files import ARGUMENTS, load_torch
 from sdfast.regular import is_there, open_regular, read_regular
 
 SAFETENSORS_FILE = "model.safetensors"
 _TORCH_FILE = "pytorch_model.bin"
 _CANDIDATES = (SAFETENSORS_FILE, f"{SAFETENSORS_FILE}.index.json", _TORCH_FILE, f"{_TORCH_FILE}.index.json")
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "module")  # what some repositories keep their weights under
 _WRAPPED = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}  # what puts itself before every name
 _LONGEST_JSON, _DEEPEST_JSON = 1 << 26, 64
 
@@ -34,13 +32,15 @@ class Weights:
     """The tensors of a checkpoint under the names of their source.
 
     `tensors` are as stored (any floating dtype, perhaps mapped from the file: copy before keeping them); `files` says
-    which file each came from, for messages; `notes` are sentences for the user on what was read otherwise than stored.
+    which file each came from, for messages; `notes` are sentences for the user on what was read otherwise than stored;
+    `arguments` are those of the training script that saved a single file.
     """
 
     tensors: dict[str, Tensor]
     files: dict[str, Path]
     folder: Path
     notes: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -70,7 +70,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     except OSError as error:
         if is_there(path) or not isinstance(error, FileNotFoundError):
             raise unreadable(path, error) from error
-        raise UserError(f"{folder} has no {name}, so it is not a model folder{_instead(folder)}.") from error
+        there = _saved(folder)
+        instead = f" ({some(there)} lie there: give a file itself, or put the model's config.json beside it)" * bool(
+            there
+        )
+        raise UserError(f"{folder} has no {name}, so it is not a model folder{instead}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: {again}.") from error
     except RecursionError:
@@ -94,28 +98,35 @@ def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be read: {reason}{fix}.")
 
 
-def read_weights(folder: Path) -> Weights:
-    """All tensors of a checkpoint folder.
+def read_weights(place: Path) -> Weights:
+    """All tensors of a checkpoint.
+
+    Args:
+        place: its folder, or one file of weights.
 
     Raises:
         UserError: no weights, a missing shard, or a file that cannot be read, is cut, damaged or holds something else
             than tensors.
     """
-    chosen = next((folder / name for name in _CANDIDATES if is_there(folder / name)), None)
+    alone = not place.is_dir()
+    chosen = place if alone else next((place / name for name in _CANDIDATES if is_there(place / name)), None)
     if chosen is None:
         expected = f"expected {SAFETENSORS_FILE} or {_TORCH_FILE}"
-        raise UserError(f"{folder} has no weights: {expected}{_instead(folder)}.")
-    paths = [chosen] if chosen.suffix != ".json" else _shards(chosen)
-    tensors: dict[str, Tensor] = {}
-    files: dict[str, Path] = {}
+        found = _saved(place)
+        instead = f" ({found[0]} is there: name it {_TORCH_FILE})" if found else ""
+        raise UserError(f"{place} has no weights: {expected}{instead}.")
+    paths = [chosen] if alone or chosen.suffix != ".json" else _shards(chosen)
+    read = Weights({}, {}, place)
     notes: list[str] = []
     for path in paths:
-        for name, tensor in _tensors_of(path, notes):
-            tensors[name] = tensor
-            files[name] = path
-    if not tensors:
+        table, arguments = _table_of(path, notes, ARGUMENTS if alone else ())
+        for name, tensor in table.items():
+            read.tensors[name] = tensor
+            read.files[name] = path
+        read.arguments = arguments if alone else {}
+    if not read.tensors:
         raise UserError(f"{chosen} holds no tensors.")
-    return _unwrapped(Weights(tensors, files, folder, tuple(notes)))
+    return _unwrapped(replace(read, notes=(*notes, *_of_another_precision(read.tensors))))
 
 
 def sizes_of(kind: Callable[..., nn.Module], *arguments: Any) -> dict[str, torch.Size]:
@@ -141,7 +152,7 @@ def described(shape: Any) -> dict[str, Any]:
     """The fields of a shape, which is a dataclass, for JSON; those that are `later` only where they are not usual."""
     values = {each: getattr(shape, each.name) for each in fields(shape)}
     return {
-        each.name: described(value) if is_dataclass(value) else value
+        each.name: described(value) if is_dataclass(value) else list(value) if isinstance(value, tuple) else value
         for each, value in values.items()
         if not (each.metadata.get("later") and value == each.default)
     }
@@ -175,7 +186,10 @@ def _shards(index: Path) -> list[Path]:
     weight_map = read_config(index.parent, index.name).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{index} has no weight_map: download or copy the model again.")
-    paths = [index.parent / Path(name).name for name in sorted(set(weight_map.values()))]
+    names = sorted(set(weight_map.values()))
+    if outside := next((name for name in names if Path(name).is_absolute() or ".." in Path(name).parts), None):
+        raise UserError(f"{index} names {outside}, which is not in its folder: download or copy the model again.")
+    paths = [index.parent / name for name in names]
     for path in paths:
         if not is_there(path):
             raise UserError(f"{path} is missing although {index.name} names it: download or copy the model again.")
@@ -193,18 +207,12 @@ def _shallow(value: Any, deepest: int) -> bool:
     return deepest > 0 and all(_shallow(each, deepest - 1) for each in inside)
 
 
-def _instead(folder: Path) -> str:
-    """The end of a sentence about a file that is not there, where weights under another name are."""
+def _saved(folder: Path) -> list[str]:
+    """Files of weights under other names than those that are looked for."""
     try:
-        found = sorted(path.name for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".ckpt"))
+        return sorted(path.name for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".ckpt"))
     except OSError:
-        return ""
-    if not found:
-        return ""
-    return (
-        f" ({found[0]} is there: name it {_TORCH_FILE}, and put the config.json of the model beside it, which says what"
-        " the weights are of)"
-    )
+        return []
 
 
 def _unwrapped(weights: Weights) -> Weights:
@@ -221,16 +229,29 @@ def _unwrapped(weights: Weights) -> Weights:
     return replace(weights, notes=(*weights.notes, note))
 
 
-def _tensors_of(path: Path, notes: list[str]) -> Iterator[tuple[str, Tensor]]:
+def _of_another_precision(tensors: Mapping[str, Tensor]) -> list[str]:
+    kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
+    if not kinds:
+        return []
+    how = "rounded" if "float64" in kinds else "widened, which loses nothing,"
+    return [f"the weights are stored in {' and '.join(sorted(kinds))}: they were {how} to float32 for training."]
+
+
+def _table_of(path: Path, notes: list[str], used: Sequence[str]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    arguments: Mapping[str, Any] = {}
     try:
-        open_regular(path).close()
-        loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path, notes)
+        with open_regular(path) as file:
+            begins = file.read(9)  # of safetensors: the length of a JSON object, and its brace
+        if path.suffix == ".safetensors" or begins[8:] == b"{":
+            loaded: dict[Any, Any] = _load_safetensors(path)
+        else:
+            loaded, arguments = load_torch(path, notes, used)
     except OSError as error:
         raise unreadable(path, error) from error
     for name, tensor in loaded.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path} holds '{name}', which is not a tensor: give a checkpoint of weights only.")
-        yield str(name), tensor
+    return {str(name): tensor for name, tensor in loaded.items()}, arguments
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -242,34 +263,3 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is cut or damaged ({error}): download or copy it again.") from error
-
-
-def _load_torch(path: Path, notes: list[str]) -> dict[str, Any]:
-    """What a file of torch.save holds; of a training script's the weights, and a note on what is beside them."""
-    import pickle
-
-    try:
-        # A training script's arguments stand beside the weights: values alone.
-        with numbered_errors(path), torch.serialization.safe_globals([argparse.Namespace]):
-            value = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if (found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error))) is not None:
-            raise UserError(
-                f"{path} holds more than tensors ({found[1]}), and loading that may run code, which sdfast does not: if"
-                " you trust it, load it with torch.load(..., weights_only=False) and save its table of tensors alone."
-            ) from error
-        raise UserError(
-            f"{path} is damaged or holds more than tensors, which sdfast does not load: convert it to safetensors."
-        ) from error
-    except (EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is cut or damaged: download or copy it again.") from error
-    for _ in _WRAPPERS:  # one may hold another
-        key = next((key for key in _WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), dict)), None)
-        if key is None:
-            break
-        if beside := sorted(str(name) for name in value if name != key):
-            notes.append(f"not used: {some(beside)} of {path.name}.")
-        value = value[key]
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a table of tensors: convert it to safetensors.")
-    return value

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from sdfast.config import Config, FinetuneConfig
+from sdfast.config import Config, FinetuneConfig, LoraConfig
 from sdfast.errors import UserError
 from sdfast.models.base import Classifier, MaskedModel
+from sdfast.models.low_rank import add_low_rank, freeze_encoder, merge_low_rank, merged_state
 from sdfast.objectives.base import shortcuts
 from sdfast.objectives.classification import Classification, LabelledViews
 from sdfast.objectives.contrastive import (
@@ -29,6 +30,7 @@ from sdfast.objectives.masked import MaskedTraining, MaskedViews
 from sdfast.objectives.matching import PredictionMatching, WeightMatching
 from sdfast.regularizers.choose import REGULARIZERS, on_loss, on_optimizer
 from sdfast.regularizers.r3f import add_spectral_norm, fold_spectral_norm, folded_state
+from sdfast.rng import derive_seed
 from sdfast.teacher.targets import Teacher
 
 
@@ -91,7 +93,7 @@ def masked_objective(
     """Further pre-training, a new head's training, self-distillation, or an ablation of it.
 
     Args:
-        module: what is trained.
+        module: what is trained; it is given what the stage's method adds to it.
         views: what images or texts give: `MaskedImages` or `MaskedTexts`.
         config: of the run.
         stage: its name.
@@ -100,6 +102,8 @@ def masked_objective(
             `matches_features`); None without one, or where it has no weight.
     """
     own: dict[str, Any] = {"shortcuts": shortcuts(config.engine)}
+    if stage != "head":
+        _apply_method(module, getattr(config, stage), seed)
     if stage != "distill":
         return MaskedTraining(module, views, seed, head_only=stage == "head", **own)
     given, own["mae_weight"] = config.distill, config.distill.mae_weight
@@ -128,6 +132,7 @@ def classifier_objective(
         cross_entropy: see `label_loss`; balanced weights depend on which rows are trained on.
     """
     given, method = config.finetune, OBJECTIVES["finetune.objective"][config.finetune.objective]
+    _apply_method(module, given, seed)
     regularizer = on_optimizer(given, module)
     if REGULARIZERS[given.regularizer].spectral:
         add_spectral_norm(module.classifier, seed)
@@ -136,16 +141,28 @@ def classifier_objective(
     return method.kind(module, views, labels, **own, **method.arguments(given))
 
 
-def finish(module: Classifier) -> None:
-    """Take out of a trained classifier what `classifier_objective` added, folded into its weights where that acts."""
-    if parametrize.is_parametrized(module.classifier):
-        fold_spectral_norm(module.classifier)
-    drop_projection(module)
+def _apply_method(module: MaskedModel | Classifier, section: Any, seed: int) -> None:
+    """Freeze what a stage's `method` does not train, and add what it trains instead."""
+    if section.method == "lora":
+        given: LoraConfig = section.lora
+        seed = derive_seed(seed, "lora")
+        add_low_rank(module, given.layers, given.rank, given.alpha, seed, given.norms, given.full_blocks)
+    elif section.method != "full":
+        freeze_encoder(module)
+
+
+def finish(module: MaskedModel | Classifier) -> None:
+    """Take out of a trained module what its objective added, folded into its weights where that acts."""
+    merge_low_rank(module)
+    if isinstance(module, Classifier):
+        if parametrize.is_parametrized(module.classifier):
+            fold_spectral_norm(module.classifier)
+        drop_projection(module)
 
 
 def finished_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `finish` leaves of a classifier's tensors."""
-    return without_projection(folded_state(state, "classifier"))
+    """What `finish` leaves of a module's tensors."""
+    return without_projection(folded_state(merged_state(state), "classifier"))
 
 
 def matches_features(config: Config) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdfast.context import Context
+from sdfast.config import DistillConfig, FinetuneConfig, PretrainConfig
+from sdfast.context import Context, Kind
 from sdfast.data.columns import NO_LABELS
 from sdfast.data.problem import REGRESSION, SINGLE
 from sdfast.errors import UserError
@@ -21,6 +22,7 @@ def check_stage(context: Context, stage: Stage) -> None:
     Raises:
         UserError: it lacks something that it needs, or a setting does not fit it.
     """
+    check_method(context, stage.kind)
     if stage.kind == "distill" and stage.round:
         context.modality.check_distill(context.config, context.model.shape)
     if stage.kind == "finetune":
@@ -30,6 +32,37 @@ def check_stage(context: Context, stage: Stage) -> None:
         check_whole_batch(context.config, context.ranks.world)
         if context.config.finetune.best_dev:
             dev_split(context.pack, context.config.data_spec)
+
+
+def check_method(context: Context, kind: Kind) -> None:
+    """Compare what a stage trains with the model, the labels and the engine.
+
+    Raises:
+        UserError: a setting does not fit it.
+    """
+    section, zero, problem = context.section(kind), context.config.zero.stage, context.pack.problem
+    if not isinstance(section, PretrainConfig | DistillConfig | FinetuneConfig) or section.method == "full":
+        return
+    method = section.method
+    if method == "knn" and problem != SINGLE:
+        raise UserError(
+            f"finetune.method=knn has neighbours vote for one class a row, and the labels of {context.config.data_spec}"
+            f" are {problem.replace('_', ' ')}; take linear_probe, lora or full."
+        )
+    if method == "lora" and zero == 3:
+        raise UserError(
+            f"{kind}.method=lora adds products to whole weights, and --zero 3 spreads them over the processes; use"
+            " --zero 0, 1 or 2."
+        )
+    precision = context.config.engine.precision
+    if zero and precision in ("bf16-weights", "fp16"):
+        raise UserError(
+            f"{kind}.method={method} keeps frozen weights as they are, and DeepSpeed rounds them to half precision with"
+            f" engine.precision={precision}; use bf16."
+        )
+    blocks = context.model.shape.encoder.depth
+    if method == "lora" and (full := section.lora.full_blocks) > blocks:
+        raise UserError(f"{kind}.lora.full_blocks={full} is more than the {blocks} blocks of the model.")
 
 
 def check_labels(context: Context) -> None:

@@ -24,6 +24,7 @@ from sdfast.evaluation.scoring import HALF, SCORING
 from sdfast.evaluation.votes import answers_of
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
+from sdfast.models.neighbours import FeatureClassifier, has_neighbours, load_neighbours
 from sdfast.rundir import RESULT, check_model
 
 
@@ -93,7 +94,7 @@ def _evaluated(
         )
     stored = check_model(folder.parent)
     modality = modality_of(folder)
-    classifier = modality.read_classifier(folder)
+    classifier = _classifier(modality, folder)
     module, names = classifier.module.to(device), classifier.names
     problem: ProblemType = stored.inputs.get("problem_type", SINGLE)
     config = _for_labels(config, problem)
@@ -120,6 +121,15 @@ def _evaluated(
     log.info("evaluated %d %s (%s)", len(labels), modality.name, where)
     log.info("%s", scoring.note(labels, names))
     return found, scoring.predictions([split.names[row] for row in rows.tolist()], logits, labels, names, threshold)
+
+
+def _classifier(modality: Modality, folder: Path) -> Classifier:
+    """The fine-tuned model, or the encoder whose nearest neighbours vote."""
+    if not has_neighbours(folder):
+        return modality.read_classifier(folder)
+    loaded, (neighbours, names) = modality.reload(folder), load_neighbours(folder)
+    module = FeatureClassifier(loaded.module, neighbours)
+    return Classifier(module, names, modality.companions(loaded), folder)
 
 
 def _for_labels(config: Config, problem: ProblemType) -> Config:

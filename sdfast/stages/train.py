@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from sdfast.log import log
 from sdfast.models.blocks import use_attention
 from sdfast.models.compiled import use_compiled
 from sdfast.models.folder import add_threshold
+from sdfast.models.neighbours import FeatureClassifier, Features, Neighbours, left_out, save_neighbours
+from sdfast.models.peft_folder import Adapter
 from sdfast.models.weights import weights_digest
 from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.regularizers.choose import advice
@@ -70,6 +73,8 @@ def train_stage(
         return _handed_on(context, next(iter(needs.values())), directory / "model")
     start = context.model.module if stage.start is None else modality.reload(needs[stage.start].model).module
     teacher = None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
+    if stage.kind == "finetune" and config.finetune.method == "knn":
+        return _voted(context, start)
     best = _selection(context) if stage.kind == "finetune" and config.finetune.best_dev else None
     _announce(context, stage)
     trainer = build_stage(
@@ -82,10 +87,16 @@ def train_stage(
         "seconds": trained.seconds,
         f"{modality.unit}_per_s": trained.rows_per_second,
     }
+    adapter = _adapter(context, stage, module)
     if stage.kind != "finetune":
-        write = partial(modality.write, context, module, kind=stage.kind, steps=trained.steps)
+        finish(module)
         distance = encoder_distance(context.model.module.encoder, module.encoder)
-        return Outcome(weights_digest(module), lambda folder: write(folder=folder), numbers, {"distance": distance})
+
+        def write(folder: Path) -> None:
+            modality.write(context, module, folder, stage.kind, trained.steps)
+            adapter(module, folder)
+
+        return Outcome(weights_digest(module), write, numbers, {"distance": distance})
     metrics, tables = _evaluated(context, module)
     if (paper := context.paper_metric) is not None:
         numbers["paper_metric"] = paper
@@ -96,6 +107,7 @@ def train_stage(
 
     def write_classifier(folder: Path) -> None:
         modality.write_classifier(context, module, folder, names, trained.steps)
+        adapter(module, folder)
         if "threshold" in metrics:
             add_threshold(folder, metrics["threshold"])
 
@@ -106,6 +118,37 @@ def train_stage(
         metrics,
         tables,
     )
+
+
+def _adapter(context: Context, stage: Stage, module: Any) -> Callable[[Any, Path], None]:
+    """What writes the adapter of a module that LoRA has trained, given it finished and the folder of its model."""
+    if stage.kind == "head" or getattr(context.config, stage.kind).method != "lora":
+        return lambda finished, folder: None
+    adapter = Adapter(module, context.modality.naming(module), encoder_only=stage.kind != "finetune")
+    return lambda finished, folder: adapter.write(finished, folder / "adapter")
+
+
+def _voted(context: Context, start: Any) -> Outcome:
+    """finetune.method=knn: the labelled training rows vote; the model is what it starts from, with them beside it."""
+    began, given, names = time.monotonic(), context.config.finetune.knn, context.pack.class_names
+    train, rows = context.train_of("finetune"), context.train_rows("finetune")
+    log.info(
+        "finetune: the %d nearest of %d training %s vote", min(given.k, len(rows)), len(rows), context.modality.name
+    )
+    module = FeatureClassifier(start, Features(start.shape.encoder.width)).to(context.device)
+    features, labels = _given(context, module, train, rows), torch.from_numpy(labels_of(train))[rows]
+    module.classifier = Neighbours(features, labels, len(names), given.k, given.temperature).to(context.device)
+    metrics, tables = _evaluated(context, module)
+
+    def write(folder: Path) -> None:
+        context.modality.write(context, start, folder, "knn", 0)
+        save_neighbours(module.classifier, names, folder)
+
+    rate = {f"{context.modality.unit}_per_s": 0.0}
+    numbers: dict[str, Any] = {"steps": 0, "seconds": time.monotonic() - began, **rate}
+    if (paper := context.paper_metric) is not None:
+        numbers["paper_metric"] = paper
+    return Outcome(weights_digest(module), write, numbers, metrics, tables)
 
 
 def _handed_on(context: Context, teacher: Result, model: Path) -> Outcome:
@@ -162,7 +205,8 @@ def _evaluated(context: Context, module: Any) -> tuple[dict[str, float], dict[st
     use_attention(module, "auto")  # evaluated in float32, which a backend named for bf16 may not compute
     use_compiled(module, on=False)  # nor is it worth compiling for that
     trained_on = rows_of(train, context.config, "finetune")
-    on_train = scoring.metrics(*_answers(context, module, train, trained_on))
+    with left_out(module.classifier):
+        on_train = scoring.metrics(*_answers(context, module, train, trained_on))
     answers = {"test": _answers(context, module, test, labelled_rows(test))}
     if context.pack.problem == SEVERAL:
         threshold, how = _threshold(context, module, scoring)
@@ -215,12 +259,13 @@ def _dev_metric(context: Context) -> str:
 
 def _answers(context: Context, module: nn.Module, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [n, classes] and labels of some rows, which the processes share out; each of them gets all."""
+    voting = context.modality.voting(context.pack, split, context.config)
+    given = answers_of(split, rows, voting, partial(_given, context, module), _scoring(context).voted)
+    return given, torch.from_numpy(labels_of(split))[rows]
+
+
+def _given(context: Context, module: nn.Module, split: Any, rows: Tensor) -> Tensor:
+    """[n, classes]: what a classifier says of rows of a split or a view, which the processes share out."""
     ranks, modality = context.ranks, context.modality
-    companions, labels = modality.companions(context.model), torch.from_numpy(labels_of(split))[rows]
-
-    def answers(seen: Any, rows: Tensor) -> Tensor:
-        share = rows[ranks.part(len(rows))]
-        return torch.cat(ranks.exchange(modality.predict(module, companions, seen, share, context.read(seen))))
-
-    of = _scoring(context).voted
-    return answers_of(split, rows, modality.voting(context.pack, split, context.config), answers, of), labels
+    companions, share = modality.companions(context.model), rows[ranks.part(len(rows))]
+    return torch.cat(ranks.exchange(modality.predict(module, companions, split, share, context.read(split))))

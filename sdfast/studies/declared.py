@@ -67,6 +67,7 @@ class Study:
         modality: of the data, where it matters.
         axis: see `Axis`.
         seeds: how many where nothing is said.
+        more: arms that it has where they are named.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Study:
     modality: ModalityName | None = None
     axis: Axis | None = None
     seeds: int = 5
+    more: tuple[Arm, ...] = ()
 
     @property
     def of_sizes(self) -> bool:
@@ -102,6 +104,21 @@ METHODS = (
     FURTHER,
     DISTILLED,
 )
+ADAPTERS = (
+    Arm("LoRA", "init", ("finetune.method=lora",)),
+    Arm("linear probe", "init", ("finetune.method=linear_probe",)),
+    Arm("kNN", "init", ("finetune.method=knn",)),
+)
+_EXPLORA = Arm(  # Khanna et al., 2024: LoRA of rank 64 on query and value, norms, and the last block in full
+    "LoRA pre-training",
+    "pretrain",
+    (
+        "pretrain.method=lora",
+        *(f"pretrain.lora.{each}" for each in ("rank=64", "alpha=64", "norms=true", "full_blocks=1")),
+    ),
+)
+_FASTER = ("finetune.method=lora", "finetune.method=linear_probe")
+_LR_FACTOR = 10  # of their learning rate
 _FULL = Arm("full model", "distill")
 _ABLATIONS = (
     _FULL,
@@ -147,8 +164,24 @@ STUDIES = {
             figure="gaps",
             axis=_ROUNDS,
         ),
-        Study("labels", "Few labels, all rows", (FINE_TUNING, FURTHER, DISTILLED), _SD, figure="lines", axis=_LABELS),
-        Study("compare", "All methods on one's own data", METHODS, FINE_TUNING.title, _MORE, seeds=3),
+        Study(
+            "labels",
+            "Few labels, all rows",
+            (FINE_TUNING, FURTHER, DISTILLED),
+            _SD,
+            figure="lines",
+            axis=_LABELS,
+            more=(*ADAPTERS, _EXPLORA),
+        ),
+        Study(
+            "compare",
+            "All methods on one's own data",
+            (*METHODS[:4], *ADAPTERS, *METHODS[4:]),
+            FINE_TUNING.title,
+            _MORE,
+            seeds=3,
+            more=(_EXPLORA,),
+        ),
     )
 }
 COST = Study("cost", "What each stage takes", (DISTILLED,), DISTILLED.title, seeds=1)
@@ -227,9 +260,25 @@ def configured(config: Config, arm: Arm) -> Config:
     if arm.longer != 1:
         length = "steps" if config.pretrain.epochs is None else "epochs"
         overrides.append(f"pretrain.{length}={arm.longer * getattr(config.pretrain, length)}")
+    if trains_faster(arm):
+        overrides.append(f"finetune.lr={_LR_FACTOR * config.finetune.lr}")
     if "finetune.regularizer=recadam" in overrides:
         overrides += _recadam_in_proportion(config)
     return config.changed(overrides)
+
+
+def trains_faster(arm: Arm) -> bool:
+    """Whether an arm fine-tunes so few weights that they get a higher learning rate than all would."""
+    return any(override in _FASTER for override in arm.overrides)
+
+
+def rate_note(config: Config, arms: Sequence[Arm]) -> list[str]:
+    """A sentence about arms whose learning rate is not the run's, where there are any."""
+    titles = list(dict.fromkeys(arm.series or arm.title for arm in arms if trains_faster(arm)))
+    if not titles:
+        return []
+    rate = f"{_LR_FACTOR * config.finetune.lr:g}, {_LR_FACTOR} times finetune.lr, as few weights are trained"
+    return [f"Learning rate of {' and '.join(titles)}: {rate}."]
 
 
 _PUBLISHED = {"t0": (1000, 250), "k": (0.1, 0.5), "gamma": (5000.0,)}  # of RecAdam; the defaults and paper-roberta's

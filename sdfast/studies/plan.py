@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from sdfast.rundir import Result, slug
 from sdfast.stages.checks import check_labels, check_stage
 from sdfast.stages.graph import Stage, Start, finetuning
 from sdfast.stages.inputs import inputs_of
-from sdfast.studies.declared import Arm, Study, configured, expand, study_named
+from sdfast.studies.declared import Arm, Study, configured, expand, rate_note, study_named
 from sdfast.studies.earlier import Earlier
 from sdfast.studies.store import Shared, Store
 
@@ -220,6 +220,7 @@ class Plan:
             if steps := context.modality.head_steps(config, context.model):
                 config = config.changed([f"pretrain.head_steps={steps}"])
         arms, notes = expand(study, config, rows, self.points)
+        notes += rate_note(config, arms)
         whole = None if paper is None else (paper.rows["train"], paper.rows["train"], paper.rows["test"], paper.classes)
         if paper is not None and (used, labelled, tested, classes) != whole:
             some = "" if labelled == used else f" ({labelled} of them for fine-tuning)"
@@ -266,6 +267,7 @@ class Plan:
         points = [] if study.axis is None else sorted(table.points[target.spec] | target.points())
         there, more = {(cell.arm.title, cell.seed, cell.fold) for cell in target.cells}, []
         try:
+            study = replace(study, arms=(*study.arms, *study.more))
             arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
             for title, seed, fingerprint in sorted(table.runs[target.spec]):
                 if (arm := arms.get(title)) is None:

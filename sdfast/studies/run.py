@@ -54,7 +54,7 @@ def run_study(
         protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
         jobs: stages at a time; None for one on each CUDA device.
         points: of the axis.
-        methods: titles of the arms, all when empty.
+        methods: titles of the arms, those that can be named alone too; when empty all but those.
         folds: of `compare`: each of so many folds is tested in turn, by models of their own.
         repeats: divisions into folds, with split seeds from the run's `data.split_seed` on; one when None.
 
@@ -109,14 +109,15 @@ def _chosen(study: Study, methods: Sequence[str]) -> Study:
         return study
     if not study.arms:
         raise UserError(f"study {study.name} has no methods to choose; leave --methods away.")
-    titles = {slug(arm.title).lower(): arm for arm in study.arms}
+    known = (*study.arms, *study.more)
+    titles = {slug(arm.title).lower(): arm for arm in known}
     wanted = []
     for method in methods:
         name = slug(method.strip()).lower()
         if name not in titles:
             raise UserError(f"study {study.name} has no method '{method}'; {nearest(name, list(titles))}")
         wanted.append(titles[name])
-    arms = tuple(arm for arm in study.arms if arm in wanted)
+    arms = tuple(arm for arm in known if arm in wanted)
     if study.reference not in {arm.title for arm in arms}:
         raise UserError(f"study {study.name} compares with {study.reference}; name it in --methods too.")
     return replace(study, arms=arms)

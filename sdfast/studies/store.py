@@ -73,7 +73,14 @@ class Store:
         device, path = device_of(config), model_path(config)
         ranks = ranks_of(config, device, config.flat)
         modality, data = modality_of(find_model_folder(path)), config.data
-        key = [config.model_spec, data.image_size, data.channels, config.seed]
+        key = [
+            config.model_spec,
+            data.image_size,
+            data.channels,
+            data.add_tokens,
+            data.vocabulary_multiple,
+            config.seed,
+        ]
         model, config = opened_model(
             config, modality, ranks, lambda given: self.shared.model(key, lambda: modality.load(path, given))
         )

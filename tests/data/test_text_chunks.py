@@ -20,7 +20,8 @@ from sdfast.errors import UserError
 from sdfast.modalities.texts import tokenization
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents
 from sdfast.modalities.texts.pack import TextPack, ids_digest
-from sdfast.modalities.texts.tokenization import Tokenizer, begins_words
+from sdfast.modalities.texts.tokenization import Tokenizer
+from sdfast.modalities.texts.word_ends import word_begins
 
 SENTENCES = [sentence(number) for number in range(50)]
 RAW = {"bert": bert_tokenizer(SENTENCES), "roberta": roberta_tokenizer(SENTENCES)}
@@ -124,11 +125,11 @@ def test_a_document_in_pieces_has_the_ids_of_the_whole(kind: str, monkeypatch: p
 
 def test_a_tokenizer_that_knows_the_beginning_of_a_text_gets_it_whole() -> None:
     content = json.loads(RAW["roberta"].backend_tokenizer.to_str())
-    assert begins_words(content) and begins_words(json.loads(RAW["bert"].backend_tokenizer.to_str()))
+    assert word_begins(content) and word_begins(json.loads(RAW["bert"].backend_tokenizer.to_str()))
     first = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "first", "split": False}
     sequence = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, first]}
-    assert not begins_words({**content, "pre_tokenizer": sequence})
-    assert not begins_words({**content, "added_tokens": [{"content": "<x>", "rstrip": True}]})
+    assert not word_begins({**content, "pre_tokenizer": sequence})
+    assert not word_begins({**content, "added_tokens": [{"content": "<x>", "rstrip": True}]})
 
 
 def test_an_end_that_is_no_text_is_counted(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

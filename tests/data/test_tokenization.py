@@ -21,7 +21,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import sdfast
 from sdfast.errors import UserError
 from sdfast.modalities.texts import tokenization
-from sdfast.modalities.texts.tokenization import Tokenization, Tokenizer, ends_words, load_tokenizer, tokenizer_digest
+from sdfast.modalities.texts.backends import tokenizer_digest
+from sdfast.modalities.texts.tokenization import Tokenization, Tokenizer, load_tokenizer
+from sdfast.modalities.texts.word_ends import word_ends
 
 TEXTS = [sentence(3), "x", "Unknown \u00e9\u4e2d words, <mask> [MASK] and more.", sentence(8, 40), "a\n b", " \u00ad "]
 
@@ -85,22 +87,22 @@ def test_a_beginning_gives_the_ids_of_the_whole(which: str, max_length: int, mon
 def test_every_beginning_gives_the_first_ids(make: Any) -> None:
     ours = Tokenizer(make([sentence(number) for number in range(50)]), 512)
     for text in long_texts(1)[:10]:
-        uncut = ours._backend.encode(text, add_special_tokens=False).ids
+        uncut = ours._backend.encode([text])[0]
         for size in range(0, min(len(text), 1500), 7):
             start = ours._beginning(text, size)
             if start is not None and len(start) < len(text):
                 assert len(start) <= size and text.startswith(start) and text[len(start)] in " \t\r\n"
-                ids = ours._backend.encode(start, add_special_tokens=False).ids
+                ids = ours._backend.encode([start])[0]
                 assert uncut[: len(ids)] == ids
 
 
 def test_tokenizers_whose_tokens_reach_over_a_blank_get_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads(roberta_tokenizer().backend_tokenizer.to_str())
-    assert ends_words(content) and ends_words(json.loads(bert_tokenizer().backend_tokenizer.to_str()))
+    assert word_ends(content) and word_ends(json.loads(bert_tokenizer().backend_tokenizer.to_str()))
     whole = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": False}
     replacing = {"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}
     sequence = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, whole]}
-    assert ends_words({**content, "pre_tokenizer": sequence})
+    assert word_ends({**content, "pre_tokenizer": sequence})
     for change in (
         {"pre_tokenizer": whole},
         {"pre_tokenizer": None},
@@ -108,7 +110,7 @@ def test_tokenizers_whose_tokens_reach_over_a_blank_get_the_whole(monkeypatch: p
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, replacing]}},
         {"added_tokens": [{"content": "new york"}]},
     ):
-        assert not ends_words({**content, **change})
+        assert not word_ends({**content, **change})
     vocabulary = {token: number for number, token in enumerate(("<unk>", "a", "b", " ", "b ", "ab "))}
     merges = [("b", " "), ("a", "b ")]  # "ab " is one token, and "ab" at the end two
     backend = Backend(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
@@ -218,5 +220,5 @@ def test_tokenizers_that_do_not_do(tmp_path: Path) -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(UserError, match="Slow is no fast tokenizer"):
+    with pytest.raises(UserError, match="Slow is no tokenizer of transformers"):
         Tokenizer(Slow())  # type: ignore[arg-type]

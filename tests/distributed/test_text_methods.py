@@ -1,4 +1,4 @@
-"""Baselines, ablations, kinds of models and the choice of the best weights on texts: two processes end where one does."""
+"""Baselines, ablations, kinds of models, the choice of the best weights on texts: two processes end where one does."""
 
 from __future__ import annotations
 

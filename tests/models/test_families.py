@@ -15,7 +15,6 @@ from sdfast.modalities.images.checkpoint import load_classifier, load_mae, save_
 from sdfast.modalities.texts import families as text_families
 from sdfast.modalities.texts import kinds
 from sdfast.modalities.texts.checkpoint import load_mlm, save_mlm
-from sdfast.models.folder import Family
 from sdfast.models.layout import Naming
 
 NAMINGS = {
@@ -31,7 +30,9 @@ def test_images(hugging_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = load_mae(str(path)).digest
     edit_config(path, model_type="vit_msn")
     assert "vit_msn model: sdfast takes vit_mae" in sentence(path)
-    monkeypatch.setitem(image_families.FAMILIES, "vit_msn", Family("ViTMSN", image_families.VIT, {}))
+    monkeypatch.setitem(
+        image_families.FAMILIES, "vit_msn", image_families.ImageFamily("ViTMSN", image_families.VIT, {})
+    )
     assert load_mae(str(path)).digest == digest
 
 

@@ -80,13 +80,13 @@ def test_heads_by_architecture_when_the_config_has_no_model_args(tmp_path: Path,
 
 
 def test_head_table_agrees_with_timm() -> None:
-    from sdfast.modalities.images.families import _TIMM_HEADS
+    from sdfast.modalities.images.families.timm import HEADS
 
     names = {"tiny": "16", "small": "16", "base": "16", "large": "16", "huge": "14", "giant": "14", "gigantic": "14"}
     for word, patch in names.items():
         with torch.device("meta"):
             model = timm.create_model(f"vit_{word}_patch{patch}_224", depth=1)
-        assert _TIMM_HEADS[word] == (model.embed_dim, model.blocks[0].attn.num_heads)
+        assert HEADS[word] == (model.embed_dim, model.blocks[0].attn.num_heads)
 
 
 @pytest.mark.parametrize(

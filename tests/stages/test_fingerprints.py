@@ -59,7 +59,10 @@ def test_each_setting_of_a_stage_decides_it_or_says_why_not(modality: str) -> No
         changed = base.model_copy(update={section: values.model_copy(update={name: other})})
         if deciding_keys(changed, section, modality) == deciding_keys(base, section, modality):  # type: ignore[arg-type]
             silent.add(key)
-    ours = {"images": {"pretrain.mask_only", "pretrain.mean"}, "texts": {"pretrain.mask", "pretrain.augment"}}
+    ours = {
+        "images": {"pretrain.mask_only", "pretrain.mean", "pretrain.whole_word"},
+        "texts": {"pretrain.mask", "pretrain.augment"},
+    }
     ours["texts"] |= {"pretrain.norm_pix", "finetune.flip"}
     counted = {"pretrain.epochs", "distill.epochs", "finetune.epochs", "pretrain.head_steps"}
     assert silent == ours[modality] | counted | {"distill.rounds", "finetune.start", "finetune.evaluations"}

@@ -103,7 +103,7 @@ def test_arms_with_fewer_runs_say_how_many_and_over_what_they_differ() -> None:
     mean = (pairs[0] + pairs[1] - pairs[2] - pairs[3]) / 2
     assert cells(text, "MARS")[3].startswith(f"{mean:+.1f} [") and cells(text, "MARS")[3].endswith("], 2 pairs")
     assert "pairs" not in cells(text, "RecAdam")[3]
-    assert "over 2 to 4 fine-tuning seeds" in text and "6 of 24 runs are missing" in text
+    assert "over 2 to 4 fine-tuning seeds" in text and "6 of 36 runs are missing" in text
 
 
 def test_what_scores_are_to_be_compared_with_stands_once_below_the_table() -> None:

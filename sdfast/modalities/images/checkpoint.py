@@ -38,6 +38,7 @@ from sdfast.models.folder import (
     config_of_classes,
     write_folder,
 )
+from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.weights import filled, sizes_of, weights_digest
@@ -53,31 +54,40 @@ class PretrainedMAE(Pretrained[MaskedAutoencoder]):
     Attributes:
         processor: how its images are made.
         trained_with: keys of `pretrain` and the values that the checkpoint was pre-trained with, see `trained_with`.
+        fresh_decoder: whether the decoder is newly made.
     """
 
     processor: ImageProcessor
     trained_with: Mapping[str, Any]
+    fresh_decoder: bool = False
 
 
 def load_mae(
-    spec: str, *, image_size: tuple[int, int] | int | None = None, channels: int | None = None, seed: int = 0
+    spec: str,
+    *,
+    image_size: tuple[int, int] | int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    told: Told | None = None,
 ) -> PretrainedMAE:
     """Load a pre-trained ViT as a masked auto-encoder.
 
     Takes `ViTMAEForPreTraining` (encoder and decoder), and encoders alone: `ViTMAEModel`, `ViTModel` with or without a
-    head, DINOv2 (LayerScale folded), timm's plain ViTs. An encoder alone gets a new decoder, and a note says so.
+    head, DINOv2 (LayerScale folded), timm's plain ViTs, and files of weights alone with the names of
+    facebookresearch/mae. An encoder alone gets a new decoder, and a note says so.
     Position embeddings stay fixed in the result, as in ViTMAE, whatever they were in the source.
 
     Args:
-        spec: a folder, or a Hugging Face hub id.
+        spec: a folder, a file of weights alone, or a Hugging Face hub id.
         image_size: height and width, or one number for a square; the checkpoint's own when None.
         channels: any number; the checkpoint's own when None.
         seed: of the new decoder, if one is needed.
+        told: what a file of weights alone does not say.
 
     Raises:
         UserError: one sentence that names the file or tensor and what to do.
     """
-    source = describe(find_model_folder(str(spec)))
+    source = describe(find_model_folder(str(spec)), told, image_size)
     shape, naming = source.shape, source.family.naming
     if shape.decoder is not None:
         sizes = sizes_of(MaskedAutoencoder, shape)
@@ -89,7 +99,8 @@ def load_mae(
     size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
     state, shape, changes = adapt.adapt_state(state, shape, size, shape.channels if channels is None else channels)
     notes += changes
-    if shape.decoder is None:
+    fresh_decoder = shape.decoder is None
+    if fresh_decoder:
         decoder = decoder_shape_for(shape.encoder)
         shape = replace(shape, decoder=decoder)
         state |= {f"decoder.{name}": tensor for name, tensor in fresh(MAEDecoder, seed, shape).state_dict().items()}
@@ -99,14 +110,14 @@ def load_mae(
             " than a full MAE checkpoint needs."
         )
     module = filled(MaskedAutoencoder, state, shape)
-    if not module.encoder.position_embeddings.any():
+    if shape.learned_positions and not module.encoder.position_embeddings.any():
         notes.append(
             "warning: all position embeddings are zero, so the model cannot tell where a patch lies"
             " (transformers 5 leaves them so in a ViTMAE that is newly made from its configuration)."
         )
     processor = source.processor.with_channels(shape.channels).with_size(*shape.image_size)
     own = trained_with(source.config.values, source.config.path)
-    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own)
+    return PretrainedMAE(module, shape, str(spec), weights_digest(module), notes, processor, own, fresh_decoder)
 
 
 def fresh_mae(shape: ViTShape, seed: int) -> MaskedAutoencoder:
@@ -133,11 +144,18 @@ def save_mae(
 
     The files are `config.json`, `model.safetensors` and `preprocessor_config.json`; the values of the weights and their
     dtype are kept bit for bit. `mask_ratio` and `norm_pix_loss` are how the model was trained, for the configuration.
+
+    An encoder that a ViTMAE cannot have (`ViTShape.kind`) is written as transformers' model of its kind, with the
+    decoder's tensors and sizes beside, which transformers does not use.
     """
+    shape, masking = module.shape, {"mask_ratio": mask_ratio, "norm_pix_loss": norm_pix_loss}
+    further = {**config_of(shape.decoder, *DECODER), **masking}
+    if _is_own(shape):
+        tensors = _bare(layout.write_state(module.state_dict(), FAMILIES[shape.kind].naming), shape)
+        _write_own(directory, FAMILIES[shape.kind].model, shape, tensors, processor, **further)
+        return
     tensors = layout.write_state(module.state_dict(), VIT_MAE)
-    masking = {"mask_ratio": mask_ratio, "norm_pix_loss": norm_pix_loss}
-    further = {**config_of(module.shape.decoder, *DECODER), **masking}
-    _write(directory, "vit_mae", "ForPreTraining", module.shape, tensors, processor, **further)
+    _write(directory, "vit_mae", "ForPreTraining", shape, tensors, processor, **further)
 
 
 def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImageProcessor) -> None:
@@ -150,6 +168,11 @@ def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImagePro
     """
     state = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     state, shape, processor, marks = _for_rgb(state, module.shape, processor)
+    if _is_own(shape):
+        family = FAMILIES[shape.kind]
+        tensors = _bare(layout.write_state(state, family.naming), shape)
+        _write_own(directory, family.model, shape, tensors, processor, **marks)
+        return
     tensors = layout.write_state(state, VIT)
     tensors = {name.removeprefix(VIT.prefix): tensor for name, tensor in tensors.items()}
     like, width = state["encoder.norm.bias"], shape.encoder.width
@@ -196,6 +219,11 @@ def save_classifier(
     """
     classes = config_of_classes(class_names, module.classifier.out_features, problem)
     state, shape, processor, marks = _for_rgb(dict(module.state_dict()), module.shape, processor)
+    if _is_own(shape):
+        family = FAMILIES[shape.kind]
+        tensors = layout.write_state(state, family.naming)
+        _write_own(directory, family.classifier or family.model, shape, tensors, processor, **classes, **marks)
+        return
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)
 
@@ -210,7 +238,8 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
     source = describe(Path(directory))
-    state, names = source.classifier(ViTClassifier, "ViTForImageClassification")
+    name = source.family.name if _is_own(source.shape) else "ViT"
+    state, names = source.classifier(ViTClassifier, f"{name}ForImageClassification")
     state, shape = _without_rgb(state, source)
     module = filled(ViTClassifier, state, shape, len(names), source.config.get("hidden_dropout_prob", SHARE, 0.0))
     return module, source.processor.with_channels(shape.channels), names
@@ -233,6 +262,38 @@ def _for_rgb(
     weight = adapt.grey_weights_for_rgb(state["encoder.patch_embed.weight"])
     state = {**state, "encoder.patch_embed.weight": weight}
     return state, replace(shape, channels=3), processor.with_channels(3), {_GREY_AS_RGB: True}
+
+
+def naming_of(shape: ViTShape) -> layout.Naming:
+    """The names in the folder of a classifier, and of an encoder alone, of a shape."""
+    return FAMILIES[shape.kind].naming if _is_own(shape) else VIT
+
+
+def _is_own(shape: ViTShape) -> bool:
+    """Whether a model of this shape is written as what it is, not as ViTMAE and ViT."""
+    return FAMILIES[shape.kind].config is not None
+
+
+def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+    """Names as in the encoder's own class, which is no part of another."""
+    return {name.removeprefix(FAMILIES[shape.kind].naming.prefix): tensor for name, tensor in tensors.items()}
+
+
+def _write_own(
+    directory: Path,
+    head: str,
+    shape: ViTShape,
+    tensors: Mapping[str, Tensor],
+    processor: ImageProcessor,
+    **further: Any,
+) -> None:
+    """Write a folder of a model as what it is; `further` is what its configuration has beside sizes."""
+    family = FAMILIES[shape.kind]
+    assert family.config is not None
+    config = {**config_of(shape.encoder, *family.stack), **family.config(shape), "initializer_range": STD}
+    names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
+    config = {**names, **dict(sorted(config.items())), **further}
+    write_folder(directory, config, tensors, {"preprocessor_config.json": processor.to_json()})
 
 
 def _write(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from sdfast import bundled
-from sdfast.config import Config
+from sdfast.config import Config, with_own_settings
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
 from sdfast.costs.plan import worth_of_zero
 from sdfast.data.config import UNDIVIDED, DataConfig
@@ -34,6 +34,8 @@ from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_o
 from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
+from sdfast.models.found import Told
+from sdfast.models.layout import Naming
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
@@ -63,6 +65,28 @@ class Images(Modality):
     @override
     def reload(self, folder: Path) -> models.PretrainedMAE:
         return models.load_mae(str(folder))
+
+    @override
+    def given(
+        self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None
+    ) -> models.PretrainedMAE:
+        return models.load_mae(spec, image_size=image_size, channels=channels, told=told)
+
+    @override
+    def write_given(self, model: models.PretrainedMAE, folder: Path) -> str:
+        if model.fresh_decoder:
+            models.save_encoder(model.module, folder, model.processor)
+            return "an encoder of images"
+        own = with_own_settings(Config(), model.trained_with)[0].pretrain
+        models.save_mae(
+            model.module,
+            folder,
+            model.processor,
+            mask_ratio=own.patch_ratio,
+            norm_pix_loss=own.normalised_pixels,
+        )
+        models.save_encoder(model.module, folder / "encoder", model.processor)
+        return "a masked auto-encoder"
 
     @override
     def describe(self, model: models.PretrainedMAE) -> str:
@@ -185,7 +209,9 @@ class Images(Modality):
         check_deterministic(read, torch.from_numpy(recipe.rows))
 
     @override
-    def write(self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind, steps: int) -> None:
+    def write(
+        self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind | Literal["knn"], steps: int
+    ) -> None:
         masking, processor = context.config.pretrain, _written_processor(context)
         models.save_mae(
             module,
@@ -196,6 +222,10 @@ class Images(Modality):
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
         write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
+
+    @override
+    def naming(self, module: Any) -> Naming:
+        return models.naming_of(module.shape)
 
     @override
     def classifier(self, config: Config, start: MaskedAutoencoder, classes: int, seed: int) -> ViTClassifier:
@@ -239,10 +269,11 @@ class Images(Modality):
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: ViTShape, classes: int | None) -> nn.Module:
+        state = finished_state(state)
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
         shape = replace(shape, decoder=None)
-        return models.filled(ViTClassifier, finished_state(state), shape, classes, config.finetune.dropout)
+        return models.filled(ViTClassifier, state, shape, classes, config.finetune.dropout)
 
 
 def _task(context: Context, kind: Kind) -> ImageTask:

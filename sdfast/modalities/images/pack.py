@@ -38,6 +38,7 @@ _NOT_IN_PACK = {"source", "image_size", "channels", "limit", "limit_seed", "text
 _NOT_IN_PACK |= {"resize", "tile"}  # they are in the transform
 _NOT_IN_PACK |= {"pixels", "normalise"}  # the transform has the one, and the other is for what reads a pack
 _NOT_IN_PACK |= {"chunk", "chunk_stride", "chunk_votes", "pack_short", "labelled_limit", "unlabelled_key"}
+_NOT_IN_PACK |= {"add_tokens", "vocabulary_multiple"}
 # What these decide is in the digest of the source.
 _NOT_IN_PACK |= {"split_key", "unseen", "encoding", "na_labels", "problem_type", "label_separator", "unlabelled"}
 _LATER = {  # options, and the images that need them

@@ -131,6 +131,11 @@ def save_mlm(
     _write(directory, "ForMaskedLM", module, companions, dropouts, max_length)
 
 
+def save_encoder(module: MaskedLanguageModel, directory: Path, companions: Companions, dropouts: Dropouts) -> None:
+    """Write the encoder without the language-model head, as a folder of transformers' `AutoModel` and `load_mlm`."""
+    _write(directory, "Model", module, companions, dropouts, None)
+
+
 def fresh_mlm(shape: TextShape, seed: int, dropouts: Dropouts = NO_DROPOUT) -> MaskedLanguageModel:
     """A whole masked language model with new weights; float32 on the CPU, decided by `seed` alone."""
     return fresh(masked_model, seed, shape, dropouts)
@@ -237,7 +242,8 @@ def _write(
     names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
     config = {**names, **dict(sorted(common.items())), **further}
     kept = {key: value for key, value in companions.config.items() if key not in (*_REPLACED, *config)}
-    tensors = layout.write_state(module.state_dict(), family.naming)
+    state = {name: each for name, each in module.state_dict().items() if head != "Model" or name.startswith("encoder.")}
+    tensors = layout.write_state(state, family.naming)
     files = companions.tokenizer if max_length is None else cut_at(companions.tokenizer, max_length)
     write_folder(directory, {"initializer_range": STD, **config, **kept}, tensors, files)
 

@@ -4,11 +4,16 @@ It depends on neither the batch's size, nor padding, nor the worker. The rule is
 `DataCollatorForLanguageModeling` (BERT's): each token that is not special is chosen independently with probability
 `rate`, so a text may have none; of the chosen, 80 % become the mask token, 10 % a random word of the vocabulary (any,
 special ones included) and 10 % stay.
+
+With a table of words (`sdfast.modalities.texts.word_table`) a word is chosen instead, by what is drawn for the place of
+its first token, and all its tokens with it: so each token is chosen with probability `rate` as before. What becomes of
+it is drawn for its own place. This is whole-word masking as in Google's BERT, where the 80, 10 and 10 % are of tokens
+too; there words are added until a share of the text is reached, here each is chosen independently.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +37,8 @@ class TokenMasking:
         special_ids: ids that are never chosen.
         rate: probability of each other token to be chosen, in (0, 1].
         mask_only: every chosen token becomes the mask token.
+        words: [V, 2] bool on the CPU, by id: whether a token continues the word of the one before it, and whether the
+            next one continues its word; None chooses tokens.
     """
 
     mask_id: int
@@ -39,6 +46,7 @@ class TokenMasking:
     special_ids: tuple[int, ...]
     rate: float = 0.15
     mask_only: bool = False
+    words: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -99,7 +107,10 @@ def token_mask(seed: int, epoch: int, rows: Tensor, batch: TokenBatch, masking: 
     row_of = torch.repeat_interleave(torch.arange(len(rows)), batch.lengths)  # [T]
     words = philox_words(seed, epoch, rows[row_of], batch.places, STREAM_TOKEN)
     special = torch.isin(ids, torch.tensor(masking.special_ids, dtype=torch.int64))
-    chosen = ((words[:, 0] < int(masking.rate * _WORDS)) & ~special).nonzero()[:, 0]
+    drawn = words[:, 0] < int(masking.rate * _WORDS)
+    if masking.words is not None:
+        drawn = drawn[first_of_word(ids, batch.places, special, masking.words)]
+    chosen = (drawn & ~special).nonzero()[:, 0]
     labels, how = ids[chosen], words[chosen]
     seen = torch.full_like(labels, masking.mask_id)
     if not masking.mask_only:
@@ -110,3 +121,20 @@ def token_mask(seed: int, epoch: int, rows: Tensor, batch: TokenBatch, masking: 
     replaced = TokenBatch(ids.index_copy(0, chosen, seen), batch.lengths).to(device)
     counts = torch.bincount(row_of[chosen], minlength=len(rows))
     return TokenMask(replaced, chosen, labels.to(device, non_blocking=True), counts)
+
+
+def first_of_word(ids: Tensor, places: Tensor, special: Tensor, words: Tensor) -> Tensor:
+    """[T] int64: where the word of each token begins among the tokens.
+
+    A special token is alone, and no word goes on from one text to the next.
+
+    Args:
+        ids, places: [T] int64 on the CPU, tokens and their places in their texts.
+        special: [T] bool, those that belong to no word.
+        words: see `TokenMasking`.
+    """
+    joined = words[ids, 0]
+    joined[1:] |= words[ids[:-1], 1]
+    joined[1:] &= ~special[:-1]
+    joined &= ~special & (places > 0)
+    return torch.where(joined, 0, torch.arange(len(ids))).cummax(0).values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from sdfast.modalities.texts import checkpoint as models
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
+from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
 from sdfast.modalities.texts.modern import masked_model, text_classifier
@@ -31,8 +32,11 @@ from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
+from sdfast.modalities.texts.vocabulary import folder_of, with_words
 from sdfast.models.base import check_layer
+from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
+from sdfast.models.layout import Naming
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
@@ -60,11 +64,32 @@ class Texts(Modality):
                 f"{find_model_folder(spec)} has no tokenizer (tokenizer.json or vocab.txt), and texts need the model's;"
                 " save it there beside the model."
             )
-        return loaded
+        return with_words(loaded, find_model_folder(spec), config.data)
 
     @override
     def reload(self, folder: Path) -> models.PretrainedMLM:
         return models.load_mlm(str(folder))
+
+    @override
+    def given(
+        self, spec: str, told: Told, image_size: tuple[int, int] | int | None, channels: int | None
+    ) -> models.PretrainedMLM:
+        options = [
+            *told.options,
+            *["--image-size"] * (image_size is not None),
+            *["--channels"] * (channels is not None),
+        ]
+        if options:
+            raise UserError(f"{options[0]} is of models of images, and {spec} is one of texts.")
+        return models.load_mlm(spec)
+
+    @override
+    def write_given(self, model: models.PretrainedMLM, folder: Path) -> str:
+        if model.fresh_head:
+            models.save_encoder(model.module, folder, model.companions, model.dropouts)
+            return "an encoder of texts"
+        models.save_mlm(model.module, folder, model.companions, model.dropouts)
+        return "a masked language model"
 
     @override
     def describe(self, model: models.PretrainedMLM) -> str:
@@ -87,7 +112,9 @@ class Texts(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMLM, folder: str
     ) -> TextPack:
-        tokenizer = _tokenizer(find_model_folder(folder), config, model.shape)
+        tokenizer = _own_tokenizer(find_model_folder(folder), config, model)
+        if tokenizer.in_python:
+            log.info("data: the model's tokenizer runs in Python, as there is no faster one: it takes longer, once")
         return TextPack.prepare(
             spec, directory, tokenizer, config.data, log.warning, progress_lines("data", "documents")
         )
@@ -167,7 +194,8 @@ class Texts(Modality):
         if how.mask_id is None:
             raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
         ratio = config.pretrain.word_ratio
-        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only)
+        words = _words(context) if config.pretrain.whole_word else None
+        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
         return MaskedTexts(context.train_of(kind).tokens, masking, config.pretrain.mean)
 
     @override
@@ -222,10 +250,16 @@ class Texts(Modality):
         """The pack's ids are what they are."""
 
     @override
-    def write(self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind, steps: int) -> None:
+    def write(
+        self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind | Literal["knn"], steps: int
+    ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
         write_card(context.config, self.name, folder, kind, steps)
+
+    @override
+    def naming(self, module: Any) -> Naming:
+        return FAMILIES[module.shape.kind].naming
 
     @override
     def classifier(self, config: Config, start: MaskedLanguageModel, classes: int, seed: int) -> TextClassifier:
@@ -270,26 +304,33 @@ class Texts(Modality):
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
+        state = finished_state(state)
         if classes is None:
             return models.filled(masked_model, state, shape)
-        return models.filled(text_classifier, finished_state(state), shape, classes)
+        return models.filled(text_classifier, state, shape, classes)
+
+
+def _words(context: Context) -> Tensor:
+    """Which tokens are of one word, by their ids: see `TokenMasking.words`."""
+    try:
+        with folder_of(context.model.companions) as folder:
+            return torch.from_numpy(load_tokenizer(folder).word_table())
+    except UserError as error:
+        raise UserError(f"{context.config.model_spec}: {error}") from error
+
+
+def _own_tokenizer(folder: Path, config: Config, model: models.PretrainedMLM) -> Tokenizer:
+    """The tokenizer of a model, with the tokens that were added to it."""
+    if not config.data.add_tokens:
+        return _tokenizer(folder, config, model.shape)
+    with folder_of(model.companions) as grown:
+        return _tokenizer(grown, config, model.shape)
 
 
 def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
-    """The tokenizer in a folder, cutting at what the settings and the model's positions allow.
-
-    Raises:
-        UserError: it has words that the model has not.
-    """
+    """The tokenizer in a folder, cutting at what the settings and the model's positions allow."""
     longest = min(config.data.max_length, shape.longest)
     tokenizer = load_tokenizer(folder, longest)
-    words = tokenizer.tokenization.vocabulary
-    if (more := words - shape.vocabulary) > 0:
-        raise UserError(
-            f"the tokenizer in {folder} has {words:,} words, {more:,} more than its model; if they were added to"
-            " it, call model.resize_token_embeddings(len(tokenizer)) of transformers and save both there, else the"
-            " two do not belong together."
-        )
     if (length := tokenizer.tokenization.max_length) < longest:
         log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
     return tokenizer

@@ -1,39 +1,32 @@
-"""From documents to token ids, with a model's own fast tokenizer."""
+"""From documents to token ids, with a model's own tokenizer."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import re
+import importlib.util
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdfast.durable import sha256_json
 from sdfast.errors import UserError
+from sdfast.modalities.texts.backends import PythonBackend, backend_of
+from sdfast.models.hub import SENTENCEPIECE_FILES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 _UNBOUNDED = 1 << 24  # transformers writes a huge number where a tokenizer names no greatest length
 _SAMPLE = "a b"
 LONGEST = 1 << 20  # characters that are tokenised of one document
 _FIRST = 32  # characters for each token of room that are tokenised at first; a token has 2 to 5
 _GROWTH = 4
-_WORD_END = re.compile(r"(?<=\S)[ \t\n\r]")
 _PIECE = 1 << 16  # characters that are tokenised at a time of a document that is kept whole
-_PIECE_END = re.compile(r"(?<=\S) ")
-
-# What keeps a token from reaching over a blank, or a blank from changing what stands before it.
-_LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
-_LOCAL_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
-# and beside the first, what treats the beginning of a text as the beginning of a word
-_STEADY_SPLITTERS = _LOCAL_SPLITTERS | {"ByteLevel", "Digits", "Punctuation", "Split"}
+_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # modules, and what installs them
 
 
 @dataclass(frozen=True)
@@ -100,40 +93,31 @@ class Tokenized:
 
 
 class Tokenizer:
-    """A fast tokenizer with a length. Threads may share it.
+    """A tokenizer with a length. Threads may share it.
 
     Attributes:
         tokenization: what it does.
+        in_python: whether it is a class of Python, as there is none in the library tokenizers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> None:
         """max_length: lowered to the tokenizer's own greatest length.
 
         Raises:
-            UserError: a tokenizer that is not a fast one, or one whose special tokens leave no room.
+            UserError: a tokenizer of another library, or one whose special tokens leave no room.
         """
-        from tokenizers import Tokenizer as Backend
-
-        if not getattr(tokenizer, "is_fast", False):
-            raise UserError(
-                f"{type(tokenizer).__name__} is no fast tokenizer; save it with a tokenizer.json beside the model."
-            )
-        fast = cast("PreTrainedTokenizerFast", tokenizer)
-        # A copy: truncation and padding are the caller's settings on the original, and are not wanted here.
-        self._backend = Backend.from_str(fast.backend_tokenizer.to_str())
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._backend = backend_of(tokenizer)
+        self.in_python = isinstance(self._backend, PythonBackend)
         if tokenizer.model_max_length < _UNBOUNDED:
             max_length = min(max_length, int(tokenizer.model_max_length))
-        content = json.loads(self._backend.to_str())
-        self._ends_words, self._begins_words = ends_words(content), begins_words(content)
+        self._ends, self._begins = self._backend.ends, self._backend.begins
         self._one_long = threading.RLock()  # a long document takes up to 1 GB while it is tokenised
         prefix, suffix = self._special_ends()
         if max_length <= len(prefix) + len(suffix):
             raise UserError(f"data.max_length={max_length} leaves no room beside the tokenizer's special tokens.")
         self.tokenization = Tokenization(
-            tokenizer=tokenizer_digest(fast),
-            vocabulary=max(self._backend.get_vocab(with_added_tokens=True).values()) + 1,
+            tokenizer=self._backend.digest,
+            vocabulary=max(self._backend.vocabulary.values()) + 1,
             max_length=max_length,
             prefix=prefix,
             suffix=suffix,
@@ -143,7 +127,7 @@ class Tokenizer:
         )
 
     def __call__(self, texts: Sequence[str], whole: bool = False) -> list[Tokenized | None]:
-        """Tokenise documents, in the library's own threads; as transformers does with truncation, without padding.
+        """Tokenise documents, as transformers does with truncation, without padding; a fast one in threads of its own.
 
         Of a long document a beginning that ends with a word is tokenised, and a longer one until it has more tokens
         than fit. None stands for a document of more than 1,048,576 characters whose beginning of that length is no
@@ -156,13 +140,37 @@ class Tokenizer:
         size = _FIRST * self._room
         found: list[Tokenized | None] = []
         starts = [self._beginning(text, size) for text in texts]
-        encodings = self._backend.encode_batch_fast([start or "" for start in starts], add_special_tokens=False)
-        for text, start, encoding in zip(texts, starts, encodings, strict=True):
-            if start is None or (len(start) < len(text) and len(encoding.ids) <= self._room):
+        encoded = self._backend.encode([start or "" for start in starts])
+        for text, start, ids in zip(texts, starts, encoded, strict=True):
+            if start is None or (len(start) < len(text) and len(ids) <= self._room):
                 found.append(self._tokenise_long(text, _GROWTH * size, whole))
             else:
-                found.append(self._tokenized(encoding.ids, text, start, whole))
+                found.append(self._tokenized(ids, text, start, whole))
         return found
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Ids by token, those that were added too."""
+        return self._backend.vocabulary
+
+    @property
+    def own_words(self) -> int:
+        """Ids of the vocabulary itself lie in [0, own_words); those beyond are of tokens that were added."""
+        own = (number for token, number in self.vocabulary.items() if token not in self._backend.added)
+        return max(own, default=-1) + 1
+
+    def word_table(self) -> NDArray[np.bool_]:
+        """[V, 2] bool, by id: whether a token continues the word of the one before, and whether the next one does.
+
+        Raises:
+            UserError: the tokenizer does not tell where words begin.
+        """
+        if (table := self._backend.word_table()) is None:
+            raise UserError(
+                "the tokenizer does not tell where words begin, as those of BERT, RoBERTa and XLM-R do; leave"
+                " pretrain.whole_word=true away."
+            )
+        return table
 
     @property
     def _room(self) -> int:
@@ -179,10 +187,9 @@ class Tokenizer:
         if len(start) == len(text):
             return Tokenized(kept, True, np.array(ids[room:], np.int32))
         parts, read = [], 0
-        with contextlib.nullcontext() if self._begins_words else self._one_long:
+        with contextlib.nullcontext() if self._begins else self._one_long:
             for piece in self._pieces(text):
-                (encoding,) = self._backend.encode_batch_fast([piece], add_special_tokens=False)
-                parts.append(np.array(encoding.ids, np.int32))
+                parts.append(np.array(self._backend.encode([piece])[0], np.int32))
                 read += len(piece)
         return Tokenized(kept, True, np.concatenate(parts)[room:], read < len(text))
 
@@ -192,12 +199,12 @@ class Tokenizer:
         They end where words do. What comes after 1,048,576 characters in which no word ends is left out; so is, where
         the tokenizer does not allow to begin inside a text, all that comes after the first of so many.
         """
-        if not self._begins_words:
+        if self._begins is None:
             yield self._beginning(text, LONGEST) or ""
             return
         start, size = 0, _PIECE
         while len(text) - start > size:
-            ends = [match.start() for match in _PIECE_END.finditer(text, start + 1, start + size + 1)]
+            ends = [match.start() for match in self._begins.finditer(text, start + 1, start + size + 1)]
             if ends:
                 yield text[start : ends[-1]]
                 start, size = ends[-1], _PIECE
@@ -213,9 +220,9 @@ class Tokenizer:
                 size = min(size, LONGEST)
                 start = self._beginning(text, size)
                 if start is not None:
-                    (encoding,) = self._backend.encode_batch_fast([start], add_special_tokens=False)
-                    if len(start) == len(text) or len(encoding.ids) > self._room:
-                        return self._tokenized(encoding.ids, text, start, whole)
+                    (ids,) = self._backend.encode([start])
+                    if len(start) == len(text) or len(ids) > self._room:
+                        return self._tokenized(ids, text, start, whole)
                 if size == LONGEST:
                     return None
                 size *= _GROWTH
@@ -228,14 +235,13 @@ class Tokenizer:
         """
         if len(text) <= size:
             return text
-        if not self._ends_words:
+        if self._ends is None:
             return None
-        ends = [match.start() for match in _WORD_END.finditer(text, 0, size + 1)]
+        ends = [match.start() for match in self._ends.finditer(text, 0, size + 1)]
         return text[: ends[-1]] if ends else None
 
     def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        inner = self._backend.encode(_SAMPLE, add_special_tokens=False).ids
-        whole = self._backend.encode(_SAMPLE).ids
+        (inner,), whole = self._backend.encode([_SAMPLE]), self._backend.encode_whole(_SAMPLE)
         if not inner:
             raise UserError(f"the tokenizer has no ids for {_SAMPLE!r}; its vocabulary is not one of a language.")
         for start in range(len(whole) - len(inner) + 1):
@@ -244,61 +250,17 @@ class Tokenizer:
         raise UserError("the tokenizer puts special tokens inside a document; only those around it are understood.")
 
 
-def ends_words(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether the tokens of a text up to a blank depend on what stands up to there alone.
-
-    The content of a tokenizer.json says it. So it is where letters are normalised one by one, words are told apart by
-    blanks before anything else (or by the pattern of GPT-2, in which a blank begins a word), and no token that was
-    added has a blank inside. It is so for the tokenizers of BERT and RoBERTa.
-    """
-    normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
-    splitters = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
-    if not splitters or not all(part["type"] in _LOCAL_NORMALIZERS for part in normalizers):
-        return False
-    first = splitters[0]
-    by_pattern = first["type"] == "ByteLevel" and first.get("use_regex", True)
-    if not by_pattern and first["type"] not in _LOCAL_SPLITTERS:
-        return False
-    return not any(re.search(r"\s", token["content"]) for token in tokenizer.get("added_tokens") or ())
-
-
-def begins_words(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether also the tokens of a text from a space on depend on what stands from there on alone (see `ends_words`).
-
-    The space is one that follows a word. It is so unless what splits the words treats the first one of a text in a way
-    of its own, or a token that was added takes the blanks after it.
-    """
-    splitters = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
-    if not ends_words(tokenizer) or not all(part["type"] in _STEADY_SPLITTERS for part in splitters):
-        return False
-    return not any(token.get("rstrip") for token in tokenizer.get("added_tokens") or ())
-
-
-def _parts(step: Mapping[str, Any] | None, many: str) -> list[Mapping[str, Any]]:
-    """The steps of a sequence of them, however deep; of one step, itself."""
-    if step is None:
-        return []
-    return [part for each in step[many] for part in _parts(each, many)] if step["type"] == "Sequence" else [step]
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Hexadecimal SHA-256 of what decides a fast tokenizer's ids; its path, name and length settings do not enter."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content.pop("truncation", None)
-    content.pop("padding", None)
-    return sha256_json(content)
-
-
 def load_tokenizer(model: str | Path, max_length: int = 512) -> Tokenizer:
     """The tokenizer of a model, by its folder or hub id.
 
     Raises:
-        UserError: there is none, it cannot be read, or it is no fast one.
+        UserError: there is none, it cannot be read, or what reads it is not installed.
     """
     from transformers import AutoTokenizer
 
+    _check_sentencepiece(Path(model))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model), use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(model), use_fast=True, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise OSError, ValueError, their own, ... for such folders
         lines = str(error).splitlines()
         reason = lines[0].rstrip(".") if lines else type(error).__name__
@@ -307,3 +269,26 @@ def load_tokenizer(model: str | Path, max_length: int = 512) -> Tokenizer:
         return Tokenizer(tokenizer, max_length)
     except UserError as error:
         raise UserError(f"{model}: {error}") from error
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Whether what reads a model of sentencepiece is installed, where a folder has nothing else.
+
+    Raises:
+        UserError: it is not.
+    """
+    found = [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
+    if not found or (folder / "tokenizer.json").is_file():
+        return
+    if lacking := [package for module, package in _SENTENCEPIECE.items() if not _is_installed(module)]:
+        raise UserError(
+            f"the tokenizer of {folder} is a model of sentencepiece ({found[0]}), and reading it needs "
+            f"`pip install {' '.join(lacking)}`."
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
