@@ -98,6 +98,8 @@ def text_step(task: TextTask, lengths: Sequence[int], masked: Sequence[int] = ()
 def text_flops(task: TextTask, lengths: Sequence[int], masked: Sequence[float], checkpointing: bool = False) -> Flops:
     """FLOPs of a step on some texts together.
 
+    Of blocks with a window the pairs within it are counted, but for the last block and an inner layer's features.
+
     Args:
         task: what is measured.
         lengths: tokens of each text, L.
@@ -105,7 +107,14 @@ def text_flops(task: TextTask, lengths: Sequence[int], masked: Sequence[float], 
         checkpointing: see `Task.flops`.
     """
     tokens, hidden = np.asarray(lengths, float), np.asarray(masked if len(masked) else np.zeros(len(lengths)), float)
-    return Flops(*(_text_terms(tokens, hidden) @ _text_polynomial(task, checkpointing)).sum(axis=0).tolist())
+    of_texts = _text_terms(tokens, hidden) @ _text_polynomial(task, checkpointing)
+    how, depth = task.shape.pre_norm, task.shape.encoder.depth
+    local = 0 if how is None else sum(how.is_local(block) for block in range(depth - 1))
+    if how is not None and local and tokens.size and tokens.max() > how.window + 1:
+        further = [_text_polynomial(task.of_depth(each), checkpointing) for each in (depth + 1, depth)]
+        beyond = (tokens - how.window - 1).clip(min=0) * (tokens - how.window)  # pairs that do not see each other
+        of_texts = of_texts - local * beyond[:, None] * (further[0] - further[1])[2]
+    return Flops(*of_texts.sum(axis=0).tolist())
 
 
 def _text_polynomial(task: TextTask, checkpointing: bool) -> NDArray[np.float64]:

@@ -95,7 +95,10 @@ class Texts(Modality):
     def describe(self, model: models.PretrainedMLM) -> str:
         shape = model.shape
         size = sum(parameter.numel() for parameter in model.module.encoder.parameters())
-        return f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+        sizes = f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+        if shape.pre_norm is None or shape.pre_norm.pooling == "cls":
+            return sizes
+        return f"{sizes}; a classifier takes the mean of all tokens, and distill.tokens=cls matches the first"
 
     @override
     def own_settings(self, model: models.PretrainedMLM) -> Mapping[str, Any]:

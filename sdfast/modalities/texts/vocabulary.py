@@ -25,7 +25,7 @@ from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM
 from sdfast.modalities.texts.tokenization import load_tokenizer
 from sdfast.models.weights import filled, weights_digest
 
-_OF_WORDS = ("encoder.word_embeddings.weight", "head.bias")  # tensors with a row for each word
+_OF_WORDS = ("encoder.word_embeddings.weight", "head.weight", "head.bias")  # tensors with a row for each word
 _ROWS = 1 << 13  # of the embeddings in float64 at a time
 
 

@@ -96,7 +96,11 @@ def _said(shape: TextShape) -> Mapping[str, Any]:
     assert how is not None
     said: dict[str, Any] = {each.key: each.kind.theirs(getattr(style, each.place)) for each in _STYLE}
     said |= {each.key: each.kind.theirs(getattr(how, each.place)) for each in _MORE}
-    said |= {"local_attention": 2 * how.window, "global_rope_theta": how.base, "local_rope_theta": how.local_base}
+    said |= {
+        "local_attention": max(1, 2 * how.window),
+        "global_rope_theta": how.base,
+        "local_rope_theta": how.local_base,
+    }
     said["layer_types"] = [_LOCAL if how.is_local(block) else _FULL for block in range(depth)]
     said["rope_parameters"] = {
         name: {"rope_theta": base, "rope_type": "default"}
