@@ -146,7 +146,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
             if part not in sources:
                 raise weights.missing(_shown(wanted[part or 0], naming, weights))
         state[name] = torch.empty(size)
-        for part, piece in zip(parts, state[name].chunk(len(parts)), strict=True):
+        for part, piece in zip(parts, state[name].split(_rows(expected, name, len(parts))), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
     return state
@@ -158,14 +158,24 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     Where every block has LayerScale, that is ones.
     """
     tensors: dict[str, Tensor] = {}
+    sizes = {name: tensor.shape for name, tensor in state.items()}
     for name, tensor in state.items():
         sources = naming.sources(name)
-        tensors.update(zip(sources, tensor.chunk(len(sources)), strict=True))
+        tensors.update(zip(sources, tensor.split(_rows(sizes, name, len(sources))), strict=True))
     for block in _encoder_blocks(state) if naming.always_scaled else ():
         for scale, linear in _LAYER_SCALES.items():
             weight = state[f"{block}.{linear}.weight"]
             tensors[naming.sources(f"{block}.{scale}.vector")[0]] = torch.ones_like(weight[:, 0])
     return tensors
+
+
+def _rows(sizes: Mapping[str, torch.Size], name: str, parts: int) -> list[int]:
+    """Rows of each part of a tensor: as many each, but for keys and values which several heads of queries share."""
+    rows, (block, ours, _) = sizes[name][0], name.rpartition(".qkv.")
+    if not ours or parts != 3:
+        return [rows // parts] * parts
+    queries = sizes[f"{block}.proj.weight"][1]
+    return [queries, (rows - queries) // 2, (rows - queries) // 2]
 
 
 def unused_note(weights: Weights, naming: Naming, read: Collection[str]) -> list[str]:

@@ -59,7 +59,9 @@ def test_shortcuts_parts_and_checkpointing_change_nothing(stage: str, more: dict
             torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize(("kind", "stage"), [("electra", "distill"), ("distilbert", "finetune")])
+@pytest.mark.parametrize(
+    ("kind", "stage"), [("electra", "distill"), ("distilbert", "finetune"), ("modernbert", "distill")]
+)
 def test_a_stopped_stage_resumes_bit_for_bit(kind: str, stage: str, tmp_path: Path) -> None:
     def make(folder: Path) -> Trainer:
         objective = text_objective_of(stage, kind=kind, dropout=0.1)

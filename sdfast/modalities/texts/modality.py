@@ -26,6 +26,7 @@ from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
@@ -94,7 +95,10 @@ class Texts(Modality):
     def describe(self, model: models.PretrainedMLM) -> str:
         shape = model.shape
         size = sum(parameter.numel() for parameter in model.module.encoder.parameters())
-        return f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+        sizes = f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+        if shape.pre_norm is None or shape.pre_norm.pooling == "cls":
+            return sizes
+        return f"{sizes}; a classifier takes the mean of all tokens, and distill.tokens=cls matches the first"
 
     @override
     def own_settings(self, model: models.PretrainedMLM) -> Mapping[str, Any]:
@@ -305,8 +309,8 @@ class Texts(Modality):
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
         state = finished_state(state)
         if classes is None:
-            return models.filled(MaskedLanguageModel, state, shape)
-        return models.filled(TextClassifier, state, shape, classes)
+            return models.filled(masked_model, state, shape)
+        return models.filled(text_classifier, state, shape, classes)
 
 
 def _words(context: Context) -> Tensor:

@@ -27,7 +27,7 @@ from sdfast.modalities.texts.word_ends import parts_of
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import filled, weights_digest
 
-_OF_WORDS = ("encoder.word_embeddings.weight", "head.bias")  # tensors with a row for each word
+_OF_WORDS = ("encoder.word_embeddings.weight", "head.weight", "head.bias")  # tensors with a row for each word
 _ROWS = 1 << 13  # of the embeddings in float64 at a time
 
 
