@@ -33,6 +33,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "BeitModel": {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
 }
 
+STANDS_FOR_IT = {CLIP: "`pooler_output`, the CLS", "BeitModel": "`pooler_output`."}
+STANDS_FOR_IT |= dict.fromkeys(("SiglipVisionModel", "IJepaModel"), "the mean of all tokens")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,6 +74,10 @@ def test_a_run_leaves_what_transformers_reads(name: str, models: dict[str, Path]
         with torch.no_grad():
             torch.testing.assert_close(ours(images.double()), tokens, rtol=0.0, atol=1e-9)
             torch.testing.assert_close(ours.features(images.double(), "cls"), matched, rtol=0.0, atol=1e-9)
+        card = (folder / "README.md").read_text()
+        assert f"a `{type(model).__name__}`" in card and STANDS_FOR_IT[name] in card
+    card = (tmp_path / "run/finetune/model/README.md").read_text()
+    assert (".vision_model" in card) == name.endswith("VisionModel")
     classify = transformers.pipeline("image-classification", model=str(tmp_path / "run" / "finetune" / "model"))
     with open(tmp_path / "run" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))

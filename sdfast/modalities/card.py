@@ -53,6 +53,8 @@ model = AutoModel.from_pretrained("FOLDER/encoder")
 tokens = model(**processor(images=image, return_tensors="pt")).last_hidden_state  # the patches come last
 ```
 
+What stands for the image is {image}.
+
 Further masked pre-training: `sdfast train --model FOLDER`. To fine-tune a classifier:
 `sdfast train --stage finetune --model FOLDER`.
 """
@@ -88,8 +90,15 @@ from transformers import pipeline
 classify = pipeline("image-classification", model="FOLDER")
 ```
 
-Features: the `last_hidden_state` of `AutoModel.from_pretrained("FOLDER")`.
+Features: the `last_hidden_state` of `{features}`.
 """
+_TOWER = 'AutoModelForImageClassification.from_pretrained("FOLDER").vision_model'  # AutoModel adds new weights of texts
+_IMAGE = {  # what stands for it in what transformers' class gives; the first token in others
+    "CLIPVisionModel": "`pooler_output`, the CLS token after the last norm",
+    "SiglipVisionModel": "the mean of all tokens, which are patches",
+    "IJepaModel": "the mean of all tokens, which are patches",
+    "BeitModel": "`pooler_output`",
+}
 _TEXT_ENCODER = """\
 ```python
 from transformers import AutoModel, AutoTokenizer
@@ -142,8 +151,10 @@ def _how(modality: ModalityName, classifies: bool, folder: Path) -> str:
         return _HOW[modality, classifies]
     name = config["architectures"][0]
     if classifies and name.endswith("ForImageClassification"):
-        return _OWN_CLASSIFIER
-    return (_LAYER_BESIDE if classifies else _OWN_ENCODER).format(name=name)
+        features = _TOWER if "vision_config" in config else 'AutoModel.from_pretrained("FOLDER")'
+        return _OWN_CLASSIFIER.format(features=features)
+    image = _IMAGE.get(name, "the first token")
+    return (_LAYER_BESIDE if classifies else _OWN_ENCODER).format(name=name, image=image)
 
 
 def write_card(

@@ -106,7 +106,7 @@ _ARCHITECTURES: Mapping[str, str] = {  # of timm, by words in the name; the firs
     "windows": "coat davit dinat efficientformer efficientvit fastvit focalnet gcvit hiera levit maxvit maxxvit mvit"
     " nest nextvit pit pvt repvit shvit swiftformer swin twins visformer volo",
     "position bias": "beit eva samvit",
-    "further parts": "aimv2 cait convit crossvit flexivit naflexvit tnt vitamin xcit",
+    "further parts": "aimv2 cait convit crossvit naflexvit tnt vitamin xcit",
 }
 _TENSORS = (  # in a file of weights alone: a name that gives it away, and what that is
     (r"(module\.)?(bert|roberta|distilbert|electra|deberta)\.|.*word_embeddings\.", "a language model's"),

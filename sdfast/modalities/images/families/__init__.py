@@ -80,7 +80,6 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
 def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
     family = settings.family(FAMILIES, "images")
-    weights = unwrapped(weights, family.naming)
     own = settings if not family.nested else settings.table(f"{TABLE}_dict" if config.get(f"{TABLE}_dict") else TABLE)
     full = Settings({**family.defaults, **own.values}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)
@@ -90,6 +89,7 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     around["patch_size"] = square_patch(around["patch_size"], settings.path)
     shape = ViTShape(encoder=TransformerShape(**sizes), **around)
     family = family.of(shape)
+    weights = unwrapped(weights, family.naming)
     if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
         shape = replace(shape, decoder=TransformerShape(**full.read(DECODER)))
     check(shape, settings, weights)
