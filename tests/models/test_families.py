@@ -29,7 +29,7 @@ def test_images(hugging_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, path = hugging_face("ViTModel")
     digest = load_mae(str(path)).digest
     edit_config(path, model_type="vit_msn")
-    assert "vit_msn model: sdfast takes vit_mae" in sentence(path)
+    assert "vit_msn model, a relative of ViT that was not tested: of image models" in sentence(path)
     monkeypatch.setitem(
         image_families.FAMILIES, "vit_msn", image_families.ImageFamily("ViTMSN", image_families.VIT, {})
     )

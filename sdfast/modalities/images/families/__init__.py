@@ -21,8 +21,8 @@ from sdfast.modalities.images.families.vit import VIT, VIT_MAE
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor, replaced_steps
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.folder import SHARE, SWITCH, TEXTS_TAKEN, Settings
-from sdfast.models.found import Told, bare_file, refuse_told
+from sdfast.models.folder import SHARE, SWITCH, Settings
+from sdfast.models.found import Told, bare_file, refuse_told, unwrapped
 from sdfast.models.weights import Weights, read_config, read_weights
 from sdfast.regular import is_there
 
@@ -40,11 +40,6 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES}
-_TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
-_REASONS = {
-    "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
-    "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
-}
 # What has no place here, and the values at which that is no loss.
 _UNHEEDED = {
     "hidden_dropout_prob": 0.0,
@@ -73,14 +68,14 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
     if "model_type" in settings.values:
         return _describe_hugging_face(settings, weights)
     if "architecture" in settings.values:
-        return timm.describe(settings, weights)
+        return timm.describe(settings, unwrapped(weights, TIMM))
     raise UserError(f"{settings.path} has neither a model_type (Hugging Face) nor an architecture (timm).")
 
 
 def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
-    of_texts = "vocab_size" in config and "image_size" not in config
-    family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
+    family = settings.family(FAMILIES, "images")
+    weights = unwrapped(weights, family.naming)
     full = Settings({**family.defaults, **config}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)
     sizes |= family.further_sizes(full, sizes)

@@ -14,6 +14,7 @@ from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.folder import SIDES, Settings
+from sdfast.models.kinds import timm_words
 from sdfast.models.layout import FACEBOOK_AS_TIMM, Naming, blocks
 from sdfast.models.weights import Weights
 
@@ -65,7 +66,10 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
     """Sizes and preprocessing of a model of timm; see `sdfast.modalities.images.families.describe`."""
     path, architecture = settings.path, str(settings.values["architecture"])
     if not re.match(r"(vit|deit)_", architecture):
-        raise UserError(f"{path} describes timm's {architecture}: of timm, sdfast takes plain ViTs (vit_*, deit_*).")
+        raise UserError(
+            f"{path} describes timm's {architecture}{timm_words(architecture)}: of timm, sdfast takes plain ViTs"
+            " (vit_*, deit_*)."
+        )
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
     Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_FAMILY.refused)
     tensors = weights.tensors
