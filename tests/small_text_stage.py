@@ -27,7 +27,8 @@ WORDS, PAD, MASK = 60, 1, 4
 SHAPE = TextShape("roberta", WORDS, 40, 1, PAD, TransformerShape(32, 2, 2, 48), 1e-5)
 SHAPES = {
     **{kind: replace(SHAPE, kind=kind) for kind in ("roberta", "xlm-roberta", "camembert")},
-    "distilbert": replace(SHAPE, kind="distilbert", types=0),
+    "bert": replace(SHAPE, kind="bert", types=2),
+    "distilbert": replace(SHAPE, kind="distilbert", types=0, norm_eps=1e-12),
     "electra": replace(SHAPE, kind="electra", types=2, embedding=24),
     **{kind: pre_norm_shape(kind, WORDS, 40, PAD, SHAPE.encoder) for kind in ("modernbert", "eurobert")},
 }

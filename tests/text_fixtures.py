@@ -50,10 +50,10 @@ def _special(kind: str) -> dict[str, str]:
     return SPECIAL["roberta" if TRAITS[kind].behind_padding else "bert"]
 
 
-def write_text_model(folder: Path, kind: str = "roberta", dropout: float = 0.1) -> Path:
-    """A small model of a kind with its tokenizer."""
+def write_text_model(folder: Path, kind: str = "roberta", dropout: float = 0.1, words: int | None = None) -> Path:
+    """A small model of a kind with its tokenizer; with so many words, or as many as that has."""
     folder.mkdir(parents=True)
-    count = write_tokenizer(folder, kind)
+    count = max(write_tokenizer(folder, kind), words or 0)
     pad = list(_special(kind)).index("pad")
     fixed = {"types": 1 if TRAITS[kind].behind_padding else 2, "norm_eps": 1e-5, **FAMILIES[kind].fixed}
     fixed |= {"embedding": 24} if kind == "electra" else {}

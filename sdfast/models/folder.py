@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,12 +17,10 @@ from sdfast.durable import load_json, save_tensors, write_bytes, write_json
 from sdfast.errors import UserError
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.initialise import fresh_state
+from sdfast.models.kinds import refusal
 from sdfast.models.layout import Naming, read_state
 from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
-TEXTS_TAKEN = (
-    "of text models sdfast takes bert, roberta, xlm-roberta, camembert, distilbert, electra, modernbert and eurobert"
-)
 THRESHOLD = "sdfast_threshold"  # in config.json: the probability from which on a class applies
 ONE_CLASS = "single_label_classification"  # as `problem_type`
 _SPARE = 1 << 24  # parameters
@@ -121,22 +119,19 @@ class Settings:
             raise UserError(f"{key} in {self.path} must be a table.")
         return Settings(value, self.path)
 
-    def family(
-        self, families: Mapping[str, AnyFamily], taken: str, reasons: Mapping[str, str] | None = None
-    ) -> AnyFamily:
+    def family(self, families: Mapping[str, AnyFamily], of: Literal["images", "texts"]) -> AnyFamily:
         """Whose configuration this is.
 
         Args:
             families: by `model_type`.
-            taken: the end of a sentence on any other.
-            reasons: the ends for some.
+            of: what their models are of.
 
         Raises:
             UserError: it is none of `families`, or a variant that sdfast does not have.
         """
         kind = self.values.get("model_type")
         if not isinstance(kind, str) or kind not in families:
-            raise UserError(f"{self.path} describes a {kind} model: {(reasons or {}).get(str(kind), taken)}.")
+            raise refusal(self.path, self.values, {of: families})
         self.refuse(families[kind].refused)
         return families[kind]
 

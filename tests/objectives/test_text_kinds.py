@@ -71,3 +71,14 @@ def test_a_stopped_stage_resumes_bit_for_bit(kind: str, stage: str, tmp_path: Pa
         return Trainer(stage, objective, config, EngineConfig(log_every=4), data, StageFolder(folder, {"a": "b"}))
 
     check_resumes(make, tmp_path)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_what_the_blocks_add_to_is_of_the_weights_dtype_under_autocast(kind: str) -> None:
+    encoder = text_objective_of("pretrain", kind=kind).module.encoder
+    seen: list[torch.dtype] = []
+    for block in encoder.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(texts(BATCH.rows))
+    assert seen == [torch.float32] * len(encoder.blocks)

@@ -71,11 +71,13 @@ class PretrainedMLM(Pretrained[MaskedLanguageModel]):
         dropouts: those of the checkpoint's configuration, which the module has unless others were asked for.
         companions: to be written beside the trained model.
         fresh_head: whether the head is newly made, and should be trained first with the encoder frozen.
+        tokenizer: the tokenizer of `companions`, where a run has loaded it.
     """
 
     dropouts: Dropouts
     companions: Companions
     fresh_head: bool
+    tokenizer: Any = field(default=None, repr=False, compare=False)
 
 
 def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> PretrainedMLM:

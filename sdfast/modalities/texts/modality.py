@@ -1,9 +1,9 @@
-"""Texts: a RoBERTa or BERT with a masked language model."""
+"""Texts: a BERT or one of its kin with a masked language model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +31,13 @@ from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
-from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
-from sdfast.modalities.texts.vocabulary import folder_of, with_words
+from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
+from sdfast.modalities.texts.vocabulary import with_words
 from sdfast.models.base import check_layer
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.layout import Naming
+from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
@@ -45,7 +46,7 @@ _PREDICTED_TOKENS = 8192  # of a batch
 
 
 class Texts(Modality):
-    """A RoBERTa or BERT with a masked language model, and texts in a pack of token ids."""
+    """A BERT or one of its kin with a masked language model, and texts in a pack of token ids."""
 
     name = "texts"
     unit = "seq"
@@ -115,7 +116,7 @@ class Texts(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMLM, folder: str
     ) -> TextPack:
-        tokenizer = _own_tokenizer(find_model_folder(folder), config, model)
+        tokenizer = _limited(model.tokenizer, config, model.shape)
         if tokenizer.in_python:
             log.info("data: the model's tokenizer runs in Python, as there is no faster one: it takes longer, once")
         return TextPack.prepare(
@@ -186,7 +187,7 @@ class Texts(Modality):
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
         found: dict[str, Any] = {"tokenization": context.pack.tokenization.to_json()}
         if kind != "finetune":
-            found["dropouts"] = asdict(context.model.dropouts)
+            found["dropouts"] = described(context.model.dropouts)
         elif context.config.data.chunk_votes:
             found["data.chunk_votes"] = True
         return found
@@ -297,12 +298,12 @@ class Texts(Modality):
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
         options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep", "chunk": False})
-        tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
+        tokenizer = _limited(load_tokenizer(classifier.folder, UNBOUNDED), config, classifier.module.shape)
         return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
 
     @override
     def fits(self, pack: TextPack, config: Config, classifier: Classifier) -> bool:
-        own = _tokenizer(classifier.folder, config, classifier.module.shape)
+        own = _limited(load_tokenizer(classifier.folder, UNBOUNDED), config, classifier.module.shape)
         return pack.tokenization == own.tokenization
 
     @override
@@ -314,26 +315,23 @@ class Texts(Modality):
 
 
 def _words(context: Context) -> Tensor:
-    """Which tokens are of one word, by their ids: see `TokenMasking.words`."""
-    try:
-        with folder_of(context.model.companions) as folder:
-            return torch.from_numpy(load_tokenizer(folder).word_table())
-    except UserError as error:
-        raise UserError(f"{context.config.model_spec}: {error}") from error
+    """Which tokens are of one word, by their ids: see `TokenMasking.words`.
+
+    Raises:
+        UserError: the tokenizer does not tell.
+    """
+    if (table := context.model.tokenizer.word_table()) is None:
+        raise UserError(
+            f"the tokenizer of {context.config.model_spec} does not tell where words begin, as those of BERT, RoBERTa"
+            " and XLM-R do; leave pretrain.whole_word=true away."
+        )
+    return torch.from_numpy(table)
 
 
-def _own_tokenizer(folder: Path, config: Config, model: models.PretrainedMLM) -> Tokenizer:
-    """The tokenizer of a model, with the tokens that were added to it."""
-    if not config.data.add_tokens:
-        return _tokenizer(folder, config, model.shape)
-    with folder_of(model.companions) as grown:
-        return _tokenizer(grown, config, model.shape)
-
-
-def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
-    """The tokenizer in a folder, cutting at what the settings and the model's positions allow."""
+def _limited(tokenizer: Tokenizer, config: Config, shape: TextShape) -> Tokenizer:
+    """A tokenizer that cuts at what the settings and the model's positions allow."""
     longest = min(config.data.max_length, shape.longest)
-    tokenizer = load_tokenizer(folder, longest)
+    tokenizer = tokenizer.limited(longest)
     if (length := tokenizer.tokenization.max_length) < longest:
         log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
     return tokenizer

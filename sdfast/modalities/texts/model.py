@@ -107,7 +107,7 @@ class Dropouts:
     hidden: float = 0.0
     attention: float = 0.0
     classifier: float | None = None
-    embeddings: float | None = None
+    embeddings: float | None = later(None)
 
 
 NO_DROPOUT = Dropouts()
@@ -226,7 +226,7 @@ class TextEncoder(Encoder):
         if self.type_embeddings is not None:
             x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
         x = self.dropout(self.norm(x + self.position_embeddings(places)))
-        return x if self.project is None else self.project(x)
+        return x if self.project is None else self.project(x).to(x.dtype)  # a residual, also under autocast
 
     def check_lengths(self, batch: TokenBatch) -> None:
         """Raise a UserError where a sequence is longer than the model has positions."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import facebook, timm, vit
+from sdfast.modalities.images.families import beit, dino, facebook, timm, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
+    TABLE,
     ImageFamily,
     ImageSource,
     check,
+    pool_notes,
     square_patch,
 )
 from sdfast.modalities.images.families.timm import TIMM
@@ -21,8 +24,8 @@ from sdfast.modalities.images.families.vit import VIT, VIT_MAE
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor, replaced_steps
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.folder import SHARE, SWITCH, TEXTS_TAKEN, Settings
-from sdfast.models.found import Told, bare_file, refuse_told
+from sdfast.models.folder import SHARE, SWITCH, Settings
+from sdfast.models.found import Told, bare_file, refuse_told, unwrapped
 from sdfast.models.weights import Weights, read_config, read_weights
 from sdfast.regular import is_there
 
@@ -30,6 +33,7 @@ __all__ = [
     "DECODER",
     "FAMILIES",
     "SHAPE",
+    "TABLE",
     "TIMM",
     "VIT",
     "VIT_MAE",
@@ -39,16 +43,12 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES}
-_TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
-_REASONS = {
-    "dinov2_with_registers": "its register tokens have no place here: use the DINOv2 model without registers",
-    "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
-}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES, **beit.FAMILIES}
 # What has no place here, and the values at which that is no loss.
 _UNHEEDED = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "attention_dropout": 0.0,
     "drop_path_rate": 0.0,
     "initializer_range": 0.02,
 }
@@ -73,26 +73,33 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
     if "model_type" in settings.values:
         return _describe_hugging_face(settings, weights)
     if "architecture" in settings.values:
-        return timm.describe(settings, weights)
+        return timm.describe(settings, unwrapped(weights, TIMM))
     raise UserError(f"{settings.path} has neither a model_type (Hugging Face) nor an architecture (timm).")
 
 
 def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
-    of_texts = "vocab_size" in config and "image_size" not in config
-    family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
-    full = Settings({**family.defaults, **config}, settings.path)
+    family = settings.family(FAMILIES, "images")
+    weights = unwrapped(weights, family.naming)
+    own = settings if not family.nested else settings.table(f"{TABLE}_dict" if config.get(f"{TABLE}_dict") else TABLE)
+    full = Settings({**family.defaults, **own.values}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)
     sizes |= family.further_sizes(full, sizes)
+    declared = around["image_size"]
     around |= {**family.fixed, **family.further_shape(full, around)}
-    decoder = None
-    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
-        decoder = TransformerShape(**full.read(DECODER))
     around["patch_size"] = square_patch(around["patch_size"], settings.path)
-    shape = ViTShape(encoder=TransformerShape(**sizes), decoder=decoder, **around)
+    shape = ViTShape(encoder=TransformerShape(**sizes), **around)
+    family = family.of(shape)
+    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
+        shape = replace(shape, decoder=TransformerShape(**full.read(DECODER)))
     check(shape, settings, weights)
     processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
-    notes += settings.unheeded(_UNHEEDED)
+    if shape.image_size != declared:
+        sides = " x ".join(map(str, shape.image_size))
+        notes.append(
+            f"image_size {list(declared)} is no multiple of the patches' {shape.patch_size}: {sides} was taken."
+        )
+    notes += own.unheeded(_UNHEEDED) + own.differing(family.noted) + pool_notes(shape)
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 

@@ -14,7 +14,8 @@ from sdfast.modalities.texts.families import bert, distilbert, electra, eurobert
 from sdfast.modalities.texts.families.family import DROPOUTS, SHAPE, TextFamily
 from sdfast.modalities.texts.model import Dropouts, TextShape
 from sdfast.models.blocks import PLAIN, TransformerShape
-from sdfast.models.folder import TEXTS_TAKEN, Kind, Settings, Source
+from sdfast.models.folder import Kind, Settings, Source
+from sdfast.models.found import unwrapped
 from sdfast.models.initialise import STD
 from sdfast.models.weights import read_config, read_weights
 
@@ -47,7 +48,7 @@ def describe(folder: Path) -> TextSource:
             be read.
     """
     settings = Settings(read_config(folder), folder / "config.json")
-    family = settings.family(FAMILIES, TEXTS_TAKEN)
+    family = settings.family(FAMILIES, "texts")
     full = Settings({**family.defaults, **settings.values}, settings.path)
     stack, sizes = full.read(family.stack), full.read(family.shape)
     style, pre_norm = PLAIN, None
@@ -65,7 +66,7 @@ def describe(folder: Path) -> TextSource:
     settings.check_heads(encoder)
     if shape.longest < 1:
         raise UserError(f"{settings.path} is inconsistent: {shape.positions} positions leave none for a token.")
-    dropouts, weights = Dropouts(**settings.read(family.dropouts)), read_weights(folder)
+    dropouts, weights = Dropouts(**settings.read(family.dropouts)), unwrapped(read_weights(folder), family.naming)
     settings.check_budget(shape.parameters, encoder.depth, weights)
     notes = [*settings.unheeded({"initializer_range": STD}), *settings.differing(family.remarked)]
     return TextSource(settings, weights, family, shape, notes, dropouts)
