@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import dino, facebook, timm, towers, vit
+from sdfast.modalities.images.families import dino, facebook, timm, timm_dino, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
@@ -76,7 +76,8 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
     if "model_type" in settings.values:
         return _describe_hugging_face(settings, weights)
     if "architecture" in settings.values:
-        return timm.describe(settings, weights)
+        dinov3 = timm_dino.ARCHITECTURE.match(str(settings.values["architecture"]))
+        return (timm_dino if dinov3 else timm).describe(settings, weights)
     raise UserError(f"{settings.path} has neither a model_type (Hugging Face) nor an architecture (timm).")
 
 

@@ -27,7 +27,7 @@ from sdfast.modalities.images.families.family import (
 from sdfast.modalities.images.families.vit import PLAIN_BLOCK
 from sdfast.modalities.images.model import ViTShape
 from sdfast.models.blocks import Activation, Style
-from sdfast.models.folder import GELU_ONLY, STACK, SWITCH, Field, Kind, Settings, config_of, is_number
+from sdfast.models.folder import GELU_ONLY, POSITIVE, STACK, SWITCH, Field, Kind, Settings, config_of, is_number
 from sdfast.models.layout import Names, Naming, blocks
 
 _SCALES: Names = {"scale1": ("layer_scale1",), "scale2": ("layer_scale2",)}
@@ -55,7 +55,6 @@ _DINOV2_IN_MEMORY = (
 )
 _DINOV3_IN_MEMORY = ((r"^layer\.", "model.layer."),)
 _NONE_OR_MORE = Kind("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
-_POSITIVE = Kind("a positive number", lambda value: is_number(value) and 0 < value < float("inf"), float)
 _ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "silu": "silu"}
 _ACTIVATION = Kind(" or ".join(_ACTIVATIONS), lambda value: value in _ACTIVATIONS, lambda value: _ACTIVATIONS[value])
 _MOST_RATIO = 64
@@ -181,7 +180,7 @@ _DINOV3_SHAPE = (
     *SHAPE[:4],
     Field("query_bias", "qkv_bias", SWITCH, True),
     _REGISTERS_FIELD._replace(default=0),
-    Field("rope_theta", "rotary", _POSITIVE, 100.0),
+    Field("rope_theta", "rotary", POSITIVE, 100.0),
 )
 _MOVES = ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
 _MOVED = "not followed: {} of config.json, which moves rotary coordinates at random in training; here they stay."

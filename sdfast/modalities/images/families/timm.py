@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sdfast.errors import UserError
+from sdfast.modalities.images.families.dino import dinov2_ratio
 from sdfast.modalities.images.families.family import MEAN, WANTED, ImageFamily, ImageSource, check, square_patch
 from sdfast.modalities.images.families.vit import PLAIN_BLOCK
 from sdfast.modalities.images.model import ViTShape
@@ -36,6 +37,7 @@ TIMM = Naming(
         "encoder.pre_norm": ["norm_pre"],
         "encoder.norm": ["norm"],
         "encoder.cls_token": ["cls_token"],
+        "encoder.registers": ["reg_token"],
         "encoder.position_embeddings": ["pos_embed"],
         **blocks("encoder.blocks", ["blocks"], _TIMM_BLOCK),
     },
@@ -54,6 +56,7 @@ _VIT = re.compile(r"(vit|deit3?|flexivit)_")
 _PARTS = ("cls_token", "reg_token", "norm_pre.weight", "fc_norm.weight")
 _KINDS: Mapping[frozenset[str], Mapping[str, Any]] = {  # fields of the shape by the parts that a model has of these
     frozenset({"cls_token"}): {},
+    frozenset({"cls_token", "reg_token"}): {"kind": "dinov2_with_registers"},
     frozenset({"cls_token", "norm_pre.weight"}): {"kind": "clip_vision_model", "pre_norm": True, "patch_bias": False},
     frozenset(): {"kind": "ijepa", "cls": False, "pool": "mean"},
 }
@@ -91,7 +94,7 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
     Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_FAMILY.refused)
     tensors = weights.tensors
-    for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
+    for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
         if name not in tensors:
             raise weights.missing(name)
     kernel = tensors["patch_embed.proj.weight"]
@@ -99,13 +102,13 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         raise UserError(f"the tensor 'patch_embed.proj.weight' in {weights.file_of('')} is no convolution's.")
     width, channels, *sides = kernel.shape
     patch = square_patch(sides, path)
-    size, notes = _image_size(arguments, published, channels, patch)
+    size, notes = image_size(arguments, published, channels, patch)
     stack = TransformerShape(
         width=width,
         depth=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
         heads=_heads(arguments, architecture, width),
-        mlp_width=tensors["blocks.0.mlp.fc1.weight"].shape[0],
-        style=Style(activation=_activation(arguments, architecture)),
+        mlp_width=tensors["blocks.0.mlp.fc2.weight"].shape[-1],
+        style=_style(weights, arguments, architecture),
     )
     shape = ViTShape(
         image_size=size,
@@ -116,21 +119,31 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
         **_around(weights, path),
     )
+    if shape.kind == "vit" and shape.encoder.style.gated:
+        shape = replace(shape, kind="dinov2")
     check(shape, settings, weights)
     _check_kind(shape, path)
     if shape.pool == "mean":
         notes.append(MEAN)
-    preprocessing = {"image_mean": published.get("mean"), "image_std": published.get("std")}
-    if "mean" not in published:
-        notes.append("timm's config.json gives no mean and deviation: 0.5 was taken.")
-    if published:
-        notes.append("timm's own preprocessing may resize and crop otherwise; sdfast resizes directly and bilinearly.")
-    notes += arguments.unheeded(_UNHEEDED)
-    processor = ImageProcessor.from_json(preprocessing, "vit").with_channels(channels).with_size(*shape.image_size)
+    processor, said = preprocessing_of(shape, arguments, published)
+    notes += said
     return ImageSource(settings, _with_cls_row(weights, shape), _FAMILY, shape, notes, processor)
 
 
-def _image_size(
+def preprocessing_of(
+    shape: ViTShape, arguments: Settings, published: Mapping[str, Any]
+) -> tuple[ImageProcessor, list[str]]:
+    """How images are made for a model of timm, and sentences on what is not followed."""
+    notes = [] if "mean" in published else ["timm's config.json gives no mean and deviation: 0.5 was taken."]
+    if published:
+        notes.append("timm's own preprocessing may resize and crop otherwise; sdfast resizes directly and bilinearly.")
+    notes += arguments.unheeded(_UNHEEDED)
+    values = {"image_mean": published.get("mean"), "image_std": published.get("std")}
+    processor = ImageProcessor.from_json(values, "vit").with_channels(shape.channels)
+    return processor.with_size(*shape.image_size), notes
+
+
+def image_size(
     arguments: Settings, published: Mapping[str, Any], channels: int, patch: int
 ) -> tuple[tuple[int, int], list[str]]:
     """Height and width in whole patches, and a sentence where that is less than what is declared."""
@@ -156,7 +169,18 @@ def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
             f"{path} describes a ViT with {parts}{'' if 'cls_token' in found else ' and no cls_token'}, which no class"
             " of transformers has, so that it could not be written: use another ViT."
         )
-    return _KINDS[found]
+    registers = {"registers": weights.tensors["reg_token"].shape[1]} if "reg_token" in found else {}
+    return {**_KINDS[found], **registers}
+
+
+def _style(weights: Weights, arguments: Settings, architecture: str) -> Style:
+    """Of its blocks: an MLP whose first layer gives twice what its second takes is a SwiGLU."""
+    inside, outside = (weights.tensors[f"blocks.0.mlp.fc{number}.weight"].shape for number in (1, 2))
+    if inside[0] != 2 * outside[-1]:
+        return Style(activation=_activation(arguments, architecture))
+    if (name := arguments.values.get("act_layer")) not in (None, "silu"):
+        raise UserError(f"{arguments.path} asks for a gated MLP with act_layer={name}: sdfast has silu there.")
+    return Style("silu", gated=True)
 
 
 def _check_kind(shape: ViTShape, path: Path) -> None:
@@ -165,6 +189,12 @@ def _check_kind(shape: ViTShape, path: Path) -> None:
     if shape.kind == "vit" and activation != "gelu":
         raise UserError(
             f"{path} asks for the activation {activation}, and with CLS and no norm_pre sdfast has gelu only."
+        )
+    usual = shape.encoder.style in (Style(), Style("silu", gated=True)) and dinov2_ratio(shape) is not None
+    if shape.kind.startswith("dinov2") and not usual:
+        raise UserError(
+            f"{path} describes a ViT with registers or SwiGLU whose MLP no DINOv2 of transformers has, so that it could"
+            " not be written: use another ViT."
         )
     if shape.kind == "clip_vision_model" and not shape.qkv_bias:
         raise UserError(f"{path} describes a ViT with norm_pre whose attention has no bias: use another ViT.")
