@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from pipeline_fixtures import FEW_STEPS, write_images
+from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).parent / "models"))
 from tower_samples import expected_of, save_tower
@@ -24,7 +25,13 @@ from sdfast.errors import Interrupted
 from sdfast.modalities.images.checkpoint import load_mae
 
 transformers = pytest.importorskip("transformers")
-NAMES = ["CLIPVisionModel", "SiglipVisionModel", "IJepaModel"]
+CLIP = "CLIPVisionModel"
+MODELS: dict[str, dict[str, Any]] = {
+    CLIP: {},
+    "SiglipVisionModel": {},
+    "IJepaModel": {},
+    "BeitModel": {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    for name in NAMES:
-        save_tower(name, root / name, image_size=16)
-    return {name: root / name for name in NAMES}
+    for name, settings in MODELS.items():
+        save_tower(name, root / name, image_size=16, **settings)
+    return {name: root / name for name in MODELS}
 
 
 def pipeline(model: Path, data: Path, out: Path, *overrides: str, **options: Any) -> sdfast.Pipeline:
@@ -49,7 +56,7 @@ def weights_of(out: Path, stage: str) -> str:
     return read_json(out / stage / "result.json")["weights"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_run_leaves_what_transformers_reads(name: str, models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     pipe = pipeline(models[name], data, tmp_path / "run")
     trained = pipe.run()
@@ -74,11 +81,16 @@ def test_a_run_leaves_what_transformers_reads(name: str, models: dict[str, Path]
         assert best["score"] == pytest.approx(float(row["probability"]), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["CLIPVisionModel", "SiglipVisionModel"])
+@pytest.fixture(scope="module")
+def whole(models: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    pipeline(models[CLIP], data, out).run()
+    return out
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    name: str, models: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, models: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline(models[name], data, tmp_path / "whole").run()
     plain, stopped = Trainer.step, []
 
     def interrupting(trainer: Trainer) -> Any:
@@ -90,20 +102,24 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     monkeypatch.setattr(Trainer, "step", interrupting)
     for _ in range(3):
         with pytest.raises(Interrupted):
-            pipeline(models[name], data, tmp_path / "cut").run()
-    pipeline(models[name], data, tmp_path / "cut").run()
+            pipeline(models[CLIP], data, tmp_path / "cut").run()
+    pipeline(models[CLIP], data, tmp_path / "cut").run()
     for stage in ("pretrain", "distill", "finetune"):
-        assert weights_of(tmp_path / "cut", stage) == weights_of(tmp_path / "whole", stage)
+        assert weights_of(tmp_path / "cut", stage) == weights_of(whole, stage)
 
 
-def test_zero_2(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_zero_2(whole: Path, models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """Also where the last norm of a classifier is not trained."""
     pytest.importorskip("deepspeed")
-    for name in NAMES:
-        whole = pipeline(models[name], data, tmp_path / name / "0")
-        whole.run()
-        shared = pipeline(models[name], data, tmp_path / name / "2", zero=2)
-        shared.run()
-        for stage in ("pretrain", "distill"):
-            one, other = (load_mae(str(tmp_path / name / zero / stage / "model")).module for zero in "02")
-            for (key, tensor), again in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-                torch.testing.assert_close(again, tensor, rtol=0.0, atol=1e-4, msg=key)
+    pipeline(models[CLIP], data, tmp_path / "run", zero=2).run()
+    for stage in ("distill", "finetune"):
+        one, other = (load_file(out / stage / "model/model.safetensors") for out in (whole, tmp_path / "run"))
+        assert one.keys() == other.keys()
+        for key, tensor in one.items():
+            if "k_proj.bias" not in key:  # without effect, so that its gradient is rounding noise
+                torch.testing.assert_close(other[key], tensor, rtol=0.0, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("name", [CLIP, "BeitModel"])
+def test_lora(name: str, models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    pipeline(models[name], data, tmp_path / "run", "distill.method=lora", "finetune.method=lora").run()

@@ -58,7 +58,8 @@ def test_names_that_are_written_are_read_as_what_they_were(naming: Naming) -> No
         for name in (ours, f"{ours}.weight", f"{ours}.bias"):
             targets = [naming.target(source) for source in naming.sources(name)]
             assert [target and target.name for target in targets] == [name] * len(targets)
-            assert [target and target.part for target in targets] == ([None] if len(targets) == 1 else [0, 1, 2])
+            parts = [None] if len(targets) == 1 else [*range(len(targets))]
+            assert [target and target.part for target in targets] == parts
 
 
 def test_a_classifier_of_another_family_is_refused(hugging_face: Any, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from sdfast.modalities.images.checkpoint import (
 
 transformers = pytest.importorskip("transformers")
 TIGHT = {"rtol": 0.0, "atol": 1e-9}
+ABSOLUTE = {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0}
 SAMPLES = [
     pytest.param("CLIPVisionModel", {}, id="clip"),
     pytest.param("CLIPVisionModel", {"hidden_act": "gelu", "layer_norm_eps": 1e-2, "num_channels": 1}, id="clip-gelu"),
@@ -35,16 +36,21 @@ SAMPLES = [
     pytest.param("IJepaModel", {}, id="ijepa"),
     pytest.param("IJepaModel", {"image_size": [20, 28], "qkv_bias": False}, id="ijepa-wide"),
     pytest.param("ViTMSNModel", {}, id="msn"),
+    pytest.param("BeitModel", {**ABSOLUTE, "layer_scale_init_value": 0.5}, id="beit"),
+    pytest.param("BeitModel", {**ABSOLUTE, "use_mean_pooling": False}, id="beit-cls"),
+    pytest.param("Data2VecVisionForImageClassification", ABSOLUTE, id="data2vec"),
 ]
 WRITTEN = {  # as which classes a tower is written, an encoder and a classifier
     "CLIPVisionModel": ("CLIPVisionModel", "CLIPForImageClassification"),
     "SiglipVisionModel": ("SiglipVisionModel", "SiglipForImageClassification"),
     "IJepaModel": ("IJepaModel", "IJepaForImageClassification"),
+    "BeitModel": ("BeitModel", "BeitForImageClassification"),
 }
 OTHER: dict[str, dict[str, Any]] = {  # than the usual settings
     "CLIPVisionModel": {"hidden_act": "gelu"},
     "SiglipVisionModel": {},
     "IJepaModel": {"qkv_bias": False, "image_size": [20, 28]},
+    "BeitModel": ABSOLUTE,
 }
 
 
@@ -122,7 +128,7 @@ def test_images_that_are_not_square_are_taken_and_equal_transformers(tmp_path: P
     """Given the positions that were interpolated, as its tower makes none for such images by itself."""
     tower, images = save_tower(name, tmp_path / "m"), pictures({"image_size": [20, 28]})
     loaded = load_mae(str(tmp_path / "m"), image_size=(20, 28))
-    assert any("cannot load the model" in note for note in loaded.notes)
+    assert any("cannot use the model" in note for note in loaded.notes)
     encoder = loaded.module.double().eval().encoder
     tower.embeddings.interpolate_pos_encoding = lambda *_: encoder.position_embeddings
     tokens, matched = expected_of(name, tower, images, interpolate_pos_encoding=True)
@@ -141,4 +147,12 @@ def test_what_is_not_used_and_what_stands_for_the_image_is_said(tmp_path: Path) 
 def test_an_activation_that_is_not_there_is_named(tmp_path: Path) -> None:
     save_tower("SiglipVisionModel", tmp_path / "m", hidden_act="relu")
     with pytest.raises(UserError, match="activation relu"):
+        load_mae(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("setting", ["use_relative_position_bias", "use_shared_relative_position_bias"])
+def test_relative_positions_are_refused(tmp_path: Path, setting: str) -> None:
+    """As all of the published models have them."""
+    save_tower("BeitModel", tmp_path / "m", **{setting: True})
+    with pytest.raises(UserError, match=f"relative positions in its attention .{setting}"):
         load_mae(str(tmp_path / "m"))

@@ -18,6 +18,7 @@ SIZES = {
 }
 WORDS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
 WORDS |= {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
+INSIDE = ("vision_model", "data2vec_vision")
 WHOLE = {"CLIPModel": "CLIP", "SiglipModel": "Siglip", "MetaClip2Model": "MetaClip2"}  # with a tower of texts
 
 
@@ -33,10 +34,13 @@ def save_tower(name: str, folder: Path, seed: int = 0, **config: Any) -> nn.Modu
         settings = getattr(transformers, name).config_class(**{**SIZES, **config})
     model = getattr(transformers, name)(settings)
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    for key, parameter in model.named_parameters():
+        if ".lambda_" in key:  # powers of two, whose product with any weight is exact
+            parameter.copy_(2.0 ** torch.randint(-6, 2, parameter.shape, generator=generator))
+        else:
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     model.save_pretrained(folder)
-    return getattr(model, "vision_model", model).eval()
+    return next((part for part in (getattr(model, each, None) for each in INSIDE) if part is not None), model).eval()
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ _SQUARE = {  # what is made for square images, by `ViTShape.kind`
         "sdfast takes it, but transformers' DINOv2 is made for square images and cannot use the model.",
     ),
     **dict.fromkeys(
-        ("clip_vision_model", "siglip_vision_model"),
-        "sdfast takes it, but transformers' towers are made for square images and cannot load the model.",
+        ("clip_vision_model", "siglip_vision_model", "beit"),
+        "sdfast takes it, but transformers' class is made for square images and cannot use the model.",
     ),
 }
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import dino, facebook, timm, timm_dino, towers, vit
+from sdfast.modalities.images.families import beit, dino, facebook, timm, timm_dino, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
@@ -16,6 +16,7 @@ from sdfast.modalities.images.families.family import (
     ImageFamily,
     ImageSource,
     check,
+    pool_notes,
     square_patch,
 )
 from sdfast.modalities.images.families.timm import TIMM
@@ -42,7 +43,7 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES, **beit.FAMILIES}
 _TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
 _REASONS = {
     "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
@@ -103,7 +104,7 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
         notes.append(
             f"image_size {list(declared)} is no multiple of the patches' {shape.patch_size}: {sides} was taken."
         )
-    notes += [*own.unheeded(_UNHEEDED), *own.differing(family.noted), *([family.note] if family.note else [])]
+    notes += own.unheeded(_UNHEEDED) + own.differing(family.noted) + pool_notes(shape)
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 

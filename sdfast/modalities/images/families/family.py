@@ -41,7 +41,6 @@ DECODER_NAMES: Names = {
     "decoder.position_embeddings": ["decoder.decoder_pos_embed"],
 }
 TABLE = "vision_config"
-MEAN = "there is no CLS token: distill.tokens=cls matches the mean of the patches, after the last norm."
 SHAPE = (
     Field("image_size", "image_size", SIDES, 224),
     Field("patch_size", "patch_size", SIDES._replace(theirs=int), 16),  # square ones: one number
@@ -83,7 +82,6 @@ class ImageFamily(Family):
         nested: whether the encoder is described by that table.
         bare: whether the encoder's own class leaves the prefix of the naming out.
         classified: fields of `ViTShape` that differ in a classifier.
-        note: what is said of every model of the family, if anything.
     """
 
     shape: tuple[Field, ...] = SHAPE
@@ -101,7 +99,6 @@ class ImageFamily(Family):
     nested: bool = False
     bare: bool = True
     classified: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
 
     def of(self, shape: ViTShape) -> ImageFamily:
         """The family with the names that a model of this shape has."""
@@ -115,6 +112,17 @@ class ImageSource(Source):
     family: ImageFamily
     shape: ViTShape
     processor: ImageProcessor  # its size is the one that the checkpoint is meant to be used at
+
+
+def pool_notes(shape: ViTShape) -> list[str]:
+    """A sentence on what stands for an image, where that is not the CLS token after the last norm."""
+    if shape.kind == "clip_vision_model":
+        return ["finetune classifies the mean of the patches before the last norm, as transformers does with CLIP."]
+    how = {"mean": "after the last norm", "mean_then_norm": "which the last norm follows"}.get(shape.pool)
+    if how is None:
+        return []
+    start = "" if shape.cls else "there is no CLS token: "
+    return [f"{start}distill.tokens=cls matches, and finetune classifies, the mean of the patches, {how}."]
 
 
 def square_patch(patch: Sequence[int], path: Path) -> int:

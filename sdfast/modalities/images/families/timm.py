@@ -15,7 +15,7 @@ import torch
 
 from sdfast.errors import UserError
 from sdfast.modalities.images.families.dino import dinov2_ratio
-from sdfast.modalities.images.families.family import MEAN, WANTED, ImageFamily, ImageSource, check, square_patch
+from sdfast.modalities.images.families.family import WANTED, ImageFamily, ImageSource, check, pool_notes, square_patch
 from sdfast.modalities.images.families.vit import PLAIN_BLOCK
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
@@ -35,7 +35,7 @@ TIMM = Naming(
     names={
         "encoder.patch_embed": ["patch_embed.proj"],
         "encoder.pre_norm": ["norm_pre"],
-        "encoder.norm": ["norm"],
+        "encoder.norm": ["norm", "fc_norm"],
         "encoder.cls_token": ["cls_token"],
         "encoder.registers": ["reg_token"],
         "encoder.position_embeddings": ["pos_embed"],
@@ -59,6 +59,8 @@ _KINDS: Mapping[frozenset[str], Mapping[str, Any]] = {  # fields of the shape by
     frozenset({"cls_token", "reg_token"}): {"kind": "dinov2_with_registers"},
     frozenset({"cls_token", "norm_pre.weight"}): {"kind": "clip_vision_model", "pre_norm": True, "patch_bias": False},
     frozenset(): {"kind": "ijepa", "cls": False, "pool": "mean"},
+    frozenset({"cls_token", "fc_norm.weight"}): {"kind": "beit", "pool": "mean_then_norm"},
+    frozenset({"reg_token", "fc_norm.weight"}): {"kind": "beit", "pool": "mean_then_norm"},  # see `_with_cls`
 }
 _ACTIVATIONS: Mapping[str, Activation] = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 _TANH = re.compile(r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512")
@@ -108,26 +110,25 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         depth=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
         heads=_heads(arguments, architecture, width),
         mlp_width=tensors["blocks.0.mlp.fc2.weight"].shape[-1],
-        style=_style(weights, arguments, architecture),
     )
+    around, style = _around(weights, path), _style(weights, arguments, architecture)
     shape = ViTShape(
         image_size=size,
         patch_size=patch,
         channels=channels,
-        encoder=stack,
+        encoder=replace(stack, style=replace(style, key_bias=around.get("kind") != "beit")),
         norm_eps=_eps(arguments, architecture),
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        **_around(weights, path),
+        **around,
     )
     if shape.kind == "vit" and shape.encoder.style.gated:
         shape = replace(shape, kind="dinov2")
     check(shape, settings, weights)
     _check_kind(shape, path)
-    if shape.pool == "mean":
-        notes.append(MEAN)
+    notes += pool_notes(shape)
     processor, said = preprocessing_of(shape, arguments, published)
     notes += said
-    return ImageSource(settings, _with_cls_row(weights, shape), _FAMILY, shape, notes, processor)
+    return ImageSource(settings, _with_cls(weights, shape), _FAMILY, shape, notes, processor)
 
 
 def preprocessing_of(
@@ -163,14 +164,16 @@ def image_size(
 def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
     """Fields of the shape that say what is around the blocks, and as what the model is written."""
     found = frozenset(part for part in _PARTS if part in weights.tensors)
-    if found not in _KINDS:
+    registers = weights.tensors.get("reg_token")
+    if found not in _KINDS or (registers is not None and "cls_token" not in found and registers.shape[1:-1] != (1,)):
         parts = " and ".join(sorted(part.removesuffix(".weight") for part in found))
+        parts += "" if registers is None else f" of {registers.shape[1]} tokens"
         raise UserError(
             f"{path} describes a ViT with {parts}{'' if 'cls_token' in found else ' and no cls_token'}, which no class"
             " of transformers has, so that it could not be written: use another ViT."
         )
-    registers = {"registers": weights.tensors["reg_token"].shape[1]} if "reg_token" in found else {}
-    return {**_KINDS[found], **registers}
+    both = registers is not None and "cls_token" in found
+    return {**_KINDS[found], **({"registers": registers.shape[1]} if both else {})}
 
 
 def _style(weights: Weights, arguments: Settings, architecture: str) -> Style:
@@ -186,27 +189,36 @@ def _style(weights: Weights, arguments: Settings, architecture: str) -> Style:
 def _check_kind(shape: ViTShape, path: Path) -> None:
     """Raise a UserError for what the class of transformers that a model is written as does not have."""
     activation = shape.encoder.style.activation
-    if shape.kind == "vit" and activation != "gelu":
-        raise UserError(
-            f"{path} asks for the activation {activation}, and with CLS and no norm_pre sdfast has gelu only."
-        )
-    usual = shape.encoder.style in (Style(), Style("silu", gated=True)) and dinov2_ratio(shape) is not None
-    if shape.kind.startswith("dinov2") and not usual:
+    if shape.kind in ("vit", "beit") and activation != "gelu":
+        raise UserError(f"{path} asks for the activation {activation}: in a ViT of this kind sdfast has gelu only.")
+    if shape.kind in ("clip_vision_model", "beit") and not shape.qkv_bias:
+        part = "fc_norm" if shape.kind == "beit" else "norm_pre"
+        raise UserError(f"{path} describes a ViT with {part} whose attention has no bias: use another ViT.")
+    dinov2 = shape.kind.startswith("dinov2")
+    fits = dinov2 and (shape.encoder.style.gated or activation == "gelu") and dinov2_ratio(shape) is not None
+    if (dinov2 or shape.encoder.style.gated) and not fits:
         raise UserError(
             f"{path} describes a ViT with registers or SwiGLU whose MLP no DINOv2 of transformers has, so that it could"
             " not be written: use another ViT."
         )
-    if shape.kind == "clip_vision_model" and not shape.qkv_bias:
-        raise UserError(f"{path} describes a ViT with norm_pre whose attention has no bias: use another ViT.")
 
 
-def _with_cls_row(weights: Weights, shape: ViTShape) -> Weights:
-    """The weights with a row of zeros for CLS before the positions, where these are of patches alone."""
-    table = weights.tensors.get("pos_embed")
-    if not shape.cls or table is None or table.shape != (1, shape.patches, shape.encoder.width):
-        return weights
-    whole = torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)
-    return replace(weights, tensors={**weights.tensors, "pos_embed": whole})
+def _with_cls(weights: Weights, shape: ViTShape) -> Weights:
+    """The weights with what stands first as `cls_token`, which has a position, and without what has no effect.
+
+    Positions of patches alone (`no_embed_class`) get a row of zeros for it. A single register of a model that has no
+    CLS and averages the patches is what CLS is in a BEiT; there keys have no bias, which their softmax does not see.
+    """
+    tensors = dict(weights.tensors)
+    if shape.kind == "beit":
+        tensors |= {"cls_token": tensors.pop("reg_token")} if "reg_token" in tensors else {}
+        for name in [name for name in tensors if name.endswith(".attn.qkv.bias")]:
+            of_queries, _, of_values = tensors[name].chunk(3)
+            tensors[name] = torch.cat((of_queries, of_values))
+    table = tensors.get("pos_embed")
+    if shape.cls and table is not None and table.shape == (1, shape.patches, shape.encoder.width):
+        tensors["pos_embed"] = torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)
+    return replace(weights, tensors=tensors)
 
 
 def _activation(arguments: Settings, architecture: str) -> Activation:

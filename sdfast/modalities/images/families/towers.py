@@ -18,7 +18,6 @@ from sdfast.modalities.images.families.family import (
     HF_AROUND,
     HF_BLOCK,
     HF_LISTS,
-    MEAN,
     SHAPE,
     ImageFamily,
 )
@@ -118,7 +117,6 @@ _CLIP = ImageFamily(
     whole="clip",
     bare=False,
     classified={"pool": "raw_mean"},
-    note="finetune classifies the mean of the patches before the last norm, as transformers does with CLIP.",
 )
 _SIGLIP = ImageFamily(
     "Siglip",
@@ -133,7 +131,6 @@ _SIGLIP = ImageFamily(
     model="VisionModel",
     whole="siglip",
     bare=False,
-    note=MEAN,
 )
 FAMILIES: Mapping[str, ImageFamily] = {
     "clip_vision_model": _CLIP,
@@ -150,7 +147,6 @@ FAMILIES: Mapping[str, ImageFamily] = {
         fixed={"kind": "ijepa", "cls": False, "pool": "mean"},
         further_sizes=_style,
         config=lambda shape: {**_config(shape), "qkv_bias": shape.qkv_bias},
-        note=MEAN,
     ),
     "vit_msn": ImageFamily("ViTMSN", VIT, GELU_ONLY, defaults={"layer_norm_eps": 1e-6}),
 }
