@@ -12,7 +12,14 @@ import torch
 from honest import HonestTexts, Speed
 from naive import pretraining_optimizer
 from naive_text import NaiveTextDistillation, NaiveTextPretraining, inputs_of, padded
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from sdfast.config import Config
 from sdfast.context import Context
@@ -24,8 +31,9 @@ from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM, fresh_
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.modality import TEXTS
 from sdfast.modalities.texts.model import Dropouts, TextShape
+from sdfast.modalities.texts.prenorm import PreNorm
 from sdfast.modalities.texts.tokenization import Tokenization
-from sdfast.models.blocks import TransformerShape
+from sdfast.models.blocks import Style, TransformerShape
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
@@ -37,6 +45,16 @@ NEWSGROUPS = (5, 47, 65, 82, 96, 111, 124, 139, 155, 170, 187, 205, 224, 249, 27
 SHAPES = {
     "MiniLM": TextShape("bert", 30522, 512, 2, 0, TransformerShape(384, 6, 12, 1536)),
     "RoBERTa-base": TextShape("roberta", 50265, 514, 1, 1, TransformerShape(768, 12, 12, 3072), 1e-5),
+    "ModernBERT-base": TextShape(
+        "modernbert",
+        50368,
+        8192,
+        0,
+        50283,
+        TransformerShape(768, 22, 12, 1152, Style(gated=True, norm_bias=False, proj_bias=False, mlp_bias=False)),
+        1e-5,
+        pre_norm=PreNorm(160_000.0, 10_000.0, window=64, local=(False, True, True)),
+    ),
 }
 STAGES = ("pretrain", "distill")
 CLASSES = 20
@@ -84,6 +102,8 @@ class Point:
 
 def their_model(point: Point) -> Any:
     shape, rate = point.shape, point.dropout
+    if shape.kind == "modernbert":  # its configuration's own sizes
+        return ModernBertForMaskedLM(ModernBertConfig(embedding_dropout=rate, mlp_dropout=rate, attention_dropout=rate))
     kinds = {"bert": (BertConfig, BertForMaskedLM), "roberta": (RobertaConfig, RobertaForMaskedLM)}
     config, kind = kinds[shape.kind]
     return kind(

@@ -53,7 +53,7 @@ def ranks_of(config: Config, device: torch.device, told: Callable[[], Mapping[st
 
 
 def model_path(config: Config) -> str:
-    """Where the model is: a folder, or a hub id."""
+    """Where the model is: a folder, a file of weights, or a hub id."""
     name = config.model_spec
     return str(bundled.model_folder(name)) if name in bundled.MODELS else name
 

@@ -66,7 +66,8 @@ class Pipeline:
         """Set up a run; nothing is read or written yet.
 
         Args:
-            model: hub id or folder (see `load_mae` and `load_mlm`); the bundled model of images when not given.
+            model: hub id, folder or file of weights (see `load_mae` and `load_mlm`); the bundled model of images when
+                not given.
             data: what to adapt to (see `sdfast.data.sources.open_source`); bundled images or texts when not given.
             out: run directory; `runs/<model>-<data>` when not given.
             unlabelled: further sources whose rows join those of `pretrain`, `distill` and the bank without a label (the

@@ -134,7 +134,9 @@ def test_what_a_model_is_of(config: dict[str, object], kind: str) -> None:
 
 def test_a_text_model_of_an_unknown_kind(tmp_path: Path, data: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768}')
-    with pytest.raises(UserError, match="gpt2 model: of text models sdfast takes bert"):
+    with pytest.raises(
+        UserError, match=r"gpt2 model, a language model with causal .*: of text models sdfast takes bert"
+    ):
         _ = sdfast.Pipeline(tmp_path, data, tmp_path / "out").initial
 
 

@@ -28,7 +28,9 @@ app = typer.Typer(no_args_is_help=True, help="Build, verify or describe a run's 
 def build(
     out: RunDirectory,
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="hub id or folder; that of the run when not given")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="hub id, folder or file of weights; that of the run when not given")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="data; that of the run when not given")] = None,
     unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,

@@ -15,7 +15,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
 ]
-Model = Annotated[str | None, typer.Option(help="hub id or folder, or bundled-text; bundled when not given")]
+Model = Annotated[
+    str | None, typer.Option(help="hub id, folder or file of weights, or bundled-text; bundled when not given")
+]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -33,7 +33,9 @@ class Config(Section):
     """A whole run."""
 
     model: str | None = Field(
-        None, min_length=1, description="hub id or folder of the pre-trained model; bundled when not given"
+        None,
+        min_length=1,
+        description="hub id, folder or file of weights of the pre-trained model; bundled when not given",
     )
     out: str | None = Field(None, min_length=1, description="run directory")
     seed: int = Field(0, ge=0, description="seed of order, masks, flips, dropout and heads")

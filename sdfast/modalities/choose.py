@@ -49,7 +49,7 @@ def modality_of(place: Path) -> Modality:
         check_file(file)
         return modality_named("images")
     config, taken = read_config(place), {"images": image_families.FAMILIES, "texts": text_families.FAMILIES}
-    kind = config.get("model_type")
+    kind = config.get("model_type", config.get("_class_name"))  # the second of diffusers
     if kind is not None and not any(kind in list(each) for each in taken.values()):
         raise refusal(place / "config.json", config, taken)
     return modality_named(modality_name(config))

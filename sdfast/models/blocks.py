@@ -19,7 +19,7 @@ from sdfast.ops.linear import Linear, keyless, linear
 from sdfast.ops.norm import added_norm, is_joined, normed_sum
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
-_ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -291,7 +291,7 @@ class Block(CheckpointedBlock, Compilable):
         """What the MLP's second layer is given: [T, D] -> [T, mlp_width]."""
         if self.style.activation == "gelu" and not self.style.gated:
             return self.fc1.gelu(x)
-        activation = _ACTIVATIONS[self.style.activation]
+        activation = ACTIVATIONS[self.style.activation]
         if not self.style.gated:
             return activation(self.fc1(x))
         gate, up = self.fc1(x).chunk(2, dim=-1)

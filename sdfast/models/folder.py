@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,10 +17,10 @@ from sdfast.durable import load_json, save_tensors, write_bytes, write_json
 from sdfast.errors import UserError
 from sdfast.models.blocks import TransformerShape
 from sdfast.models.initialise import fresh_state
+from sdfast.models.kinds import refusal
 from sdfast.models.layout import Naming, read_state
 from sdfast.models.weights import SAFETENSORS_FILE, Module, Weights, filled, sizes_of
 
-TEXTS_TAKEN = "of text models sdfast takes bert, roberta, xlm-roberta, camembert, distilbert and electra"
 THRESHOLD = "sdfast_threshold"  # in config.json: the probability from which on a class applies
 ONE_CLASS = "single_label_classification"  # as `problem_type`
 _SPARE = 1 << 24  # parameters
@@ -120,22 +120,19 @@ class Settings:
             raise UserError(f"{key} in {self.path} must be a table.")
         return Settings(value, self.path)
 
-    def family(
-        self, families: Mapping[str, AnyFamily], taken: str, reasons: Mapping[str, str] | None = None
-    ) -> AnyFamily:
+    def family(self, families: Mapping[str, AnyFamily], of: Literal["images", "texts"]) -> AnyFamily:
         """Whose configuration this is.
 
         Args:
             families: by `model_type`.
-            taken: the end of a sentence on any other.
-            reasons: the ends for some.
+            of: what their models are of.
 
         Raises:
             UserError: it is none of `families`, or a variant that sdfast does not have.
         """
         kind = self.values.get("model_type")
         if not isinstance(kind, str) or kind not in families:
-            raise UserError(f"{self.path} describes a {kind} model: {(reasons or {}).get(str(kind), taken)}.")
+            raise refusal(self.path, self.values, {of: families})
         self.refuse(families[kind].refused)
         return families[kind]
 
@@ -205,7 +202,7 @@ class Source:
     shape: Any  # of sizes
     notes: list[str]  # for the user
 
-    def classifier(self, kind: type[nn.Module], head: str) -> tuple[dict[str, Tensor], list[str]]:
+    def classifier(self, kind: Callable[..., nn.Module], head: str) -> tuple[dict[str, Tensor], list[str]]:
         """Our tensors of a classifier, and the names of its outputs in their order.
 
         Args:
@@ -274,18 +271,19 @@ def write_folder(
     write_json(directory / "config.json", {**config, "torch_dtype": dtype})
 
 
-def classifier_on(kind: type[Module], start: nn.Module, seed: int, *arguments: Any) -> Module:
-    """A classifier with the encoder of `start` (copied) and new layers behind it, on its device and in its dtype.
+def classifier_on(kind: Callable[..., Module], start: nn.Module, seed: int, *arguments: Any) -> Module:
+    """A classifier with what it shares with `start` (copied) and new layers for the rest, on its device, in its dtype.
 
     Args:
         kind: the classifier's class.
-        start: what has the encoder; left as it is.
+        start: what has the encoder, and perhaps a part of the classifier's head; left as it is.
         seed: decides the new layers: matrices normal(0, 0.02), biases zero.
         arguments: of `kind`.
     """
-    state = {name: tensor.clone() for name, tensor in start.state_dict().items() if name.startswith("encoder.")}
-    like = state["encoder.norm.weight"]
-    head = {name: size for name, size in sizes_of(kind, *arguments).items() if name not in state}
+    sizes = sizes_of(kind, *arguments)
+    state = {name: tensor.clone() for name, tensor in start.state_dict().items() if name in sizes}
+    like = next(iter(state.values()))
+    head = {name: size for name, size in sizes.items() if name not in state}
     state |= {name: tensor.to(like) for name, tensor in fresh_state(head, seed).items()}
     return filled(kind, state, *arguments)
 

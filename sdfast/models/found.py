@@ -71,8 +71,8 @@ def unwrapped(weights: Weights, naming: Naming) -> Weights:
     """
     ends = [f"{name}.weight" for anchor in _ANCHORS for name in naming.names.get(anchor, ())]
     found = {name.removesuffix(end) for name in weights.tensors for end in ends if name.endswith(end)}
-    prefixes = sorted(prefix for prefix in found if not prefix or prefix.endswith("."))
-    if not prefixes or not {"", naming.prefix}.isdisjoint(prefixes):
+    prefixes = sorted({_around(each, naming.prefix) for each in found if not each or each.endswith(".")})
+    if not prefixes or "" in prefixes:
         return weights
     prefix = prefixes[0]
     if len(prefixes) > 1:
@@ -89,6 +89,11 @@ def unwrapped(weights: Weights, naming: Naming) -> Weights:
     notes = [f"the model is what the checkpoint calls {prefix.removesuffix('.')}."]
     notes += [f"not used: {some(rest)} of the checkpoint."] if rest else []
     return replace(weights, tensors=tensors, files=files, notes=(*weights.notes, *notes))
+
+
+def _around(before: str, own: str) -> str:
+    """What stands before all names of a model, of what stands before its embedding: its own prefix is not of all."""
+    return before[: -len(own)] if own and f".{before}".endswith(f".{own}") else before
 
 
 def refuse_told(told: Told, place: Path) -> None:

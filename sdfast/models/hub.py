@@ -24,6 +24,8 @@ _DESCRIPTION = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
+_SAVED = ".pth"  # of training scripts, as facebookresearch's
+
 
 def is_hub_id(spec: str) -> bool:
     """Whether a name has the form of a Hugging Face hub id."""
@@ -35,7 +37,7 @@ def find_model_folder(spec: str) -> Path:
 
     A folder on this machine has precedence over a hub id of the same name. From the hub only the files that sdfast
     reads are fetched: the configuration, the tokenizer's files, and the weights as safetensors or, without those,
-    `pytorch_model.bin`.
+    `pytorch_model.bin`, or without a configuration the only `.pth`.
 
     Args:
         spec: a folder, a file of weights alone, or a Hugging Face hub id such as `facebook/vit-mae-base`.
@@ -75,7 +77,7 @@ def _bare(path: Path) -> Path:
 
 def _fetch(hub_id: str) -> Path:
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import list_repo_files, snapshot_download
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     except ImportError as error:
         raise UserError(
@@ -86,7 +88,17 @@ def _fetch(hub_id: str) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=_DESCRIPTION + _SAFETENSORS))
         if not any(folder.glob("model*.safetensors")):
             folder = Path(snapshot_download(hub_id, allow_patterns=_DESCRIPTION + _TORCH))
+        if not any(any(folder.glob(name)) for name in ("config.json", "pytorch_model*.bin", f"*{_SAVED}")):
+            saved = [name for name in list_repo_files(hub_id) if name.endswith(_SAVED) and "/" not in name]
+            if len(saved) > 1:
+                raise UserError(
+                    f"the model {hub_id} is several files of weights ({', '.join(sorted(saved)[:4])}): download the one"
+                    " that is meant, and give that file."
+                )
+            folder = Path(snapshot_download(hub_id, allow_patterns=saved)) if saved else folder
         return folder
+    except UserError:
+        raise
     except GatedRepoError as error:
         raise UserError(
             f"the model {hub_id} is gated: accept its terms on huggingface.co and log in with `hf auth login`."

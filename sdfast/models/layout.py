@@ -150,7 +150,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
             if part not in sources:
                 raise weights.missing(_shown(wanted[part or 0], naming, weights))
         state[name] = torch.empty(size)
-        for part, piece in zip(parts, _as_theirs(name, state[name], naming).chunk(len(parts)), strict=True):
+        for part, piece in zip(parts, _pieces(name, state[name], naming, expected, len(parts)), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
     return state
@@ -162,14 +162,31 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     Where every block has LayerScale, that is ones.
     """
     tensors: dict[str, Tensor] = {}
+    sizes = {name: tensor.shape for name, tensor in state.items()}
     for name, tensor in state.items():
         sources = naming.sources(name)
-        tensors.update(zip(sources, _as_theirs(name, tensor, naming).chunk(len(sources)), strict=True))
+        tensors.update(zip(sources, _pieces(name, tensor, naming, sizes, len(sources)), strict=True))
     for block in _encoder_blocks(state) if naming.always_scaled else ():
         for scale, linear in _LAYER_SCALES.items():
             weight = state[f"{block}.{linear}.weight"]
             tensors[naming.sources(f"{block}.{scale}.vector")[0]] = torch.ones_like(weight[:, 0])
     return tensors
+
+
+def _pieces(
+    name: str, tensor: Tensor, naming: Naming, sizes: Mapping[str, torch.Size], parts: int
+) -> tuple[Tensor, ...]:
+    """One of our tensors as the source has it: with as many dimensions, and in so many parts; views.
+
+    Each has as many rows, but for keys and values which several heads of queries share.
+    """
+    if name in naming.dims:
+        tensor = tensor.view(tensor.shape[-naming.dims[name] :])
+    block, ours, _ = name.rpartition(".qkv.")
+    if not ours or parts != 3:
+        return tensor.chunk(parts)
+    queries = sizes[f"{block}.proj.weight"][1]
+    return tensor.split([queries, *[(len(tensor) - queries) // 2] * 2])
 
 
 def unused_note(weights: Weights, naming: Naming, read: Collection[str]) -> list[str]:
@@ -241,11 +258,6 @@ def _fold_layer_scale(
             weight.mul_(factor[:, None])
             if bias is not None:
                 bias.mul_(factor)
-
-
-def _as_theirs(name: str, tensor: Tensor, naming: Naming) -> Tensor:
-    """One of our tensors with as many dimensions as the source gives it; a view."""
-    return tensor.view(tensor.shape[-naming.dims[name] :]) if name in naming.dims else tensor
 
 
 def _encoder_blocks(state: Mapping[str, Tensor]) -> list[str]:

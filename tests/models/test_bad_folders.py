@@ -108,7 +108,7 @@ def test_tensor_names_in_messages_are_those_of_the_file(hugging_face: Any) -> No
         ({"model_type": ["vit"]}, ("['vit'] model", "sdfast takes vit_mae")),
         (
             {"model_type": "gpt2", "vocab_size": 60, "image_size": None},
-            ("gpt2 model", "of text models sdfast takes bert"),
+            ("gpt2 model, a language model with causal attention", "of image models sdfast takes vit_mae"),
         ),
         ({"qkv_bias": "no"}, ("qkv_bias", "true or false", "'no'")),
         ({"norm_pix_loss": 1}, ("norm_pix_loss", "true or false", "1")),

@@ -29,7 +29,7 @@ def test_images(hugging_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, path = hugging_face("ViTModel")
     digest = load_mae(str(path)).digest
     edit_config(path, model_type="vit_kin")
-    assert "vit_kin model: sdfast takes vit_mae" in sentence(path)
+    assert "vit_kin model: of image models sdfast takes vit_mae" in sentence(path)
     monkeypatch.setitem(
         image_families.FAMILIES, "vit_kin", image_families.ImageFamily("ViTKin", image_families.VIT, {})
     )

@@ -71,3 +71,28 @@ def test_hub_answers(offline_cache: Path, monkeypatch: pytest.MonkeyPatch, kind:
 
     monkeypatch.setattr(hub, "snapshot_download", refuse)
     assert part in sentence("someone/absent")
+
+
+@pytest.mark.parametrize("saved", [["mae.pth"], ["a.pth", "b.pth"]])
+def test_a_hub_model_that_is_a_file_of_weights(
+    tmp_path: Path, offline_cache: Path, monkeypatch: pytest.MonkeyPatch, saved: list[str]
+) -> None:
+    """As RETFound is published: no config.json, and the one file that a training script wrote."""
+    hub = pytest.importorskip("huggingface_hub")
+    snapshot, asked = tmp_path / "snapshot", []
+    snapshot.mkdir()
+
+    def download(_: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        if allow_patterns == saved:
+            (snapshot / saved[0]).write_bytes(b"")
+        return str(snapshot)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "list_repo_files", lambda _: ["README.md", "old/mae.pth", *saved])
+    text = sentence("someone/retina")
+    if len(saved) == 1:
+        assert "mae.pth is cut or damaged" in text and asked[-1] == saved
+        assert "mae.pth is cut or damaged" in sentence("someone/retina") and asked[-1] != saved  # fetched once
+    else:
+        assert "several files of weights (a.pth, b.pth)" in text

@@ -24,8 +24,8 @@ from sdfast.modalities.images.families.vit import VIT, VIT_MAE
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor, replaced_steps
 from sdfast.models.blocks import TransformerShape
-from sdfast.models.folder import SHARE, SWITCH, TEXTS_TAKEN, Settings
-from sdfast.models.found import Told, bare_file, refuse_told
+from sdfast.models.folder import SHARE, SWITCH, Settings
+from sdfast.models.found import Told, bare_file, refuse_told, unwrapped
 from sdfast.models.weights import Weights, read_config, read_weights
 from sdfast.regular import is_there
 
@@ -44,10 +44,6 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES, **beit.FAMILIES}
-_TAKEN = f"sdfast takes {', '.join(FAMILIES)} and timm's plain ViTs"
-_REASONS = {
-    "deit": "its distillation token has no place here: use a ViT, such as a DeiT published as model_type vit",
-}
 # What has no place here, and the values at which that is no loss.
 _UNHEEDED = {
     "hidden_dropout_prob": 0.0,
@@ -78,14 +74,15 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
         return _describe_hugging_face(settings, weights)
     if "architecture" in settings.values:
         dinov3 = timm_dino.ARCHITECTURE.match(str(settings.values["architecture"]))
-        return (timm_dino if dinov3 else timm).describe(settings, weights)
+        own = timm_dino if dinov3 else timm
+        return own.describe(settings, unwrapped(weights, own.TIMM))
     raise UserError(f"{settings.path} has neither a model_type (Hugging Face) nor an architecture (timm).")
 
 
 def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
-    of_texts = "vocab_size" in config and "image_size" not in config
-    family = settings.family(FAMILIES, TEXTS_TAKEN if of_texts else _TAKEN, _REASONS)
+    family = settings.family(FAMILIES, "images")
+    weights = unwrapped(weights, family.naming)
     own = settings if not family.nested else settings.table(f"{TABLE}_dict" if config.get(f"{TABLE}_dict") else TABLE)
     full = Settings({**family.defaults, **own.values}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)

@@ -21,6 +21,7 @@ from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.models.blocks import Activation, Style, TransformerShape
 from sdfast.models.folder import SIDES, Settings
+from sdfast.models.kinds import timm_words
 from sdfast.models.layout import FACEBOOK_AS_TIMM, Naming, blocks
 from sdfast.models.weights import Weights
 
@@ -90,7 +91,10 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
     """Sizes and preprocessing of a model of timm; see `sdfast.modalities.images.families.describe`."""
     path, architecture = settings.path, str(settings.values["architecture"])
     if not _VIT.match(architecture):
-        raise UserError(f"{path} describes timm's {architecture}: of timm, sdfast takes ViTs (vit_*, deit_*, deit3_*).")
+        raise UserError(
+            f"{path} describes timm's {architecture}{timm_words(architecture)}: of timm, sdfast takes ViTs (vit_*,"
+            " deit_*, deit3_*)."
+        )
     if "_rpn_" in architecture:
         raise UserError(f"{path} describes timm's {architecture}, whose norms come after the layers: use another ViT.")
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
@@ -172,8 +176,9 @@ def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
             f"{path} describes a ViT with {parts}{'' if 'cls_token' in found else ' and no cls_token'}, which no class"
             " of transformers has, so that it could not be written: use another ViT."
         )
-    both = registers is not None and "cls_token" in found
-    return {**_KINDS[found], **({"registers": registers.shape[1]} if both else {})}
+    if registers is None or "cls_token" not in found:
+        return _KINDS[found]
+    return {**_KINDS[found], "registers": registers.shape[1]}
 
 
 def _style(weights: Weights, arguments: Settings, architecture: str) -> Style:

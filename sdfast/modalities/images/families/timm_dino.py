@@ -17,7 +17,7 @@ from sdfast.models.layout import FACEBOOK_AS_TIMM, Naming, blocks
 from sdfast.models.weights import Weights
 
 ARCHITECTURE = re.compile(r"vit_([a-z0-9]+(?:_plus)?)_patch\d+_dinov3")
-_NAMING = Naming(
+TIMM = Naming(
     names={
         "encoder.patch_embed": ["patch_embed.proj"],
         "encoder.norm": ["norm"],
@@ -47,7 +47,7 @@ _REFUSED = {
     key: (usual, f"asks for {key}={{value}}: sdfast has DINOv3 with {usual} only")
     for key, usual in (("rope_type", "dinov3"), ("rope_rotate_half", True), ("norm_layer", "layernorm"))
 }
-_FAMILY = ImageFamily("timm", _NAMING, _REFUSED)
+_FAMILY = ImageFamily("timm", TIMM, _REFUSED)
 HEADS = {"tiny": 3, "small": 6, "small_plus": 6, "base": 12, "large": 16, "huge_plus": 20, "7b": 32}
 
 
