@@ -100,7 +100,7 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
     Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_FAMILY.refused)
     tensors = weights.tensors
-    for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
+    for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
             raise weights.missing(name)
     kernel = tensors["patch_embed.proj.weight"]
@@ -113,7 +113,7 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         width=width,
         depth=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
         heads=_heads(arguments, architecture, width),
-        mlp_width=tensors["blocks.0.mlp.fc2.weight"].shape[-1],
+        mlp_width=tensors["blocks.0.mlp.fc1.weight"].shape[0] // (1 + _is_gated(weights)),
     )
     around, style = _around(weights, path), _style(weights, arguments, architecture)
     shape = ViTShape(
@@ -181,10 +181,14 @@ def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
     return {**_KINDS[found], "registers": registers.shape[1]}
 
 
+def _is_gated(weights: Weights) -> bool:
+    """Whether the first layer of an MLP gives twice what its second takes, as a SwiGLU's does."""
+    inside, outside = (weights.tensors.get(f"blocks.0.mlp.fc{number}.weight") for number in (1, 2))
+    return inside is not None and outside is not None and inside.shape[0] == 2 * outside.shape[-1]
+
+
 def _style(weights: Weights, arguments: Settings, architecture: str) -> Style:
-    """Of its blocks: an MLP whose first layer gives twice what its second takes is a SwiGLU."""
-    inside, outside = (weights.tensors[f"blocks.0.mlp.fc{number}.weight"].shape for number in (1, 2))
-    if inside[0] != 2 * outside[-1]:
+    if not _is_gated(weights):
         return Style(activation=_activation(arguments, architecture))
     if (name := arguments.values.get("act_layer")) not in (None, "silu"):
         raise UserError(f"{arguments.path} asks for a gated MLP with act_layer={name}: sdfast has silu there.")
