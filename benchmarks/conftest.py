@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 MINUTES: dict[str, float | None] = {  # on two quiet cores; None: not timed apart
     "attention": 0.5,
     "gelu": None,
+    "kinds": None,
     "linear": 0.5,
     "linear_losses": None,
     "losses": None,

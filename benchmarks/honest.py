@@ -104,7 +104,8 @@ class HonestTexts(_Step):
     ) -> None:
         """targets: [B, D], the teacher's CLS token of every text of the batch; None for further pre-training."""
         self.targets = targets
-        layers = list(model.base_model.encoder.layer)
+        inner = model.base_model  # ModernBERT's layers are its own
+        layers = list(inner.encoder.layer if hasattr(inner, "encoder") else inner.layers)
         super().__init__(model, layers, pretraining_optimizer(model, lr, fused=True), speed or Speed())
 
     def _loss(self, seen: dict[str, Tensor], labels: Tensor, clean: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]

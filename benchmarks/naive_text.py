@@ -23,7 +23,8 @@ def inputs_of(ids: Tensor, lengths: Tensor, model: PreTrainedModel) -> dict[str,
     """What the model is called with. Positions are by place: a random word may be the padding id by accident."""
     wide = padded(ids, lengths, model.config.pad_token_id)
     mask = (torch.arange(wide.shape[1]) < lengths[:, None]).long()
-    first = model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
+    behind_padding = model.config.model_type in ("roberta", "xlm-roberta", "camembert")
+    first = model.config.pad_token_id + 1 if behind_padding else 0
     positions = (torch.arange(wide.shape[1]) + first).expand_as(wide)
     return {"input_ids": wide, "attention_mask": mask, "position_ids": positions}
 

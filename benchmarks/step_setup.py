@@ -61,12 +61,16 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Model:
-    """Width, depth and heads of the encoder and of the decoder; pixels of an image's side and of a patch's."""
+    """Width, depth and heads of the encoder and of the decoder; pixels of an image's side and of a patch's.
+
+    `make` gives another model of transformers than a ViTMAE of these sizes.
+    """
 
     encoder: tuple[int, int, int]
     decoder: tuple[int, int, int]
     image: int = 224
     patch: int = 16
+    make: Callable[[], Any] | None = None
 
 
 MODELS = {
@@ -118,6 +122,10 @@ class Arm:
 def folder_of(model: str) -> TemporaryDirectory[str]:
     """A Hugging Face folder of a model with new weights."""
     sizes = MODELS[model]
+    if sizes.make is not None:
+        folder = TemporaryDirectory()
+        sizes.make().save_pretrained(folder.name)
+        return folder
     (width, depth, heads), (decoder_width, decoder_depth, decoder_heads) = sizes.encoder, sizes.decoder
     torch.manual_seed(0)
     config = ViTMAEConfig(

@@ -12,7 +12,14 @@ import torch
 from honest import HonestTexts, Speed
 from naive import pretraining_optimizer
 from naive_text import NaiveTextDistillation, NaiveTextPretraining, inputs_of, padded
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from sdfast.config import Config
 from sdfast.context import Context
@@ -24,18 +31,30 @@ from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM, fresh_
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.modality import TEXTS
 from sdfast.modalities.texts.model import Dropouts, TextShape
+from sdfast.modalities.texts.prenorm import PreNorm
 from sdfast.modalities.texts.tokenization import Tokenization
-from sdfast.models.blocks import TransformerShape
+from sdfast.models.blocks import Style, TransformerShape
 from sdfast.ranks import Ranks
 from sdfast.stages.build import build_stage
 from sdfast.stages.graph import Stage
-from sdfast.teacher.targets import ResidentBank
+from sdfast.teacher.live import LiveTeacher
+from sdfast.teacher.targets import ResidentBank, Teacher
 
 # Tokens of the texts in 20 Newsgroups' training split (11,293) under MiniLM's tokenizer, cut at 512: every twentieth.
 NEWSGROUPS = (5, 47, 65, 82, 96, 111, 124, 139, 155, 170, 187, 205, 224, 249, 276, 315, 358, 426, 512, 512, 512)
 SHAPES = {
     "MiniLM": TextShape("bert", 30522, 512, 2, 0, TransformerShape(384, 6, 12, 1536)),
     "RoBERTa-base": TextShape("roberta", 50265, 514, 1, 1, TransformerShape(768, 12, 12, 3072), 1e-5),
+    "ModernBERT-base": TextShape(
+        "modernbert",
+        50368,
+        8192,
+        0,
+        50283,
+        TransformerShape(768, 22, 12, 1152, Style(gated=True, norm_bias=False, proj_bias=False, mlp_bias=False)),
+        1e-5,
+        pre_norm=PreNorm(160_000.0, 10_000.0, window=64, local=(False, True, True)),
+    ),
 }
 STAGES = ("pretrain", "distill")
 CLASSES = 20
@@ -83,6 +102,8 @@ class Point:
 
 def their_model(point: Point) -> Any:
     shape, rate = point.shape, point.dropout
+    if shape.kind == "modernbert":  # its configuration's own sizes
+        return ModernBertForMaskedLM(ModernBertConfig(embedding_dropout=rate, mlp_dropout=rate, attention_dropout=rate))
     kinds = {"bert": (BertConfig, BertForMaskedLM), "roberta": (RobertaConfig, RobertaForMaskedLM)}
     config, kind = kinds[shape.kind]
     return kind(
@@ -107,15 +128,17 @@ def trainer_of(
     device: str = "cpu",
     engine: dict[str, Any] | None = None,
     regularizer: str = "none",
+    live: bool = False,
 ) -> Trainer:
     """A run's own trainer over one batch of texts, ready for its first step; masks are drawn in every step.
 
-    Targets are drawn numbers in a bank in memory.
+    Targets are drawn numbers in a bank in memory, or those of a teacher that runs beside the student (`live`).
     """
     shape, dropouts, rows = point.shape, Dropouts(point.dropout, point.dropout), torch.arange(point.texts)
     sections: dict[str, Any] = {stage: {"batch_size": point.texts} for stage in (*STAGES, "finetune")}
     sections["finetune"] |= {"regularizer": regularizer, "dropout": point.dropout}
-    config = Config.model_validate({**sections, "engine": engine or {}}).resolved("texts")
+    mode = {"mode": "live" if live else "bank"}
+    config = Config.model_validate({**sections, "engine": engine or {}, "teacher": mode}).resolved("texts")
     model = PretrainedMLM(
         fresh_mlm(shape, 0, dropouts), shape, "drawn", "", [], dropouts, Companions(), fresh_head=False
     )
@@ -123,8 +146,10 @@ def trainer_of(
     how = Tokenization("", shape.vocabulary, 512, (1,), (2,), (0, 1, 2, 4), 4, 0)
     pack = DrawnPack(DrawnTexts(point.texts, CLASSES, texts.ids, texts.lengths.numpy()), how)
     context = Context(config, TEXTS, torch.device(device), Ranks(), model, pack)
-    teacher = None
-    if point.stage == "distill":
+    teacher: Teacher | None = None
+    if live:
+        teacher = LiveTeacher(fresh_mlm(shape, 1).encoder, "cls").to(device)
+    elif point.stage == "distill":
         features = torch.randn(point.texts, shape.encoder.width, generator=torch.Generator().manual_seed(2))
         teacher = ResidentBank(features.to(device), None, rows[None])
     stage, on_device = Stage(point.stage, point.stage), texts.to(torch.device(device))  # type: ignore[arg-type]
@@ -140,10 +165,10 @@ def masks_of(point: Point) -> Any:
     return trainer.objective.draw(Batch(0, torch.arange(point.texts)))
 
 
-def sdfast_step(point: Point, engine: dict[str, Any] | None = None) -> Step:
+def sdfast_step(point: Point, engine: dict[str, Any] | None = None, live: bool = False) -> Step:
     """One step of a run; the masks are drawn in it, as they are in training."""
     with TemporaryDirectory() as folder:
-        return trainer_of(point, Path(folder), engine=engine).step
+        return trainer_of(point, Path(folder), engine=engine, live=live).step
 
 
 def honest_step(point: Point, speed: Speed) -> Step:

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pre_norm_shapes import pre_norm_shape
 from small_stage import initialise
 from torch import Tensor
 
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.masking import TokenMasking
-from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextShape
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.models.blocks import TransformerShape
 from sdfast.objectives.base import Objective
@@ -25,8 +27,10 @@ WORDS, PAD, MASK = 60, 1, 4
 SHAPE = TextShape("roberta", WORDS, 40, 1, PAD, TransformerShape(32, 2, 2, 48), 1e-5)
 SHAPES = {
     **{kind: replace(SHAPE, kind=kind) for kind in ("roberta", "xlm-roberta", "camembert")},
-    "distilbert": replace(SHAPE, kind="distilbert", types=0),
+    "bert": replace(SHAPE, kind="bert", types=2),
+    "distilbert": replace(SHAPE, kind="distilbert", types=0, norm_eps=1e-12),
     "electra": replace(SHAPE, kind="electra", types=2, embedding=24),
+    **{kind: pre_norm_shape(kind, WORDS, 40, PAD, SHAPE.encoder) for kind in ("modernbert", "eurobert")},
 }
 _RNG = torch.Generator().manual_seed(1)
 TEXTS = [
@@ -54,7 +58,7 @@ def text_objective_of(stage: str, dtype: torch.dtype = torch.float32, rate: floa
     dropout, kind = changes.pop("dropout", 0.0), changes.pop("kind", "roberta")
     dropouts = Dropouts(dropout, dropout)
     if stage == "finetune":
-        classifier = TextClassifier(SHAPES[kind], 4, dropouts)
+        classifier = text_classifier(SHAPES[kind], 4, dropouts)
         initialise(classifier, 2)
         if width := changes.pop("supcon", 0):
             add_projection(classifier, width, 4)
@@ -76,7 +80,7 @@ def text_objective_of(stage: str, dtype: torch.dtype = torch.float32, rate: floa
 
 def model(seed: int, dropouts: Dropouts = Dropouts(), kind: str = "roberta") -> MaskedLanguageModel:  # noqa: B008
     """With fixed weights."""
-    module = MaskedLanguageModel(SHAPES[kind], dropouts)
+    module = masked_model(SHAPES[kind], dropouts)
     initialise(module, seed)
     with torch.no_grad():
         module.encoder.word_embeddings.weight[PAD] = 0

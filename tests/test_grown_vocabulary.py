@@ -16,6 +16,7 @@ from sdfast.data.config import DataConfig
 from sdfast.errors import UserError
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.checkpoint import PretrainedMLM, load_mlm, save_mlm
+from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.tokenization import load_tokenizer
 from sdfast.modalities.texts.vocabulary import wanted_tokens, with_words
 
@@ -27,9 +28,9 @@ def grown(folder: Path, **data: object) -> PretrainedMLM:
     return with_words(load_mlm(str(folder)), folder, DataConfig(**data))  # type: ignore[arg-type]
 
 
-def with_added_tokens(folder: Path) -> Path:
+def with_added_tokens(folder: Path, kind: str = "roberta") -> Path:
     """A model's folder whose user has added tokens to the tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(write_text_model(folder))
+    tokenizer = AutoTokenizer.from_pretrained(write_text_model(folder, kind))
     tokenizer.add_tokens(NEW)
     tokenizer.save_pretrained(folder)
     return folder
@@ -46,9 +47,10 @@ def labelled(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "electra"])
 @pytest.mark.parametrize(("how", "rows"), [("user", 48), ("key", 48), ("multiple", 64)])
-def test_new_rows_are_the_mean_of_the_old(how: str, rows: int, tmp_path: Path) -> None:
-    folder = with_added_tokens(tmp_path / "x") if how == "user" else write_text_model(tmp_path / "x")
+def test_new_rows_are_the_mean_of_the_old(how: str, rows: int, kind: str, tmp_path: Path) -> None:
+    folder = with_added_tokens(tmp_path / "x", kind) if how == "user" else write_text_model(tmp_path / "x", kind)
     loaded = load_mlm(str(folder))
     with torch.no_grad():
         loaded.module.head.bias.normal_()
@@ -97,6 +99,21 @@ def test_a_model_with_rows_to_spare_is_left_as_it_is_but_for_new_tokens(tmp_path
     assert (
         torch.equal(rows[HAD : HAD + 3], rows[:HAD].double().mean(0).float().expand(3, -1)) and (rows[48:] == 9).all()
     )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in ("bert", "roberta")])
+def test_each_kind_grows(kind: str, tmp_path: Path) -> None:
+    folder = write_text_model(tmp_path / "x", kind, dropout=0.0)
+    after = grown(folder, add_tokens=NEW, vocabulary_multiple=8)
+    assert after.shape.vocabulary == len(after.module.encoder.word_embeddings.weight) == 48
+    save_mlm(after.module, tmp_path / "y", after.companions, after.dropouts, max_length=40)
+    theirs, tokenizer = (kind.from_pretrained(tmp_path / "y") for kind in (AutoModelForMaskedLM, AutoTokenizer))
+    ids = torch.tensor(tokenizer("word1 covid word2 [DRUG]word3")["input_ids"])
+    assert {45, 47} < set(ids.tolist())
+    module = after.module.double().eval()
+    wanted = theirs.double().eval()(ids[None]).logits[0]
+    ours = module.logits(module.encoder(TokenBatch(ids, torch.tensor([len(ids)]))))
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-7)  # some norms of transformers compute in float32
 
 
 @pytest.mark.parametrize("how", ["user", "key"])

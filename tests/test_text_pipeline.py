@@ -25,7 +25,7 @@ from sdfast.errors import Interrupted, UserError
 from sdfast.modalities.texts.checkpoint import load_mlm
 from sdfast.objectives.masked import MaskedTraining
 
-KINDS = ("roberta", "bert", "distilbert", "electra")
+KINDS = ("roberta", "bert", "distilbert", "electra", "modernbert", "eurobert")
 
 
 @pytest.fixture(scope="module")

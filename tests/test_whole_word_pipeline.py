@@ -39,5 +39,5 @@ def test_a_tokenizer_that_does_not_tell_words(tmp_path: Path) -> None:
     content["model"] = {"type": "BPE", "vocab": content["model"]["vocab"], "merges": [], "unk_token": "<unk>"}
     path.write_text(json.dumps(content))
     keys = [*FEW_STEPS, "pretrain.whole_word=true", "data.duplicates=keep"]
-    with pytest.raises(UserError, match=r"model: the tokenizer does not tell where words begin.*pretrain.whole_word"):
+    with pytest.raises(UserError, match=r"model does not tell where words begin.*pretrain.whole_word"):
         sdfast.Pipeline(model, texts, tmp_path / "run", device="cpu", overrides=keys).pretrain()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pre_norm_shapes import pre_norm_shape
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -49,14 +50,17 @@ def _special(kind: str) -> dict[str, str]:
     return SPECIAL["roberta" if TRAITS[kind].behind_padding else "bert"]
 
 
-def write_text_model(folder: Path, kind: str = "roberta", dropout: float = 0.1) -> Path:
-    """A small model of a kind with its tokenizer."""
+def write_text_model(folder: Path, kind: str = "roberta", dropout: float = 0.1, words: int | None = None) -> Path:
+    """A small model of a kind with its tokenizer; with so many words, or as many as that has."""
     folder.mkdir(parents=True)
-    count = write_tokenizer(folder, kind)
+    count = max(write_tokenizer(folder, kind), words or 0)
     pad = list(_special(kind)).index("pad")
     fixed = {"types": 1 if TRAITS[kind].behind_padding else 2, "norm_eps": 1e-5, **FAMILIES[kind].fixed}
     fixed |= {"embedding": 24} if kind == "electra" else {}
-    shape = TextShape(kind, count, 43, pad_id=pad, encoder=TransformerShape(32, 2, 2, 48), **fixed)
+    encoder = TransformerShape(32, 2, 2, 48)
+    shape = TextShape(kind, count, 43, pad_id=pad, encoder=encoder, **fixed)
+    if FAMILIES[kind].pre_norm is not None:
+        shape = pre_norm_shape(kind, count, 43, pad, encoder)
     tokenizer = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
     dropouts = Dropouts(dropout, dropout)
     save_mlm(fresh_mlm(shape, 0, dropouts), folder, Companions({}, tokenizer), dropouts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sdfast.bundled import MODELS
 from sdfast.config import Config, ModalityName
 from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
-from sdfast.durable import write_bytes
+from sdfast.durable import load_json, write_bytes
 from sdfast.models.hub import is_hub_id
 from sdfast.rundir import slug
 
@@ -41,6 +41,36 @@ Further masked pre-training: `AutoModelForPreTraining.from_pretrained("FOLDER")`
 `sdfast train --model FOLDER`. To fine-tune a classifier: `sdfast train --stage finetune --model FOLDER`, or
 `AutoModelForImageClassification.from_pretrained("FOLDER/encoder", num_labels=...)`, whose head is new.
 """
+_OWN_ENCODER = """\
+Features come from `encoder/`, a `{name}`. This folder itself has the decoder of the masked auto-encoder beside that
+(`decoder.*`), which transformers passes over and says so.
+
+```python
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("FOLDER/encoder")
+model = AutoModel.from_pretrained("FOLDER/encoder")
+tokens = model(**processor(images=image, return_tensors="pt")).last_hidden_state  # the patches come last
+```
+
+Further masked pre-training: `sdfast train --model FOLDER`. To fine-tune a classifier:
+`sdfast train --stage finetune --model FOLDER`.
+"""
+_LAYER_BESIDE = """\
+transformers has no classifier of this kind: the folder holds its encoder, a `{name}`, and beside it a linear layer,
+`classifier.weight` and `classifier.bias`, of the normed CLS token. (transformers says that it passes over both.)
+
+```python
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+encoder, tensors = AutoModel.from_pretrained("FOLDER"), load_file("FOLDER/model.safetensors")
+features = encoder(**processor(images=image, return_tensors="pt")).pooler_output
+logits = features @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+labels = encoder.config.id2label
+```
+"""
 _IMAGE_CLASSIFIER = """\
 ```python
 from transformers import pipeline
@@ -50,6 +80,15 @@ classify = pipeline("image-classification", model="FOLDER")
 
 Features: the `last_hidden_state` of `AutoModel.from_pretrained("FOLDER")`, CLS first; its `pooler_output` is that of a
 layer which was not trained.
+"""
+_OWN_CLASSIFIER = """\
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="FOLDER")
+```
+
+Features: the `last_hidden_state` of `AutoModel.from_pretrained("FOLDER")`.
 """
 _TEXT_ENCODER = """\
 ```python
@@ -96,6 +135,17 @@ top_k=None)` gives them as `score`.
 }
 
 
+def _how(modality: ModalityName, classifies: bool, folder: Path) -> str:
+    """How the model in a folder is used with transformers, of whose class it is."""
+    config = load_json(folder / "config.json")
+    if modality == "texts" or config["model_type"] in ("vit", "vit_mae"):
+        return _HOW[modality, classifies]
+    name = config["architectures"][0]
+    if classifies and name.endswith("ForImageClassification"):
+        return _OWN_CLASSIFIER
+    return (_LAYER_BESIDE if classifies else _OWN_ENCODER).format(name=name)
+
+
 def write_card(
     config: Config,
     modality: ModalityName,
@@ -137,7 +187,7 @@ def write_card(
             f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`{joined}: {made},"
             f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
-            _HOW[kind],
+            _how(modality, stage == "finetune", folder),
             *([_ANSWERS[problem].format(names=", ".join(names))] if problem in _ANSWERS else []),
             *([further] if further else ()),
             "The licence of the model that it was made from holds for these weights too; sdfast adds no terms.",

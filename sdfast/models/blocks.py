@@ -15,11 +15,11 @@ from sdfast.models.checkpointing import CheckpointedBlock
 from sdfast.models.compiled import Compilable, segment
 from sdfast.models.weights import later
 from sdfast.ops.attention import Group, Groups, attend, attend_across
-from sdfast.ops.linear import Linear, linear
+from sdfast.ops.linear import Linear, keyless, linear
 from sdfast.ops.norm import added_norm, is_joined, normed_sum
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
-_ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -37,6 +37,7 @@ class Style:
         norm: LayerNorm, or RMSNorm (Zhang and Sennrich, 2019).
         norm_bias, proj_bias, mlp_bias: whether norms, the attention's output projection and the MLP have biases.
         kv_heads: heads of keys and values, each for as many of the queries' (Ainslie et al., 2023); None for one each.
+        key_bias: whether keys have a bias where queries and values do.
     """
 
     activation: Activation = "gelu"
@@ -46,6 +47,7 @@ class Style:
     proj_bias: bool = True
     mlp_bias: bool = True
     kv_heads: int | None = None
+    key_bias: bool = later(True)
 
     def make_norm(self, width: int, eps: float) -> nn.Module:
         """A norm of so many features."""
@@ -71,7 +73,11 @@ class TransformerShape:
         keys = width // self.heads * (style.kv_heads or self.heads)
         hidden = (1 + style.gated) * self.mlp_width
         products = width * (2 * width + 2 * keys + hidden + self.mlp_width)
-        biases = qkv_bias * (width + 2 * keys) + style.proj_bias * width + style.mlp_bias * (hidden + width)
+        biases = (
+            qkv_bias * (width + (1 + style.key_bias) * keys)
+            + style.proj_bias * width
+            + style.mlp_bias * (hidden + width)
+        )
         return products + biases + width * (2 + 2 * (style.norm == "layer" and style.norm_bias))
 
 
@@ -129,7 +135,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dim, self.attention_dropout = heads, width // heads, attention_dropout
         self.kv_heads = style.kv_heads or heads
-        self.qkv = Linear(width, width + 2 * self.kv_heads * self.dim, qkv_bias, rows_vary)
+        sizes = (width, self.kv_heads * self.dim, self.kv_heads * self.dim)  # of queries, keys and values
+        if qkv_bias and not style.key_bias:
+            self.qkv = keyless(width, sizes, rows_vary)
+        else:
+            self.qkv = Linear(width, sum(sizes), qkv_bias, rows_vary)
         self.proj = Linear(width, width, style.proj_bias, rows_vary)
         self.dropout = nn.Dropout(dropout)
 
@@ -197,7 +207,8 @@ class Attention(nn.Module):
 
     def _bias(self, first: int, last: int | None = None) -> Tensor | None:
         """The bias of queries, keys and values, one after the other, from one output to another."""
-        return None if self.qkv.bias is None else self.qkv.bias[first:last]
+        bias = self.qkv.whole_bias()
+        return None if bias is None else bias[first:last]
 
     def _for_all(self, heads: Tensor) -> Tensor:
         """Keys or values [..., K, d], each as often as there are queries' heads for it -> [..., H, d]."""
@@ -280,7 +291,7 @@ class Block(CheckpointedBlock, Compilable):
         """What the MLP's second layer is given: [T, D] -> [T, mlp_width]."""
         if self.style.activation == "gelu" and not self.style.gated:
             return self.fc1.gelu(x)
-        activation = _ACTIVATIONS[self.style.activation]
+        activation = ACTIVATIONS[self.style.activation]
         if not self.style.gated:
             return activation(self.fc1(x))
         gate, up = self.fc1(x).chunk(2, dim=-1)

@@ -201,7 +201,7 @@ class Source:
     shape: Any  # of sizes
     notes: list[str]  # for the user
 
-    def classifier(self, kind: type[nn.Module], head: str) -> tuple[dict[str, Tensor], list[str]]:
+    def classifier(self, kind: Callable[..., nn.Module], head: str) -> tuple[dict[str, Tensor], list[str]]:
         """Our tensors of a classifier, and the names of its outputs in their order.
 
         Args:
@@ -270,18 +270,19 @@ def write_folder(
     write_json(directory / "config.json", {**config, "torch_dtype": dtype})
 
 
-def classifier_on(kind: type[Module], start: nn.Module, seed: int, *arguments: Any) -> Module:
-    """A classifier with the encoder of `start` (copied) and new layers behind it, on its device and in its dtype.
+def classifier_on(kind: Callable[..., Module], start: nn.Module, seed: int, *arguments: Any) -> Module:
+    """A classifier with what it shares with `start` (copied) and new layers for the rest, on its device, in its dtype.
 
     Args:
         kind: the classifier's class.
-        start: what has the encoder; left as it is.
+        start: what has the encoder, and perhaps a part of the classifier's head; left as it is.
         seed: decides the new layers: matrices normal(0, 0.02), biases zero.
         arguments: of `kind`.
     """
-    state = {name: tensor.clone() for name, tensor in start.state_dict().items() if name.startswith("encoder.")}
-    like = state["encoder.norm.weight"]
-    head = {name: size for name, size in sizes_of(kind, *arguments).items() if name not in state}
+    sizes = sizes_of(kind, *arguments)
+    state = {name: tensor.clone() for name, tensor in start.state_dict().items() if name in sizes}
+    like = next(iter(state.values()))
+    head = {name: size for name, size in sizes.items() if name not in state}
     state |= {name: tensor.to(like) for name, tensor in fresh_state(head, seed).items()}
     return filled(kind, state, *arguments)
 

@@ -9,7 +9,7 @@ too; here they are what they are in facebookresearch/mae.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     return torch.cat((torch.zeros(1, width, dtype=torch.float64), rows))[None].float()
 
 
-def fresh(kind: type[Module], seed: int, *arguments: Any) -> Module:
+def fresh(kind: Callable[..., Module], seed: int, *arguments: Any) -> Module:
     """A module made with these arguments, the shape first, with new weights; float32 on the CPU."""
     grid = getattr(arguments[0], "grid", None)
     return filled(kind, fresh_state(sizes_of(kind, *arguments), seed, grid), *arguments)

@@ -20,9 +20,7 @@ _WHAT: Mapping[str, tuple[Of, str]] = {
     "windows": ("images", "a hierarchy of stages or windows, whose tokens are not the patches of one plain ViT"),
     "position bias": ("images", "a ViT with relative positions in its attention, or none that are added to patches"),
     "distillation": ("images", "a ViT with a distillation token (one published as model_type vit has none)"),
-    "registers": ("images", "a ViT with register tokens"),
     "further parts": ("images", "a ViT with further tokens, other blocks or no CLS token"),
-    "relatives of images": ("images", "a relative of ViT that was not tested"),
     "causal": ("texts", "a language model with causal attention, where no word sees a later one, and no encoder"),
     "recurrent": ("texts", "a language model that is recurrent, and no encoder with attention"),
     "pixels by words": ("images", "a model that predicts pixels one after the other, and no encoder"),
@@ -57,11 +55,9 @@ _TYPES: Mapping[str, str] = {  # of `model_type`, by what they are
     " pp_lcnet regnet resnet rt_detr_resnet textnet",
     "windows": "cvt dinat donut-swin focalnet glpn hiera levit maskformer-swin mobilevit mobilevitv2 poolformer pvt"
     " pvt_v2 segformer swiftformer swin swin2sr swinv2",
-    "position bias": "beit data2vec-vision vitdet",
+    "position bias": "vitdet",
     "distillation": "deit",
-    "registers": "dinov2_with_registers dinov3_vit",
-    "further parts": "aimv2 aimv2_vision_model ijepa mlcd mlcd_vision_model pixio radio",
-    "relatives of images": "vit_msn",
+    "further parts": "aimv2 aimv2_vision_model mlcd mlcd_vision_model pixio radio",
     "causal": "bitnet biogpt bloom codegen cohere cohere2 cpmant ctrl dbrx deepseek_v2 deepseek_v3 ernie4_5"
     " ernie4_5_moe exaone4 falcon gemma gemma2 gemma3_text gemma3n_text glm glm4 glm4_moe gpt-sw3 gpt2"
     " gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe helium internlm3 jetmoe llama"
@@ -89,8 +85,8 @@ _TYPES: Mapping[str, str] = {  # of `model_type`, by what they are
     " voxtral wav2vec2 wav2vec2-bert wav2vec2-conformer wavlm whisper",
     "series": "autoformer informer patchtsmixer patchtst time_series_transformer timesfm",
     "video": "timesformer tvp videomae videoprism vivit vjepa2 xclip",
-    "pair": "align altclip blip bridgetower chinese_clip clip clipseg flava groupvit lxmert metaclip_2 owlv2 owlvit"
-    " siglip siglip2 vilt vision-text-dual-encoder visual_bert",
+    "pair": "align altclip blip bridgetower chinese_clip clipseg flava groupvit lxmert owlv2 owlvit"
+    " siglip2 vilt vision-text-dual-encoder visual_bert",
     "images to words": "aria aya_vision blip-2 chameleon deepseek_vl emu3 florence2 fuyu gemma3 gemma3n gemma4 git"
     " glm4v got_ocr2 idefics idefics2 idefics3 instructblip internvl janus kosmos-2 llama4 llava llava_next"
     " llava_next_video llava_onevision mistral3 mllama molmo2 ovis2 paligemma pix2struct pixtral qwen2_5_omni"
@@ -143,7 +139,7 @@ def refusal(path: Path, config: Mapping[str, Any], taken: Mapping[str, Iterable[
 
 def _listed(of: str, families: Iterable[str]) -> str:
     *most, last = families
-    more = " and timm's plain ViTs" if of == "images" else ""
+    more = " and timm's ViTs" if of == "images" else ""
     names = ", ".join([*most, last]) if more or not most else f"{', '.join(most)} and {last}"
     return f"of {of.removesuffix('s')} models sdfast takes {names}{more}"
 

@@ -60,6 +60,7 @@ class Naming:
     prefix: str = ""  # in front of encoder names when the encoder is part of a larger model; taken off when present
     leaves: Mapping[str, str] = field(default_factory=dict)  # last words that differ; the canonical ones first
     always_scaled: bool = False  # every block has LayerScale
+    dims: Mapping[str, int] = field(default_factory=dict)  # of ours that have more, of size 1, in front
     in_memory: Sequence[tuple[str, str]] = ()  # patterns and what replaces them in names of modules: see `modules`
     facebook: str = _FACEBOOK_AS_HUGGING_FACE  # said of names of facebookresearch/mae that are none of these
 
@@ -84,11 +85,14 @@ class Naming:
                 return [prefix + theirs.replace("*", number) + end for theirs in _split(self.names[general][0])]
         raise KeyError(ours)
 
-    def modules(self, ours: str) -> list[str]:
-        """What transformers 5 calls one of our modules in memory, which may differ from the names in files."""
-        found = [name.rpartition(".")[0] for name in self.sources(f"{ours}.weight")]
+    def modules(self, ours: str, leaf: str = "weight") -> list[str]:
+        """What transformers 5 calls one of our modules in memory, which may differ from the names in files.
+
+        `leaf` is which of its tensors is meant: not all that are one layer here need have a bias.
+        """
+        found = [name.rpartition(".")[0] for name in self.sources(f"{ours}.{leaf}")]
         for pattern, replacement in self.in_memory:
-            found = [re.sub(pattern, replacement, name) for name in found]
+            found = [part for name in found for part in _split(re.sub(pattern, replacement, name))]
         return found
 
     @cached_property
@@ -146,7 +150,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
             if part not in sources:
                 raise weights.missing(_shown(wanted[part or 0], naming, weights))
         state[name] = torch.empty(size)
-        for part, piece in zip(parts, state[name].chunk(len(parts)), strict=True):
+        for part, piece in zip(parts, _pieces(name, state[name], naming, expected, len(parts)), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
     return state
@@ -158,14 +162,31 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     Where every block has LayerScale, that is ones.
     """
     tensors: dict[str, Tensor] = {}
+    sizes = {name: tensor.shape for name, tensor in state.items()}
     for name, tensor in state.items():
         sources = naming.sources(name)
-        tensors.update(zip(sources, tensor.chunk(len(sources)), strict=True))
+        tensors.update(zip(sources, _pieces(name, tensor, naming, sizes, len(sources)), strict=True))
     for block in _encoder_blocks(state) if naming.always_scaled else ():
         for scale, linear in _LAYER_SCALES.items():
             weight = state[f"{block}.{linear}.weight"]
             tensors[naming.sources(f"{block}.{scale}.vector")[0]] = torch.ones_like(weight[:, 0])
     return tensors
+
+
+def _pieces(
+    name: str, tensor: Tensor, naming: Naming, sizes: Mapping[str, torch.Size], parts: int
+) -> tuple[Tensor, ...]:
+    """One of our tensors as the source has it: with as many dimensions, and in so many parts; views.
+
+    Each has as many rows, but for keys and values which several heads of queries share.
+    """
+    if name in naming.dims:
+        tensor = tensor.view(tensor.shape[-naming.dims[name] :])
+    block, ours, _ = name.rpartition(".qkv.")
+    if not ours or parts != 3:
+        return tensor.chunk(parts)
+    queries = sizes[f"{block}.proj.weight"][1]
+    return tensor.split([queries, *[(len(tensor) - queries) // 2] * 2])
 
 
 def unused_note(weights: Weights, naming: Naming, read: Collection[str]) -> list[str]:

@@ -46,6 +46,7 @@ class LowRankLinear(Linear):
         """
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.rows_vary = layer.in_features, layer.out_features, layer.rows_vary
+        self.keyless = layer.keyless
         layer.requires_grad_(False)
         self.base = layer.weight
         self.register_parameter("bias", layer.bias)
@@ -153,7 +154,7 @@ def merge_low_rank(module: nn.Module) -> None:
     """Make the sums the layers' own weights: a module as it was before `add_low_rank`; one without is left as it is."""
     for name, layer in low_rank_layers(module).items():
         plain = Linear(layer.in_features, layer.out_features, layer.bias is not None, layer.rows_vary)
-        plain.weight, plain.bias = nn.Parameter(layer.weight.detach()), layer.bias
+        plain.weight, plain.bias, plain.keyless = nn.Parameter(layer.weight.detach()), layer.bias, layer.keyless
         _replace(module, name, plain.train(layer.training))
 
 

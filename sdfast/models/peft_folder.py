@@ -27,9 +27,10 @@ class Adapter:
         Args:
             module: a classifier, or a masked model.
             naming: of the folder that the module is written as.
-            encoder_only: for the encoder alone, with transformers' names of it; else what stands on it is part of it.
+            encoder_only: for the encoder alone, with transformers' names of it; else what stands on it is part of it,
+                where the naming knows a classifier.
         """
-        self.naming, self.encoder_only = naming, encoder_only
+        self.naming, self.encoder_only = naming, encoder_only or "classifier" not in naming.names
         self.tensors, self.ranks, self.alphas = dict[str, Tensor](), dict[str, int](), dict[str, float]()
         layers = low_rank_layers(module)
         for name, layer in layers.items():
@@ -54,7 +55,7 @@ class Adapter:
         for name, parameter in module.named_parameters():
             if name in self.in_full or not (self.encoder_only or name.startswith("encoder.")):
                 stem, _, leaf = name.rpartition(".")
-                sources = self._modules(stem)
+                sources = self._modules(stem, leaf)
                 for source, piece in zip(sources, parameter.detach().cpu().chunk(len(sources)), strict=True):
                     saved[source], tensors[f"{source}.{leaf}"] = None, piece
         rank, alpha = next(iter(self.ranks.values())), next(iter(self.alphas.values()))
@@ -79,9 +80,9 @@ class Adapter:
         save_tensors(folder / WEIGHTS, named, {"format": "pt"})
         write_json(folder / CONFIG, config)
 
-    def _modules(self, ours: str) -> list[str]:
+    def _modules(self, ours: str, leaf: str = "weight") -> list[str]:
         prefix = self.naming.prefix if self.encoder_only else ""
-        return [name.removeprefix(prefix) for name in self.naming.modules(ours)]
+        return [name.removeprefix(prefix) for name in self.naming.modules(ours, leaf)]
 
 
 def _split(layer: LowRankLinear, count: int) -> tuple[list[Tensor | None], list[Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,13 +129,13 @@ def read_weights(place: Path) -> Weights:
     return _unwrapped(replace(read, notes=(*notes, *_of_another_precision(read.tensors))))
 
 
-def sizes_of(kind: type[nn.Module], *arguments: Any) -> dict[str, torch.Size]:
+def sizes_of(kind: Callable[..., nn.Module], *arguments: Any) -> dict[str, torch.Size]:
     """Names and sizes of the tensors that a module made with these arguments has; none is allocated."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in kind(*arguments).state_dict().items()}
 
 
-def filled(kind: type[Module], state: Mapping[str, Tensor], *arguments: Any) -> Module:
+def filled(kind: Callable[..., Module], state: Mapping[str, Tensor], *arguments: Any) -> Module:
     """A module made of these very tensors: nothing is initialised, nothing copied."""
     with torch.device("meta"):
         module = kind(*arguments)
@@ -152,7 +152,7 @@ def described(shape: Any) -> dict[str, Any]:
     """The fields of a shape, which is a dataclass, for JSON; those that are `later` only where they are not usual."""
     values = {each: getattr(shape, each.name) for each in fields(shape)}
     return {
-        each.name: described(value) if is_dataclass(value) else value
+        each.name: described(value) if is_dataclass(value) else list(value) if isinstance(value, tuple) else value
         for each, value in values.items()
         if not (each.metadata.get("later") and value == each.default)
     }

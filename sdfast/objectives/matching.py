@@ -111,6 +111,9 @@ class WeightMatching(MaskedTraining):
         return {**parts, "loss": parts["loss"] + self.weight * distance, "loss_distill": distance.detach()}
 
 
+Parts = int | tuple[int, ...]  # layers in one matrix: so many of as many rows, or the rows of each
+
+
 class EncoderDistance:
     """How far an encoder's weights are from another's, d(theta, theta_0).
 
@@ -133,14 +136,15 @@ class EncoderDistance:
         return squared_distance([weight for weight, _ in self._weights], self._anchors)
 
 
-def _layers(encoder: nn.Module) -> Iterator[tuple[str, int]]:
-    """The names of the weights of linear layers and of the patch embedding, and how many layers each is."""
+def _layers(encoder: nn.Module) -> Iterator[tuple[str, Parts]]:
+    """The names of the weights of linear layers and of the patch embedding, and which layers each is."""
     for name, layer in encoder.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             yield f"{name}.weight", 1
     for name, layer in encoder.named_modules():
         if isinstance(layer, Attention):
-            yield f"{name}.qkv.weight", 3
+            keys = layer.kv_heads * layer.dim
+            yield f"{name}.qkv.weight", 3 if layer.kv_heads == layer.heads else (layer.heads * layer.dim, keys, keys)
 
 
 def squared_distance(weights: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
@@ -156,13 +160,13 @@ def squared_distance(weights: Sequence[Tensor], anchors: Sequence[Tensor]) -> Te
     return _SquaredDistance.apply(list(anchors), *weights)
 
 
-def mars_distance(layers: Sequence[tuple[Tensor, int]], anchors: Sequence[Tensor]) -> Tensor:
+def mars_distance(layers: Sequence[tuple[Tensor, Parts]], anchors: Sequence[Tensor]) -> Tensor:
     """sum over layers of max_j sum_i |W_ji - W0_ji|, a row j being what feeds one output.
 
     The subgradient of the largest row is taken (the first of several), sign(W_j - W0_j), which is 0 at the anchor.
 
     Args:
-        layers: weights [out, ...], and how many layers each is: those share `out` evenly.
+        layers: weights [out, ...], and how many layers each is, which share `out` evenly, or the rows of each of them.
         anchors: of the same shapes, on the same device; they get no gradient.
 
     Returns:
@@ -188,14 +192,21 @@ class _SquaredDistance(torch.autograd.Function):
 
 class _MarsDistance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchors: list[Tensor], counts: list[int], *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, anchors: list[Tensor], counts: list[Parts], *weights: Tensor) -> Tensor:
         ctx.anchors = anchors
         largest, rows = [], []
         for weight, anchor, count in zip(weights, anchors, counts, strict=True):
             difference = (weight - anchor).flatten(1)
-            norm, row = torch.linalg.vector_norm(difference, 1, dim=1).view(count, -1).max(dim=1)
+            norms = torch.linalg.vector_norm(difference, 1, dim=1)
+            if isinstance(count, int):
+                norm, row = norms.view(count, -1).max(dim=1)
+                first = torch.arange(count, device=row.device) * (len(weight) // count)
+            else:
+                found = [part.max(dim=0) for part in norms.split(count)]
+                norm, row = (torch.stack(each) for each in zip(*found, strict=True))
+                first = torch.tensor([0, *count[:-1]]).cumsum(0).to(row.device)
             largest.append(norm.sum())
-            rows.append(row + torch.arange(count, device=row.device) * (len(weight) // count))
+            rows.append(row + first)
         ctx.save_for_backward(*weights, *rows)
         return torch.stack(largest).sum()
 

@@ -49,11 +49,6 @@ def check_method(context: Context, kind: Kind) -> None:
             f"finetune.method=knn has neighbours vote for one class a row, and the labels of {context.config.data_spec}"
             f" are {problem.replace('_', ' ')}; take linear_probe, lora or full."
         )
-    if method == "lora" and zero == 3:
-        raise UserError(
-            f"{kind}.method=lora adds products to whole weights, and --zero 3 spreads them over the processes; use"
-            " --zero 0, 1 or 2."
-        )
     precision = context.config.engine.precision
     if zero and precision in ("bf16-weights", "fp16"):
         raise UserError(

@@ -91,11 +91,7 @@ class BankRecipe(ABC):
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the features, as a JSON value; of the architecture the decoder does not matter."""
-        architecture = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in described(self.shape).items()
-            if name != "decoder"
-        }
+        architecture = {name: value for name, value in described(self.shape).items() if name != "decoder"}
         return {
             "teacher": {"weights": weights_digest(self.encoder.state_dict()), "config": architecture},
             "rows": rows_digest(self.entry_digests),

@@ -121,7 +121,10 @@ def test_settings(setting: str, inputs: dict[str, Path], tmp_path: Path, capsys:
     assert SETTINGS[setting] in said
 
 
-@pytest.mark.parametrize("setting", ["pretrain.mask_only=true", "pretrain.mean=sequence", "data.token_budget=100"])
+@pytest.mark.parametrize(
+    "setting",
+    ["pretrain.mask_only=true", "pretrain.mean=sequence", "data.token_budget=100", "pretrain.whole_word=true"],
+)
 def test_settings_of_texts_are_refused_for_images(
     setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from sdfast.teacher.live import LiveTeacher
 from sdfast.teacher.targets import ResidentBank
 
 SHAPE = TextShape("roberta", 50, 40, 1, 1, TransformerShape(12, 3, 2, 20))
+SHAPES = [SHAPE, replace(SHAPE, kind="distilbert", types=0), replace(SHAPE, kind="electra", embedding=10)]
 LENGTHS = torch.tensor([9, 30, 2, 17])
 IDS = torch.randint(5, 50, (58,), generator=torch.Generator().manual_seed(0))
 TEXTS = TokenBatch(IDS, LENGTHS)
@@ -141,12 +143,13 @@ def test_the_step_is_what_torch_counts(stage: Any, more: dict[str, Any], on: boo
     assert text_flops(task, LENGTHS.tolist(), masked).step == counted.get_total_flops() - compared
 
 
-def test_the_polynomial_is_that_of_every_length() -> None:
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.kind)
+def test_the_polynomial_is_that_of_every_length(shape: TextShape) -> None:
     """What two to four tokens say of a text is what is counted of long ones."""
     for stage, more in CASES:
         if "projection" in more:  # whose loss is not counted
             continue
-        task = TextTask(stage, config_of(True, **more), SHAPE, 5)
+        task = TextTask(stage, config_of(True, **more), shape, 5)
         step = text_step(task, [9, 30, 17], [2, 7, 3] if stage != "finetune" else [])
         with Products() as products:
             use_attention(step.objective.module, "reference")
@@ -154,6 +157,17 @@ def test_the_polynomial_is_that_of_every_length() -> None:
                 use_attention(step.teacher, "reference")
             step.loss().backward()
         assert text_flops(task, [9, 30, 17], [2, 7, 3]).step == products.flops
+
+
+def test_narrow_embeddings() -> None:
+    """ELECTRA's words have a width of their own: a layer more before the blocks, a narrower head behind them."""
+
+    def of(shape: TextShape) -> float:
+        return text_flops(TextTask("pretrain", Config(), shape), [30], [7]).step
+
+    electra = SHAPES[-1]
+    wide, narrow = 7 * (12 * 12 + 12 * 50), 7 * (12 * 10 + 10 * 50) + 30 * 10 * 12
+    assert of(electra) - of(SHAPE) == 3 * 2 * (narrow - wide)
 
 
 def test_roberta_base() -> None:

@@ -151,7 +151,7 @@ def test_tokens_are_added(kind: str, folders: dict[str, Path], tmp_path: Path) -
     """Behind what the tokenizer has, and met as whole words; other texts have the ids that they had."""
     if kind in ("bert", "roberta"):
         folder = tmp_path / kind
-        (bert_tokenizer if kind == "bert" else roberta_tokenizer)(SENTENCES).save_pretrained(folder)
+        (bert_tokenizer if kind == "bert" else roberta_tokenizer)(SENTENCES, 400).save_pretrained(folder)
         (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     else:
         folder = given(kind, folders)
@@ -174,6 +174,8 @@ def test_tokens_are_added(kind: str, folders: dict[str, Path], tmp_path: Path) -
     assert [one.ids.tolist() for one in ours(texts[:5]) if one] == [o.ids.tolist() for o in before(texts[:5]) if o]
     found = [[number >= count for number in one.ids.tolist()].count(True) for one in ours(texts) if one]
     assert found == [0, 0, 0, 0, 0, 1, 0, 1, 1, 1]
+    assert ours.has_word("covid") and ours.has_word("[DRUG]") and not before.has_word("covid")
+    assert before.has_word("the") and not before.has_word("\u4e2d")  # with the sign of a space, and unknown
     alone, more = (each(["the cell", "the covid cell"]) for each in (before, ours))
     assert more[1] and alone[0] and len(more[1].ids) == len(alone[0].ids) + 1
 

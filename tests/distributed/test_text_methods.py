@@ -28,6 +28,8 @@ WORK: dict[str, dict[str, Any]] = {
     "without-words": {"stage": "distill", "objective": {"mae_weight": 0.0}},  # the head gets no gradient
     "electra": {"stage": "distill", "objective": {"kind": "electra"}},  # a layer between embeddings and blocks
     "distilbert": {"stage": "distill", "objective": {"kind": "distilbert"}},
+    "modernbert": {"stage": "distill", "objective": {"kind": "modernbert"}},
+    "eurobert": {"stage": "distill", "objective": {"kind": "eurobert"}},  # a head with a matrix of its own
     "r3f": {"stage": "finetune", "r3f": {"eps": 0.0}},  # noise is each process's own; here its two passes are one
     "recadam": {"stage": "finetune", "regularizer": "recadam"},
     "mars": {"stage": "finetune", "regularizer": "mars"},
@@ -39,6 +41,9 @@ CASES += [
     ("electra", "zero-2"),
     ("electra", PARTITIONED),
     ("distilbert", "zero-2"),
+    ("modernbert", "zero-2"),
+    ("eurobert", "zero-2"),
+    ("eurobert", PARTITIONED),
     ("r3f", "zero-2"),
     ("r3f", PARTITIONED),
     ("recadam", "zero-0"),

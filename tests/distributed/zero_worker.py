@@ -27,6 +27,7 @@ from sdfast.engine.selection import Selection
 from sdfast.engine.zero import Sharing
 from sdfast.errors import SdfastError
 from sdfast.modalities.texts.order import TextBatchOrder
+from sdfast.models.low_rank import TARGETS, add_low_rank, freeze_encoder
 from sdfast.objectives.cross_entropy import CrossEntropy
 from sdfast.objectives.several import BinaryCrossEntropy, SquaredError
 from sdfast.ranks import Ranks
@@ -45,9 +46,9 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
 
     Args:
         case: `stage`, and what differs from a plain one: `zero`, `offload`, `mask`, `batch`, `engine`, `deepspeed`,
-            `dropout`, `regularizer`, `weights` (of classes), `labels`, `balanced`, `objective`, of texts `r3f`; `stop`
-            is a step at which the last process gets a signal, `kill` one at which it dies, `poison` one at which its
-            images stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is one.
+            `dropout`, `method`, `regularizer`, `weights` (of classes), `labels`, `balanced`, `objective`, of texts
+            `r3f`; `stop` is a step at which the last process gets a signal, `kill` one at which it dies, `poison` one
+            at which its images stop being numbers; with `text` it is a stage of texts, cut by `budget` if there is one.
         folder: for its checkpoints.
         ranks: the processes.
         dtype: of the weights.
@@ -61,6 +62,10 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
     else:
         changes = {"dropout": case.get("dropout", 0.0)} if stage == "finetune" else {"masking": mask}
         objective = objective_of(stage, dtype, **changes, **case.get("objective", {}))
+    if case.get("method") == "lora":
+        add_low_rank(objective.module, TARGETS, rank=4, alpha=8.0, seed=1)
+    elif case.get("method") == "linear_probe":
+        freeze_encoder(objective.module)
     kept = FinetuneConfig(regularizer=case.get("regularizer", "none"), recadam={"t0": 6}, mars={"head_radius": 0.1})
     if stage == "finetune":
         objective.regularizer = on_optimizer(kept, objective.module)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pre_norm_shapes import in_float64
 from torch import nn
 
 SIZE, PATCH, WIDTH = 28, 4, 32
@@ -35,6 +36,8 @@ TEXT = {
 }
 DISTILBERT = {"vocab_size": 60, "dim": WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
 DISTILBERT["max_position_embeddings"] = 40
+_LAYERS = ["full_attention", "sliding_attention"]
+MODERNBERT = {**TEXT, "pad_token_id": 0, "local_attention": 6, "layer_types": _LAYERS}
 DINOV2 = {key: value for key, value in VIT.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 
 
@@ -48,9 +51,10 @@ def scramble(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture
-def hugging_face(tmp_path: Path) -> Callable[..., tuple[nn.Module, Path]]:
+def hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[nn.Module, Path]]:
     """Make a model of a transformers class with the given configuration, save it, give back both."""
     transformers = pytest.importorskip("transformers")
+    in_float64(monkeypatch)
 
     def make(class_name: str, folder: str = "source", dtype: torch.dtype = torch.float32, **config: Any) -> Any:
         base = {
@@ -62,6 +66,8 @@ def hugging_face(tmp_path: Path) -> Callable[..., tuple[nn.Module, Path]]:
             "Camembert": (transformers.CamembertConfig, TEXT),
             "DistilBert": (transformers.DistilBertConfig, DISTILBERT),
             "Electra": (transformers.ElectraConfig, {**TEXT, "embedding_size": 24}),
+            "ModernBert": (transformers.ModernBertConfig, MODERNBERT),
+            "EuroBert": (transformers.EuroBertConfig, {**TEXT, "pad_token_id": 0, "num_key_value_heads": 2}),
         }
         kind, sizes = next((base[name] for name in base if class_name.startswith(name)), (transformers.ViTConfig, VIT))
         model = scramble(getattr(transformers, class_name)(kind(**{**sizes, **config}))).to(dtype)

@@ -70,9 +70,12 @@ def test_segments_of_images_compute_the_same(
         torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "electra"])
 @pytest.mark.parametrize(("stage", "dropout"), [("pretrain", 0.0), ("distill", 0.0), ("finetune", 0.5)])
-def test_segments_of_texts_compute_the_same(stage: str, dropout: float, asked: list[tuple[str, bool]]) -> None:
-    objective = text_objective_of(stage, torch.float64, dropout=dropout)
+def test_segments_of_texts_compute_the_same(
+    stage: str, dropout: float, kind: str, asked: list[tuple[str, bool]]
+) -> None:
+    objective = text_objective_of(stage, torch.float64, dropout=dropout, kind=kind)
     plain = results(objective, texts, False, False)
     ours = results(objective, texts, True, False)
     assert ("PostNormBlock.after_attention", True) in asked

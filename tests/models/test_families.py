@@ -25,13 +25,13 @@ NAMINGS = {
 
 
 def test_images(hugging_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ViTMSN has the names of a ViT."""
+    """A kin has the names of a ViT."""
     _, path = hugging_face("ViTModel")
     digest = load_mae(str(path)).digest
-    edit_config(path, model_type="vit_msn")
-    assert "vit_msn model, a relative of ViT that was not tested: of image models" in sentence(path)
+    edit_config(path, model_type="vit_kin")
+    assert "vit_kin model: of image models sdfast takes vit_mae" in sentence(path)
     monkeypatch.setitem(
-        image_families.FAMILIES, "vit_msn", image_families.ImageFamily("ViTMSN", image_families.VIT, {})
+        image_families.FAMILIES, "vit_kin", image_families.ImageFamily("ViTKin", image_families.VIT, {})
     )
     assert load_mae(str(path)).digest == digest
 
@@ -58,7 +58,8 @@ def test_names_that_are_written_are_read_as_what_they_were(naming: Naming) -> No
         for name in (ours, f"{ours}.weight", f"{ours}.bias"):
             targets = [naming.target(source) for source in naming.sources(name)]
             assert [target and target.name for target in targets] == [name] * len(targets)
-            assert [target and target.part for target in targets] == ([None] if len(targets) == 1 else [0, 1, 2])
+            parts = [None] if len(targets) == 1 else [*range(len(targets))]
+            assert [target and target.part for target in targets] == parts
 
 
 def test_a_classifier_of_another_family_is_refused(hugging_face: Any, tmp_path: Path) -> None:

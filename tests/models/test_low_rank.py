@@ -31,7 +31,8 @@ from sdfast.ops.linear import Linear
 
 TIGHT = {"rtol": 0.0, "atol": 1e-9}
 CHOICES = [("query", "value"), TARGETS, ("key", "fc2"), ("proj", "fc1")]
-KINDS = ["ViT", "Roberta", "Bert"]
+KINDS = ["ViT", "Roberta", "Bert", "DistilBert", "Electra"]
+DEPTH = {"ViTMAE": {}, "DistilBert": {"n_layers": 3}}
 
 
 def opened(kind: str, path: Path) -> tuple[Any, Naming, Any]:
@@ -106,14 +107,14 @@ def test_logits_gradients_and_folders_are_pefts(
     torch.testing.assert_close(merged(**named).logits, wanted, **TIGHT)
 
 
-@pytest.mark.parametrize("kind", ["ViTMAE", "Roberta", "Bert"])
+@pytest.mark.parametrize("kind", ["ViTMAE", *KINDS[1:]])
 def test_an_encoders_adapter_loads_on_its_own_class(
     kind: str, hugging_face: Any, pixels: Tensor, tmp_path: Path
 ) -> None:
     """That of further pre-training, where norms and the last block are trained in full."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     head = "ForPreTraining" if kind == "ViTMAE" else "ForMaskedLM"
-    _, path = hugging_face(f"{kind}{head}", **({} if kind == "ViTMAE" else {"num_hidden_layers": 3}))
+    _, path = hugging_face(f"{kind}{head}", **DEPTH.get(kind, {"num_hidden_layers": 3}))
     if kind == "ViTMAE":
         loaded: Any = images.load_mae(str(path))
         images.save_encoder(loaded.module.double(), tmp_path / "base", loaded.processor)

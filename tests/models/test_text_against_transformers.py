@@ -31,7 +31,7 @@ def test_hidden_states_and_logits(kind: str, hugging_face: Any) -> None:
     ids, mask = padded(BATCH, ours.shape.pad_id)
     output = theirs(ids, attention_mask=mask, output_hidden_states=True)
     torch.testing.assert_close(ours.encoder.embed(BATCH), unpadded(output.hidden_states[0], BATCH), **TIGHT)
-    for layer in (1, 2):
+    for layer in (1, 2) if ours.shape.pre_norm is None else (1,):  # the last is behind the last norm
         wanted = unpadded(output.hidden_states[layer], BATCH)
         torch.testing.assert_close(ours.encoder(BATCH, layer=layer), wanted, **TIGHT)
     encoded = ours.encoder(BATCH)
@@ -39,7 +39,7 @@ def test_hidden_states_and_logits(kind: str, hugging_face: Any) -> None:
     torch.testing.assert_close(ours.logits(encoded), unpadded(output.logits, BATCH), **TIGHT)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "DistilBert"])
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra"])
 def test_token_types(kind: str, hugging_face: Any) -> None:
     theirs, path = hugging_face(f"{kind}ForMaskedLM", type_vocab_size=3)
     theirs.double()
@@ -62,7 +62,12 @@ def test_masked_loss_and_gradients(kind: str, hugging_face: Any) -> None:
     labels = torch.full_like(IDS, -100)
     labels[rows] = (IDS[rows] * 7) % 60
     ids, mask = padded(BATCH, ours.shape.pad_id)
-    wanted = theirs(ids, attention_mask=mask, labels=padded(TokenBatch(labels, LENGTHS), -100)[0]).loss
+    their_labels = padded(TokenBatch(labels, LENGTHS), -100)[0]
+    output = theirs(ids, attention_mask=mask, labels=their_labels)
+    wanted = output.loss
+    if wanted.dtype == torch.float32:  # whatever the logits are
+        wanted = F.cross_entropy(output.logits.flatten(0, 1), their_labels.flatten())
+        torch.testing.assert_close(output.loss, wanted.float())
     asking = Asking(rows, torch.tensor([2, 0, 1, 2, 1]))
     loss = F.cross_entropy(ours.logits(ours.encoder(BATCH, asking)), labels[rows])
     torch.testing.assert_close(loss, wanted, **TIGHT)
@@ -149,7 +154,7 @@ def test_too_long_a_text(hugging_face: Any) -> None:
 # ---- dropout ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["Roberta", "Bert", "DistilBert", "Electra"])
+@pytest.mark.parametrize("kind", ["Roberta", "Bert", "DistilBert", "Electra", "ModernBert", "EuroBert"])
 def test_dropout_acts_where_theirs_does(kind: str, hugging_face: Any, tmp_path: Path) -> None:
     """The mean over draws is theirs within five standard errors; each kind alone, as both are given by the folder."""
     transformers = pytest.importorskip("transformers")
@@ -169,6 +174,9 @@ def test_dropout_acts_where_theirs_does(kind: str, hugging_face: Any, tmp_path: 
             pairs += [(ours.encoder(many), states, 0.02)] if number < 2 else []
         for mine, wanted, near in pairs:
             mine, wanted = mine.view(DRAWS, -1), wanted.view(DRAWS, -1)
+            if kind == "EuroBert" and not dropouts.attention:  # it drops nothing but weights of the attention
+                torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+                continue
             error = (mine.var(dim=0) + wanted.var(dim=0)).div(DRAWS).sqrt()
             assert ((mine.mean(dim=0) - wanted.mean(dim=0)).abs() <= 5 * error).all(), dropouts
             assert mine.var(dim=0).mean() / wanted.var(dim=0).mean() == pytest.approx(1, abs=near), dropouts

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pre_norm_shapes
 import pytest
 import torch
 from safetensors import safe_open
@@ -41,6 +42,17 @@ NAMES = ["oak", "elm", "fir"]
 TOKENIZER = {"tokenizer.json": b'{"made": "up"}', "vocab.txt": "[PAD]\nélan\n".encode()}
 
 
+@pytest.fixture(autouse=True)
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    pre_norm_shapes.in_float64(monkeypatch)
+
+
+def dropouts_of(kind: str) -> Dropouts:
+    """What a kind's configuration keeps of them: EuroBERT drops weights of the attention alone."""
+    own = {"modernbert": Dropouts(0.2, 0.3, 0.4, 0.2), "eurobert": Dropouts(0.0, 0.3)}
+    return own.get(kind, DROPOUTS)
+
+
 def scrambled(kind: str, seed: int = 1) -> MaskedLanguageModel:
     module = fresh_mlm(SHAPES[kind], seed)
     generator = torch.Generator().manual_seed(seed)
@@ -61,7 +73,8 @@ def test_mlm_in_transformers(kind: str, tmp_path: Path) -> None:
     ours.double()
     wanted = unpadded(theirs(ids, attention_mask=mask).logits, BATCH)
     torch.testing.assert_close(ours.logits(ours.encoder(BATCH)), wanted, **TIGHT)
-    assert [getattr(theirs.config, field.key) for field in FAMILIES[kind].dropouts] == [0.2, 0.3, 0.4]
+    rates = {field.place: getattr(theirs.config, field.key) for field in FAMILIES[kind].dropouts}
+    assert Dropouts(**rates) == dropouts_of(kind)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -78,10 +91,11 @@ def test_classifier_in_transformers(kind: str, tmp_path: Path) -> None:
     again, companions, names = load_classifier(tmp_path)
     assert names == NAMES and companions.tokenizer == TOKENIZER
     assert weights_digest(again) == weights_digest(ours.float())
-    assert again.training and again.drop == 0.4
-    assert torch.equal(mlm.encoder.norm.weight, ours.encoder.norm.weight)
-    ours.encoder.norm.weight.data.zero_()
-    assert mlm.encoder.norm.weight.all()  # the start is left as it was
+    assert again.training and again.drop == (dropouts_of(kind).classifier or 0.0)
+    started, start = ours.encoder.word_embeddings.weight, mlm.encoder.word_embeddings.weight
+    assert torch.equal(start, started)
+    started.data.zero_()
+    assert start.all()  # it is left as it was
 
 
 def test_the_head_is_decided_by_the_seed() -> None:
@@ -98,7 +112,7 @@ def test_mlm_bit_for_bit(kind: str, tmp_path: Path) -> None:
     save_mlm(ours, tmp_path, companions, DROPOUTS)
     again = load_mlm(str(tmp_path))
     assert again.notes == [] and not again.fresh_head
-    assert again.shape == ours.shape == again.module.shape and again.dropouts == DROPOUTS
+    assert again.shape == ours.shape == again.module.shape and again.dropouts == dropouts_of(kind)
     assert again.digest == weights_digest(ours) == weights_digest(again.module)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, again.module.state_dict()[name]), name
@@ -128,7 +142,7 @@ def test_the_file_has_the_names_of_transformers(kind: str, hugging_face: Any, tm
     [
         *((f"{kind}ForSequenceClassification", "classifier") for kind in KINDS),
         *((f"{kind}Model", "pooler.dense.bias") for kind in ("Bert", "Roberta")),
-        *((f"{kind}Model", None) for kind in ("DistilBert", "Electra")),
+        *((f"{kind}Model", None) for kind in ("DistilBert", "Electra", "ModernBert", "EuroBert")),
         ("ElectraForPreTraining", "discriminator_predictions.dense.bias"),
     ],
 )
@@ -146,7 +160,7 @@ def test_an_encoder_alone_gets_a_new_head(name: str, unused: str | None, hugging
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stored_copy_of_the_embeddings_is_their_copy(kind: str, hugging_face: Any) -> None:
-    _, path = hugging_face(f"{kind}ForMaskedLM")
+    _, path = hugging_face(f"{kind}ForMaskedLM", tie_word_embeddings=True)
     loaded = load_mlm(str(path))
     last = f"{FAMILIES[loaded.shape.kind].decoder}.weight"
     edit_tensors(path, lambda t: t.update({last: loaded.module.encoder.word_embeddings.weight.detach().clone()}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pre_norm_shapes import pre_norm_shape
 from torch import Tensor, nn
 
 from sdfast.modalities.texts.batch import TokenBatch
@@ -20,6 +21,7 @@ SHAPES = {
     },
     "distilbert": TextShape("distilbert", types=0, pad_id=0, **_SIZES),
     "electra": TextShape("electra", types=2, pad_id=0, norm_eps=1e-5, embedding=24, **_SIZES),
+    **{kind: pre_norm_shape(kind, pad_id=0, **_SIZES) for kind in ("modernbert", "eurobert")},
 }
 LENGTHS = torch.tensor([7, 1, 12, 12, 3])
 IDS = torch.randint(5, 60, (35,), generator=torch.Generator().manual_seed(3))  # none is padding

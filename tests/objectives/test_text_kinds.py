@@ -59,7 +59,9 @@ def test_shortcuts_parts_and_checkpointing_change_nothing(stage: str, more: dict
             torch.testing.assert_close(ours[name], value, rtol=1e-10, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize(("kind", "stage"), [("electra", "distill"), ("distilbert", "finetune")])
+@pytest.mark.parametrize(
+    ("kind", "stage"), [("electra", "distill"), ("distilbert", "finetune"), ("modernbert", "distill")]
+)
 def test_a_stopped_stage_resumes_bit_for_bit(kind: str, stage: str, tmp_path: Path) -> None:
     def make(folder: Path) -> Trainer:
         objective = text_objective_of(stage, kind=kind, dropout=0.1)
@@ -69,3 +71,14 @@ def test_a_stopped_stage_resumes_bit_for_bit(kind: str, stage: str, tmp_path: Pa
         return Trainer(stage, objective, config, EngineConfig(log_every=4), data, StageFolder(folder, {"a": "b"}))
 
     check_resumes(make, tmp_path)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_what_the_blocks_add_to_is_of_the_weights_dtype_under_autocast(kind: str) -> None:
+    encoder = text_objective_of("pretrain", kind=kind).module.encoder
+    seen: list[torch.dtype] = []
+    for block in encoder.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(texts(BATCH.rows))
+    assert seen == [torch.float32] * len(encoder.blocks)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from small_stage import losses_of
+from small_text_stage import SHAPES
 from torch import Tensor
 
 from sdfast.config import EngineConfig, PretrainConfig
@@ -16,14 +17,13 @@ from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.checkpoint import fresh_mlm
 from sdfast.modalities.texts.masking import TokenMasking
-from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextShape
-from sdfast.models.blocks import TransformerShape
+from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel
 from sdfast.objectives.base import Objective
 
 STEPS, BATCH, SEED, LR, ROWS = 20, 8, 6, 1e-3, 20
 WORDS, PAD, MASK = 60, 1, 4
 MASKING = TokenMasking(MASK, WORDS, (0, PAD, 2, MASK), rate=0.3)
-SHAPE = TextShape("roberta", WORDS, 40, 1, PAD, TransformerShape(32, 2, 2, 48), 1e-5)
+SHAPE = SHAPES["roberta"]
 _RNG = torch.Generator().manual_seed(1)
 TEXTS = [torch.randint(5, WORDS, (length,), generator=_RNG) for length in torch.randint(2, 30, (ROWS,), generator=_RNG)]
 LABELS = torch.arange(ROWS) % 3
@@ -34,8 +34,13 @@ def read(rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(texts), torch.tensor([len(text) for text in texts])
 
 
-def scrambled(seed: int, dtype: torch.dtype = torch.float64, dropouts: Dropouts = Dropouts()) -> MaskedLanguageModel:  # noqa: B008
-    module = fresh_mlm(SHAPE, seed, dropouts)
+def scrambled(
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    dropouts: Dropouts = Dropouts(),  # noqa: B008
+    kind: str = "roberta",
+) -> MaskedLanguageModel:
+    module = fresh_mlm(SHAPES[kind], seed, dropouts)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ class Case:
     layout: str = "packed"  # packed | sliced (rows with gaps) | strided (the values of a head apart)
     largest: float = 0.0  # when above 0: the largest |score|
     grad_output: float = 1.0
+    window: int | None = None  # queries apart from keys stand at places that are drawn
 
     def __str__(self) -> str:
         return self.name
@@ -77,6 +79,21 @@ CASES = [
     Case("bfloat16, scores up to 80", ((2, 23, 23, None),), dtype=torch.bfloat16, largest=80.0),
     Case("float16", ((2, 11, 11, None), (2, 30, 30, None)), dtype=torch.float16, dim=32),
 ]
+WINDOWED = [
+    Case("a window", ((2, 23, 23, None),), window=4),
+    Case("a window of none but itself", ((2, 9, 9, None),), window=0),
+    Case("a window as wide as the sequences", ((2, 9, 9, None),), window=8),
+    Case("a window and padding", ((3, 20, 20, (20, 4, 13)), (1, 7, 7, None)), window=5),
+    Case("a window, some queries", ((3, 4, 19, None),), across=True, window=3, dim=16),
+    Case("a window, some queries, padded keys", ((3, 4, 10, (10, 4, 8)),), across=True, window=2),
+    Case("a window, ragged", (), ragged=(((5, 1, 19, 19, 27), None), ((2, 30), None)), window=6, heads=3, dim=16),
+    Case("a window, ragged, some queries", (), ragged=(((5, 12, 9, 1), (2, 0, 9, 1)),), across=True, window=2),
+    Case("a window in blocks", ((2, 300, 300, None),), window=40, dim=16),
+    Case("a window in blocks that are full", ((1, 320, 320, None), (2, 3, 3, None)), window=20),
+    Case("a window in blocks, ragged", (), ragged=(((301, 5, 217, 217), None),), window=3, layout="sliced"),
+    Case("a window in blocks, float64", ((1, 261, 261, None),), window=24, dtype=torch.float64),
+    Case("a window in blocks, bfloat16", (), ragged=(((400, 30), None),), window=40, dtype=torch.bfloat16, dim=32),
+]
 
 
 @dataclass(frozen=True)
@@ -115,14 +132,28 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
 
 def groups_of(case: Case, device: str = "cpu") -> Groups:
     made: list[Group | Ragged] = []
+    rng = torch.Generator().manual_seed(1)
+
+    def places(queries: int, keys: int) -> Tensor | None:
+        apart = case.across and case.window is not None
+        return torch.randperm(keys, generator=rng)[:queries].sort().values if apart else None
+
     for batch, queries, keys, lengths in case.groups:
         valid = None
         if lengths is not None:
             valid = (torch.arange(keys) < torch.tensor(lengths)[:, None]).to(device)
-        made.append(Group(batch, queries, keys, valid))
+        stand = [places(queries, keys) for keys in lengths or [keys] * batch]
+        made.append(Group(batch, queries, keys, valid, _joined(stand, torch.stack)))
     for lengths, asking in case.ragged:
-        made.append(Ragged(torch.tensor(lengths), None if asking is None else torch.tensor(asking)))
-    return Groups(tuple(made))
+        stand = [places(some, keys) for some, keys in zip(asking or lengths, lengths, strict=True)]
+        asked_for = None if asking is None else torch.tensor(asking)
+        made.append(Ragged(torch.tensor(lengths), asked_for, _joined(stand, torch.cat)))
+    return Groups(tuple(made), case.window)
+
+
+def _joined(stand: list[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+    there = [each for each in stand if each is not None]
+    return join(there) if there else None
 
 
 def asked(groups: Groups, device: str = "cpu") -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from attention_cases import (
     CASES,
+    WINDOWED,
     Case,
     Inputs,
     Result,
@@ -76,7 +77,7 @@ def expected(case: Case, device: str) -> tuple[Result, Result]:
     return evaluate(inputs, "reference"), evaluate(inputs.in_float64(), "reference")
 
 
-@pytest.mark.parametrize(("backend", "case", "device"), on_devices(CASES), ids=str)
+@pytest.mark.parametrize(("backend", "case", "device"), on_devices(CASES + WINDOWED), ids=str)
 def test_error_is_at_most_twice_that_of_eager(backend: str, case: Case, device: str) -> None:
     require(backend, case, device)
     inputs = build(case, device)
@@ -147,7 +148,7 @@ def test_native_gives_the_same_bits_on_any_number_of_threads(dtype: torch.dtype,
     assert same_bits(results[0], results[1]) and same_bits(results[0], results[2])
 
 
-PADDED = [case for case in CASES if any(lengths for *_, lengths in case.groups)]
+PADDED = [case for case in CASES + WINDOWED if any(lengths for *_, lengths in case.groups)]
 
 
 @pytest.mark.parametrize(("backend", "case", "device"), on_devices(PADDED), ids=str)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from resuming import check_resumes
 from small_stage import CPU, initialise
-from small_text_stage import LABELS, LENGTHS, text_objective_of, texts
+from small_text_stage import LABELS, LENGTHS, SHAPES, text_objective_of, texts
 from test_stage import config_of, weights
 from text_fixtures import FEW_STEPS, write_text_model, write_texts
 from torch import Tensor, nn
@@ -27,11 +27,10 @@ from sdfast.engine.single import SingleEngine
 from sdfast.errors import UserError
 from sdfast.modalities.texts.checkpoint import Companions, load_classifier, save_classifier
 from sdfast.modalities.texts.families import FAMILIES
-from sdfast.modalities.texts.model import TextClassifier, TextShape
+from sdfast.modalities.texts.model import TextClassifier
 from sdfast.modalities.texts.objectives import LabelledTexts
 from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.models import layout
-from sdfast.models.blocks import TransformerShape
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.classification import Classification
 from sdfast.regularizers.choose import on_loss, on_optimizer
@@ -51,9 +50,8 @@ def objective(r3f: R3F | None, dtype: torch.dtype = torch.float64, **changes: An
     return made
 
 
-def classifier(kind: Literal["roberta", "bert"]) -> TextClassifier:
-    types = 1 if kind == "roberta" else 2
-    module = TextClassifier(TextShape(kind, 60, 40, types, 1, TransformerShape(32, 2, 2, 48), 1e-5), 4)
+def classifier(kind: str) -> TextClassifier:
+    module = TextClassifier(SHAPES[kind], 4)
     initialise(module, 2)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -62,8 +60,8 @@ def classifier(kind: Literal["roberta", "bert"]) -> TextClassifier:
 
 
 @pytest.mark.parametrize("cls_tail", [True, False])
-@pytest.mark.parametrize("kind", ["roberta", "bert"])
-def test_r3f_is_two_passes_of_transformers(kind: Literal["roberta", "bert"], cls_tail: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", SHAPES)
+def test_r3f_is_two_passes_of_transformers(kind: str, cls_tail: bool, tmp_path: Path) -> None:
     """Noise on what comes out of the words' table, before types, positions and LayerNorm: their `inputs_embeds`."""
     transformers = pytest.importorskip("transformers")
     module = classifier(kind)
@@ -77,7 +75,7 @@ def test_r3f_is_two_passes_of_transformers(kind: Literal["roberta", "bert"], cls
     parts["loss"].backward()
 
     torch.manual_seed(3)
-    noise = torch.empty(len(batch.ids), 32, dtype=torch.float64).normal_(0, 3.0)
+    noise = torch.empty(len(batch.ids), SHAPES[kind].embedding_width, dtype=torch.float64).normal_(0, 3.0)
     ids, wide_noise = (
         nn.utils.rnn.pad_sequence(list(each.split(batch.lengths.tolist())), batch_first=True, padding_value=1)
         for each in (batch.ids, noise)

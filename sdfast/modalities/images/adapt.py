@@ -15,6 +15,21 @@ from sdfast.errors import UserError
 from sdfast.modalities.images.model import ViTShape
 
 _MOST_PATCHES = 1 << 20  # of an image: 16,384 x 16,384 pixels in patches of 16
+_SMOOTH = ("dinov2_with_registers",)  # interpolated with a filter
+_SQUARE = {  # what is made for square images, by `ViTShape.kind`
+    "vit": (
+        "sdfast and transformers' ViT classifier take it, but transformers' ViTMAEForPreTraining is made for square "
+        "images and may refuse the pre-trained model."
+    ),
+    **dict.fromkeys(
+        ("dinov2", "dinov2_with_registers"),
+        "sdfast takes it, but transformers' DINOv2 is made for square images and cannot use the model.",
+    ),
+    **dict.fromkeys(
+        ("clip_vision_model", "siglip_vision_model", "beit"),
+        "sdfast takes it, but transformers' class is made for square images and cannot use the model.",
+    ),
+}
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 _PATCH_EMBED = "encoder.patch_embed.weight"
 
@@ -42,7 +57,8 @@ def adapt_state(
     if new_shape.grid != shape.grid:
         tables = [name for name in adapted if name.endswith("coder.position_embeddings")]
         for name in tables:
-            adapted[name] = resize_positions(adapted[name], shape.grid, new_shape.grid)
+            smooth = name.startswith("encoder.") and shape.kind in _SMOOTH
+            adapted[name] = resize_positions(adapted[name], shape.grid, new_shape.grid, smooth)
         grids = f"from {_by(shape.grid)} to {_by(new_shape.grid)} patches"
         how = (
             f"position embeddings were interpolated (bicubic) {grids}" if tables else f"{grids}, whose positions rotate"
@@ -50,11 +66,8 @@ def adapt_state(
         notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: {how}.")
     elif image_size != shape.image_size:
         notes.append(f"image size {_by(shape.image_size)} -> {_by(image_size)}: the patches stay {_by(shape.grid)}.")
-    if image_size[0] != image_size[1]:
-        notes.append(
-            f"the image size {_by(image_size)} is not square: sdfast and transformers' ViT classifier take it, but "
-            "transformers' ViTMAEForPreTraining is made for square images and may refuse the pre-trained model."
-        )
+    if image_size[0] != image_size[1] and shape.kind in _SQUARE:
+        notes.append(f"the image size {_by(image_size)} is not square: {_SQUARE[shape.kind]}")
     if channels != shape.channels:
         adapted[_PATCH_EMBED] = input_weights_for(adapted[_PATCH_EMBED], channels)
         for name in ("decoder.pred.weight", "decoder.pred.bias"):
@@ -91,7 +104,9 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
     )
 
 
-def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+def resize_positions(
+    positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], smooth: bool = False
+) -> Tensor:
     """Interpolate position embeddings to another grid of patches; the CLS row, where there is one, stays.
 
     Bicubic with `align_corners=False`, as `ViTMAEEmbeddings.interpolate_pos_encoding` of transformers. The decoder's go
@@ -102,13 +117,14 @@ def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tup
         positions: [1, 1 + L, D], or [1, L, D].
         old_grid: patches down and across, L in all.
         new_grid: the same, wanted.
+        smooth: whether frequencies that a smaller grid cannot hold are filtered out, as transformers does for some.
 
     Returns:
         [1, 1 + L', D], or [1, L', D].
     """
     width, before = positions.shape[-1], positions.shape[1] - old_grid[0] * old_grid[1]
     plane = positions[:, before:].reshape(1, *old_grid, width).permute(0, 3, 1, 2)
-    plane = F.interpolate(plane, size=new_grid, mode="bicubic", align_corners=False)
+    plane = F.interpolate(plane, size=new_grid, mode="bicubic", align_corners=False, antialias=smooth)
     return torch.cat((positions[:, :before], plane.permute(0, 2, 3, 1).reshape(1, -1, width)), dim=1)
 
 

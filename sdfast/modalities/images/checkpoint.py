@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sdfast.errors import UserError
 from sdfast.modalities.images import adapt
 from sdfast.modalities.images.families import (
     DECODER,
     FAMILIES,
     SHAPE,
+    TABLE,
     VIT,
     VIT_MAE,
     ImageSource,
@@ -43,6 +46,7 @@ from sdfast.models.hub import find_model_folder
 from sdfast.models.initialise import STD, fresh
 from sdfast.models.weights import filled, sizes_of, weights_digest
 
+_HEAD = "classifier.weight"
 _GREY_AS_RGB = "sdfast_grey_as_rgb"  # in config.json: three input channels that see the luma of a one-channel model
 _DECODER_WIDTH, _DECODER_DEPTH, _DECODER_HEAD_WIDTH = 512, 8, 32  # ViTMAE base: 512 wide, 8 blocks, 16 heads
 
@@ -151,7 +155,7 @@ def save_mae(
     shape, masking = module.shape, {"mask_ratio": mask_ratio, "norm_pix_loss": norm_pix_loss}
     further = {**config_of(shape.decoder, *DECODER), **masking}
     if _is_own(shape):
-        tensors = _bare(layout.write_state(module.state_dict(), FAMILIES[shape.kind].naming), shape)
+        tensors = _bare(_own_tensors(module.state_dict(), shape), shape)
         _write_own(directory, FAMILIES[shape.kind].model, shape, tensors, processor, **further)
         return
     tensors = layout.write_state(module.state_dict(), VIT_MAE)
@@ -169,9 +173,8 @@ def save_encoder(module: MaskedAutoencoder, directory: Path, processor: ImagePro
     state = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     state, shape, processor, marks = _for_rgb(state, module.shape, processor)
     if _is_own(shape):
-        family = FAMILIES[shape.kind]
-        tensors = _bare(layout.write_state(state, family.naming), shape)
-        _write_own(directory, family.model, shape, tensors, processor, **marks)
+        tensors = _bare(_own_tensors(state, shape), shape)
+        _write_own(directory, FAMILIES[shape.kind].model, shape, tensors, processor, **marks)
         return
     tensors = layout.write_state(state, VIT)
     tensors = {name.removeprefix(VIT.prefix): tensor for name, tensor in tensors.items()}
@@ -197,7 +200,7 @@ def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, se
     Returns:
         The classifier on the device and in the dtype of `mae`.
     """
-    return classifier_on(ViTClassifier, mae, seed, replace(mae.shape, decoder=None), classes, dropout)
+    return classifier_on(ViTClassifier, mae, seed, _of_classifier(mae.shape), classes, dropout)
 
 
 def save_classifier(
@@ -220,9 +223,9 @@ def save_classifier(
     classes = config_of_classes(class_names, module.classifier.out_features, problem)
     state, shape, processor, marks = _for_rgb(dict(module.state_dict()), module.shape, processor)
     if _is_own(shape):
-        family = FAMILIES[shape.kind]
-        tensors = layout.write_state(state, family.naming)
-        _write_own(directory, family.classifier or family.model, shape, tensors, processor, **classes, **marks)
+        family, tensors = FAMILIES[shape.kind], _own_tensors(state, shape)
+        further = {"hidden_dropout_prob": dropout, **classes, **marks}
+        _write_own(directory, family.classifier or family.model, shape, tensors, processor, family.whole, **further)
         return
     tensors, further = layout.write_state(state, VIT), {"encoder_stride": shape.patch_size, **classes, **marks}
     _write(directory, "vit", "ForImageClassification", shape, tensors, processor, dropout, **further)
@@ -238,6 +241,9 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
     source = describe(Path(directory))
+    source = replace(source, shape=_of_classifier(source.shape))
+    if source.family.beside_mean:
+        _without_mean(source)
     name = source.family.name if _is_own(source.shape) else "ViT"
     state, names = source.classifier(ViTClassifier, f"{name}ForImageClassification")
     state, shape = _without_rgb(state, source)
@@ -265,8 +271,17 @@ def _for_rgb(
 
 
 def naming_of(shape: ViTShape) -> layout.Naming:
-    """The names in the folder of a classifier, and of an encoder alone, of a shape."""
-    return FAMILIES[shape.kind].naming if _is_own(shape) else VIT
+    """The names in the folder of a classifier, and of an encoder alone, of a shape.
+
+    Without those of a classifier where transformers has none that is given what ours is.
+    """
+    if not _is_own(shape):
+        return VIT
+    family = FAMILIES[shape.kind].of(shape)
+    if not family.beside_mean and family.classifier is not None:
+        return family.naming
+    names = {name: theirs for name, theirs in family.naming.names.items() if name != "classifier"}
+    return replace(family.naming, names=names)
 
 
 def _is_own(shape: ViTShape) -> bool:
@@ -274,9 +289,40 @@ def _is_own(shape: ViTShape) -> bool:
     return FAMILIES[shape.kind].config is not None
 
 
-def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+def _of_classifier(shape: ViTShape) -> ViTShape:
+    """The shape of a classifier on an encoder."""
+    return replace(shape, decoder=None, **FAMILIES[shape.kind].classified)
+
+
+def _own_tensors(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
+    """Tensors by the names of the model's own class, and those that only it has."""
+    family, like = FAMILIES[shape.kind].of(shape), state["encoder.norm.weight"]
+    tensors = layout.write_state(state, family.naming)
+    if family.beside_mean and _HEAD in tensors:
+        tensors[_HEAD] = F.pad(tensors[_HEAD], (0, shape.encoder.width))
+    return tensors | {family.naming.prefix + name: tensor for name, tensor in family.unused(shape, like).items()}
+
+
+def _without_mean(source: ImageSource) -> None:
+    """Leave out of a classifier the columns for the mean of the patches' tokens, which must be zero."""
+    tensors, width = source.weights.tensors, source.shape.encoder.width
+    weight = tensors.get(_HEAD)
+    if weight is None or weight.shape[1:] != (2 * width,):
+        return
+    if weight[:, width:].any():
+        raise UserError(
+            f"the classifier in {source.weights.folder} looks at the mean of the patches' tokens beside the CLS token:"
+            " sdfast has classifiers of the CLS token, so give its encoder as the model and fine-tune it."
+        )
+    tensors[_HEAD] = weight[:, :width]
+
+
+def _bare(tensors: Mapping[str, Tensor], shape: ViTShape) -> Mapping[str, Tensor]:
     """Names as in the encoder's own class, which is no part of another."""
-    return {name.removeprefix(FAMILIES[shape.kind].naming.prefix): tensor for name, tensor in tensors.items()}
+    family = FAMILIES[shape.kind].of(shape)
+    if not family.bare:
+        return tensors
+    return {name.removeprefix(family.naming.prefix): tensor for name, tensor in tensors.items()}
 
 
 def _write_own(
@@ -285,14 +331,21 @@ def _write_own(
     shape: ViTShape,
     tensors: Mapping[str, Tensor],
     processor: ImageProcessor,
+    whole: str = "",
     **further: Any,
 ) -> None:
-    """Write a folder of a model as what it is; `further` is what its configuration has beside sizes."""
+    """Write a folder of a model as what it is, or as the `whole` that it is the tower of.
+
+    `further` is what its configuration has beside sizes.
+    """
     family = FAMILIES[shape.kind]
     assert family.config is not None
     config = {**config_of(shape.encoder, *family.stack), **family.config(shape), "initializer_range": STD}
-    names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
-    config = {**names, **dict(sorted(config.items())), **further}
+    names = {"architectures": [f"{family.name}{head}"], "model_type": whole or shape.kind}
+    config = dict(sorted(config.items()))
+    if whole:
+        config = {TABLE: {"model_type": shape.kind, **config}}
+    config = {**names, **config, **further}
     write_folder(directory, config, tensors, {"preprocessor_config.json": processor.to_json()})
 
 

@@ -25,7 +25,8 @@ from sdfast.ops.attention import Group, Groups
 from sdfast.ops.linear import Linear, linear
 from sdfast.ops.norm import added_norm
 
-Pool = Literal["cls", "mean"]
+Pool = Literal["cls", "mean", "mean_then_norm", "raw_mean"]
+_BEFORE_NORM: tuple[Pool, ...] = ("mean_then_norm", "raw_mean")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class ViTShape:
         rotary: base of the rotary positions of patches in every block; None for none.
         pre_norm: a norm after the embeddings.
         patch_bias: whether the patch embedding has a bias.
-        pool: what stands for the image: the CLS token, or the mean of the patches' tokens, after the last norm.
+        pool: what stands for the image: the CLS token or the mean of the patches' tokens, after the last norm; or their
+            mean before it, which the norm follows or does not.
     """
 
     image_size: tuple[int, int]
@@ -109,6 +111,7 @@ class View:
         cls_only: whether only the CLS token of the result is wanted, [B, D].
         layer: stop after so many blocks, before the final LayerNorm; None goes through all and the LayerNorm.
         turn: of the tokens, [B * N, d]; None without rotary positions.
+        averaged: whether only the mean of the patches' tokens before the last norm is wanted, [B, D].
     """
 
     tokens: Tensor
@@ -116,6 +119,7 @@ class View:
     cls_only: bool = False
     layer: int | None = None
     turn: Turn | None = None
+    averaged: bool = False
 
     @property
     def group(self) -> Group:
@@ -213,6 +217,7 @@ class ViTEncoder(Encoder, Compilable):
         valid: Tensor | None = None,
         cls_only: bool = False,
         layer: int | None = None,
+        pooled: bool = False,
     ) -> View:
         """What `encode` is given of tokens that `embed` made.
 
@@ -223,35 +228,38 @@ class ViTEncoder(Encoder, Compilable):
             cls_only: whether of the result only the CLS token is wanted; without effect where that does not stand for
                 the image.
             layer: see `View`.
+            pooled: whether of the result only what stands for the image is wanted.
         """
         prefix, turn = self.shape.prefix, None
         if valid is not None:
             valid = F.pad(valid, (prefix, 0), value=True)
         if self.shape.rotary is not None:
             head = self.shape.encoder.width // self.shape.encoder.heads
-            table = axial_turn(self.shape.grid, head, self.shape.rotary, prefix, tokens.device)
+            table = axial_turn(self.shape.grid, head, self.shape.rotary, prefix, tokens)
             if patch_ids is None:
                 turn = Turn(*(each.expand(len(tokens), -1, -1).flatten(0, 1) for each in table))
             else:
                 turn = Turn(*(each[_with_prefix(patch_ids, prefix)].flatten(0, 1) for each in table))
-        return View(tokens, valid, cls_only and self.shape.pool == "cls", layer, turn)
+        pool = self.shape.pool
+        return View(tokens, valid, cls_only and pool == "cls", layer, turn, pooled and pool in _BEFORE_NORM)
 
     @override
     def features(self, inputs: Tensor, tokens: Tokens, layer: Layer = "last") -> Tensor:
         """Images [B, C, H, W], normalised -> [B, D] or [B, N, D]."""
-        view = self.view(self.embed(inputs), cls_only=tokens == "cls", layer=blocks_before(layer))
+        pooled = tokens == "cls"
+        view = self.view(self.embed(inputs), cls_only=pooled, layer=blocks_before(layer), pooled=pooled)
         return self.select(self.encode(view)[0], tokens)
 
     def select(self, encoded: Tensor, tokens: Tokens) -> Tensor:
-        """The tokens that are matched, of what `encode` gave, which may be CLS alone: see `select_tokens`."""
+        """The tokens that are matched, of what `encode` gave, which may be [B, D] already: see `select_tokens`."""
         return encoded if encoded.dim() == 2 else select_tokens(encoded, tokens, self.shape.prefix, self.shape.pool)
 
     def encode(self, *views: View) -> list[Tensor]:
         """Send views through the blocks together: their tokens are rows of one matrix in every linear layer and norm.
 
         Returns:
-            for each view [B, N, D], or [B, D] where only the CLS token is wanted: there its last block computes nothing
-            for the other tokens.
+            for each view [B, N, D]; or [B, D] where only the CLS token is wanted, for which its last block computes
+            nothing for the other tokens, or only the mean before the last norm.
         """
         going = {number: Rows(view.tokens.flatten(0, 1)) for number, view in enumerate(views)}  # of views that go on
         ended: dict[int, Tensor] = {}
@@ -276,7 +284,15 @@ class ViTEncoder(Encoder, Compilable):
                 if not going:
                     break
                 rows, groups, turn = _together(views, going)
-        return [ended[n] if view.layer is not None else self.norm(ended[n]) for n, view in enumerate(views)]
+        return [self._normed(ended[number], view) for number, view in enumerate(views)]
+
+    def _normed(self, x: Tensor, view: View) -> Tensor:
+        """What `encode` gives for a view, of what its last block gave."""
+        if view.averaged:
+            x = x[:, self.shape.prefix :].mean(dim=1)
+            if self.shape.pool == "raw_mean":
+                return x
+        return x if view.layer is not None else self.norm(x)
 
 
 def _together(views: Sequence[View], going: dict[int, Rows]) -> tuple[Rows, Groups, Turn | None]:
@@ -442,6 +458,8 @@ class ViTClassifier(Classifier):
         self.shape = shape
         self.encoder = ViTEncoder(shape, dropout)
         self.classifier = nn.Linear(shape.encoder.width, classes)
+        if shape.pool == "raw_mean":  # CLIP's, whose last norm nothing reads
+            self.encoder.norm.requires_grad_(False)
 
     def forward(self, pixels: Tensor, cls_tail: bool = True, noise: Tensor | None = None) -> Tensor:
         """Classify.
@@ -458,4 +476,5 @@ class ViTClassifier(Classifier):
 
     def states(self, tokens: Tensor, cls_tail: bool = True) -> Tensor:
         """What the classifier is given: tokens [B, N, D] from `ViTEncoder.embed` -> [B, D]."""
-        return self.encoder.select(self.encoder.encode(self.encoder.view(tokens, cls_only=cls_tail))[0], "cls")
+        view = self.encoder.view(tokens, cls_only=cls_tail, pooled=True)
+        return self.encoder.select(self.encoder.encode(view)[0], "cls")

@@ -62,7 +62,8 @@ class MaskedImages:
         """Encode one view or both; of the masked one the encoder sees the visible patches."""
         encoder, mask = module.encoder, rows.mask
         tokens, layer = match or ("cls", "last")
-        clean = partial(encoder.view, cls_only=tokens == "cls" and taken.cls_tail, layer=blocks_before(layer))
+        pooled = tokens == "cls"
+        clean = partial(encoder.view, cls_only=pooled and taken.cls_tail, layer=blocks_before(layer), pooled=pooled)
         seen = partial(encoder.view, patch_ids=mask.visible_ids, valid=mask.visible_valid)
         encoded = matched = None
         if masked and match and taken.packed:

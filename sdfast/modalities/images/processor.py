@@ -10,6 +10,7 @@ from typing import Any
 from sdfast.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_KINDS = ("vit_mae", "dinov2", "dinov2_with_registers", "dinov3_vit")  # as these are published
 HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _BILINEAR, _BICUBIC = 2, 3  # PIL's numbers
@@ -74,8 +75,9 @@ class ImageProcessor:
         """The processor that a `preprocessor_config.json` describes.
 
         What is missing is filled as the named processor class of transformers does (0.5 for ViT's, CLIP's numbers for
-        BitImageProcessor). An empty `value` (no file) means ImageNet's mean and deviation for `vit_mae` and `dinov2`,
-        as their published checkpoints have, and 0.5 for `vit`. Another pixel scale than 1/255 is folded into both.
+        BitImageProcessor). An empty `value` (no file) means ImageNet's mean and deviation for `vit_mae` and DINO's
+        kinds and CLIP's for CLIP, as their published checkpoints have, and 0.5 for others. Another pixel scale than
+        1/255 is folded into both.
 
         Raises:
             UserError: a field has a value of the wrong kind.
@@ -118,7 +120,7 @@ class ImageProcessor:
 def replaced_steps(value: Mapping[str, Any]) -> str:
     """What the checkpoint's own preprocessing does and a direct bilinear resize does not, in words; may be empty."""
     size, own = value.get("size"), _class_name(value).startswith(("Bit", "CLIP"))  # which crop, bicubic
-    resample = value.get("resample", _BICUBIC if own else _BILINEAR)
+    resample = value.get("resample", _BICUBIC if own or _class_name(value).startswith("Siglip") else _BILINEAR)
     found = {
         "no resize": value.get("do_resize") is False,
         "a resize of the shorter edge": isinstance(size, Mapping) and "shortest_edge" in size,
@@ -138,8 +140,10 @@ def _statistics(value: Mapping[str, Any], model_type: str) -> tuple[tuple[float,
     defaults: tuple[tuple[float, ...], tuple[float, ...]] = (HALF, HALF)
     if _class_name(value).startswith(("Bit", "CLIP")):
         defaults = (_CLIP_MEAN, _CLIP_STD)
-    if not value and model_type in ("vit_mae", "dinov2"):
+    if _class_name(value).startswith("DINOv3") or (not value and model_type in _IMAGENET_KINDS):
         defaults = (IMAGENET_MEAN, IMAGENET_STD)
+    if not value and model_type.startswith(("clip", "metaclip")):
+        defaults = (_CLIP_MEAN, _CLIP_STD)
     mean = _numbers(value.get("image_mean"), "image_mean", defaults[0])
     std = _numbers(value.get("image_std"), "image_std", defaults[1])
     if min(std) <= 0:

@@ -1,1 +1,1 @@
-"""Texts: a RoBERTa or BERT with a masked language model."""
+"""Texts: a BERT or one of its kin with a masked language model."""

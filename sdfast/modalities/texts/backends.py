@@ -59,13 +59,14 @@ class FastBackend:
         from tokenizers import Tokenizer as Tokenizers
 
         # A copy: truncation and padding are the caller's settings on the original, and are not wanted here.
-        self.copy = Tokenizers.from_str(tokenizer.backend_tokenizer.to_str())
+        text = tokenizer.backend_tokenizer.to_str()
+        self.copy = Tokenizers.from_str(text)
         self.copy.no_truncation()
         self.copy.no_padding()
-        self._content = json.loads(self.copy.to_str())
-        self.added: Collection[str] = {token["content"] for token in self._content["added_tokens"]}
-        self.ends, self.begins = word_ends(self._content), word_begins(self._content)
-        self.digest = tokenizer_digest(tokenizer)
+        content = json.loads(text)
+        self.digest = _content_digest(content)
+        self.added: Collection[str] = {token["content"] for token in content["added_tokens"]}
+        self.ends, self.begins, self._sign = word_ends(content), word_begins(content), sign_of(content)
         self.vocabulary: Mapping[str, int] = self.copy.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -78,7 +79,7 @@ class FastBackend:
 
     def word_table(self) -> NDArray[np.bool_] | None:
         """As `Backend.word_table`."""
-        return _table(sign_of(self._content), self.vocabulary, self.added)
+        return _table(self._sign, self.vocabulary, self.added)
 
 
 class PythonBackend:
@@ -125,12 +126,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     Of one in Python that are its class, the bytes of its files, its vocabulary with what was added, and its settings.
     """
     if getattr(tokenizer, "is_fast", False):
-        content = json.loads(cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer.to_str())
-        content.pop("truncation", None)
-        content.pop("padding", None)
-        return sha256_json(content)
+        return _content_digest(json.loads(cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer.to_str()))
     slow = cast(Any, tokenizer)
     known = [name for name in inspect.signature(type(slow).__init__).parameters if name in slow.init_kwargs]
+    emoji = getattr(slow, "normalization", False) and getattr(slow, "demojizer", None)  # a package that may be missing
     files = {name: getattr(slow, name, None) for name in slow.vocab_files_names}
     return sha256_json(
         {
@@ -142,8 +141,13 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
             "added": {str(number): _flags(token) for number, token in slow.added_tokens_decoder.items()},
             "special": {name: str(token) for name, token in slow.special_tokens_map.items()},
             "settings": {name: str(slow.init_kwargs[name]) for name in known if name not in files},
+            "emoji": bool(emoji),
         }
     )
+
+
+def _content_digest(content: Mapping[str, Any]) -> str:
+    return sha256_json({key: value for key, value in content.items() if key not in ("truncation", "padding")})
 
 
 def _flags(token: Any) -> dict[str, Any]:

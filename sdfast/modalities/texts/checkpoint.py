@@ -17,6 +17,7 @@ import torch
 from sdfast.errors import UserError
 from sdfast.modalities.texts.families import FAMILIES, TextFamily, TextSource, describe
 from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.models import layout
 from sdfast.models.folder import (
     ONE_CLASS,
@@ -37,6 +38,7 @@ _LARGEST_FILE = 1 << 28
 _REPLACED = (
     "_name_or_path",
     "architectures",
+    "auto_map",
     "dtype",
     "id2label",
     "label2id",
@@ -69,11 +71,13 @@ class PretrainedMLM(Pretrained[MaskedLanguageModel]):
         dropouts: those of the checkpoint's configuration, which the module has unless others were asked for.
         companions: to be written beside the trained model.
         fresh_head: whether the head is newly made, and should be trained first with the encoder frozen.
+        tokenizer: the tokenizer of `companions`, where a run has loaded it.
     """
 
     dropouts: Dropouts
     companions: Companions
     fresh_head: bool
+    tokenizer: Any = field(default=None, repr=False, compare=False)
 
 
 def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> PretrainedMLM:
@@ -92,10 +96,12 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     """
     source = describe(find_model_folder(str(spec)))
     family, shape, weights, published = source.family, source.shape, source.weights, source.dropouts
-    fresh_head = not any(name.startswith(family.head) for name in weights.tensors)
-    weights = _without_tied(weights, family)
-    sizes = sizes_of(MaskedLanguageModel, shape)
-    head = {name: size for name, size in sizes.items() if fresh_head and name.startswith("head.")}
+    weights = weights if shape.pre_norm is not None and not shape.pre_norm.tied else _without_tied(weights, family)
+    sizes = sizes_of(masked_model, shape)
+    head = {name: size for name, size in sizes.items() if name.startswith("head.")}
+    has_own = any(family.naming.sources(name)[0].startswith(family.head) for name in head)
+    fresh_head = has_own and not any(name.startswith(family.head) for name in weights.tensors)
+    head = head if fresh_head else {}
     state = layout.read_state(weights, family.naming, {name: size for name, size in sizes.items() if name not in head})
     notes = [*weights.notes, *layout.unused_note(weights, family.naming, state), *source.notes]
     if fresh_head:
@@ -107,7 +113,7 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
     companions = _companions(source)
     if not companions.tokenizer:
         notes.append(f"warning: {weights.folder} has no tokenizer (tokenizer.json or vocab.txt).")
-    module = filled(MaskedLanguageModel, state, shape, published if dropouts is None else dropouts)
+    module = filled(masked_model, state, shape, published if dropouts is None else dropouts)
     digest = weights_digest(module)
     return PretrainedMLM(module, shape, str(spec), digest, notes, published, companions, fresh_head)
 
@@ -134,7 +140,7 @@ def save_encoder(module: MaskedLanguageModel, directory: Path, companions: Compa
 
 def fresh_mlm(shape: TextShape, seed: int, dropouts: Dropouts = NO_DROPOUT) -> MaskedLanguageModel:
     """A whole masked language model with new weights; float32 on the CPU, decided by `seed` alone."""
-    return fresh(MaskedLanguageModel, seed, shape, dropouts)
+    return fresh(masked_model, seed, shape, dropouts)
 
 
 def classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: Dropouts, seed: int) -> TextClassifier:
@@ -146,7 +152,7 @@ def classifier_from_mlm(mlm: MaskedLanguageModel, classes: int, dropouts: Dropou
     Returns:
         The classifier on the device and in the dtype of `mlm`.
     """
-    return classifier_on(TextClassifier, mlm, seed, mlm.shape, classes, dropouts)
+    return classifier_on(text_classifier, mlm, seed, mlm.shape, classes, dropouts)
 
 
 def save_classifier(
@@ -179,8 +185,8 @@ def load_classifier(directory: Path) -> tuple[TextClassifier, Companions, list[s
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
     source = describe(Path(directory))
-    state, names = source.classifier(TextClassifier, f"{source.family.name}ForSequenceClassification")
-    module = filled(TextClassifier, state, source.shape, len(names), source.dropouts)
+    state, names = source.classifier(text_classifier, f"{source.family.name}ForSequenceClassification")
+    module = filled(text_classifier, state, source.shape, len(names), source.dropouts)
     return module, _companions(source), names
 
 
@@ -233,6 +239,7 @@ def _write(
         **family.said,
         "pad_token_id": shape.pad_id,
         "tie_word_embeddings": True,
+        **({} if family.pre_norm is None else family.pre_norm[1](shape)),
     }
     names = {"architectures": [f"{family.name}{head}"], "model_type": shape.kind}
     config = {**names, **dict(sorted(common.items())), **further}

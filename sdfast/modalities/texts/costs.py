@@ -15,7 +15,8 @@ from sdfast.costs.task import Flops, Step, Task, hollow, weights_of
 from sdfast.data.order import Batch
 from sdfast.modalities.texts.batch import TokenBatch
 from sdfast.modalities.texts.masking import TokenMask, TokenMasking
-from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, MaskedLanguageModel, TextClassifier, TextShape
+from sdfast.modalities.texts.model import NO_DROPOUT, Dropouts, TextShape
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.objectives.choose import classifier_objective, masked_objective
 
@@ -79,12 +80,12 @@ def text_step(task: TextTask, lengths: Sequence[int], masked: Sequence[int] = ()
     shape, config, batch = task.shape, task.config, Batch(0, torch.arange(len(lengths)))
     texts = TokenBatch(torch.zeros(sum(lengths), dtype=torch.int64), torch.tensor(lengths))
     if task.stage == "finetune":
-        classifier = hollow(TextClassifier, shape, task.classes, task.dropout)
+        classifier = hollow(text_classifier, shape, task.classes, task.dropout)
         labels = torch.zeros(len(lengths), dtype=torch.int64)
         return Step(classifier_objective(classifier, LabelledTexts(), labels, task.unanchored, 0), texts, None, batch)
     rows = len(texts.ids) if config.distill.tokens == "all" else len(texts)
-    teacher = task.teacher(MaskedLanguageModel, rows, shape.encoder.width)
-    module = hollow(MaskedLanguageModel, shape, task.dropout)
+    teacher = task.teacher(masked_model, rows, shape.encoder.width)
+    module = hollow(masked_model, shape, task.dropout)
     masking = TokenMasking(0, shape.vocabulary, (), config.pretrain.word_ratio)
     views = MaskedTexts(lambda rows: (texts.ids, texts.lengths), masking, config.pretrain.mean)
     objective = masked_objective(module, views, config, task.stage, 0, teacher)
@@ -97,6 +98,8 @@ def text_step(task: TextTask, lengths: Sequence[int], masked: Sequence[int] = ()
 def text_flops(task: TextTask, lengths: Sequence[int], masked: Sequence[float], checkpointing: bool = False) -> Flops:
     """FLOPs of a step on some texts together.
 
+    Of blocks with a window the pairs within it are counted, but for the last block and an inner layer's features.
+
     Args:
         task: what is measured.
         lengths: tokens of each text, L.
@@ -104,7 +107,14 @@ def text_flops(task: TextTask, lengths: Sequence[int], masked: Sequence[float], 
         checkpointing: see `Task.flops`.
     """
     tokens, hidden = np.asarray(lengths, float), np.asarray(masked if len(masked) else np.zeros(len(lengths)), float)
-    return Flops(*(_text_terms(tokens, hidden) @ _text_polynomial(task, checkpointing)).sum(axis=0).tolist())
+    of_texts = _text_terms(tokens, hidden) @ _text_polynomial(task, checkpointing)
+    how, depth = task.shape.pre_norm, task.shape.encoder.depth
+    local = 0 if how is None else sum(how.is_local(block) for block in range(depth - 1))
+    if how is not None and local and tokens.size and tokens.max() > how.window + 1:
+        further = [_text_polynomial(task.of_depth(each), checkpointing) for each in (depth + 1, depth)]
+        beyond = (tokens - how.window - 1).clip(min=0) * (tokens - how.window)  # pairs that do not see each other
+        of_texts = of_texts - local * beyond[:, None] * (further[0] - further[1])[2]
+    return Flops(*of_texts.sum(axis=0).tolist())
 
 
 def _text_polynomial(task: TextTask, checkpointing: bool) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Texts: a RoBERTa or BERT with a masked language model."""
+"""Texts: a BERT or one of its kin with a masked language model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
 from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
-from sdfast.modalities.texts.tokenization import Tokenizer, load_tokenizer
-from sdfast.modalities.texts.vocabulary import folder_of, with_words
+from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
+from sdfast.modalities.texts.vocabulary import with_words
 from sdfast.models.base import check_layer
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
@@ -44,7 +45,7 @@ _PREDICTED_TOKENS = 8192  # of a batch
 
 
 class Texts(Modality):
-    """A RoBERTa or BERT with a masked language model, and texts in a pack of token ids."""
+    """A BERT or one of its kin with a masked language model, and texts in a pack of token ids."""
 
     name = "texts"
     unit = "seq"
@@ -94,7 +95,10 @@ class Texts(Modality):
     def describe(self, model: models.PretrainedMLM) -> str:
         shape = model.shape
         size = sum(parameter.numel() for parameter in model.module.encoder.parameters())
-        return f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+        sizes = f"{size / 1e6:.1f} M encoder parameters, {shape.vocabulary:,} words, {shape.longest} positions"
+        if shape.pre_norm is None or shape.pre_norm.pooling == "cls":
+            return sizes
+        return f"{sizes}; a classifier takes the mean of all tokens, and distill.tokens=cls matches the first"
 
     @override
     def own_settings(self, model: models.PretrainedMLM) -> Mapping[str, Any]:
@@ -111,7 +115,7 @@ class Texts(Modality):
     def prepare_pack(
         self, spec: str, directory: Path, config: Config, model: models.PretrainedMLM, folder: str
     ) -> TextPack:
-        tokenizer = _own_tokenizer(find_model_folder(folder), config, model)
+        tokenizer = _limited(model.tokenizer, config, model.shape)
         if tokenizer.in_python:
             log.info("data: the model's tokenizer runs in Python, as there is no faster one: it takes longer, once")
         return TextPack.prepare(
@@ -293,43 +297,40 @@ class Texts(Modality):
     @override
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
         options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep", "chunk": False})
-        tokenizer = _tokenizer(classifier.folder, config, classifier.module.shape)
+        tokenizer = _limited(load_tokenizer(classifier.folder, UNBOUNDED), config, classifier.module.shape)
         return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
 
     @override
     def fits(self, pack: TextPack, config: Config, classifier: Classifier) -> bool:
-        own = _tokenizer(classifier.folder, config, classifier.module.shape)
+        own = _limited(load_tokenizer(classifier.folder, UNBOUNDED), config, classifier.module.shape)
         return pack.tokenization == own.tokenization
 
     @override
     def filled(self, state: dict[str, Tensor], config: Config, shape: TextShape, classes: int | None) -> nn.Module:
         state = finished_state(state)
         if classes is None:
-            return models.filled(MaskedLanguageModel, state, shape)
-        return models.filled(TextClassifier, state, shape, classes)
+            return models.filled(masked_model, state, shape)
+        return models.filled(text_classifier, state, shape, classes)
 
 
 def _words(context: Context) -> Tensor:
-    """Which tokens are of one word, by their ids: see `TokenMasking.words`."""
-    try:
-        with folder_of(context.model.companions) as folder:
-            return torch.from_numpy(load_tokenizer(folder).word_table())
-    except UserError as error:
-        raise UserError(f"{context.config.model_spec}: {error}") from error
+    """Which tokens are of one word, by their ids: see `TokenMasking.words`.
+
+    Raises:
+        UserError: the tokenizer does not tell.
+    """
+    if (table := context.model.tokenizer.word_table()) is None:
+        raise UserError(
+            f"the tokenizer of {context.config.model_spec} does not tell where words begin, as those of BERT, RoBERTa"
+            " and XLM-R do; leave pretrain.whole_word=true away."
+        )
+    return torch.from_numpy(table)
 
 
-def _own_tokenizer(folder: Path, config: Config, model: models.PretrainedMLM) -> Tokenizer:
-    """The tokenizer of a model, with the tokens that were added to it."""
-    if not config.data.add_tokens:
-        return _tokenizer(folder, config, model.shape)
-    with folder_of(model.companions) as grown:
-        return _tokenizer(grown, config, model.shape)
-
-
-def _tokenizer(folder: Path, config: Config, shape: TextShape) -> Tokenizer:
-    """The tokenizer in a folder, cutting at what the settings and the model's positions allow."""
+def _limited(tokenizer: Tokenizer, config: Config, shape: TextShape) -> Tokenizer:
+    """A tokenizer that cuts at what the settings and the model's positions allow."""
     longest = min(config.data.max_length, shape.longest)
-    tokenizer = load_tokenizer(folder, longest)
+    tokenizer = tokenizer.limited(longest)
     if (length := tokenizer.tokenization.max_length) < longest:
         log.warning("data: texts are cut at %d tokens, as the tokenizer's model_max_length says", length)
     return tokenizer

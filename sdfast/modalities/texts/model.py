@@ -8,7 +8,7 @@ also where a token is the padding id by accident (transformers' RoBERTa does not
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from typing_extensions import override
 from sdfast.errors import UserError
 from sdfast.modalities.texts.batch import TokenBatch, starts
 from sdfast.modalities.texts.kinds import TRAITS, Traits
+from sdfast.modalities.texts.prenorm import PreNorm, PreNormBlock
 from sdfast.models.base import Classifier, Encoder, Layer, MaskedModel, Tokens, blocks_before
 from sdfast.models.blocks import PostNormBlock, TransformerShape
 from sdfast.models.compiled import Compilable, segment
@@ -40,6 +41,7 @@ class TextShape:
         encoder: the blocks.
         norm_eps: of every LayerNorm.
         embedding: width of the embeddings, which a linear layer brings to the blocks'; None for theirs.
+        pre_norm: what pre-norm models have, which have no table of positions (see `modern`); None for BERT's kin.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class TextShape:
     encoder: TransformerShape
     norm_eps: float = 1e-12
     embedding: int | None = later(None)
+    pre_norm: PreNorm | None = later(None)
 
     @property
     def traits(self) -> Traits:
@@ -74,11 +77,20 @@ class TextShape:
     @property
     def parameters(self) -> int:
         """How many numbers the encoder with its embeddings and a head's own layer have."""
+        if self.pre_norm is not None:
+            return self._pre_norm_parameters(self.pre_norm)
         width, narrow = self.encoder.width, self.embedding_width
         tables = narrow * (self.vocabulary + self.positions + self.types + 2)
         between = 0 if width == narrow else width * (narrow + 1)
         head = narrow * (width + 3)
         return tables + between + head + self.encoder.depth * self.encoder.block_parameters(qkv_bias=True)
+
+    def _pre_norm_parameters(self, how: PreNorm) -> int:
+        encoder, width = self.encoder, self.encoder.width
+        norm = width * (1 + (encoder.style.norm == "layer" and encoder.style.norm_bias))
+        tables = width * self.vocabulary * (1 if how.tied else 2)
+        head = width * (width + how.dense_bias) + norm if self.traits.has_dense else 0
+        return tables + norm + head + encoder.depth * encoder.block_parameters(how.qkv_bias)
 
 
 @dataclass(frozen=True)
@@ -89,11 +101,13 @@ class Dropouts:
         hidden: after the embeddings, the attention projections and the MLPs.
         attention: attention weights.
         classifier: around the classifier's first layer; None for that of `hidden`.
+        embeddings: after the embeddings, where a model has one of its own there; None for that of `hidden`.
     """
 
     hidden: float = 0.0
     attention: float = 0.0
     classifier: float | None = None
+    embeddings: float | None = None
 
 
 NO_DROPOUT = Dropouts()
@@ -165,9 +179,9 @@ class TextEncoder(Encoder):
         super().__init__()
         self.shape = shape
         width, narrow = shape.encoder.width, shape.embedding_width
-        self.word_embeddings = _table(shape.vocabulary, narrow)
-        self.position_embeddings = _table(shape.positions, narrow)
-        self.type_embeddings = _table(shape.types, narrow) if shape.types else None
+        self.word_embeddings = word_table(shape.vocabulary, narrow)
+        self.position_embeddings = word_table(shape.positions, narrow)
+        self.type_embeddings = word_table(shape.types, narrow) if shape.types else None
         self.norm = nn.LayerNorm(narrow, eps=shape.norm_eps)
         self.dropout = nn.Dropout(dropouts.hidden)
         self.project = None if width == narrow else Linear(narrow, width, rows_vary=True)
@@ -203,11 +217,7 @@ class TextEncoder(Encoder):
         Raises:
             UserError: a sequence is longer than the table of positions.
         """
-        longest = int(batch.lengths.max()) if len(batch) else 0
-        if longest > self.shape.longest:
-            raise UserError(
-                f"a text has {longest} tokens, but the model has positions for {self.shape.longest}: truncate it."
-            )
+        self.check_lengths(batch)
         places = (batch.places + self.shape.first_position).to(batch.ids.device, non_blocking=True)
         x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
         if noise is not None:
@@ -216,7 +226,15 @@ class TextEncoder(Encoder):
         if self.type_embeddings is not None:
             x = x + (self.type_embeddings.weight[0] if types is None else self.type_embeddings(types))
         x = self.dropout(self.norm(x + self.position_embeddings(places)))
-        return x if self.project is None else self.project(x)
+        return x if self.project is None else self.project(x).to(x.dtype)  # a residual, also under autocast
+
+    def check_lengths(self, batch: TokenBatch) -> None:
+        """Raise a UserError where a sequence is longer than the model has positions."""
+        longest = int(batch.lengths.max()) if len(batch) else 0
+        if longest > self.shape.longest:
+            raise UserError(
+                f"a text has {longest} tokens, but the model has positions for {self.shape.longest}: truncate it."
+            )
 
     @override
     def features(self, inputs: TokenBatch, tokens: Tokens, layer: Layer = "last") -> Tensor:
@@ -231,28 +249,37 @@ class TextEncoder(Encoder):
             and values for all tokens, and everything else for those alone.
         """
         going = list(range(len(views)))
-        x, groups = _together([view.tokens for view in views]), _groups(views)
+        x, seen = _together([view.tokens for view in views]), self.seen([view.lengths for view in views])
         ended: dict[int, Tensor] = {}
-        for depth, block in enumerate(cast("list[PostNormBlock]", list(self.blocks)), 1):
+        for depth, block in enumerate(cast("list[PostNormBlock | PreNormBlock]", list(self.blocks)), 1):
             ending = [number for number in going if depth == (views[number].layer or len(self.blocks))]
             asking = [views[number].asking if number in ending else None for number in going]
             if any(each is not None for each in asking):
-                some = [views[number].lengths for number in going]
-                rows, groups = _some_queries(some, asking)
-                x = block.run(block.some_rows, x, rows.to(x.device, non_blocking=True), groups)
+                seen = self.seen([views[number].lengths for number in going], asking)
+                x = block.run(block.some_rows, x, seen.rows(x.device), *seen.by(depth, x.device))
             else:
-                x = block.run(block, x, groups)
+                x = block.run(block, x, *seen.by(depth, x.device))
             if ending:
-                split = dict(zip(going, x.split(groups.query_sizes), strict=True))
-                ended |= {number: split.pop(number) for number in ending}
+                split = dict(zip(going, x.split(seen.groups.query_sizes), strict=True))
+                for number in ending:
+                    out = split.pop(number)
+                    ended[number] = self.finish(out) if views[number].layer is None else out
                 going = list(split)
                 if not going:
                     break
-                x, groups = _together(list(split.values())), _groups([views[number] for number in going])
+                x, seen = _together(list(split.values())), self.seen([views[number].lengths for number in going])
         return [ended[number] for number in range(len(views))]
 
+    def seen(self, lengths: list[Tensor], asking: list[Asking | None] | None = None) -> Seen:
+        """What the blocks are told of the sequences of some views."""
+        return Seen(lengths, asking)
 
-def _table(rows: int, width: int) -> nn.Embedding:
+    def finish(self, x: Tensor) -> Tensor:
+        """What comes after the last block: [T, D] -> [T, D]."""
+        return x
+
+
+def word_table(rows: int, width: int) -> nn.Embedding:
     """Embeddings, all zero: random ones on the meta device have torch import its compiler, which takes seconds."""
     return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
@@ -262,19 +289,37 @@ def _together(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _groups(views: list[TextView] | tuple[TextView, ...]) -> Groups:
-    return Groups(tuple(Ragged(view.lengths) for view in views))
+class Seen:
+    """What the blocks are told of the sequences of some views, one after the other.
+
+    Attributes:
+        groups: the sequences.
+    """
+
+    def __init__(self, lengths: list[Tensor], asking: list[Asking | None] | None = None) -> None:
+        """lengths: [B] each, of the views' sequences; asking: tokens of each view, or None for all of all views."""
+        self.lengths, self.asking = lengths, asking
+        asked = asking or [None] * len(lengths)
+        self.groups = Groups(tuple(_ragged(keys, some) for keys, some in zip(lengths, asked, strict=True)))
+
+    def rows(self, device: torch.device) -> Tensor:
+        """[M] int64: the rows that ask in the matrix of all tokens."""
+        rows, first = [], 0
+        for keys, some in zip(self.lengths, self.asking or [], strict=True):
+            count = int(keys.sum())
+            rows.append(first + (torch.arange(count) if some is None else some.rows))
+            first += count
+        return torch.cat(rows).to(device, non_blocking=True)
+
+    def by(self, depth: int, device: torch.device) -> tuple[Any, ...]:
+        """What the block of that number, from 1, is given beside its tokens."""
+        return (self.groups,)
 
 
-def _some_queries(lengths: list[Tensor], asking: list[Asking | None]) -> tuple[Tensor, Groups]:
-    """Rows that ask in the matrix of several views' tokens, [M] int64 on the CPU, and the views' sequences."""
-    rows, groups, first = [], [], 0
-    for keys, some in zip(lengths, asking, strict=True):
-        count = int(keys.sum())
-        rows.append(first + (torch.arange(count) if some is None else some.rows))
-        groups.append(Ragged(keys, None if some is None else some.counts))
-        first += count
-    return torch.cat(rows), Groups(tuple(groups))
+def _ragged(keys: Tensor, some: Asking | None) -> Ragged:
+    if some is None:
+        return Ragged(keys)
+    return Ragged(keys, some.counts, some.rows - torch.repeat_interleave(starts(keys), some.counts))
 
 
 class LanguageModelHead(Compilable):
@@ -302,13 +347,25 @@ class MaskedLanguageModel(MaskedModel):
     def __init__(self, shape: TextShape, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()
         self.shape = shape
-        self.encoder = TextEncoder(shape, dropouts)
-        self.head = LanguageModelHead(shape)
+        self.encoder, self.head = self.parts(dropouts)
+
+    def parts(self, dropouts: Dropouts) -> tuple[TextEncoder, nn.Module]:
+        """The encoder, and a head that makes of encoded tokens [M, D] what words are scored with."""
+        return TextEncoder(self.shape, dropouts), LanguageModelHead(self.shape)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, E], the matrix that words are scored with."""
+        return self.encoder.word_embeddings.weight
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """[V], what is added to the scores, if anything."""
+        return cast("Tensor | None", self.head.bias)
 
     def logits(self, encoded: Tensor) -> Tensor:
         """[M, D] encoded tokens -> [M, V]; training does not make them for all (see the objectives)."""
-        words = self.encoder.word_embeddings.weight
-        return linear(self.head(encoded), words, self.head.bias, rows_vary=True)
+        return linear(self.head(encoded), self.head_weight, self.head_bias, rows_vary=True)
 
 
 class TextClassifier(Classifier):
@@ -324,10 +381,15 @@ class TextClassifier(Classifier):
     def __init__(self, shape: TextShape, classes: int, dropouts: Dropouts = NO_DROPOUT) -> None:
         super().__init__()
         self.shape = shape
-        self.encoder = TextEncoder(shape, dropouts)
-        self.dense = nn.Linear(shape.encoder.width, shape.encoder.width)
+        self.add_parts(dropouts)
         self.classifier = nn.Linear(shape.encoder.width, classes)
         self.drop = dropouts.hidden if dropouts.classifier is None else dropouts.classifier
+
+    def add_parts(self, dropouts: Dropouts) -> None:
+        """Make the encoder, and what stands between it and the last layer."""
+        width = self.shape.encoder.width
+        self.encoder = TextEncoder(self.shape, dropouts)
+        self.dense = nn.Linear(width, width)
 
     def forward(self, batch: TokenBatch, cls_tail: bool = True, noise: Tensor | None = None) -> Tensor:
         """Classify.

@@ -82,7 +82,6 @@ class MaskedTexts:
         """The losses of words and features; each masked token has its weight in the whole batch's mean."""
         hidden, at_masked = predicted or (None, True)
         labels, weights = self._labels(module, rows, at_masked)
-        words = module.encoder.word_embeddings.weight
         out = mlm_distill_loss(
             labels=None if hidden is None else labels,
             student=match.student,
@@ -92,8 +91,8 @@ class MaskedTexts:
             mlm_weight=weight,
             distill_weight=match.weight,
             hidden=hidden,
-            head_weight=None if hidden is None else words,
-            head_bias=None if hidden is None else module.head.bias,
+            head_weight=None if hidden is None else module.head_weight,
+            head_bias=None if hidden is None else module.head_bias,
             token_weights=weights,
         )
         return out.loss, None if hidden is None else out.mlm, out.distill
@@ -113,13 +112,13 @@ class MaskedTexts:
         Of special tokens too, there is no padding. The predictions of all tokens are never there together.
         """
         (hidden, at_masked), (target, _) = predicted
-        words, their_words = (each.encoder.word_embeddings.weight for each in modules)
-        bias, their_bias = (each.head.bias for each in modules)
+        words, their_words = (each.head_weight for each in modules)
+        bias, their_bias = (each.head_bias for each in modules)
         chosen = rows.mask.chosen.to(hidden.device, non_blocking=True)
         tokens = rows.batch.count
         if reduction == "mean":
             tokens = rows.drawn.whole_count if compared == "masked" else self._tokens(rows)
-        share, dtype = 1 / max(1, tokens), torch.promote_types(bias.dtype, torch.float32)
+        share, dtype = 1 / max(1, tokens), torch.promote_types(words.dtype, torch.float32)
         if compared == "masked" and not at_masked:
             shares = hidden.new_zeros(len(hidden), dtype=dtype).index_fill_(0, chosen, share)
         else:
@@ -138,7 +137,7 @@ class MaskedTexts:
         Without `at_masked` those of all tokens, [T], which weigh 0 where they are not masked.
         """
         mask, device = rows.mask, rows.clean.device
-        labels, dtype = mask.labels, module.head.bias.dtype
+        labels, dtype = mask.labels, module.head_weight.dtype
         if self.mean == "token":
             weights = torch.full((len(mask.chosen),), 1 / max(1, rows.drawn.whole_count), dtype=torch.float64)
         else:

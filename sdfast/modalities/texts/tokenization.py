@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from sdfast.models.hub import SENTENCEPIECE_FILES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_UNBOUNDED = 1 << 24  # transformers writes a huge number where a tokenizer names no greatest length
+UNBOUNDED = 1 << 24  # transformers writes a huge number where a tokenizer names no greatest length
 _SAMPLE = "a b"
 LONGEST = 1 << 20  # characters that are tokenised of one document
 _FIRST = 32  # characters for each token of room that are tokenised at first; a token has 2 to 5
@@ -108,13 +109,11 @@ class Tokenizer:
         """
         self._backend = backend_of(tokenizer)
         self.in_python = isinstance(self._backend, PythonBackend)
-        if tokenizer.model_max_length < _UNBOUNDED:
+        if tokenizer.model_max_length < UNBOUNDED:
             max_length = min(max_length, int(tokenizer.model_max_length))
         self._ends, self._begins = self._backend.ends, self._backend.begins
         self._one_long = threading.RLock()  # a long document takes up to 1 GB while it is tokenised
         prefix, suffix = self._special_ends()
-        if max_length <= len(prefix) + len(suffix):
-            raise UserError(f"data.max_length={max_length} leaves no room beside the tokenizer's special tokens.")
         self.tokenization = Tokenization(
             tokenizer=self._backend.digest,
             vocabulary=max(self._backend.vocabulary.values()) + 1,
@@ -125,6 +124,18 @@ class Tokenizer:
             mask_id=tokenizer.mask_token_id,
             pad_id=tokenizer.pad_token_id,
         )
+        self._check_room()
+
+    def limited(self, max_length: int) -> Tokenizer:
+        """The same with at most so many tokens of a document.
+
+        Raises:
+            UserError: its special tokens leave no room.
+        """
+        limited = copy.copy(self)
+        limited.tokenization = replace(self.tokenization, max_length=min(max_length, self.tokenization.max_length))
+        limited._check_room()
+        return limited
 
     def __call__(self, texts: Sequence[str], whole: bool = False) -> list[Tokenized | None]:
         """Tokenise documents, as transformers does with truncation, without padding; a fast one in threads of its own.
@@ -159,18 +170,23 @@ class Tokenizer:
         own = (number for token, number in self.vocabulary.items() if token not in self._backend.added)
         return max(own, default=-1) + 1
 
-    def word_table(self) -> NDArray[np.bool_]:
+    def has_word(self, word: str) -> bool:
+        """Whether a word is one token already, at the beginning of a text or after a space."""
+        special = self.tokenization.special_ids
+        encoded = self._backend.encode([word, f" {word}"])
+        return word in self.vocabulary or any(len(ids) == 1 and ids[0] not in special for ids in encoded)
+
+    def word_table(self) -> NDArray[np.bool_] | None:
         """[V, 2] bool, by id: whether a token continues the word of the one before, and whether the next one does.
 
-        Raises:
-            UserError: the tokenizer does not tell where words begin.
+        None where the tokenizer does not tell where words begin.
         """
-        if (table := self._backend.word_table()) is None:
-            raise UserError(
-                "the tokenizer does not tell where words begin, as those of BERT, RoBERTa and XLM-R do; leave"
-                " pretrain.whole_word=true away."
-            )
-        return table
+        return self._backend.word_table()
+
+    def _check_room(self) -> None:
+        if self._room <= 0:
+            length = self.tokenization.max_length
+            raise UserError(f"data.max_length={length} leaves no room beside the tokenizer's special tokens.")
 
     @property
     def _room(self) -> int:

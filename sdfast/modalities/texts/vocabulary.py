@@ -22,15 +22,17 @@ from torch import Tensor
 from sdfast.data.config import DataConfig
 from sdfast.errors import UserError, said
 from sdfast.modalities.texts.checkpoint import Companions, PretrainedMLM
-from sdfast.modalities.texts.tokenization import load_tokenizer
+from sdfast.modalities.texts.tokenization import UNBOUNDED, load_tokenizer
+from sdfast.modalities.texts.word_ends import parts_of
+from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import filled, weights_digest
 
-_OF_WORDS = ("encoder.word_embeddings.weight", "head.bias")  # tensors with a row for each word
+_OF_WORDS = ("encoder.word_embeddings.weight", "head.weight", "head.bias")  # tensors with a row for each word
 _ROWS = 1 << 13  # of the embeddings in float64 at a time
 
 
 def with_words(loaded: PretrainedMLM, folder: Path, data: DataConfig) -> PretrainedMLM:
-    """A model with a row for every token of its tokenizer, after `data.add_tokens` were added to that.
+    """A model with its tokenizer and a row for every token of it, after `data.add_tokens` were added to that.
 
     Args:
         loaded: the model as it is in its folder.
@@ -38,12 +40,12 @@ def with_words(loaded: PretrainedMLM, folder: Path, data: DataConfig) -> Pretrai
         data: the section of the configuration.
 
     Returns:
-        `loaded` itself where it has them all; else a new one whose notes say what was added.
+        `loaded` with its `tokenizer`; where it has not all of these rows, a new model whose notes say what was added.
 
     Raises:
         UserError: the tokenizer has words of its own that the model has not, or the tokens cannot be added.
     """
-    tokenizer, tokens, notes = load_tokenizer(folder), wanted_tokens(data.add_tokens), []
+    tokenizer, tokens, notes = load_tokenizer(folder, UNBOUNDED), wanted_tokens(data.add_tokens), []
     first = had = loaded.shape.vocabulary
     if (own := tokenizer.own_words) > had:
         raise UserError(
@@ -51,17 +53,17 @@ def with_words(loaded: PretrainedMLM, folder: Path, data: DataConfig) -> Pretrai
             " that were added to it: the two do not belong together; if they do, call"
             " model.resize_token_embeddings(len(tokenizer)) of transformers and save both there."
         )
-    if new := [token for token in tokens if token not in tokenizer.vocabulary]:
+    if new := [token for token in tokens if not tokenizer.has_word(token)]:
         first = min(had, tokenizer.tokenization.vocabulary)
         loaded = replace(loaded, companions=with_tokens(loaded.companions, new))
         with folder_of(loaded.companions) as grown:
-            tokenizer = load_tokenizer(grown)
+            tokenizer = load_tokenizer(grown, UNBOUNDED)
         notes.append(f"{len(new):,} of {len(tokens):,} tokens were new to the tokenizer and added (data.add_tokens).")
     count = tokenizer.tokenization.vocabulary
     rows = max(had, count)
     rows = -(-rows // (multiple := data.vocabulary_multiple or 1)) * multiple
     if rows == had and first >= count:
-        return replace(loaded, notes=[*loaded.notes, *notes])
+        return replace(loaded, tokenizer=tokenizer, notes=[*loaded.notes, *notes])
     if rows > had:
         why = f", a multiple of {multiple} (data.vocabulary_multiple)" if rows > max(had, count) else ""
         notes.append(
@@ -74,8 +76,8 @@ def with_words(loaded: PretrainedMLM, folder: Path, data: DataConfig) -> Pretrai
     }
     shape = replace(loaded.shape, vocabulary=rows)
     module = filled(type(loaded.module), state, shape, loaded.dropouts)
-    notes = [*loaded.notes, *notes]
-    return replace(loaded, module=module, shape=shape, digest=weights_digest(module), notes=notes)
+    made = {"module": module, "shape": shape, "digest": weights_digest(module), "tokenizer": tokenizer}
+    return replace(loaded, **made, notes=[*loaded.notes, *notes])
 
 
 def _grown(tensor: Tensor, first: int, count: int, rows: int) -> Tensor:
@@ -119,14 +121,14 @@ def with_tokens(companions: Companions, tokens: Sequence[str]) -> Companions:
 
     with folder_of(companions) as folder, TemporaryDirectory() as written:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
-        spaced = '"type":"ByteLevel"' in content.replace(" ", "")
+        content = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+        spaced = any(part["type"] == "ByteLevel" for part in parts_of(content.get("pre_tokenizer"), "pretokenizers"))
         words = {token: token[0].isalnum() and token[-1].isalnum() for token in tokens}
         tokenizer.add_tokens(
             [AddedToken(token, single_word=word, lstrip=word and spaced) for token, word in words.items()]
         )
         tokenizer.save_pretrained(written)
-        found = {path.name: path.read_bytes() for path in Path(written).iterdir() if path.is_file()}
+        found = {path.name: path.read_bytes() for path in Path(written).iterdir() if path.name in TOKENIZER_FILES}
     # of a tokenizer in Python only what was added differs, and not every class writes its own files as it reads them
     kept = {name for name in type(tokenizer).vocab_files_names.values() if name != "tokenizer.json"}
     found |= {name: content for name, content in companions.tokenizer.items() if name in kept}

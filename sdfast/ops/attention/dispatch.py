@@ -2,7 +2,8 @@
 
 On the CPU `auto` is the compiled kernel where it can be had, else `sdpa`: a fixed rule, so that a resumed run gives the
 same bits. On CUDA the candidates are timed once for each shape, as `calibration` says, and the fastest is kept; ragged
-sequences, whose shape is new in every batch, go to the first that can take them without padding.
+sequences, whose shape is new in every batch, go to the first that can take them without padding. The compiled kernel
+has no window: `sdpa` takes its place where one keeps a token from another.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ def attend_across(q: Tensor, kv: Tensor, groups: Groups, backend: str = "auto", 
 
 def _chosen(name: str, some: Tensor, groups: Groups, dropout: float) -> str:
     heads, dim = some.shape[-2:]
-    chosen = choose_backend(name, some.device, some.dtype, heads, dim, _shape_of(groups), dropout > 0)
+    shape = None if groups.windowed else _shape_of(groups)
+    chosen = choose_backend(name, some.device, some.dtype, heads, dim, shape, dropout > 0)
+    if chosen == "native" and groups.windowed:
+        return "sdpa"
     if chosen == "native" and name == "auto" and dropout and torch.compiler.is_compiling():
         return "sdpa"  # the kernel's seed is a number, which a graph does not draw
     return chosen

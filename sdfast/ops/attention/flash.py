@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from typing import Any
 
 import torch
@@ -30,17 +31,27 @@ def why_not_varlen(use: Use) -> str | None:
 def varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
     """Arguments as `attend_across` has them. Padded sequences go to `sdpa`: `seqused_k` has no gradients.
 
-    The operator has no dropout, so it is not chosen where there is some.
+    So do those with a window of which only some tokens ask: the operator takes these for the last ones. It has no
+    dropout, so it is not chosen where there is some.
     """
-    if groups.padded or dropout:
+    windowed = groups.windowed
+    if groups.padded or dropout or (windowed and not (groups.of_themselves and _has_windows())):
         return sdpa_attention(q, k, v, groups, dropout)
     from torch.nn.attention.varlen import varlen_attn
 
     q_offsets, k_offsets = groups.offsets(q.device)
     longest_q, longest_k = groups.longest
-    out = varlen_attn(q, k, v, q_offsets, k_offsets, longest_q, longest_k)
+    further: dict[str, Any] = {"window_size": (groups.window, groups.window)} if windowed else {}
+    out = varlen_attn(q, k, v, q_offsets, k_offsets, longest_q, longest_k, **further)
     assert isinstance(out, Tensor)
     return out
+
+
+@functools.cache
+def _has_windows() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "window_size" in inspect.signature(varlen_attn).parameters
 
 
 def why_not_xformers(use: Use) -> str | None:
@@ -61,9 +72,11 @@ def why_not_xformers(use: Use) -> str | None:
 def xformers_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float = 0.0) -> Tensor:
     """Arguments as `attend_across` has them. Padded sequences go to `sdpa`: no bias for them has gradients.
 
+    So do windows, for which there is no bias of sequences of any length that looks both ways.
+
     With a block-diagonal bias; FlashAttention where the card has it.
     """
-    if groups.padded:
+    if groups.padded or groups.windowed:
         return sdpa_attention(q, k, v, groups, dropout)
     operators: Any = importlib.import_module("xformers.ops")
     bias = _bias(tuple(groups.lengths("queries")), tuple(groups.lengths("keys")), q.device)

@@ -1,4 +1,4 @@
-"""Which tokens see which: sequences form groups, and groups lie one after the other."""
+"""Which tokens see which: sequences form groups, and groups lie one after the other; a window keeps to what is near."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ class Group:
         keys: tokens of a sequence that are seen; the same ones where a sequence attends to itself.
         valid: [B, keys] bool, False at padding, which follows the valid tokens; None when there is none. What comes
             out at a padded query is arbitrary but finite.
+        places: [B, queries] int64 on the CPU, where the queries stand among their sequence's tokens, for a window; None
+            where query n stands at place n.
     """
 
     batch: int
     queries: int
     keys: int
     valid: Tensor | None = None
+    places: Tensor | None = None
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -56,13 +59,14 @@ class Ragged:
             (at least one).
         rows: of all its queries, and of all its keys.
         longest: largest number of queries and of keys of a sequence.
+        places: [queries] int64 on the CPU, see `Group`; None where a sequence attends to itself.
     """
 
     valid = None
 
-    def __init__(self, keys: Tensor, queries: Tensor | None = None) -> None:
+    def __init__(self, keys: Tensor, queries: Tensor | None = None, places: Tensor | None = None) -> None:
         """keys, queries: the counts [B]; without `queries` every sequence attends to itself."""
-        self.counts = (keys if queries is None else queries, keys)
+        self.counts, self.places = (keys if queries is None else queries, keys), places
         self.rows = (int(self.counts[0].sum()), int(keys.sum()))
         self.longest = (int(self.counts[0].max()), int(keys.max())) if len(keys) else (0, 0)
 
@@ -78,9 +82,14 @@ class Groups:
     """Groups of sequences: group g's queries are the rows that follow those of the groups before it, and so its keys.
 
     Made once for a batch and shared by all blocks, so that what backends derive from it is derived once.
+
+    Attributes:
+        groups: the sequences.
+        window: a query sees the keys of its sequence that are at most so many places away; None for all.
     """
 
     groups: tuple[Group | Ragged, ...]
+    window: int | None = None
     _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -97,6 +106,16 @@ class Groups:
     def padded(self) -> bool:
         """Whether some sequence has padding."""
         return any(group.valid is not None for group in self.groups)
+
+    @property
+    def of_themselves(self) -> bool:
+        """Whether all tokens ask, so that queries and keys are the same tokens."""
+        return all(group.places is None and group.rows[0] == group.rows[1] for group in self.groups)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some sequence is so long that the window keeps a token from another."""
+        return self.window is not None and self.longest[1] > self.window + 1
 
     @property
     def shape(self) -> tuple[tuple[int, int, int], ...] | None:

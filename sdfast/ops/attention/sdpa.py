@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdfast.ops.attention.dropped import dropped_attention
-from sdfast.ops.attention.groups import Groups, Ragged
-from sdfast.ops.attention.reference import by_group, key_mask
+from sdfast.ops.attention.groups import Group, Groups, Ragged
+from sdfast.ops.attention.reference import by_group, seen_keys
+from sdfast.ops.attention.window import attend_in_blocks, worth_blocks
 
 KERNELS = ("efficient_attention", "flash_attention", "cudnn_attention", "flash_attention_for_cpu")  # of torch
 
@@ -23,9 +25,10 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: flo
     """Arguments as `attend_across` has them.
 
     On a CPU ragged sequences are computed one by one, without padding; elsewhere, where a launch costs more than the
-    padding, they are padded.
+    padding, they are padded, unless they are so long that a window matters.
     """
-    if q.device.type == "cpu" or not any(isinstance(group, Ragged) for group in groups.groups):
+    one_by_one = q.device.type == "cpu" or groups.windowed
+    if one_by_one or not any(isinstance(group, Ragged) for group in groups.groups):
         return by_group(q, k, v, groups, _one_group, dropout)
     out = []
     parts = q.split(groups.query_sizes), k.split(groups.key_sizes), v.split(groups.key_sizes)
@@ -49,8 +52,9 @@ def _padded(operands: tuple[Tensor, Tensor, Tensor], group: Ragged, dropout: flo
 
     q, k, v = operands
     valid = (torch.arange(most_keys) < keys[:, None]).to(device, non_blocking=True)
+    wide = Group(batch, most_queries, most_keys, valid)
     q, k, v = padded(q, asking, most_queries), padded(k, seen, most_keys), padded(v, seen, most_keys)
-    attended = _one_group(q, k, v, valid, dropout).transpose(1, 2)
+    attended = _one_group(q, k, v, wide, None, dropout).transpose(1, 2)
     return attended.reshape(batch * most_queries, *inner).index_select(0, asking)
 
 
@@ -59,8 +63,13 @@ def _places(counts: Tensor, most: int, device: torch.device) -> Tensor:
     return (torch.arange(most) < counts[:, None]).flatten().nonzero()[:, 0].to(device, non_blocking=True)
 
 
-def _one_group(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
-    mask = key_mask(valid)
+def _one_group(q: Tensor, k: Tensor, v: Tensor, group: Group, window: int | None, dropout: float) -> Tensor:
+    if window is not None and worth_blocks(group, window):
+        return attend_in_blocks(q, k, v, window, functools.partial(_attend, dropout=dropout))
+    return _attend(q, k, v, seen_keys(group, window, q.device), dropout)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     if (
         dropout
         and q.device.type == "cpu"

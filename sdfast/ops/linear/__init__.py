@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sdfast.ops.linear.layer import Linear, linear
+from sdfast.ops.linear.layer import Linear, keyless, linear
 
-__all__ = ["Linear", "linear"]
+__all__ = ["Linear", "keyless", "linear"]

@@ -41,7 +41,13 @@ _SMALLEST_WEIGHTS = 256 * 256  # below, splitting the rows costs more than what 
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, and the same with a residual added to its output."""
+    """`torch.nn.Linear`, and the same with a residual added to its output.
+
+    Attributes:
+        keyless: sizes of queries, keys and values, where these are its output and keys have no bias; see `keyless`.
+    """
+
+    keyless: tuple[int, int, int] | None = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, rows_vary: bool = False) -> None:
         """rows_vary: the number of rows changes from step to step."""
@@ -50,7 +56,15 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., out]; `residual` has the output's shape."""
-        return linear(input, self.weight, self.bias, residual, self.rows_vary)
+        return linear(input, self.weight, self.whole_bias(), residual, self.rows_vary)
+
+    def whole_bias(self) -> Tensor | None:
+        """What is added to the product: [out], or None."""
+        if self.keyless is None or self.bias is None:
+            return self.bias
+        queries, keys, values = self.keyless
+        of_queries, of_values = self.bias.split((queries, values))
+        return torch.cat((of_queries, of_queries.new_zeros(keys), of_values))
 
     def gelu(self, x: Tensor) -> Tensor:
         """Exact GELU of its output, [T, in] -> [T, out]."""
@@ -62,8 +76,10 @@ class Linear(nn.Linear):
     def heads(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | Tensor:
         """Its output as queries, keys and values of `count` heads, x [T, in]: three [T, H, d], or one [T, 3, H, d]."""
         if self._bias_waits(x):
-            qkv = linear(x, self.weight, self.bias.detach())
-            return apart_with_bias(qkv.view(len(x), 3, count, -1), self.bias)
+            bias = self.whole_bias()
+            assert bias is not None
+            qkv = linear(x, self.weight, bias.detach())
+            return apart_with_bias(qkv.view(len(x), 3, count, -1), bias)
         return self(x).view(len(x), 3, count, -1)
 
     def _bias_waits(self, x: Tensor) -> bool:
@@ -86,6 +102,16 @@ class Linear(nn.Linear):
     def _bias_is_trained(self) -> bool:
         # ds_id: of ZeRO-3, which gathers weights when a layer is called
         return self.bias is not None and self.bias.requires_grad and not hasattr(self.weight, "ds_id")
+
+
+def keyless(in_features: int, sizes: tuple[int, int, int], rows_vary: bool = False) -> Linear:
+    """Queries, keys and values of these sizes, of which keys have no bias: `bias` is that of queries and values.
+
+    Under rotary positions the bias of keys is not without effect, so that it may not be trained where there is none.
+    """
+    layer = Linear(in_features, sum(sizes), False, rows_vary)
+    layer.keyless, layer.bias = sizes, nn.Parameter(layer.weight.new_zeros(sizes[0] + sizes[2]))
+    return layer
 
 
 def linear(

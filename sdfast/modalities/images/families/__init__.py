@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import facebook, timm, vit
+from sdfast.modalities.images.families import beit, dino, facebook, timm, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
+    TABLE,
     ImageFamily,
     ImageSource,
     check,
+    pool_notes,
     square_patch,
 )
 from sdfast.modalities.images.families.timm import TIMM
@@ -30,6 +33,7 @@ __all__ = [
     "DECODER",
     "FAMILIES",
     "SHAPE",
+    "TABLE",
     "TIMM",
     "VIT",
     "VIT_MAE",
@@ -39,11 +43,12 @@ __all__ = [
     "trained_with",
 ]
 
-FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES}
+FAMILIES: Mapping[str, ImageFamily] = {**vit.FAMILIES, **dino.FAMILIES, **towers.FAMILIES, **beit.FAMILIES}
 # What has no place here, and the values at which that is no loss.
 _UNHEEDED = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "attention_dropout": 0.0,
     "drop_path_rate": 0.0,
     "initializer_range": 0.02,
 }
@@ -76,18 +81,25 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
     config = settings.values
     family = settings.family(FAMILIES, "images")
     weights = unwrapped(weights, family.naming)
-    full = Settings({**family.defaults, **config}, settings.path)
+    own = settings if not family.nested else settings.table(f"{TABLE}_dict" if config.get(f"{TABLE}_dict") else TABLE)
+    full = Settings({**family.defaults, **own.values}, settings.path)
     sizes, around = full.read(family.stack), full.read(family.shape)
     sizes |= family.further_sizes(full, sizes)
+    declared = around["image_size"]
     around |= {**family.fixed, **family.further_shape(full, around)}
-    decoder = None
-    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
-        decoder = TransformerShape(**full.read(DECODER))
     around["patch_size"] = square_patch(around["patch_size"], settings.path)
-    shape = ViTShape(encoder=TransformerShape(**sizes), decoder=decoder, **around)
+    shape = ViTShape(encoder=TransformerShape(**sizes), **around)
+    family = family.of(shape)
+    if "decoder.pred" in family.naming.names and any(name.startswith("decoder.") for name in weights.tensors):
+        shape = replace(shape, decoder=TransformerShape(**full.read(DECODER)))
     check(shape, settings, weights)
     processor, notes = _preprocessing(config["model_type"], family, shape, weights.folder)
-    notes += settings.unheeded(_UNHEEDED)
+    if shape.image_size != declared:
+        sides = " x ".join(map(str, shape.image_size))
+        notes.append(
+            f"image_size {list(declared)} is no multiple of the patches' {shape.patch_size}: {sides} was taken."
+        )
+    notes += own.unheeded(_UNHEEDED) + own.differing(family.noted) + pool_notes(shape)
     return ImageSource(settings, weights, family, shape, notes, processor)
 
 

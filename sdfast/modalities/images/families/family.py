@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sdfast.errors import UserError
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
-from sdfast.models.folder import COUNT, EPSILON, GELU_ONLY, SIDES, STACK, SWITCH, Family, Field, Settings, Source
-from sdfast.models.layout import Names, blocks
+from sdfast.models.folder import COUNT, EPSILON, SIDES, STACK, SWITCH, Family, Field, Settings, Source
+from sdfast.models.layout import Names, Naming, blocks
 from sdfast.models.weights import Weights
 
-WANTED = "a plain ViT, ViTMAE or DINOv2 (no registers, extra tokens or other blocks)"
+WANTED = "a plain ViT, ViTMAE, DINOv2 or DINOv3 (no extra tokens or other blocks)"
 HF_LISTS = ("encoder.layer", "layers")
 HF_BLOCK: Names = {  # second, what transformers 5 has in memory
     "attn.qkv": ("attention.attention.(query|key|value)", "attention.(q|k|v)_proj"),
@@ -38,10 +40,7 @@ DECODER_NAMES: Names = {
     "decoder.mask_token": ["decoder.mask_token"],
     "decoder.position_embeddings": ["decoder.decoder_pos_embed"],
 }
-REFUSED: Mapping[str, tuple[Any, str]] = {
-    "use_swiglu_ffn": (False, "describes a DINOv2 with a SwiGLU MLP, which sdfast does not have: use a smaller DINOv2"),
-    **GELU_ONLY,
-}
+TABLE = "vision_config"
 SHAPE = (
     Field("image_size", "image_size", SIDES, 224),
     Field("patch_size", "patch_size", SIDES._replace(theirs=int), 16),  # square ones: one number
@@ -58,6 +57,10 @@ def _nothing(settings: Settings, sizes: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
+def _none(shape: ViTShape, like: Tensor) -> Mapping[str, Tensor]:
+    return {}
+
+
 @dataclass(frozen=True)
 class ImageFamily(Family):
     """One `model_type` of images.
@@ -69,7 +72,16 @@ class ImageFamily(Family):
         further_shape: fields of `ViTShape` that are not among `shape`, likewise.
         config: what `config.json` has of a shape of this family beside the stack; None where its models are written as
             ViTMAE and ViT. Its naming then has the names of the decoder as well.
+        names: the naming by shape, where one is not enough.
+        unused: tensors by name, without prefix, that transformers' model has and ours has not: of a shape and the
+            device and type of another.
+        noted: settings that are not followed: the value at which that is no loss, and a sentence, `{value}`.
         model, classifier: ends of the names of transformers' classes of the encoder and the classifier; None for none.
+        beside_mean: the classifier there is given the CLS token beside the mean of the patches' tokens.
+        whole: the `model_type` of the classifier, where it is another: this one is a table, `TABLE`, in it.
+        nested: whether the encoder is described by that table.
+        bare: whether the encoder's own class leaves the prefix of the naming out.
+        classified: fields of `ViTShape` that differ in a classifier.
     """
 
     shape: tuple[Field, ...] = SHAPE
@@ -77,16 +89,40 @@ class ImageFamily(Family):
     further_sizes: Callable[[Settings, Mapping[str, Any]], Mapping[str, Any]] = _nothing
     further_shape: Callable[[Settings, Mapping[str, Any]], Mapping[str, Any]] = _nothing
     config: Callable[[ViTShape], Mapping[str, Any]] | None = None
+    names: Callable[[ViTShape], Naming] | None = None
+    unused: Callable[[ViTShape, Tensor], Mapping[str, Tensor]] = _none
+    noted: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     model: str = "Model"
     classifier: str | None = "ForImageClassification"
+    beside_mean: bool = False
+    whole: str = ""
+    nested: bool = False
+    bare: bool = True
+    classified: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, shape: ViTShape) -> ImageFamily:
+        """The family with the names that a model of this shape has."""
+        return self if self.names is None else replace(self, naming=self.names(shape))
 
 
 @dataclass(frozen=True)
 class ImageSource(Source):
     """An image model's folder: the shape has a decoder if the checkpoint brings one."""
 
+    family: ImageFamily
     shape: ViTShape
     processor: ImageProcessor  # its size is the one that the checkpoint is meant to be used at
+
+
+def pool_notes(shape: ViTShape) -> list[str]:
+    """A sentence on what stands for an image, where that is not the CLS token after the last norm."""
+    if shape.kind == "clip_vision_model":
+        return ["finetune classifies the mean of the patches before the last norm, as transformers does with CLIP."]
+    how = {"mean": "after the last norm", "mean_then_norm": "which the last norm follows"}.get(shape.pool)
+    if how is None:
+        return []
+    start = "" if shape.cls else "there is no CLS token: "
+    return [f"{start}distill.tokens=cls matches, and finetune classifies, the mean of the patches, {how}."]
 
 
 def square_patch(patch: Sequence[int], path: Path) -> int:

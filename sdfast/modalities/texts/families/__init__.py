@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdfast.errors import UserError
-from sdfast.modalities.texts.families import bert, distilbert, electra, roberta
+from sdfast.modalities.texts.families import bert, distilbert, electra, eurobert, modernbert, roberta
 from sdfast.modalities.texts.families.family import DROPOUTS, SHAPE, TextFamily
 from sdfast.modalities.texts.model import Dropouts, TextShape
-from sdfast.models.blocks import TransformerShape
+from sdfast.models.blocks import PLAIN, TransformerShape
 from sdfast.models.folder import Kind, Settings, Source
 from sdfast.models.found import unwrapped
 from sdfast.models.initialise import STD
@@ -26,6 +26,8 @@ FAMILIES: Mapping[str, TextFamily] = {
     **roberta.FAMILIES,
     **distilbert.FAMILIES,
     **electra.FAMILIES,
+    **modernbert.FAMILIES,
+    **eurobert.FAMILIES,
 }
 
 
@@ -48,14 +50,19 @@ def describe(folder: Path) -> TextSource:
     settings = Settings(read_config(folder), folder / "config.json")
     family = settings.family(FAMILIES, "texts")
     full = Settings({**family.defaults, **settings.values}, settings.path)
-    encoder, sizes = TransformerShape(**full.read(family.stack)), full.read(family.shape)
+    stack, sizes = full.read(family.stack), full.read(family.shape)
+    style, pre_norm = PLAIN, None
+    if family.pre_norm is not None:
+        read, _ = family.pre_norm
+        style, pre_norm = read(full, stack["depth"])
+    encoder = TransformerShape(**stack, style=style)
     words = sizes["vocabulary"]
     word = Kind(
         f"one of the {words} words or null",
         lambda value: value is None or (type(value) is int and 0 <= value < words),
     )
     kind, pad_id = settings.values["model_type"], full.get("pad_token_id", word)
-    shape = TextShape(kind=kind, pad_id=pad_id, encoder=encoder, **family.fixed, **sizes)
+    shape = TextShape(kind=kind, pad_id=pad_id, encoder=encoder, pre_norm=pre_norm, **family.fixed, **sizes)
     settings.check_heads(encoder)
     if shape.longest < 1:
         raise UserError(f"{settings.path} is inconsistent: {shape.positions} positions leave none for a token.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdfast.models.folder import COUNT, EPSILON, GELU_ONLY, SHARE, Family, Field, Kind
+from sdfast.modalities.texts.model import TextShape
+from sdfast.modalities.texts.prenorm import PreNorm
+from sdfast.models.blocks import Style
+from sdfast.models.folder import COUNT, EPSILON, GELU_ONLY, SHARE, Family, Field, Kind, Settings
 from sdfast.models.layout import Names, blocks
 
 SHAPE = (
@@ -65,6 +68,10 @@ def wanted(plain: str) -> str:
     return f"a plain {plain} (no adapters, other heads or other blocks)"
 
 
+ReadPreNorm = Callable[[Settings, int], tuple[Style, PreNorm]]
+SayPreNorm = Callable[[TextShape], Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class TextFamily(Family):
     """One `model_type` of transformers.
@@ -77,6 +84,8 @@ class TextFamily(Family):
         remarked: as `refused`, but the sentence is a note, and the model is taken.
         words: the tensor of the words' embeddings, without the prefix.
         decoder: the language-model head's last layer, whose matrix is that of the words' embeddings.
+        pre_norm: of a pre-norm model: from its settings and the number of its blocks, their style and what is around
+            them; and what `config.json` says of a shape.
     """
 
     shape: tuple[Field, ...] = SHAPE
@@ -86,3 +95,4 @@ class TextFamily(Family):
     remarked: Mapping[str, tuple[Any, str]] = field(default_factory=lambda: TIED)
     words: str = "embeddings.word_embeddings.weight"
     decoder: str = ""
+    pre_norm: tuple[ReadPreNorm, SayPreNorm] | None = None

@@ -8,10 +8,42 @@ import itertools
 import json
 from pathlib import Path
 
-from text_samples import WORDS, sentence
-
 CLASSES = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
-SENTENCES = [sentence(number * 7, 12) for number in range(120)]
+WORDS = (
+    *(
+        "the",
+        "cell",
+        "protein",
+        "binds",
+        "receptor",
+        "kinase",
+        "gene",
+        "model",
+        "parser",
+        "grammar",
+        "corpus",
+        "speech",
+    ),
+    *(
+        "translation",
+        "sentence",
+        "word",
+        "image",
+        "result",
+        "method",
+        "we",
+        "show",
+        "that",
+        "this",
+        "paper",
+        "of",
+        "in",
+    ),
+)
+SENTENCES = [
+    " ".join(WORDS[(number * 7 + place**2) % len(WORDS)] for place in range(12)).capitalize() + "."
+    for number in range(120)
+]
 
 
 def write_sentencepiece(folder: Path, kind: str = "xlm-roberta", rule: str = "nmt_nfkc") -> Path:
