@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tower_samples import expected_of, save_tower
 
+from sdfast.config import Config
 from sdfast.errors import UserError
 from sdfast.modalities.images.checkpoint import (
     classifier_from_mae,
@@ -21,6 +22,7 @@ from sdfast.modalities.images.checkpoint import (
     save_encoder,
     save_mae,
 )
+from sdfast.modalities.images.modality import IMAGES
 from sdfast.models.low_rank import add_low_rank
 from sdfast.models.peft_folder import Adapter
 
@@ -178,3 +180,12 @@ def test_an_adapter_is_that_of_peft(tmp_path: Path, name: str) -> None:
     wrapped = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     tokens, matched = ours.encoder(images), ours.encoder.features(images, "cls")
     torch.testing.assert_close(expected_of(name, wrapped, images), (tokens, matched), **TIGHT)
+
+
+def test_a_classifier_filled_anew_pools_as_it_did(tmp_path: Path) -> None:
+    """As when the weights of a checkpoint are exported."""
+    save_tower("CLIPVisionModel", tmp_path / "m")
+    loaded = load_mae(str(tmp_path / "m"))
+    classifier = classifier_from_mae(loaded.module, 3, 0.0, seed=5).double().eval()
+    again = IMAGES.filled(classifier.state_dict(), Config(), loaded.shape, 3).eval()
+    torch.testing.assert_close(again(pictures({})), classifier(pictures({})), rtol=0.0, atol=0.0)

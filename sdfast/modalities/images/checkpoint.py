@@ -25,6 +25,7 @@ from sdfast.modalities.images.families import (
     VIT_MAE,
     ImageSource,
     describe,
+    of_classifier,
     trained_with,
 )
 from sdfast.modalities.images.model import MAEDecoder, MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
@@ -200,7 +201,7 @@ def classifier_from_mae(mae: MaskedAutoencoder, classes: int, dropout: float, se
     Returns:
         The classifier on the device and in the dtype of `mae`.
     """
-    return classifier_on(ViTClassifier, mae, seed, _of_classifier(mae.shape), classes, dropout)
+    return classifier_on(ViTClassifier, mae, seed, of_classifier(mae.shape), classes, dropout)
 
 
 def save_classifier(
@@ -241,7 +242,7 @@ def load_classifier(directory: Path) -> tuple[ViTClassifier, ImageProcessor, lis
         UserError: the folder is none of a classifier, or broken; the message names the file or tensor.
     """
     source = describe(Path(directory))
-    source = replace(source, shape=_of_classifier(source.shape))
+    source = replace(source, shape=of_classifier(source.shape))
     if source.family.beside_mean:
         _without_mean(source)
     name = source.family.name if _is_own(source.shape) else "ViT"
@@ -287,11 +288,6 @@ def naming_of(shape: ViTShape) -> layout.Naming:
 def _is_own(shape: ViTShape) -> bool:
     """Whether a model of this shape is written as what it is, not as ViTMAE and ViT."""
     return FAMILIES[shape.kind].config is not None
-
-
-def _of_classifier(shape: ViTShape) -> ViTShape:
-    """The shape of a classifier on an encoder."""
-    return replace(shape, decoder=None, **FAMILIES[shape.kind].classified)
 
 
 def _own_tensors(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from sdfast.config import Config
 from sdfast.costs.measure import flops_of_one, once
 from sdfast.costs.task import Flops, Step, Task, hollow, weights_of
 from sdfast.data.order import Batch
+from sdfast.modalities.images.families import of_classifier
 from sdfast.modalities.images.masking import PatchMask, visible_count
 from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
@@ -60,7 +61,7 @@ def image_step(task: ImageTask, images: int) -> Step:
     pixels = torch.zeros((images, *shape.image_size, shape.channels), dtype=torch.uint8)
     normalise = Normalise((0.5,) * shape.channels, (0.25,) * shape.channels)
     if task.stage == "finetune":
-        classifier = hollow(ViTClassifier, replace(shape, decoder=None), task.classes, config.finetune.dropout)
+        classifier = hollow(ViTClassifier, of_classifier(shape), task.classes, config.finetune.dropout)
         labels = torch.zeros(images, dtype=torch.int64)
         objective = classifier_objective(classifier, LabelledImages(normalise, 0.5, 0), labels, task.unanchored, 0)
         return Step(objective, pixels, objective.draw(batch), batch)

@@ -272,8 +272,7 @@ class Images(Modality):
         state = finished_state(state)
         if classes is None:
             return models.filled(MaskedAutoencoder, state, shape)
-        shape = replace(shape, decoder=None)
-        return models.filled(ViTClassifier, state, shape, classes, config.finetune.dropout)
+        return models.filled(ViTClassifier, state, models.of_classifier(shape), classes, config.finetune.dropout)
 
 
 def _task(context: Context, kind: Kind) -> ImageTask:

@@ -40,6 +40,7 @@ __all__ = [
     "ImageFamily",
     "ImageSource",
     "describe",
+    "of_classifier",
     "trained_with",
 ]
 
@@ -103,6 +104,11 @@ def _describe_hugging_face(settings: Settings, weights: Weights) -> ImageSource:
         )
     notes += own.unheeded(_UNHEEDED) + own.differing(family.noted) + pool_notes(shape)
     return ImageSource(settings, weights, family, shape, notes, processor)
+
+
+def of_classifier(shape: ViTShape) -> ViTShape:
+    """The shape of a classifier on an encoder."""
+    return replace(shape, decoder=None, **FAMILIES[shape.kind].classified)
 
 
 def trained_with(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
