@@ -20,7 +20,11 @@ _WHAT: Mapping[str, tuple[Of, str]] = {
     "windows": ("images", "a hierarchy of stages or windows, whose tokens are not the patches of one plain ViT"),
     "position bias": ("images", "a ViT with relative positions in its attention, or none that are added to patches"),
     "distillation": ("images", "a ViT with a distillation token (one published as model_type vit has none)"),
-    "further parts": ("images", "a ViT with further tokens, other blocks or no CLS token"),
+    "further parts": ("images", "a ViT with further tokens or other blocks"),
+    "any size": (
+        "images",
+        "SigLIP 2 for images of any size, whose positions are resized for each (that of one size is model_type siglip)",
+    ),
     "causal": ("texts", "a language model with causal attention, where no word sees a later one, and no encoder"),
     "recurrent": ("texts", "a language model that is recurrent, and no encoder with attention"),
     "pixels by words": ("images", "a model that predicts pixels one after the other, and no encoder"),
@@ -57,6 +61,7 @@ _TYPES: Mapping[str, str] = {  # of `model_type`, by what they are
     " pvt_v2 segformer swiftformer swin swin2sr swinv2",
     "position bias": "vitdet",
     "distillation": "deit",
+    "any size": "siglip2 siglip2_vision_model",
     "further parts": "aimv2 aimv2_vision_model mlcd mlcd_vision_model pixio radio",
     "causal": "bitnet biogpt bloom codegen cohere cohere2 cpmant ctrl dbrx deepseek_v2 deepseek_v3 ernie4_5"
     " ernie4_5_moe exaone4 falcon gemma gemma2 gemma3_text gemma3n_text glm glm4 glm4_moe gpt-sw3 gpt2"
@@ -86,7 +91,7 @@ _TYPES: Mapping[str, str] = {  # of `model_type`, by what they are
     "series": "autoformer informer patchtsmixer patchtst time_series_transformer timesfm",
     "video": "timesformer tvp videomae videoprism vivit vjepa2 xclip",
     "pair": "align altclip blip bridgetower chinese_clip clipseg flava groupvit lxmert owlv2 owlvit"
-    " siglip2 vilt vision-text-dual-encoder visual_bert",
+    " vilt vision-text-dual-encoder visual_bert",
     "images to words": "aria aya_vision blip-2 chameleon deepseek_vl emu3 florence2 fuyu gemma3 gemma3n gemma4 git"
     " glm4v got_ocr2 idefics idefics2 idefics3 instructblip internvl janus kosmos-2 llama4 llava llava_next"
     " llava_next_video llava_onevision mistral3 mllama molmo2 ovis2 paligemma pix2struct pixtral qwen2_5_omni"

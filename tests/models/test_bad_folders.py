@@ -95,6 +95,7 @@ def test_tensor_names_in_messages_are_those_of_the_file(hugging_face: Any) -> No
         ({"model_type": None}, ("model_type",)),
         ({"model_type": "swin"}, ("swin", "sdfast takes")),
         ({"model_type": "deit"}, ("deit", "distillation token")),
+        ({"model_type": "siglip2"}, ("siglip2", "model_type siglip")),
         ({"hidden_act": "relu"}, ("relu", "gelu")),
         ({"num_attention_heads": 5}, ("5 heads", "32")),
         ({"decoder_num_attention_heads": 5}, ("decoder", "5 heads", "24")),
