@@ -115,7 +115,7 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         heads=_heads(arguments, architecture, width),
         mlp_width=tensors["blocks.0.mlp.fc1.weight"].shape[0] // (1 + _is_gated(weights)),
     )
-    around, style = _around(weights, path), _style(weights, arguments, architecture)
+    around, style = _around(weights, path, architecture), _style(weights, arguments, architecture)
     shape = ViTShape(
         image_size=size,
         patch_size=patch,
@@ -165,7 +165,7 @@ def image_size(
     ]
 
 
-def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
+def _around(weights: Weights, path: Path, architecture: str) -> Mapping[str, Any]:
     """Fields of the shape that say what is around the blocks, and as what the model is written."""
     found = frozenset(part for part in _PARTS if part in weights.tensors)
     registers = weights.tensors.get("reg_token")
@@ -176,6 +176,8 @@ def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
             f"{path} describes a ViT with {parts}{'' if 'cls_token' in found else ' and no cls_token'}, which no class"
             " of transformers has, so that it could not be written: use another ViT."
         )
+    if not found and "_siglip_" in architecture and "blocks.0.attn.qkv.bias" in weights.tensors:
+        return {**_KINDS[found], "kind": "siglip_vision_model"}
     if registers is None or "cls_token" not in found:
         return _KINDS[found]
     return {**_KINDS[found], "registers": registers.shape[1]}
