@@ -37,6 +37,7 @@ IMAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModel", _PLAIN),
     "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", _PLAIN),
     "ijepa": ("IJepaConfig", "IJepaModel", _PLAIN),
+    "beit": ("BeitConfig", "BeitModel", {**_PLAIN, "use_absolute_position_embeddings": True}),
 }
 # Configuration, masked language model, and settings.
 TEXTS: dict[str, tuple[str, str, dict[str, Any]]] = {

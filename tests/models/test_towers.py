@@ -189,3 +189,19 @@ def test_a_classifier_filled_anew_pools_as_it_did(tmp_path: Path) -> None:
     classifier = classifier_from_mae(loaded.module, 3, 0.0, seed=5).double().eval()
     again = IMAGES.filled(classifier.state_dict(), Config(), loaded.shape, 3).eval()
     torch.testing.assert_close(again(pictures({})), classifier(pictures({})), rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_grey_classifier_sees_the_luma_of_colours_in_transformers(tmp_path: Path, name: str) -> None:
+    save_tower(name, tmp_path / "m", **OTHER[name])
+    loaded = load_mae(str(tmp_path / "m"), channels=1)
+    classifier = classifier_from_mae(loaded.module, 3, 0.0, seed=5)
+    save_classifier(classifier, tmp_path / "c", loaded.processor, ["a", "b", "c"], 0.0)
+    again, processor, _ = load_classifier(tmp_path / "c")
+    state = classifier.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in again.state_dict().items())
+    assert len(processor.mean) == 1
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "c").double().eval()
+    grey = pictures({**OTHER[name], "num_channels": 1})
+    expected = model(grey.expand(-1, 3, -1, -1)).logits
+    torch.testing.assert_close(again.double().eval()(grey), expected, rtol=0.0, atol=1e-6)
