@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from sdfast.models.base import check_layer
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.layout import Naming
+from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
@@ -186,7 +187,7 @@ class Texts(Modality):
     def inputs(self, context: Context, kind: Kind) -> dict[str, Any]:
         found: dict[str, Any] = {"tokenization": context.pack.tokenization.to_json()}
         if kind != "finetune":
-            found["dropouts"] = asdict(context.model.dropouts)
+            found["dropouts"] = described(context.model.dropouts)
         elif context.config.data.chunk_votes:
             found["data.chunk_votes"] = True
         return found

@@ -107,7 +107,7 @@ class Dropouts:
     hidden: float = 0.0
     attention: float = 0.0
     classifier: float | None = None
-    embeddings: float | None = None
+    embeddings: float | None = later(None)
 
 
 NO_DROPOUT = Dropouts()

@@ -106,7 +106,7 @@ class TurnedSeen(Seen):
         return (self.near if local else self.groups), self._turns[base]
 
     def _turned(self, base: float, device: torch.device) -> Turn | tuple[Turn, Turn]:
-        """Of all tokens, [T, d]; where only some ask, of these, and of all."""
+        """The turns of all tokens, [T, d]; where only some ask, those of these and those of all."""
         lengths = torch.cat(self.lengths)
         places = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts(lengths), lengths)
         table = rotary_table(base, self.dim, int(lengths.max()) if len(lengths) else 0, device)
