@@ -276,7 +276,7 @@ REFUSED = [
     (without("decoder_embed.weight"), ("no tensor 'decoder_embed.weight'",)),
     (change(blocks__999999__norm1__weight=ONE), ("1,000,002 blocks",)),
     (change(**{f"blocks__{'9' * 5000}__norm1__weight": ONE}), ("does not have",)),
-    (change(norm__weight=torch.zeros(3)), ("'norm.weight'", "[3]", "[32]")),
+    (change(norm__weight=torch.zeros(3)), ("'norm.weight'", "[3], but the rest of the file makes it [32]")),
     (change(patch_embed__proj__weight=torch.zeros(WIDTH, 3, 4, 2)), ("4 x 2", "square patches")),
 ]
 
