@@ -240,7 +240,7 @@ def _activation(arguments: Settings, architecture: str) -> Activation:
 
 
 def _eps(arguments: Settings, architecture: str) -> float:
-    """The epsilon of its norms: by the architecture's name, where `model_args` has no norm."""
+    """The epsilon of all norms: by the architecture's name, where `model_args` has no norm."""
     return 1e-5 if "_clip_" in architecture and arguments.values.get("norm_layer") is None else 1e-6
 
 
