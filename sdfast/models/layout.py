@@ -22,15 +22,14 @@ from sdfast.models.weights import Weights, some
 _FACEBOOK = re.compile(
     r"(decoder_)?blocks\.\d+\.|cls_token$|(decoder_)?pos_embed$|patch_embed\.|decoder_(embed|norm|pred)\."
 )
-_ON_THE_HUB = "(facebook/vit-mae-base, -large and -huge are on the hub)"
 _FACEBOOK_AS_HUGGING_FACE = (
     "has the names of facebookresearch or timm ('{name}'), and config.json is of transformers, which names the same"
-    f" tensors otherwise: give the model as transformers saves it {_ON_THE_HUB}, or for an encoder alone timm's"
-    ' config.json ({{"architecture": "vit_base_patch16_224"}}) in place of this one'
+    " tensors otherwise: give the file itself, without a config.json beside it, or with timm's config.json"
+    ' ({{"architecture": "vit_base_patch16_224"}})'
 )
 FACEBOOK_AS_TIMM = (
-    "holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce: give the model"
-    f" as transformers saves it {_ON_THE_HUB}, or the encoder's tensors alone"
+    "holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce: give the file"
+    " itself, without a config.json beside it"
 )
 _LAYER_SCALES = {"scale1": "attn.proj", "scale2": "fc2"}  # LayerScale and the linear layer before it
 
@@ -218,8 +217,8 @@ def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size
             raise UserError(f"{weights.file_of(facebook[0])} {naming.facebook.format(name=facebook[0])}.")
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
-            f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which config.json does not announce or such a "
-            f"model does not have: give {naming.wanted}."
+            f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which {weights.described_by} does not announce"
+            f" or such a model does not have: give {naming.wanted}."
         )
     return pieces
 
@@ -234,7 +233,9 @@ def _copy_checked(weights: Weights, source: str, destination: Tensor) -> None:
     tensor = weights.tensors[source]
     where = f"the tensor '{source}' in {weights.file_of(source)}"
     if tensor.shape != destination.shape:
-        raise UserError(f"{where} has shape {list(tensor.shape)}, but config.json makes it {list(destination.shape)}.")
+        raise UserError(
+            f"{where} has shape {list(tensor.shape)}, but {weights.described_by} makes it {list(destination.shape)}."
+        )
     if not tensor.is_floating_point():
         raise UserError(f"{where} has type {tensor.dtype}: give a checkpoint with floating-point weights.")
     destination.copy_(tensor)
