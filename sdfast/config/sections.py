@@ -63,7 +63,7 @@ class LoraConfig(Section):
         description="linear layers of each block of the encoder: some of query, key, value, proj (the attention's"
         " output), fc1 and fc2 (the MLP's), or all",
     )
-    norms: bool = Field(False, description="train the encoder's norms too, as ExPLoRA does")
+    norms: bool = Field(False, description="train the encoder's norms too")
     full_blocks: int = Field(
         0, ge=0, le=10_000, description="train so many of the encoder's last blocks in full instead, as ExPLoRA does"
     )

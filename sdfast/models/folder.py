@@ -47,6 +47,7 @@ def _pair(value: Any) -> tuple[Any, ...]:
 COUNT = Kind("a positive whole number", lambda value: type(value) is int and value > 0)
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 SHARE = Kind("from 0 to 1", lambda value: is_number(value) and 0 <= value < 1, float)
+POSITIVE = Kind("a positive number", lambda value: is_number(value) and 0 < value < float("inf"), float)
 EPSILON = Kind("a small positive number", lambda value: is_number(value) and 0 < value < 1, float)
 SIDES = Kind(
     "one or two positive whole numbers",

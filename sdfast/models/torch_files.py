@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -92,7 +93,8 @@ def load_torch(path: Path, notes: list[str], used: Collection[str] = ()) -> tupl
         OSError: it cannot be read.
     """
     try:
-        with numbered_errors(path), torch.serialization.safe_globals(_allowed()):
+        with numbered_errors(path), torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what a damaged file seems to be
             members = _members(path)
             if any(name.endswith("/constants.pkl") for name in members):
                 raise UserError(

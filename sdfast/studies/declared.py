@@ -109,7 +109,7 @@ ADAPTERS = (
     Arm("linear probe", "init", ("finetune.method=linear_probe",)),
     Arm("kNN", "init", ("finetune.method=knn",)),
 )
-_EXPLORA = Arm(  # Khanna et al., 2024: LoRA of rank 64 on query and value, norms, and the last block in full
+_EXPLORA = Arm(  # after ExPLoRA (Khanna et al., 2025), with a rank and norms of our choice
     "LoRA pre-training",
     "pretrain",
     (

@@ -152,8 +152,8 @@ def test_models(inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureF
         path.unlink()
     assert "no tokenizer" in train(model)
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "model_type": "distilbert"}))
-    assert "distilbert" in train(model)
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "deberta"}))
+    assert "deberta model, an encoder with relative positions" in train(model)
     assert "no model folder" in train(tmp_path / "absent")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import scramble
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_against_transformers import mae_loss
 from test_bad_folders import sentence
 from torch import Tensor, nn
@@ -165,12 +165,12 @@ def test_heads_are_told_or_usual_or_asked_for(tmp_path: Path, theirs: FacebookMA
     assert any("3 were taken, usual for 192 features" in note for note in loaded.notes)
 
 
-@pytest.mark.parametrize("word", ["tiny", "small", "base", "large", "huge"])
+@pytest.mark.parametrize("word", ["tiny", "small", "base", "large", "huge", "giant"])
 def test_usual_heads_are_those_of_timm(word: str) -> None:
     from sdfast.modalities.images.families.facebook import _HEADS
 
     with torch.device("meta"):
-        model = timm.create_model(f"vit_{word}_patch{14 if word == 'huge' else 16}_224", depth=1)
+        model = timm.create_model(f"vit_{word}_patch{14 if word in ('huge', 'giant') else 16}_224", depth=1)
     assert _HEADS[model.embed_dim] == model.blocks[0].attn.num_heads
 
 
@@ -260,9 +260,11 @@ REFUSED = [
     (change(channel_embed=torch.zeros(1, 3, 8)), ("'channel_embed'", "groups of channels", "SatMAE")),
     (change(pos_embed=torch.zeros(1, 50, WIDTH - 8)), ("positions of 24 features", "temporal")),
     (change(patch_embed__proj__weight=torch.zeros(WIDTH, 3, 2, 4, 4)), ("patch_embed.proj.weight", "4 dimensions")),
-    (change(register_tokens=torch.zeros(1, 4, WIDTH)), ("'register_tokens'", "register")),
+    (change(register_tokens=torch.zeros(4, WIDTH)), ("register_tokens", "3 dimensions")),
+    (change(reg_token=torch.zeros(1, 4, WIDTH)), ("'reg_token'", "register tokens", "timm")),
+    (change(rope_embed__periods=ONE), ("DINOv3", "transformers")),
     (change(dist_token=ONE), ("distillation token",)),
-    (change(blocks__0__mlp__w12__weight=ONE), ("SwiGLU",)),
+    (change(blocks__0__mlp__w12__weight=ONE), ("no tensor 'blocks.0.mlp.w3.weight'",)),
     (change(blocks__0__attn__q_norm__weight=ONE), ("q_norm", "another attention")),
     (change(blocks__0__adapter__weight=ONE), ("'blocks.0.adapter.weight'", "does not have")),
     (change(strange=ONE), ("'strange'", "does not have")),
@@ -340,3 +342,67 @@ def test_half_precision_is_widened_exactly_and_said(tmp_path: Path, theirs: Face
 def test_what_a_configuration_says_is_not_told(tmp_path: Path, hugging_face: Any) -> None:
     _, path = hugging_face("ViTMAEForPreTraining")
     assert "--heads is for a file of weights alone" in sentence(path, lambda spec: load_mae(spec, told=Told(heads=4)))
+
+
+DINOV2 = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2, "patch_size": 4}
+DINOV2_NAMES = (
+    ("encoder.layer.", "blocks."),
+    ("layernorm.", "norm."),
+    ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("embeddings.register_tokens", "register_tokens"),
+    ("embeddings.mask_token", "mask_token"),
+    ("attention.output.dense", "attn.proj"),
+    ("layer_scale1.lambda1", "ls1.gamma"),
+    ("layer_scale2.lambda1", "ls2.gamma"),
+    ("mlp.weights_in", "mlp.w12"),
+    ("mlp.weights_out", "mlp.w3"),
+)
+
+
+def as_facebook(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a DINOv2 of transformers under the names of facebookresearch/dinov2."""
+    found: dict[str, Tensor] = {}
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "attention.attention.query" in name:
+            parts = [tensors[name.replace("query", part)] for part in ("query", "key", "value")]
+            name, tensor = name.replace("attention.attention.query", "attn.qkv"), torch.cat(parts)
+        for theirs, ours in DINOV2_NAMES:
+            name = name.replace(theirs, ours)
+        if "attention.attention" not in name:
+            found[name] = tensor
+    return found
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("registers", [0, 3])
+def test_dinov2_is_the_model_that_transformers_has(tmp_path: Path, gated: bool, registers: int) -> None:
+    transformers, folder = pytest.importorskip("transformers"), tmp_path / "folder"
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    more = {"num_register_tokens": registers} if registers else {}
+    config = getattr(transformers, f"{kind}Config")(use_swiglu_ffn=gated, image_size=28, **DINOV2, **more)
+    scramble(getattr(transformers, f"{kind}Model")(config)).save_pretrained(folder)
+    path = saved(tmp_path / "dinov2.pth", as_facebook(folder), num_heads=4)
+    loaded, theirs = load_mae(str(path)), load_mae(str(folder))
+    assert loaded.digest == theirs.digest
+    assert loaded.shape.registers == registers and loaded.shape.encoder.style.gated == gated
+
+
+def test_an_encoder_without_cls_is_an_i_jepa(tmp_path: Path, pixels: Tensor) -> None:
+    tensors = encoder_of(scrambled_mae())
+    tensors["pos_embed"] = tensors["pos_embed"][:, 1:]
+    del tensors["cls_token"]
+    path = tmp_path / "IN1K-vit.pth.tar"
+    torch.save({"target_encoder": prefixed(tensors, "module."), "encoder": {}, "predictor": {}, "epoch": 3}, path)
+    loaded = load_mae(str(path), told=Told(heads=4))
+    assert loaded.shape.kind == "ijepa" and not loaded.shape.cls
+    assert any("there is no CLS token" in note for note in loaded.notes)
+    sizes = {"embed_dim": WIDTH, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "img_size": 28, "patch_size": 4}
+    theirs = timm.create_model(
+        "vit_base_patch16_224", class_token=False, global_pool="avg", fc_norm=False, num_classes=0, **sizes
+    )
+    theirs.load_state_dict(tensors)
+    expected = theirs.double().eval().forward_features(pixels)
+    torch.testing.assert_close(loaded.module.double().encoder(pixels), expected, **TIGHT)

@@ -25,7 +25,7 @@ NO_TEXTS, NO_IMAGES = "of text models", "of image models"
 CASES = [
     ("resnet", "a convolutional network", ALL_IMAGES, NO_TEXTS),
     ("swinv2", "windows", ALL_IMAGES, NO_TEXTS),
-    ("beit", "relative positions", ALL_IMAGES, NO_TEXTS),
+    ("vitdet", "relative positions", ALL_IMAGES, NO_TEXTS),
     ("videomae", "videos", ALL_IMAGES, NO_TEXTS),
     ("sam", "segments", ALL_IMAGES, NO_TEXTS),
     ("gpt2", "causal attention", ALL_TEXTS, NO_IMAGES),

@@ -128,7 +128,9 @@ def test_mlm_bit_for_bit(kind: str, tmp_path: Path) -> None:
 def test_the_file_has_the_names_of_transformers(kind: str, hugging_face: Any, tmp_path: Path) -> None:
     _, path = hugging_face(f"{kind}ForMaskedLM")
     loaded = load_mlm(str(path))
-    assert [note.split("has no")[-1] for note in loaded.notes] == [" tokenizer (tokenizer.json or vocab.txt)."]
+    assert [note.split("has no")[-1] for note in loaded.notes] == [
+        " tokenizer (tokenizer.json, vocab.txt or a sentencepiece model)."
+    ]
     save_mlm(loaded.module, tmp_path / "ours", loaded.companions, loaded.dropouts)
     theirs, ours = (load_file(folder / "model.safetensors") for folder in (path, tmp_path / "ours"))
     assert theirs.keys() == ours.keys()

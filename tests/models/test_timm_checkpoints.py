@@ -91,7 +91,7 @@ def test_heads_by_architecture_when_the_config_has_no_model_args(tmp_path: Path,
 @pytest.mark.parametrize(
     ("extra", "part"),
     [
-        ({"reg_tokens": 2}, "reg_token"),
+        ({"reg_tokens": 2}, "registers or SwiGLU"),
         ({"pre_norm": True, "qkv_bias": False}, "norm_pre"),
         ({"qk_norm": True}, "k_norm"),
         ({"class_token": False, "global_pool": "avg"}, "fc_norm and no cls_token"),

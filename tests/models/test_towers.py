@@ -16,10 +16,13 @@ from sdfast.modalities.images.checkpoint import (
     classifier_from_mae,
     load_classifier,
     load_mae,
+    naming_of,
     save_classifier,
     save_encoder,
     save_mae,
 )
+from sdfast.models.low_rank import add_low_rank
+from sdfast.models.peft_folder import Adapter
 
 transformers = pytest.importorskip("transformers")
 TIGHT = {"rtol": 0.0, "atol": 1e-9}
@@ -156,3 +159,22 @@ def test_relative_positions_are_refused(tmp_path: Path, setting: str) -> None:
     save_tower("BeitModel", tmp_path / "m", **{setting: True})
     with pytest.raises(UserError, match=f"relative positions in its attention .{setting}"):
         load_mae(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@torch.no_grad()
+def test_an_adapter_is_that_of_peft(tmp_path: Path, name: str) -> None:
+    peft = pytest.importorskip("peft")
+    save_tower(name, tmp_path / "m", **OTHER[name])
+    loaded, images = load_mae(str(tmp_path / "m")), pictures(OTHER[name])
+    save_encoder(loaded.module, tmp_path / "encoder", loaded.processor)
+    ours = loaded.module.double().eval()
+    add_low_rank(ours, ("query", "value", "proj", "fc1", "fc2"), rank=2, alpha=3.0, seed=1)
+    for parameter in ours.encoder.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    Adapter(ours, naming_of(loaded.shape), encoder_only=True).write(ours, tmp_path / "adapter")
+    base = transformers.AutoModel.from_pretrained(tmp_path / "encoder").double()
+    wrapped = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    tokens, matched = ours.encoder(images), ours.encoder.features(images, "cls")
+    torch.testing.assert_close(expected_of(name, wrapped, images), (tokens, matched), **TIGHT)

@@ -98,6 +98,17 @@ def test_frozen_weights_stay_and_the_others_move(stage: str, method: str, text: 
     assert len(trainer.engine.optimizer.state) == len(moved)
 
 
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("key", ["objective=supcon", "regularizer=r3f", "regularizer=r4f"])
+def test_other_losses_train_the_adapter_too(key: str, text: bool, tmp_path: Path) -> None:
+    trainer = trainer_of("finetune", tmp_path, "method=lora", key, text=text)
+    module: Any = trainer.objective.module
+    before = {name: tensor.clone() for name, tensor in module.encoder.state_dict().items()}
+    trainer.run()
+    after = module.encoder.state_dict()
+    assert {n for n in after if not torch.equal(after[n], before[n])} == {n for n in after if "lora_" in n}
+
+
 @pytest.mark.parametrize(("stage", "method", "text"), KINDS)
 def test_a_stopped_stage_goes_on_bit_for_bit(stage: str, method: str, text: bool, tmp_path: Path) -> None:
     check_resumes(lambda folder: trainer_of(stage, folder, f"method={method}", text=text), tmp_path)

@@ -60,7 +60,7 @@ def classifier(kind: str) -> TextClassifier:
 
 
 @pytest.mark.parametrize("cls_tail", [True, False])
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", ["roberta", "bert", "xlm-roberta", "camembert", "distilbert", "electra"])
 def test_r3f_is_two_passes_of_transformers(kind: str, cls_tail: bool, tmp_path: Path) -> None:
     """Noise on what comes out of the words' table, before types, positions and LayerNorm: their `inputs_embeds`."""
     transformers = pytest.importorskip("transformers")

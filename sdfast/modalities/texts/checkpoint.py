@@ -112,7 +112,9 @@ def load_mlm(spec: str, *, dropouts: Dropouts | None = None, seed: int = 0) -> P
         )
     companions = _companions(source)
     if not companions.tokenizer:
-        notes.append(f"warning: {weights.folder} has no tokenizer (tokenizer.json or vocab.txt).")
+        notes.append(
+            f"warning: {weights.folder} has no tokenizer (tokenizer.json, vocab.txt or a sentencepiece model)."
+        )
     module = filled(masked_model, state, shape, published if dropouts is None else dropouts)
     digest = weights_digest(module)
     return PretrainedMLM(module, shape, str(spec), digest, notes, published, companions, fresh_head)

@@ -62,8 +62,8 @@ class Texts(Modality):
         loaded = models.load_mlm(spec, seed=derive_seed(config.seed, "head"))
         if not loaded.companions.tokenizer:
             raise UserError(
-                f"{find_model_folder(spec)} has no tokenizer (tokenizer.json or vocab.txt), and texts need the model's;"
-                " save it there beside the model."
+                f"{find_model_folder(spec)} has no tokenizer (tokenizer.json, vocab.txt or a sentencepiece model), and"
+                " texts need the model's; save it there beside the model."
             )
         return with_words(loaded, find_model_folder(spec), config.data)
 

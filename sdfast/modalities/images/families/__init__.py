@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families import beit, dino, facebook, timm, towers, vit
+from sdfast.modalities.images.families import beit, dino, facebook, timm, timm_dino, towers, vit
 from sdfast.modalities.images.families.family import (
     DECODER,
     SHAPE,
@@ -73,7 +73,9 @@ def describe(place: Path, told: Told | None = None, image_size: tuple[int, int] 
     if "model_type" in settings.values:
         return _describe_hugging_face(settings, weights)
     if "architecture" in settings.values:
-        return timm.describe(settings, unwrapped(weights, TIMM))
+        dinov3 = timm_dino.ARCHITECTURE.match(str(settings.values["architecture"]))
+        own = timm_dino if dinov3 else timm
+        return own.describe(settings, unwrapped(weights, own.TIMM))
     raise UserError(f"{settings.path} has neither a model_type (Hugging Face) nor an architecture (timm).")
 
 

@@ -19,6 +19,7 @@ from sdfast.modalities.images.families.family import (
     SHAPE,
     ImageFamily,
 )
+from sdfast.modalities.images.families.vit import IN_MEMORY
 from sdfast.modalities.images.model import Pool, ViTShape
 from sdfast.models.blocks import Style
 from sdfast.models.folder import GELU_ONLY, SWITCH, Kind, Settings, config_of
@@ -55,7 +56,8 @@ def _naming(prefix: str, pool: Pool) -> Naming:
         "classifier": ["classifier"],
     }
     others = rf"classifier\.|lm_head\.|({prefix})?embeddings\.mask_token$"
-    return Naming(names, re.compile(others), "a BEiT or data2vec-vision encoder", prefix=prefix)
+    wanted = "a BEiT or data2vec-vision encoder"
+    return Naming(names, re.compile(others), wanted, prefix, in_memory=IN_MEMORY)
 
 
 def _config(shape: ViTShape) -> Mapping[str, Any]:

@@ -26,8 +26,8 @@ from sdfast.modalities.images.families.family import (
 )
 from sdfast.modalities.images.families.vit import PLAIN_BLOCK
 from sdfast.modalities.images.model import ViTShape
-from sdfast.models.blocks import Activation, Style
-from sdfast.models.folder import GELU_ONLY, STACK, SWITCH, Field, Kind, Settings, config_of, is_number
+from sdfast.models.blocks import PLAIN, Activation, Style
+from sdfast.models.folder import GELU_ONLY, POSITIVE, STACK, SWITCH, Field, Kind, Settings, config_of, is_number
 from sdfast.models.layout import Names, Naming, blocks
 
 _SCALES: Names = {"scale1": ("layer_scale1",), "scale2": ("layer_scale2",)}
@@ -55,23 +55,22 @@ _DINOV2_IN_MEMORY = (
 )
 _DINOV3_IN_MEMORY = ((r"^layer\.", "model.layer."),)
 _NONE_OR_MORE = Kind("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
-_POSITIVE = Kind("a positive number", lambda value: is_number(value) and 0 < value < float("inf"), float)
 _ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "silu": "silu"}
 _ACTIVATION = Kind(" or ".join(_ACTIVATIONS), lambda value: value in _ACTIVATIONS, lambda value: _ACTIVATIONS[value])
 _MOST_RATIO = 64
 
 
-def _dinov2_naming(shape: ViTShape) -> Naming:
+def _dinov2_naming(kind: str, gated: bool = False, registers: int = 1) -> Naming:
     """Names of a DINOv2 that is written as what it is."""
-    block = _GATED_BLOCK if shape.encoder.style.gated else _BLOCK
+    block = _GATED_BLOCK if gated else _BLOCK
     names = {
         **HF_AROUND,
-        **({"encoder.registers": [_REGISTERS]} if shape.registers else {}),
+        **({"encoder.registers": [_REGISTERS]} if registers else {}),
         **blocks("encoder.blocks", HF_LISTS, block),
         **DECODER_NAMES,
         "classifier": ["classifier"],
     }
-    prefix = f"{shape.kind}."
+    prefix = f"{kind}."
     return Naming(names, _OTHERS, WANTED, prefix, DINOV2.leaves, always_scaled=True, in_memory=_DINOV2_IN_MEMORY)
 
 
@@ -108,8 +107,11 @@ def _dinov2_config(shape: ViTShape) -> Mapping[str, Any]:
     }
 
 
-def _dinov3_naming(shape: ViTShape) -> Naming:
-    style = shape.encoder.style
+def _dinov2_names(shape: ViTShape) -> Naming:
+    return DINOV2 if shape.kind == "vit" else _dinov2_naming(shape.kind, shape.encoder.style.gated, shape.registers)
+
+
+def _dinov3_naming(style: Style = PLAIN, registers: int = 1) -> Naming:
     block: dict[str, Sequence[str]] = {
         "attn.qkv": ("attention.(q|k|v)_proj",),
         "attn.proj": ("attention.o_proj",),
@@ -125,7 +127,7 @@ def _dinov3_naming(shape: ViTShape) -> Naming:
         "encoder.patch_embed": ["embeddings.patch_embeddings"],
         "encoder.norm": ["norm"],
         "encoder.cls_token": ["embeddings.cls_token"],
-        **({"encoder.registers": [_REGISTERS]} if shape.registers else {}),
+        **({"encoder.registers": [_REGISTERS]} if registers else {}),
         **blocks("encoder.blocks", ("layer", "model.layer"), block),
         **DECODER_NAMES,
         "classifier": ["classifier"],
@@ -181,7 +183,7 @@ _DINOV3_SHAPE = (
     *SHAPE[:4],
     Field("query_bias", "qkv_bias", SWITCH, True),
     _REGISTERS_FIELD._replace(default=0),
-    Field("rope_theta", "rotary", _POSITIVE, 100.0),
+    Field("rope_theta", "rotary", POSITIVE, 100.0),
 )
 _MOVES = ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
 _MOVED = "not followed: {} of config.json, which moves rotary coordinates at random in training; here they stay."
@@ -194,7 +196,7 @@ FAMILIES: Mapping[str, ImageFamily] = {
         defaults={"patch_size": 14, "layer_norm_eps": 1e-6},
         further_sizes=_dinov2_sizes,
         further_shape=lambda settings, _: {"kind": "dinov2"} if settings.values.get("use_swiglu_ffn") else {},
-        names=lambda shape: DINOV2 if shape.kind == "vit" else _dinov2_naming(shape),
+        names=_dinov2_names,
         unused=_unused,
         config=_dinov2_config,
         beside_mean=True,
@@ -202,14 +204,14 @@ FAMILIES: Mapping[str, ImageFamily] = {
     ),
     "dinov2_with_registers": ImageFamily(
         "Dinov2WithRegisters",
-        DINOV2,
+        _dinov2_naming("dinov2_with_registers"),
         GELU_ONLY,
         stack=STACK[:3],
         defaults={"layer_norm_eps": 1e-6},
         shape=(*SHAPE, _REGISTERS_FIELD),
         fixed={"kind": "dinov2_with_registers"},
         further_sizes=_dinov2_sizes,
-        names=_dinov2_naming,
+        names=_dinov2_names,
         unused=_unused,
         config=_dinov2_config,
         beside_mean=True,
@@ -217,13 +219,13 @@ FAMILIES: Mapping[str, ImageFamily] = {
     ),
     "dinov3_vit": ImageFamily(
         "DINOv3ViT",
-        DINOV2,
+        _dinov3_naming(),
         {},
         defaults={"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "layer_norm_eps": 1e-5},
         shape=_DINOV3_SHAPE,
         fixed={"kind": "dinov3_vit", "learned_positions": False},
         further_sizes=_dinov3_sizes,
-        names=_dinov3_naming,
+        names=lambda shape: _dinov3_naming(shape.encoder.style, shape.registers),
         unused=_unused,
         noted={key: (None, _MOVED.format(f"{key}={{value}}")) for key in _MOVES},
         config=_dinov3_config,

@@ -1,8 +1,8 @@
 """A file of weights alone, as facebookresearch/mae and its kin save them: what it is of is read from its tensors.
 
 Facts on names and values: facebookresearch/mae (models_mae.py, models_vit.py, main_pretrain.py, util/misc.py), which
-RETFound and SatMAE derive from; facebookresearch/dino and dinov2 name the encoder's tensors likewise. Fine-tuned ones
-have `fc_norm` in place of `norm` where they average the patches.
+RETFound and SatMAE derive from; facebookresearch/dino, dinov2 (vision_transformer.py, swiglu_ffn.py) and ijepa name the
+encoder's tensors likewise. Fine-tuned ones have `fc_norm` in place of `norm` where they average the patches.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from torch import Tensor
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families.family import ImageFamily, ImageSource, check, square_patch
+from sdfast.modalities.images.families.family import ImageFamily, ImageSource, check, pool_notes, square_patch
 from sdfast.modalities.images.families.timm import TIMM
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor
-from sdfast.models.blocks import TransformerShape
+from sdfast.models.blocks import PLAIN, Style, TransformerShape
 from sdfast.models.folder import SHARE, SIDES, Settings
 from sdfast.models.found import Told, unwrapped
 from sdfast.models.kinds import tensor_words
@@ -41,7 +41,10 @@ _NOT_PLAIN = "holds '{name}', which a plain ViT or masked auto-encoder does not 
 FACEBOOK = Naming(
     names={
         **TIMM.names,
+        "encoder.registers": ["register_tokens"],
         "encoder.norm": ["norm", "fc_norm"],
+        "encoder.blocks.*.fc1": ["blocks.*.mlp.fc1", "blocks.*.mlp.w12"],  # second, of a SwiGLU MLP
+        "encoder.blocks.*.fc2": ["blocks.*.mlp.fc2", "blocks.*.mlp.w3"],
         **blocks("decoder.blocks", ["decoder_blocks"], _DECODER_BLOCK),
         "decoder.embed": ["decoder_embed"],
         "decoder.norm": ["decoder_norm"],
@@ -55,17 +58,14 @@ FACEBOOK = Naming(
     facebook=_NOT_PLAIN,
 )
 _FAMILY = ImageFamily("facebookresearch", FACEBOOK, {})
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # by width: ViT-Ti, -S, -B, -L, -H
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}  # by width: ViT-Ti, -S, -B, -L, -H, -g
+_GATED_HEADS = {1536: 24}  # DINOv2's largest
 _DECODER_HEADS = {512: 16}
 _OTHERS = (  # names that no plain ViT has, and what such a model is
     (r"(decoder_)?channel_embed$|patch_embed\.\d+\.", "a masked auto-encoder with groups of channels (as SatMAE has)"),
-    (
-        r"register_tokens$|reg_token$",
-        "a ViT with register tokens, which no file alone says how to use: give the model"
-        " as transformers or timm saves it, or one without registers",
-    ),
+    (r"reg_token$", "timm's, with register tokens: give it with the config.json that timm writes"),
+    (r"storage_tokens$|rope_embed\.", "a DINOv3, of whose blocks more is to be said: give it as transformers saves it"),
     (r"dist_token$", "a DeiT with a distillation token: give one without"),
-    (r"blocks\.0\.mlp\.w12\.", "a ViT with a SwiGLU MLP: give a smaller one"),
     (r"(temporal|time)_?embed|pos_embed_(spatial|temporal)", "a masked auto-encoder of videos or series of images"),
     (r"blocks\.0\.attn\.(q_norm|rel_pos|relative_position)|.*rel_pos_bias", "a ViT with another attention"),
     (r"norm_pre\.|ln_pre\.", "a ViT with a LayerNorm before its blocks"),
@@ -88,6 +88,7 @@ def describe(file: Path, told: Told, image_size: tuple[int, int] | int | None = 
     settings = Settings(weights.arguments, file)
     width, channels, patch, kernel_width = _tensor(weights, "patch_embed.proj.weight", 4).shape
     square_patch((patch, kernel_width), file)
+    around = _around(weights)
     grid = _grid(weights, settings, patch, width, image_size)
     notes: list[str] = []
     encoder = _stack(weights, settings, "blocks", width, told.heads, notes)
@@ -99,8 +100,10 @@ def describe(file: Path, told: Told, image_size: tuple[int, int] | int | None = 
         decoder=_decoder(weights, settings, told, notes),
         norm_eps=_EPSILON,
         qkv_bias="blocks.0.attn.qkv.bias" in weights.tensors,
+        **around,
     )
     check(shape, settings, weights)
+    notes += pool_notes(shape)
     if "fc_norm.weight" in weights.tensors:
         notes.append(
             "it was fine-tuned with the mean of its patches (fc_norm): that LayerNorm is taken for its last one, which"
@@ -157,18 +160,34 @@ def _stack(
 ) -> TransformerShape:
     """The sizes of the encoder's (`blocks`) or the decoder's (`decoder_blocks`) stack."""
     numbers = [int(match[1]) for each in weights.tensors if (match := re.match(rf"{name}\.(\d{{1,6}})\.", each))]
-    mlp = _tensor(weights, f"{name}.0.mlp.fc1.weight", 2).shape[0]
+    gated = f"{name}.0.mlp.w12.weight" in weights.tensors
+    mlp = _tensor(weights, f"{name}.0.mlp.{'w3' if gated else 'fc2'}.weight", 2).shape[1]
     whose = "" if name == "blocks" else "decoder's "
     heads = told or settings.values.get("decoder_num_heads" if whose else "num_heads")
     if type(heads) is not int or heads < 1:
-        heads = _usual_heads(settings, width, whose, notes)
-    return TransformerShape(width=width, depth=1 + max(numbers), heads=heads, mlp_width=mlp)
+        heads = _usual_heads(settings, width, gated, whose, notes)
+    style = Style("silu", gated=True) if gated else PLAIN
+    return TransformerShape(width=width, depth=1 + max(numbers), heads=heads, mlp_width=mlp, style=style)
 
 
-def _usual_heads(settings: Settings, width: int, whose: str, notes: list[str]) -> int:
+def _around(weights: Weights) -> dict[str, Any]:
+    """What is not as in a plain ViT, and as what the model is written then; an I-JEPA is one without a CLS token."""
+    gated = "blocks.0.mlp.w12.weight" in weights.tensors
+    decoder = any(name.startswith("decoder_") for name in weights.tensors)
+    if "cls_token" not in weights.tensors:
+        if decoder or gated or "register_tokens" in weights.tensors:
+            raise weights.missing("cls_token")
+        return {"kind": "ijepa", "cls": False, "pool": "mean"}
+    if "register_tokens" in weights.tensors:
+        count = _tensor(weights, "register_tokens", 3).shape[1]
+        return {"kind": "dinov2_with_registers", "registers": count}
+    return {"kind": "dinov2"} if gated else {}
+
+
+def _usual_heads(settings: Settings, width: int, gated: bool, whose: str, notes: list[str]) -> int:
     """The number of heads by the width, which is certain where the script named one of facebookresearch's models."""
     option = "--decoder-heads" if whose else "--heads"
-    heads = (_DECODER_HEADS if whose else _HEADS).get(width)
+    heads = (_DECODER_HEADS if whose else _GATED_HEADS if gated else _HEADS).get(width)
     if heads is None:
         raise UserError(
             f"{settings.path} does not say how many heads its {whose}attention of {width} features has:"
@@ -199,7 +218,8 @@ def _grid(
             f"{settings.path} has positions of {positions.shape[2]} features for patches of {width}: the rest is of"
             " times or channels (as in SatMAE's temporal model), which sdfast does not have; give a plain one."
         )
-    count = positions.shape[1] - 1
+    first = int("cls_token" in weights.tensors)
+    count = positions.shape[1] - first
     for size in (settings.values.get("input_size"), image_size):
         if SIDES.holds(size):
             grid = tuple(side // patch for side in SIDES.ours(size))
@@ -208,7 +228,7 @@ def _grid(
     side = math.isqrt(max(count, 0))
     if side == 0 or side * side != count:
         raise UserError(
-            f"{settings.path} has positions of {count} patches beside the first token, which are no square: give the"
+            f"{settings.path} has positions of {count} patches, which are no square: give the"
             " height and width that they are of as data.image_size (convert: --image-size)."
         )
     return side, side

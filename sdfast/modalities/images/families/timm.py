@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sdfast.errors import UserError
+from sdfast.modalities.images.families.dino import dinov2_ratio
 from sdfast.modalities.images.families.family import WANTED, ImageFamily, ImageSource, check, pool_notes, square_patch
 from sdfast.modalities.images.families.vit import PLAIN_BLOCK
 from sdfast.modalities.images.model import ViTShape
@@ -37,6 +38,7 @@ TIMM = Naming(
         "encoder.pre_norm": ["norm_pre"],
         "encoder.norm": ["norm", "fc_norm"],
         "encoder.cls_token": ["cls_token"],
+        "encoder.registers": ["reg_token"],
         "encoder.position_embeddings": ["pos_embed"],
         **blocks("encoder.blocks", ["blocks"], _TIMM_BLOCK),
     },
@@ -55,6 +57,7 @@ _VIT = re.compile(r"(vit|deit3?|flexivit)_")
 _PARTS = ("cls_token", "reg_token", "norm_pre.weight", "fc_norm.weight")
 _KINDS: Mapping[frozenset[str], Mapping[str, Any]] = {  # fields of the shape by the parts that a model has of these
     frozenset({"cls_token"}): {},
+    frozenset({"cls_token", "reg_token"}): {"kind": "dinov2_with_registers"},
     frozenset({"cls_token", "norm_pre.weight"}): {"kind": "clip_vision_model", "pre_norm": True, "patch_bias": False},
     frozenset(): {"kind": "ijepa", "cls": False, "pool": "mean"},
     frozenset({"cls_token", "fc_norm.weight"}): {"kind": "beit", "pool": "mean_then_norm"},
@@ -105,14 +108,14 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         raise UserError(f"the tensor 'patch_embed.proj.weight' in {weights.file_of('')} is no convolution's.")
     width, channels, *sides = kernel.shape
     patch = square_patch(sides, path)
-    size, notes = _image_size(arguments, published, channels, patch)
+    size, notes = image_size(arguments, published, channels, patch)
     stack = TransformerShape(
         width=width,
         depth=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
         heads=_heads(arguments, architecture, width),
-        mlp_width=tensors["blocks.0.mlp.fc1.weight"].shape[0],
+        mlp_width=tensors["blocks.0.mlp.fc1.weight"].shape[0] // (1 + _is_gated(weights)),
     )
-    around, style = _around(weights, path), Style(activation=_activation(arguments, architecture))
+    around, style = _around(weights, path), _style(weights, arguments, architecture)
     shape = ViTShape(
         image_size=size,
         patch_size=patch,
@@ -122,20 +125,30 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
         **around,
     )
+    if shape.kind == "vit" and shape.encoder.style.gated:
+        shape = replace(shape, kind="dinov2")
     check(shape, settings, weights)
     _check_kind(shape, path)
     notes += pool_notes(shape)
-    preprocessing = {"image_mean": published.get("mean"), "image_std": published.get("std")}
-    if "mean" not in published:
-        notes.append("timm's config.json gives no mean and deviation: 0.5 was taken.")
-    if published:
-        notes.append("timm's own preprocessing may resize and crop otherwise; sdfast resizes directly and bilinearly.")
-    notes += arguments.unheeded(_UNHEEDED)
-    processor = ImageProcessor.from_json(preprocessing, "vit").with_channels(channels).with_size(*shape.image_size)
+    processor, said = preprocessing_of(shape, arguments, published)
+    notes += said
     return ImageSource(settings, _with_cls(weights, shape), _FAMILY, shape, notes, processor)
 
 
-def _image_size(
+def preprocessing_of(
+    shape: ViTShape, arguments: Settings, published: Mapping[str, Any]
+) -> tuple[ImageProcessor, list[str]]:
+    """How images are made for a model of timm, and sentences on what is not followed."""
+    notes = [] if "mean" in published else ["timm's config.json gives no mean and deviation: 0.5 was taken."]
+    if published:
+        notes.append("timm's own preprocessing may resize and crop otherwise; sdfast resizes directly and bilinearly.")
+    notes += arguments.unheeded(_UNHEEDED)
+    values = {"image_mean": published.get("mean"), "image_std": published.get("std")}
+    processor = ImageProcessor.from_json(values, "vit").with_channels(shape.channels)
+    return processor.with_size(*shape.image_size), notes
+
+
+def image_size(
     arguments: Settings, published: Mapping[str, Any], channels: int, patch: int
 ) -> tuple[tuple[int, int], list[str]]:
     """Height and width in whole patches, and a sentence where that is less than what is declared."""
@@ -163,7 +176,23 @@ def _around(weights: Weights, path: Path) -> Mapping[str, Any]:
             f"{path} describes a ViT with {parts}{'' if 'cls_token' in found else ' and no cls_token'}, which no class"
             " of transformers has, so that it could not be written: use another ViT."
         )
-    return _KINDS[found]
+    if registers is None or "cls_token" not in found:
+        return _KINDS[found]
+    return {**_KINDS[found], "registers": registers.shape[1]}
+
+
+def _is_gated(weights: Weights) -> bool:
+    """Whether the first layer of an MLP gives twice what its second takes, as a SwiGLU's does."""
+    inside, outside = (weights.tensors.get(f"blocks.0.mlp.fc{number}.weight") for number in (1, 2))
+    return inside is not None and outside is not None and inside.shape[0] == 2 * outside.shape[-1]
+
+
+def _style(weights: Weights, arguments: Settings, architecture: str) -> Style:
+    if not _is_gated(weights):
+        return Style(activation=_activation(arguments, architecture))
+    if (name := arguments.values.get("act_layer")) not in (None, "silu"):
+        raise UserError(f"{arguments.path} asks for a gated MLP with act_layer={name}: sdfast has silu there.")
+    return Style("silu", gated=True)
 
 
 def _check_kind(shape: ViTShape, path: Path) -> None:
@@ -174,6 +203,13 @@ def _check_kind(shape: ViTShape, path: Path) -> None:
     if shape.kind in ("clip_vision_model", "beit") and not shape.qkv_bias:
         part = "fc_norm" if shape.kind == "beit" else "norm_pre"
         raise UserError(f"{path} describes a ViT with {part} whose attention has no bias: use another ViT.")
+    dinov2 = shape.kind.startswith("dinov2")
+    fits = dinov2 and (shape.encoder.style.gated or activation == "gelu") and dinov2_ratio(shape) is not None
+    if (dinov2 or shape.encoder.style.gated) and not fits:
+        raise UserError(
+            f"{path} describes a ViT with registers or SwiGLU whose MLP no DINOv2 of transformers has, so that it could"
+            " not be written: use another ViT."
+        )
 
 
 def _with_cls(weights: Weights, shape: ViTShape) -> Weights:
@@ -204,7 +240,7 @@ def _activation(arguments: Settings, architecture: str) -> Activation:
 
 
 def _eps(arguments: Settings, architecture: str) -> float:
-    """Of its norms: by the architecture's name, where `model_args` has no norm."""
+    """The epsilon of all norms: by the architecture's name, where `model_args` has no norm."""
     return 1e-5 if "_clip_" in architecture and arguments.values.get("norm_layer") is None else 1e-6
 
 

@@ -21,7 +21,7 @@ from sdfast.modalities.images.families.family import (
     SHAPE,
     ImageFamily,
 )
-from sdfast.modalities.images.families.vit import VIT
+from sdfast.modalities.images.families.vit import IN_MEMORY, VIT
 from sdfast.modalities.images.model import ViTShape
 from sdfast.models.blocks import Activation, Style
 from sdfast.models.folder import GELU_ONLY, Settings, config_of
@@ -82,6 +82,7 @@ IJEPA = Naming(
     },
     ignored=re.compile(r"classifier\.|(ijepa\.)?(pooler\.|embeddings\.mask_token$)"),
     wanted="an I-JEPA encoder",
+    in_memory=IN_MEMORY,
 )
 
 

@@ -31,7 +31,7 @@ VIT_MAE = Naming(
     ignored=re.compile(r"(vit\.)?(pooler|classifier)\."),
     wanted=WANTED,
 )
-_IN_MEMORY = (
+IN_MEMORY = (
     (r"(^|\.)encoder\.layer\.", r"\1layers."),
     (r"attention\.attention\.([qkv])\w+$", r"attention.\1_proj"),
     (r"attention\.output\.dense$", "attention.o_proj"),
@@ -41,7 +41,7 @@ _IN_MEMORY = (
 VIT = Naming(
     prefix="vit.",
     names={**HF_AROUND, **blocks("encoder.blocks", HF_LISTS, HF_BLOCK), "classifier": ["classifier"]},
-    in_memory=_IN_MEMORY,
+    in_memory=IN_MEMORY,
     ignored=re.compile(r"(vit\.)?(pooler|classifier|decoder)\.|(vit\.)?embeddings\.mask_token$"),
     wanted=WANTED,
 )
