@@ -32,7 +32,7 @@ from sdfast.ops.linear import Linear
 TIGHT = {"rtol": 0.0, "atol": 1e-9}
 CHOICES = [("query", "value"), TARGETS, ("key", "fc2"), ("proj", "fc1")]
 KINDS = ["ViT", "Roberta", "Bert", "DistilBert", "Electra"]
-DEPTH = {"ViTMAE": {}, "DistilBert": {"n_layers": 3}}
+DEPTH = {"ViTMAE": {}, "DistilBert": {"n_layers": 3}, "ModernBert": {"num_hidden_layers": 3, "layer_types": None}}
 
 
 def opened(kind: str, path: Path) -> tuple[Any, Naming, Any]:
@@ -107,7 +107,7 @@ def test_logits_gradients_and_folders_are_pefts(
     torch.testing.assert_close(merged(**named).logits, wanted, **TIGHT)
 
 
-@pytest.mark.parametrize("kind", ["ViTMAE", *KINDS[1:]])
+@pytest.mark.parametrize("kind", ["ViTMAE", *KINDS[1:], "ModernBert", "EuroBert"])
 def test_an_encoders_adapter_loads_on_its_own_class(
     kind: str, hugging_face: Any, pixels: Tensor, tmp_path: Path
 ) -> None:
