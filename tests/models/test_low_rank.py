@@ -10,6 +10,7 @@ import pytest
 import torch
 from text_model_samples import BATCH, padded
 from torch import Tensor, nn
+from tower_samples import expected_of, save_tower
 
 from sdfast.modalities.images import checkpoint as images
 from sdfast.modalities.images.families import VIT
@@ -221,3 +222,42 @@ def test_the_configuration_says_what_was_trained(hugging_face: Any, tmp_path: Pa
     assert config["target_modules"][:2] == [
         f"bert.encoder.layer.0.attention.self.{part}" for part in ("query", "value")
     ]
+
+
+TOWERS = {  # the encoder's class, the classifier's, and settings
+    "clip": ("CLIPVisionModel", "CLIPForImageClassification", {}),
+    "siglip": ("SiglipVisionModel", "SiglipForImageClassification", {"vision_use_head": False}),
+    "ijepa": ("IJepaModel", "IJepaForImageClassification", {}),
+    "beit": (
+        "BeitModel",
+        "BeitForImageClassification",
+        {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_adapters_of_towers_are_pefts(kind: str, tmp_path: Path, pixels: Tensor) -> None:
+    """On the encoder's folder, and on a classifier's, whose features are the mean of tokens or CLS."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    encoder, classifier, settings = TOWERS[kind]
+    save_tower(encoder, tmp_path / "source", **settings)
+    loaded = images.load_mae(str(tmp_path / "source"))
+    naming = images.naming_of(loaded.shape)
+    images.save_encoder(loaded.module, tmp_path / "encoder", loaded.processor)
+    ours = loaded.module.double().eval()
+    head = images.classifier_from_mae(ours, 3, 0.0, 1).eval()
+    images.save_classifier(head, tmp_path / "classifier", loaded.processor, ["a", "b", "c"], 0.0)
+
+    for module, name, folder in ((ours, encoder, "encoder"), (head, classifier, "classifier")):
+        add_low_rank(module, TARGETS, rank=2, alpha=3.0, seed=1)
+        scramble_adapter(module)
+        Adapter(module, naming, encoder_only=folder == "encoder").write(module, tmp_path / "adapters" / folder)
+        theirs = getattr(transformers, name).from_pretrained(tmp_path / folder, dtype=torch.float64).eval()
+        wrapped = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapters" / folder)
+        if folder == "encoder":
+            tokens, matched = expected_of(encoder, wrapped.get_base_model(), pixels)  # whose layers PEFT has wrapped
+            torch.testing.assert_close(module.encoder(pixels), tokens, **TIGHT)
+            torch.testing.assert_close(module.encoder.features(pixels, "cls"), matched, **TIGHT)
+        else:
+            torch.testing.assert_close(module(pixels), wrapped(pixels).logits, **TIGHT)
