@@ -150,7 +150,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
             if part not in sources:
                 raise weights.missing(_shown(wanted[part or 0], naming, weights))
         state[name] = torch.empty(size)
-        for part, piece in zip(parts, _pieces(name, state[name], naming, expected, len(parts)), strict=True):
+        for part, piece in zip(parts, pieces_of(name, state[name], naming, expected, len(parts)), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
     return state
@@ -165,7 +165,7 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     sizes = {name: tensor.shape for name, tensor in state.items()}
     for name, tensor in state.items():
         sources = naming.sources(name)
-        tensors.update(zip(sources, _pieces(name, tensor, naming, sizes, len(sources)), strict=True))
+        tensors.update(zip(sources, pieces_of(name, tensor, naming, sizes, len(sources)), strict=True))
     for block in _encoder_blocks(state) if naming.always_scaled else ():
         for scale, linear in _LAYER_SCALES.items():
             weight = state[f"{block}.{linear}.weight"]
@@ -173,7 +173,7 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     return tensors
 
 
-def _pieces(
+def pieces_of(
     name: str, tensor: Tensor, naming: Naming, sizes: Mapping[str, torch.Size], parts: int
 ) -> tuple[Tensor, ...]:
     """One of our tensors as the source has it: with as many dimensions, and in so many parts; views.
