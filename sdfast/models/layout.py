@@ -22,15 +22,14 @@ from sdfast.models.weights import Weights, some
 _FACEBOOK = re.compile(
     r"(decoder_)?blocks\.\d+\.|cls_token$|(decoder_)?pos_embed$|patch_embed\.|decoder_(embed|norm|pred)\."
 )
-_ON_THE_HUB = "(facebook/vit-mae-base, -large and -huge are on the hub)"
 _FACEBOOK_AS_HUGGING_FACE = (
     "has the names of facebookresearch or timm ('{name}'), and config.json is of transformers, which names the same"
-    f" tensors otherwise: give the model as transformers saves it {_ON_THE_HUB}, or for an encoder alone timm's"
-    ' config.json ({{"architecture": "vit_base_patch16_224"}}) in place of this one'
+    " tensors otherwise: give the file itself, without a config.json beside it, or with timm's config.json"
+    ' ({{"architecture": "vit_base_patch16_224"}})'
 )
 FACEBOOK_AS_TIMM = (
-    "holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce: give the model"
-    f" as transformers saves it {_ON_THE_HUB}, or the encoder's tensors alone"
+    "holds the decoder of facebookresearch/mae ('{name}'), which timm's config.json does not announce: give the file"
+    " itself, without a config.json beside it"
 )
 _LAYER_SCALES = {"scale1": "attn.proj", "scale2": "fc2"}  # LayerScale and the linear layer before it
 
@@ -150,7 +149,7 @@ def read_state(weights: Weights, naming: Naming, expected: Mapping[str, torch.Si
             if part not in sources:
                 raise weights.missing(_shown(wanted[part or 0], naming, weights))
         state[name] = torch.empty(size)
-        for part, piece in zip(parts, _pieces(name, state[name], naming, expected, len(parts)), strict=True):
+        for part, piece in zip(parts, pieces_of(name, state[name], naming, expected, len(parts)), strict=True):
             _copy_checked(weights, sources[part], piece)
     _fold_layer_scale(weights, naming, pieces, state)
     return state
@@ -165,7 +164,7 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     sizes = {name: tensor.shape for name, tensor in state.items()}
     for name, tensor in state.items():
         sources = naming.sources(name)
-        tensors.update(zip(sources, _pieces(name, tensor, naming, sizes, len(sources)), strict=True))
+        tensors.update(zip(sources, pieces_of(name, tensor, naming, sizes, len(sources)), strict=True))
     for block in _encoder_blocks(state) if naming.always_scaled else ():
         for scale, linear in _LAYER_SCALES.items():
             weight = state[f"{block}.{linear}.weight"]
@@ -173,7 +172,7 @@ def write_state(state: Mapping[str, Tensor], naming: Naming) -> dict[str, Tensor
     return tensors
 
 
-def _pieces(
+def pieces_of(
     name: str, tensor: Tensor, naming: Naming, sizes: Mapping[str, torch.Size], parts: int
 ) -> tuple[Tensor, ...]:
     """One of our tensors as the source has it: with as many dimensions, and in so many parts; views.
@@ -218,8 +217,8 @@ def _collect(weights: Weights, naming: Naming, expected: Mapping[str, torch.Size
             raise UserError(f"{weights.file_of(facebook[0])} {naming.facebook.format(name=facebook[0])}.")
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
-            f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which config.json does not announce or such a "
-            f"model does not have: give {naming.wanted}."
+            f"{weights.file_of(unknown[0])} holds '{unknown[0]}'{more}, which {weights.described_by} does not announce"
+            f" or such a model does not have: give {naming.wanted}."
         )
     return pieces
 
@@ -234,7 +233,9 @@ def _copy_checked(weights: Weights, source: str, destination: Tensor) -> None:
     tensor = weights.tensors[source]
     where = f"the tensor '{source}' in {weights.file_of(source)}"
     if tensor.shape != destination.shape:
-        raise UserError(f"{where} has shape {list(tensor.shape)}, but config.json makes it {list(destination.shape)}.")
+        raise UserError(
+            f"{where} has shape {list(tensor.shape)}, but {weights.described_by} makes it {list(destination.shape)}."
+        )
     if not tensor.is_floating_point():
         raise UserError(f"{where} has type {tensor.dtype}: give a checkpoint with floating-point weights.")
     destination.copy_(tensor)

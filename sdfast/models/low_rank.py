@@ -131,7 +131,7 @@ def add_low_rank(
         block.requires_grad_(True)
     if norms:
         for name, part in encoder.named_modules():
-            if name.rpartition(".")[2].startswith("norm"):
+            if "norm" in name.rpartition(".")[2]:
                 part.requires_grad_(True)
 
 

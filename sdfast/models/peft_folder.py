@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.durable import save_tensors, write_json
-from sdfast.models.layout import Naming
+from sdfast.models.layout import Naming, pieces_of
 from sdfast.models.low_rank import QKV, LowRankLinear, low_rank_layers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -52,11 +52,13 @@ class Adapter:
             folder: made where it is not.
         """
         tensors, saved = dict(self.tensors), dict[str, None]()
+        sizes = {name: parameter.shape for name, parameter in module.named_parameters()}
         for name, parameter in module.named_parameters():
             if name in self.in_full or not (self.encoder_only or name.startswith("encoder.")):
                 stem, _, leaf = name.rpartition(".")
                 sources = self._modules(stem, leaf)
-                for source, piece in zip(sources, parameter.detach().cpu().chunk(len(sources)), strict=True):
+                pieces = pieces_of(name, parameter.detach().cpu(), self.naming, sizes, len(sources))
+                for source, piece in zip(sources, pieces, strict=True):
                     saved[source], tensors[f"{source}.{leaf}"] = None, piece
         rank, alpha = next(iter(self.ranks.values())), next(iter(self.alphas.values()))
         config = {

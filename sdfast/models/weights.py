@@ -47,6 +47,11 @@ class Weights:
         """How many numbers they hold."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
+    @property
+    def described_by(self) -> str:
+        """What says which tensors there are and of what sizes, for messages."""
+        return "config.json" if self.folder.is_dir() else "the rest of the file"
+
     def file_of(self, name: str) -> Path:
         """Where `name` is, or where it should be."""
         return self.files.get(name, next(iter(self.files.values()), self.folder))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from text_model_samples import BATCH, padded
 from torch import Tensor, nn
+from tower_samples import expected_of, save_tower
 
 from sdfast.modalities.images import checkpoint as images
 from sdfast.modalities.images.families import VIT
@@ -31,8 +32,8 @@ from sdfast.ops.linear import Linear
 
 TIGHT = {"rtol": 0.0, "atol": 1e-9}
 CHOICES = [("query", "value"), TARGETS, ("key", "fc2"), ("proj", "fc1")]
-KINDS = ["ViT", "Roberta", "Bert", "DistilBert", "Electra"]
-DEPTH = {"ViTMAE": {}, "DistilBert": {"n_layers": 3}}
+KINDS = ["ViT", "Roberta", "Bert", "DistilBert", "Electra", "ModernBert", "EuroBert"]
+DEPTH = {"ViTMAE": {}, "DistilBert": {"n_layers": 3}, "ModernBert": {"num_hidden_layers": 3, "layer_types": None}}
 
 
 def opened(kind: str, path: Path) -> tuple[Any, Naming, Any]:
@@ -59,6 +60,20 @@ def scramble_adapter(module: nn.Module) -> None:
         for name, parameter in module.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+def their_gradients(layer: LowRankLinear, sources: list[str], their: dict[str, Tensor]) -> dict[str, Any]:
+    """Of A and B, by our parts; `sources` are the layers that PEFT has for ours."""
+    a, b = ([their.get(f"{source}.lora_{matrix}.default.weight") for source in sources] for matrix in "AB")
+    parts = [part for part in QKV if part in layer.lora_A]
+    if not parts:  # one A, which the halves of a gated layer share
+        return {part: (torch.stack(a).sum(dim=0), torch.cat(b)) for part in layer.lora_A}  # type: ignore[arg-type]
+    if len(sources) == len(QKV):
+        return {part: (a[QKV.index(part)], b[QKV.index(part)]) for part in parts}
+    ((wide_a,), (wide_b,)) = a, b
+    assert wide_a is not None and wide_b is not None  # side by side: see below
+    columns = {part: slice(3 * place, 3 * place + 3) for place, part in enumerate(parts)}
+    return {part: (wide_a[columns[part]], wide_b[layer.rows(part), columns[part]]) for part in parts}
 
 
 def their_class(kind: str) -> str:
@@ -92,14 +107,12 @@ def test_logits_gradients_and_folders_are_pefts(
     their = {name: p.grad for name, p in wrapped.named_parameters() if "lora_" in name}
     matched = 0
     for name, layer in low_rank_layers(ours).items():
-        sources = naming.modules(name)
-        for part in layer.lora_A:
-            source = sources[QKV.index(part)] if part in QKV else sources[0]
-            for matrix in ("lora_A", "lora_B"):
-                grad = their[f"base_model.model.{source}.{matrix}.default.weight"]
-                torch.testing.assert_close(gradients[f"{name}.{matrix}.{part}"], grad, **TIGHT)
-                matched += 1
-    assert matched == len(their)
+        sources = [f"base_model.model.{source}" for source in naming.modules(name)]
+        for part, (a, b) in their_gradients(layer, sources, their).items():
+            torch.testing.assert_close(gradients[f"{name}.lora_A.{part}"], a, **TIGHT)
+            torch.testing.assert_close(gradients[f"{name}.lora_B.{part}"], b, **TIGHT)
+        matched += sum(f"{source}.lora_A.default.weight" in their for source in sources)
+    assert 2 * matched == len(their)
 
     merge_low_rank(ours)
     save(tmp_path / "merged")
@@ -221,3 +234,42 @@ def test_the_configuration_says_what_was_trained(hugging_face: Any, tmp_path: Pa
     assert config["target_modules"][:2] == [
         f"bert.encoder.layer.0.attention.self.{part}" for part in ("query", "value")
     ]
+
+
+TOWERS = {  # the encoder's class, the classifier's, and settings
+    "clip": ("CLIPVisionModel", "CLIPForImageClassification", {}),
+    "siglip": ("SiglipVisionModel", "SiglipForImageClassification", {"vision_use_head": False}),
+    "ijepa": ("IJepaModel", "IJepaForImageClassification", {}),
+    "beit": (
+        "BeitModel",
+        "BeitForImageClassification",
+        {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_adapters_of_towers_are_pefts(kind: str, tmp_path: Path, pixels: Tensor) -> None:
+    """On the encoder's folder, and on a classifier's, whose features are the mean of tokens or CLS."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    encoder, classifier, settings = TOWERS[kind]
+    save_tower(encoder, tmp_path / "source", **settings)
+    loaded = images.load_mae(str(tmp_path / "source"))
+    naming = images.naming_of(loaded.shape)
+    images.save_encoder(loaded.module, tmp_path / "encoder", loaded.processor)
+    ours = loaded.module.double().eval()
+    head = images.classifier_from_mae(ours, 3, 0.0, 1).eval()
+    images.save_classifier(head, tmp_path / "classifier", loaded.processor, ["a", "b", "c"], 0.0)
+
+    for module, name, folder in ((ours, encoder, "encoder"), (head, classifier, "classifier")):
+        add_low_rank(module, TARGETS, rank=2, alpha=3.0, seed=1)
+        scramble_adapter(module)
+        Adapter(module, naming, encoder_only=folder == "encoder").write(module, tmp_path / "adapters" / folder)
+        theirs = getattr(transformers, name).from_pretrained(tmp_path / folder, dtype=torch.float64).eval()
+        wrapped = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapters" / folder)
+        if folder == "encoder":
+            tokens, matched = expected_of(encoder, wrapped.get_base_model(), pixels)  # whose layers PEFT has wrapped
+            torch.testing.assert_close(module.encoder(pixels), tokens, **TIGHT)
+            torch.testing.assert_close(module.encoder.features(pixels, "cls"), matched, **TIGHT)
+        else:
+            torch.testing.assert_close(module(pixels), wrapped(pixels).logits, **TIGHT)

@@ -52,7 +52,7 @@ class ModernEncoder(TextEncoder):
         self.shape = shape
         how, style, width, traits = _pre_norm(shape), shape.encoder.style, shape.encoder.width, shape.traits
         self.word_embeddings = word_table(shape.vocabulary, width)
-        self.word_norm = style.make_norm(width, shape.norm_eps) if traits.norms_words else None
+        self.norm_words = style.make_norm(width, shape.norm_eps) if traits.norms_words else None
         first = dropouts.hidden if dropouts.embeddings is None else dropouts.embeddings
         inside, projected = (dropouts.hidden, dropouts.attention) if traits.drops_states else (0.0, 0.0)
         self.dropout = nn.Dropout(first if traits.drops_states else 0.0)
@@ -64,11 +64,11 @@ class ModernEncoder(TextEncoder):
                 inside,
                 dropouts.attention,
                 projected,
-                normed=number > 0 or self.word_norm is None,
+                normed=number > 0 or self.norm_words is None,
             )
             for number in range(shape.encoder.depth)
         )
-        self.last_norm = style.make_norm(width, shape.norm_eps)
+        self.norm_last = style.make_norm(width, shape.norm_eps)
 
     @override
     def embed(self, batch: TokenBatch, types: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
@@ -76,7 +76,7 @@ class ModernEncoder(TextEncoder):
         x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
         if noise is not None:
             x = torch.cat((x, x.detach() + noise))
-        return self.dropout(x if self.word_norm is None else self.word_norm(x))
+        return self.dropout(x if self.norm_words is None else self.norm_words(x))
 
     @override
     def seen(self, lengths: list[Tensor], asking: list[Asking | None] | None = None) -> Seen:
@@ -84,7 +84,7 @@ class ModernEncoder(TextEncoder):
 
     @override
     def finish(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last_norm(x)
+        out: Tensor = self.norm_last(x)
         return out
 
 

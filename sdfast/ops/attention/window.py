@@ -19,7 +19,7 @@ def worth_blocks(group: Group, window: int) -> bool:
     Only of sequences whose tokens all ask, and that have no padding.
     """
     themselves = group.valid is None and group.places is None and group.queries == group.keys
-    return themselves and group.keys > 2 * (_size(window) + 2 * window)
+    return themselves and group.keys >= 2 * (_size(window) + 2 * window)
 
 
 def attend_in_blocks(

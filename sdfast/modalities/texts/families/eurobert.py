@@ -35,7 +35,7 @@ _NAMING = Naming(
                 "fc2": ["mlp.down_proj"],
             },
         ),
-        "encoder.last_norm": ["norm"],
+        "encoder.norm_last": ["norm"],
         "head.weight": ["lm_head.weight"],
         "head.bias": ["lm_head.bias"],
         "head.dense": ["dense"],

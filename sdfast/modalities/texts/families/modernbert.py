@@ -23,7 +23,7 @@ _NAMING = Naming(
     prefix="model.",
     names={
         "encoder.word_embeddings": ["embeddings.tok_embeddings"],
-        "encoder.word_norm": ["embeddings.norm"],
+        "encoder.norm_words": ["embeddings.norm"],
         **blocks(
             "encoder.blocks",
             ["layers"],
@@ -36,7 +36,7 @@ _NAMING = Naming(
                 "fc2": ["mlp.Wo"],
             },
         ),
-        "encoder.last_norm": ["final_norm"],
+        "encoder.norm_last": ["final_norm"],
         "head.dense": ["head.dense"],
         "head.norm": ["head.norm"],
         "head.weight": ["decoder.weight"],
