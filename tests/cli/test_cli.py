@@ -176,9 +176,9 @@ def test_study_compare(arguments: list[str], tmp_path: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     for method in ("fine-tuning", "further pre-training", "self-distillation"):
         assert method in printed
-    assert (out / "compare.csv").read_text().count("\n") == 1 + 6 * 2  # six methods
+    assert (out / "compare.csv").read_text().count("\n") == 1 + 9 * 2  # nine methods
     arms = json.loads((out / "compare.json").read_text())["data"][0]["arms"]
-    assert len(arms) == 6 and {len(arm["runs"]) for arm in arms} == {2}
+    assert len(arms) == 9 and {len(arm["runs"]) for arm in arms} == {2}
     assert all((Path(run["model"]) / "config.json").is_file() for arm in arms for run in arm["runs"])
     assert run(["study", "table9", *arguments, "--out", str(out)]) == 2
 
