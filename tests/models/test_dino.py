@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dino_samples import KINDS, images_of, make, of_visible
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from test_against_transformers import mae_loss
 from test_bad_folders import edit_config, sentence
@@ -213,6 +214,8 @@ def test_coordinates_are_not_moved_in_training_and_that_is_said(tmp_path: Path) 
 def test_an_adapter_of_lora_is_pefts(tmp_path: Path, kind: str) -> None:
     """With norms and the last block trained in full; then merged."""
     peft = pytest.importorskip("peft")
+    if not kind.startswith("dinov3") and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("an adapter has the names that modules of DINOv2 have in memory since")
     make(kind, tmp_path)
     loaded = load_mae(str(tmp_path))
     save_encoder(loaded.module, tmp_path / "encoder", loaded.processor)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from test_bad_folders import sentence
 from test_timm_checkpoints import save_timm
 
@@ -67,6 +68,8 @@ def test_equal_to_timm_and_to_what_is_written(
     again = load_mae(str(tmp_path / "out"))
     assert again.digest == loaded.digest and again.shape == loaded.shape
     torch.testing.assert_close(loaded.module.double().eval().encoder(images), expected, **TIGHT)
+    if size[0] != size[1] and Version(transformers.__version__) < Version("5.23"):
+        return  # 5.17 takes one number as a DINOv3's image_size
     model, info = transformers.AutoModel.from_pretrained(tmp_path / "encoder", output_loading_info=True)
     assert type(model).__name__ == written and not info["missing_keys"] and not info["unexpected_keys"]
     if "dinov3" in name or size[0] == size[1]:

@@ -25,6 +25,10 @@ _SQUARE = {  # what is made for square images, by `ViTShape.kind`
         ("dinov2", "dinov2_with_registers"),
         "sdfast takes it, but transformers' DINOv2 is made for square images and cannot use the model.",
     ),
+    "dinov3_vit": (
+        "sdfast and transformers 5.23 take it; for 5.17 the image_size in config.json has to be one number, which has "
+        "no effect there."
+    ),
     **dict.fromkeys(
         ("clip_vision_model", "siglip_vision_model", "beit"),
         "sdfast takes it, but transformers' class is made for square images and cannot use the model.",
