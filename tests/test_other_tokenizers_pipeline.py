@@ -64,7 +64,8 @@ def test_all_files_of_a_tokenizer_are_fetched(monkeypatch: pytest.MonkeyPatch, t
     asked: list[str] = []
     (tmp_path / "model.safetensors").write_bytes(b"")
     fetched = SimpleNamespace(
-        snapshot_download=lambda hub_id, allow_patterns: asked.extend(allow_patterns) or str(tmp_path)
+        snapshot_download=lambda hub_id, allow_patterns: asked.extend(allow_patterns) or str(tmp_path),
+        list_repo_files=lambda hub_id: [],
     )
     errors = SimpleNamespace(GatedRepoError=KeyError, RepositoryNotFoundError=KeyError)
     monkeypatch.setitem(sys.modules, "huggingface_hub", fetched)

@@ -21,7 +21,7 @@ PADDED = {"ops.attention.sdpa._places", "ops.attention.sdpa._padded"}
 RAGGED = {"ops.attention.groups._offsets"}
 WORDS = {"modalities.texts.model.embed"}  # places of the tokens
 MASKED_WORDS = WORDS | {"modalities.texts.batch.to", "modalities.texts.objectives._labels"}
-TAIL = {"modalities.texts.model.encode"}  # the tokens that ask
+TAIL = {"modalities.texts.model.rows"}  # the tokens that ask
 WEIGHED = [f"finetune.class_weights={[1 + each % 7 for each in range(CLASSES)]}", "finetune.label_smoothing=0.1"]
 BANK = {"teacher.targets.targets"}
 
