@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,6 +132,23 @@ def square_patch(patch: Sequence[int], path: Path) -> int:
     if height != width:
         raise UserError(f"the patches in {path} are {height} x {width}: sdfast has square patches only.")
     return height
+
+
+def patch_embedding(weights: Weights, path: Path) -> tuple[int, int, int]:
+    """Width, channels and side of the patches of a model of timm's; a UserError where the tensor is none of these."""
+    name = "patch_embed.proj.weight"
+    if name not in weights.tensors:
+        raise weights.missing(name)
+    kernel = weights.tensors[name]
+    if kernel.dim() != 4:
+        raise UserError(f"the tensor '{name}' in {weights.file_of('')} is no convolution's.")
+    width, channels, *sides = kernel.shape
+    return width, channels, square_patch(sides, path)
+
+
+def depth_of(weights: Weights) -> int:
+    """How many blocks a model of timm's has."""
+    return 1 + max(int(match[1]) for name in weights.tensors if (match := re.match(r"blocks\.(\d+)\.", name)))
 
 
 def check(shape: ViTShape, settings: Settings, weights: Weights) -> None:

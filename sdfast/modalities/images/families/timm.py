@@ -15,7 +15,15 @@ import torch
 
 from sdfast.errors import UserError
 from sdfast.modalities.images.families.dino import dinov2_ratio
-from sdfast.modalities.images.families.family import WANTED, ImageFamily, ImageSource, check, pool_notes, square_patch
+from sdfast.modalities.images.families.family import (
+    WANTED,
+    ImageFamily,
+    ImageSource,
+    check,
+    depth_of,
+    patch_embedding,
+    pool_notes,
+)
 from sdfast.modalities.images.families.vit import PLAIN_BLOCK
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
@@ -100,18 +108,13 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
     Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_FAMILY.refused)
     tensors = weights.tensors
-    for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
-        if name not in tensors:
-            raise weights.missing(name)
-    kernel = tensors["patch_embed.proj.weight"]
-    if kernel.dim() != 4:
-        raise UserError(f"the tensor 'patch_embed.proj.weight' in {weights.file_of('')} is no convolution's.")
-    width, channels, *sides = kernel.shape
-    patch = square_patch(sides, path)
+    width, channels, patch = patch_embedding(weights, path)
+    if "blocks.0.mlp.fc1.weight" not in tensors:
+        raise weights.missing("blocks.0.mlp.fc1.weight")
     size, notes = image_size(arguments, published, channels, patch)
     stack = TransformerShape(
         width=width,
-        depth=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
+        depth=depth_of(weights),
         heads=_heads(arguments, architecture, width),
         mlp_width=tensors["blocks.0.mlp.fc1.weight"].shape[0] // (1 + _is_gated(weights)),
     )

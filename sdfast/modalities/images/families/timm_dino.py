@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from sdfast.errors import UserError
-from sdfast.modalities.images.families.family import WANTED, ImageFamily, ImageSource, check, square_patch
+from sdfast.modalities.images.families.family import WANTED, ImageFamily, ImageSource, check, depth_of, patch_embedding
 from sdfast.modalities.images.families.timm import image_size, preprocessing_of
 from sdfast.modalities.images.model import ViTShape
 from sdfast.models.blocks import Style, TransformerShape
@@ -56,19 +56,15 @@ def describe(settings: Settings, weights: Weights) -> ImageSource:
     path, architecture, tensors = settings.path, str(settings.values["architecture"]), weights.tensors
     arguments, published = settings.table("model_args"), settings.table("pretrained_cfg").values
     Settings({key: value for key, value in arguments.values.items() if value is not None}, path).refuse(_REFUSED)
-    for name in ("patch_embed.proj.weight", "reg_token", "blocks.0.mlp.fc2.weight"):
+    width, channels, patch = patch_embedding(weights, path)
+    for name in ("reg_token", "blocks.0.mlp.fc2.weight"):
         if name not in tensors:
             raise weights.missing(name)
-    kernel = tensors["patch_embed.proj.weight"]
-    if kernel.dim() != 4:
-        raise UserError(f"the tensor 'patch_embed.proj.weight' in {weights.file_of('')} is no convolution's.")
-    width, channels, *sides = kernel.shape
-    patch = square_patch(sides, path)
     size, notes = image_size(arguments, published, channels, patch)
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     stack = TransformerShape(
         width=width,
-        depth=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
+        depth=depth_of(weights),
         heads=_heads(arguments, architecture),
         mlp_width=tensors["blocks.0.mlp.fc2.weight"].shape[-1],
         style=Style("silu" if gated else "gelu", gated, key_bias="blocks.0.attn.q_bias" not in tensors),
