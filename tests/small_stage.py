@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdfast.config import PretrainConfig
-from sdfast.engine.loop import Trainer
+from sdfast.data.order import BatchOrder
+from sdfast.engine.loop import EngineConfig, StageFolder, Trainer, TrainingData
 from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.reader import Normalise
@@ -77,6 +79,13 @@ def teacher_of(device: torch.device = CPU, dtype: torch.dtype = torch.float32) -
 
 def teacher_encoder() -> ViTEncoder:
     return teacher_of().encoder
+
+
+def trainer_of(objective: Objective, directory: Path) -> Trainer:
+    """Twelve steps of an objective on the images."""
+    config, order = PretrainConfig(steps=12, batch_size=16, lr=1e-3), BatchOrder(torch.arange(50), 16, seed=9)
+    data, folder = TrainingData(order, lambda rows: IMAGES[rows]), StageFolder(directory, {"a": "b"})
+    return Trainer("distill", objective, config, EngineConfig(log_every=4), data, folder)
 
 
 def losses_of(trainer: Trainer) -> list[dict[str, float]]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_stage
 import torch
 from resuming import check_resumes
 from small_stage import IMAGES, SHAPE, initialise, losses_of, objective_of, teacher_of
 from torch import Tensor, nn
 
-from sdfast.config import EngineConfig, PretrainConfig
-from sdfast.data.order import Batch, BatchOrder
-from sdfast.engine.loop import StageFolder, Trainer, TrainingData
+from sdfast.config import PretrainConfig
+from sdfast.data.order import Batch
+from sdfast.engine.loop import Trainer
 from sdfast.modalities.images.model import MaskedAutoencoder, ViTEncoder
 from sdfast.objectives.base import Shortcuts
 from sdfast.objectives.matching import PredictionMatching, WeightMatching, mars_distance, squared_distance
@@ -190,10 +191,7 @@ def test_parts_and_processes_sum_to_the_whole(match: str, mask: Any) -> None:
 
 def trainer_of(match: str, directory: Path, **changes: Any) -> Trainer:
     objective = made(match, torch.float32, **changes) if match else objective_of("pretrain")
-    config, order = PretrainConfig(steps=12, batch_size=16, lr=1e-3), BatchOrder(torch.arange(50), 16, seed=9)
-    engine = EngineConfig(log_every=4)
-    data, folder = TrainingData(order, lambda rows: IMAGES[rows]), StageFolder(directory, {"a": "b"})
-    return Trainer("distill", objective, config, engine, data, folder)
+    return small_stage.trainer_of(objective, directory)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

@@ -60,7 +60,8 @@ def test_shortcuts_parts_and_checkpointing_change_nothing(stage: str, more: dict
 
 
 @pytest.mark.parametrize(
-    ("kind", "stage"), [("electra", "distill"), ("distilbert", "finetune"), ("modernbert", "distill")]
+    ("kind", "stage"),
+    [("electra", "distill"), ("distilbert", "finetune"), ("modernbert", "distill"), ("eurobert", "distill")],
 )
 def test_a_stopped_stage_resumes_bit_for_bit(kind: str, stage: str, tmp_path: Path) -> None:
     def make(folder: Path) -> Trainer:

@@ -1,12 +1,14 @@
-"""Shortcuts change nothing either where no CLS token stands for an image, or what does comes before the last norm."""
+"""Encoders that are no plain ViT: shortcuts change nothing, and a stage that was stopped goes on bit for bit."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import small_stage
 import torch
+from resuming import check_resumes
 from test_shortcuts import NO_SHORTCUTS, SCENARIOS, Scenario, distance, trajectory, ways
 
 from sdfast.modalities.images.model import ViTClassifier, ViTShape
@@ -19,6 +21,14 @@ SHAPES = {
     "CLIP": replace(PLAIN, pre_norm=True, patch_bias=False),
     "CLIP's classifier": replace(PLAIN, pre_norm=True, patch_bias=False, pool="raw_mean"),
     "SigLIP": replace(PLAIN, cls=False, pool="mean"),
+    "DINOv2 with registers": replace(small_stage.SHAPE, registers=2),
+    "DINOv3": replace(
+        small_stage.SHAPE,
+        encoder=replace(ENCODER, style=Style("silu", gated=True, key_bias=False)),
+        learned_positions=False,
+        rotary=100.0,
+        registers=2,
+    ),
     "BEiT": replace(PLAIN, encoder=replace(ENCODER, style=Style(key_bias=False)), pool="mean_then_norm"),
 }
 
@@ -28,6 +38,7 @@ SHAPES = {
     [
         *((shape, scenario) for shape in ("CLIP", "SigLIP", "BEiT") for scenario in (DISTILL, PATCHES, BERNOULLI)),
         ("SigLIP", ALL_TOKENS),
+        *((shape, scenario) for shape in ("DINOv2 with registers", "DINOv3") for scenario in (DISTILL, BERNOULLI)),
         *((shape, FINETUNE) for shape in ("CLIP's classifier", "SigLIP", "BEiT")),
     ],
     ids=str,
@@ -40,6 +51,12 @@ def test_steps_in_float64(shape: str, scenario: Scenario, monkeypatch: pytest.Mo
     for shortcuts in ways(scenario):
         losses, weights = distance(run(scenario, shortcuts, steps=8), plain)
         assert losses <= 1e-9 and weights <= 1e-9, f"{shortcuts}: loss {losses:.3g}, weight {weights:.3g}"
+
+
+@pytest.mark.parametrize("shape", [name for name in SHAPES if name != "CLIP's classifier"])
+def test_a_stopped_stage_goes_on_bit_for_bit(shape: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(small_stage, "SHAPE", SHAPES[shape])
+    check_resumes(lambda folder: small_stage.trainer_of(small_stage.objective_of("distill"), folder), tmp_path)
 
 
 def test_the_norm_that_nothing_reads_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
