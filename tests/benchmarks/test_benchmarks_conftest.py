@@ -31,7 +31,7 @@ def test_a_failing_benchmark_shows_warnings_and_no_trace_and_its_time(tmp_path: 
 
     quiet = output()
     assert "assert 1 == 2" in quiet and "worth a look" in quiet and "a graph" not in quiet
-    assert "about 50 minutes" in quiet and "one of them: pytest benchmarks/bench_" in quiet
+    assert "about 60 minutes" in quiet and "one of them: pytest benchmarks/bench_" in quiet
     assert "minutes: flood 0.0" in quiet
     assert "a graph" in output("--log-level=DEBUG")
 
