@@ -82,9 +82,11 @@ def test_the_loss_of_old_words_rises_by_at_most_the_share_of_new_ones(tmp_path: 
 def test_what_is_there_already_changes_nothing(tmp_path: Path) -> None:
     folder = write_text_model(tmp_path / "x")
     before = load_mlm(str(folder))
-    for data in ({}, {"add_tokens": ["word3"]}, {"vocabulary_multiple": 15}):
+    for data, said in (({}, 0), ({"add_tokens": ["word3"]}, 1), ({"vocabulary_multiple": 15}, 0)):
         after = grown(folder, **data)
-        assert after.digest == before.digest and after.companions == before.companions and after.notes == before.notes
+        assert after.digest == before.digest and after.companions == before.companions
+        assert after.notes[: len(before.notes)] == before.notes
+        assert ["already" in note for note in after.notes[len(before.notes) :]] == [True] * said
 
 
 def test_a_model_with_rows_to_spare_is_left_as_it_is_but_for_new_tokens(tmp_path: Path) -> None:

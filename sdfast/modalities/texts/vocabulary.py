@@ -59,6 +59,10 @@ def with_words(loaded: PretrainedMLM, folder: Path, data: DataConfig) -> Pretrai
         with folder_of(loaded.companions) as grown:
             tokenizer = load_tokenizer(grown, UNBOUNDED)
         notes.append(f"{len(new):,} of {len(tokens):,} tokens were new to the tokenizer and added (data.add_tokens).")
+    elif tokens:
+        notes.append(
+            f"of the {len(tokens):,} tokens of data.add_tokens the tokenizer has every one already: nothing was added."
+        )
     count = tokenizer.tokenization.vocabulary
     rows = max(had, count)
     rows = -(-rows // (multiple := data.vocabulary_multiple or 1)) * multiple
