@@ -37,7 +37,7 @@ $(VENV)/.locked: $(CONSTRAINTS) pyproject.toml
 	  { echo "python's venv module does not work here (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (about 6 GB, a few minutes the first time)"
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) setuptools wheel cmake ninja torch
-	SDFAST_NO_EXT=1 $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[all,dev]'
+	SDFAST_NO_EXT=1 $(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[all,docs,dev]'
 	@touch $@
 
 # The compiled core, through setup.py and CMakeLists.txt; ninja rebuilds only what changed.

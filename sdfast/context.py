@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +15,7 @@ from sdfast.config import Config, ModalityName, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
+from sdfast.engine.followers import Follower
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
@@ -43,6 +44,7 @@ class Context:
         ranks: the processes that work on the run.
         model: as given: theta_init and phi_init.
         pack: the data, decoded or tokenised.
+        followers: who is told how training goes.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Context:
     ranks: Ranks
     model: Any
     pack: Any
+    followers: Sequence[Follower] = ()
     _readers: dict[int, tuple[Any, Reader]] = field(default_factory=dict, repr=False, compare=False)
 
     @property

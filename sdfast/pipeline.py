@@ -17,6 +17,7 @@ from sdfast.config import Config, resolve
 from sdfast.context import Context, Modality
 from sdfast.data.shard_names import is_there
 from sdfast.engine.deepspeed_options import options_in
+from sdfast.engine.followers import Follower
 from sdfast.engine.machine import cpu_settings
 from sdfast.errors import UserError, nearest
 from sdfast.export import export_stage
@@ -200,7 +201,12 @@ class Pipeline:
         """What the stages work with."""
         pack = self.pack
         model = self.modality.fitted(self.initial, pack, self.config)
-        return Context(self.config, self.modality, self.device, self.ranks, model, pack)
+        return Context(self.config, self.modality, self.device, self.ranks, model, pack, self.followers)
+
+    @cached_property
+    def followers(self) -> tuple[Follower, ...]:
+        """Who is told in process 0 how training goes."""
+        return ()
 
     @cached_property
     def _maker(self) -> Maker:
@@ -332,6 +338,8 @@ class Pipeline:
                 yield
             finally:
                 self.place.held = False
+                for each in self.__dict__.get("followers", ()):  # where they were made
+                    each.finish()
 
     def _hold(self, stack: contextlib.ExitStack, training: bool) -> None:
         self._check_directory()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.parallel import waiting
 from sdfast.engine.clock import Clock, Lap, Rate
+from sdfast.engine.followers import Follower
 from sdfast.engine.machine import (
     arithmetic,
     changed_arithmetic,
@@ -106,6 +107,7 @@ class Trainer:
         folder: StageFolder,
         sharing: Sharing = Sharing(),  # noqa: B008 (frozen)
         selection: Selection | None = None,
+        followers: Sequence[Follower] = (),
     ) -> None:
         """Set up a stage, at its beginning or where a checkpoint left it.
 
@@ -118,6 +120,7 @@ class Trainer:
             folder: where it keeps its state and records.
             sharing: over which processes; each has all the same arguments.
             selection: how to choose the weights that the module has in the end; the last ones when None.
+            followers: who is told in process 0 how it goes.
 
         Raises:
             UserError: what `make_engine` cannot do with these settings.
@@ -128,7 +131,7 @@ class Trainer:
         self.ranks = sharing.ranks
         self.device = next(iter(objective.module.parameters())).device
         self.steps_done, self.seen, self.clock = 0, 0, Clock()
-        self.selection, self.best = selection, None
+        self.selection, self.best, self.followers = selection, None, followers
         found = self._checkpoint(folder.resume)
         if found is not None:
             state = {n.removeprefix("module/"): found.read(n) for n in found.names if n.startswith("module/")}
@@ -154,7 +157,9 @@ class Trainer:
             telemetry = None
             if self.ranks.is_first:
                 steps, events = self.config.steps, self.settings.tensorboard
-                telemetry = Telemetry(self.stage, self.directory, steps, self.steps_done, events, self.unit)
+                telemetry = Telemetry(
+                    self.stage, self.directory, steps, self.steps_done, events, self.unit, self.followers
+                )
                 stack.callback(telemetry.close)
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
             stack.enter_context(freed_pages_kept(self.device.type))

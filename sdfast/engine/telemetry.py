@@ -7,11 +7,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdfast import durable
+from sdfast.engine.followers import Follower
 from sdfast.errors import UserError
 from sdfast.log import clock_time, console, log
 
@@ -23,7 +24,14 @@ class Telemetry:
     """Progress and metrics of one stage."""
 
     def __init__(
-        self, stage: str, directory: Path, steps: int, start: int, tensorboard: bool = False, unit: str = "img"
+        self,
+        stage: str,
+        directory: Path,
+        steps: int,
+        start: int,
+        tensorboard: bool = False,
+        unit: str = "img",
+        followers: Sequence[Follower] = (),
     ) -> None:
         """Go on after `start` of so many steps; `unit` is what a row is called beside a rate."""
         self.stage, self.steps, self.unit = stage, steps, unit
@@ -39,6 +47,9 @@ class Telemetry:
         if console().is_terminal:
             self.bar, self.task = _rich_bar(stage, steps, start)
         self.said = time.monotonic()
+        self.followers = followers
+        for each in followers:
+            each.begin(stage, directory, steps, start)
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """Log the values of `step` (steps done so far).
@@ -50,6 +61,8 @@ class Telemetry:
             self.file.write(json.dumps({"step": step, **values}) + "\n")
         if self.events is not None:
             self.events.record(self.stage, step, values)
+        for each in self.followers:
+            each.record(step, values)
         parts = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         shown = " ".join(f"{name} {_short(value)}" for name, value in (parts or {"loss": values["loss"]}).items())
         if self.bar is not None:
@@ -79,6 +92,8 @@ class Telemetry:
             self.bar.stop()
         if self.events is not None:
             self.events.close()
+        for each in self.followers:
+            each.end()
         with durable.explain_os_error(self.path):
             self.file.close()
 

@@ -82,7 +82,7 @@ def build_stage(
     )
     folder = StageFolder(directory, inputs or {}, resume)
     sharing = Sharing(context.ranks, context.config.zero, context.config.deepspeed)
-    return Trainer(kind, objective, config, engine, data, folder, sharing, selection)
+    return Trainer(kind, objective, config, engine, data, folder, sharing, selection, context.followers)
 
 
 def scaling_of(context: Context) -> Scaling | None:
