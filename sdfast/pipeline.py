@@ -33,6 +33,7 @@ from sdfast.stages.evaluate import Evaluation, evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
+from sdfast.trackers.choose import check_trackers, trackers_of
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -206,7 +207,7 @@ class Pipeline:
     @cached_property
     def followers(self) -> tuple[Follower, ...]:
         """Who is told in process 0 how training goes."""
-        return ()
+        return trackers_of(self.config, self.out) if self.ranks.is_first else ()
 
     @cached_property
     def _maker(self) -> Maker:
@@ -346,6 +347,7 @@ class Pipeline:
         stack.enter_context(self.place.hold(training))
 
     def _open_inputs(self) -> None:
+        self.ranks.first(lambda: check_trackers(self.config.engine.trackers))
         log.info("run directory: %s", self.out)
         if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")

@@ -156,10 +156,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             telemetry = None
             if self.ranks.is_first:
-                steps, events = self.config.steps, self.settings.tensorboard
-                telemetry = Telemetry(
-                    self.stage, self.directory, steps, self.steps_done, events, self.unit, self.followers
-                )
+                steps, start = self.config.steps, self.steps_done
+                telemetry = Telemetry(self.stage, self.directory, steps, start, self.unit, self.followers)
                 stack.callback(telemetry.close)
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
             stack.enter_context(freed_pages_kept(self.device.type))
