@@ -27,6 +27,8 @@ from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
+from sdfast.replay.causes import Finding
+from sdfast.replay.run import replay_run
 from sdfast.rundir import Result, slug
 from sdfast.stages.bring import Maker
 from sdfast.stages.evaluate import Evaluation, evaluate_run
@@ -292,6 +294,23 @@ class Pipeline:
         with self.session(training=False):
             path = None if target is None else Path(target)
             return evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
+
+    def replay(self, stage: str | None = None) -> tuple[dict[str, Any], Finding]:
+        """Run the step again whose loss was not finite; nothing of the run changes but `fault/` of the stage.
+
+        Args:
+            stage: its folder; that of the newest fault when not given.
+
+        Returns:
+            What was kept of the fault, and what was found.
+
+        Raises:
+            UserError: no fault is kept, or the run has changed since.
+        """
+        if self.ranks.world > 1:
+            raise UserError("sdfast replay works in one process; run it without the launcher.")
+        with self.session(training=False):
+            return replay_run(self.context, self.place, stage)
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model into a folder of its own: finished, or as far as it has come.
