@@ -27,12 +27,15 @@ from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
+from sdfast.replay.causes import Finding
+from sdfast.replay.run import replay_run
 from sdfast.rundir import Result, slug
 from sdfast.stages.bring import Maker
 from sdfast.stages.evaluate import Evaluation, evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
+from sdfast.trackers.choose import check_trackers, trackers_of
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -206,7 +209,7 @@ class Pipeline:
     @cached_property
     def followers(self) -> tuple[Follower, ...]:
         """Who is told in process 0 how training goes."""
-        return ()
+        return trackers_of(self.config, self.out) if self.ranks.is_first else ()
 
     @cached_property
     def _maker(self) -> Maker:
@@ -292,6 +295,23 @@ class Pipeline:
             path = None if target is None else Path(target)
             return evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
 
+    def replay(self, stage: str | None = None) -> tuple[dict[str, Any], Finding]:
+        """Run the step again whose loss was not finite; nothing of the run changes but `fault/` of the stage.
+
+        Args:
+            stage: its folder; that of the newest fault when not given.
+
+        Returns:
+            What was kept of the fault, and what was found.
+
+        Raises:
+            UserError: no fault is kept, or the run has changed since.
+        """
+        if self.ranks.world > 1:
+            raise UserError("sdfast replay works in one process; run it without the launcher.")
+        with self.session(training=False):
+            return replay_run(self.context, self.place, stage)
+
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model into a folder of its own: finished, or as far as it has come.
 
@@ -346,6 +366,7 @@ class Pipeline:
         stack.enter_context(self.place.hold(training))
 
     def _open_inputs(self) -> None:
+        self.ranks.first(lambda: check_trackers(self.config.engine.trackers))
         log.info("run directory: %s", self.out)
         if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")
