@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -36,6 +36,9 @@ from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
 from sdfast.trackers.choose import check_trackers, trackers_of
+
+if TYPE_CHECKING:
+    from sdfast.inference.predict import Predictions
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -288,10 +291,8 @@ class Pipeline:
             Its metrics, and precision, recall and F1 of each class with the confusion matrix; of several classes a row
             average precision instead of the matrix, and of numbers the scores of each.
         """
-        if self.ranks.world > 1:
-            raise UserError("sdfast eval works in one process; run it without the launcher.")
         source, target = (None if given is None else str(given) for given in (data, to))
-        with self.session(training=False):
+        with self._alone("eval"):
             path = None if target is None else Path(target)
             return evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
 
@@ -307,10 +308,42 @@ class Pipeline:
         Raises:
             UserError: no fault is kept, or the run has changed since.
         """
-        if self.ranks.world > 1:
-            raise UserError("sdfast replay works in one process; run it without the launcher.")
-        with self.session(training=False):
+        with self._alone("replay"):
             return replay_run(self.context, self.place, stage)
+
+    def predict(
+        self,
+        data: str | Path,
+        to: str | Path | None = None,
+        *,
+        top: int = 3,
+        probabilities: bool | None = None,
+    ) -> Predictions:
+        """Classify the rows of a source, with labels or without, with the fine-tuned model.
+
+        Args:
+            data: the source.
+            to: file for the predictions, `.csv` or `.parquet`; both in `predict/` of the run directory when not given.
+            top: how many of the likeliest classes are named.
+            probabilities: whether a csv file has the probability of each class; of at most 20 when not given.
+
+        Raises:
+            UserError, Interrupted: see `predict_run`.
+        """
+        from sdfast.inference.predict import predict_run
+
+        target = None if to is None else Path(to)
+        with self._alone("predict"):
+            read_only = self.place.read_only
+            return predict_run(self.out, self.config, self.device, str(data), target, top, probabilities, read_only)
+
+    @contextlib.contextmanager
+    def _alone(self, command: str) -> Iterator[None]:
+        """Hold the run directory, in the one process that there may be, for what trains nothing."""
+        if self.ranks.world > 1:
+            raise UserError(f"sdfast {command} works in one process; run it without the launcher.")
+        with self.session(training=False):
+            yield
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model into a folder of its own: finished, or as far as it has come.
