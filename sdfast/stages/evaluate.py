@@ -94,7 +94,7 @@ def _evaluated(
         )
     stored = check_model(folder.parent)
     modality = modality_of(folder)
-    classifier = _classifier(modality, folder)
+    classifier = classifier_in(modality, folder)
     module, names = classifier.module.to(device), classifier.names
     problem: ProblemType = stored.inputs.get("problem_type", SINGLE)
     config = _for_labels(config, problem)
@@ -123,7 +123,7 @@ def _evaluated(
     return found, scoring.predictions([split.names[row] for row in rows.tolist()], logits, labels, names, threshold)
 
 
-def _classifier(modality: Modality, folder: Path) -> Classifier:
+def classifier_in(modality: Modality, folder: Path) -> Classifier:
     """The fine-tuned model, or the encoder whose nearest neighbours vote."""
     if not has_neighbours(folder):
         return modality.read_classifier(folder)
