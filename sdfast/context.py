@@ -23,6 +23,7 @@ from sdfast.log import log
 from sdfast.models.embedder import FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -336,6 +337,10 @@ class Modality(ABC):
     @abstractmethod
     def companions(self, model: Any) -> Any:
         """What a classifier on a pre-trained model is saved with (`Classifier.companions`)."""
+
+    @abstractmethod
+    def portable(self, module: Any, companions: Any) -> Portable:
+        """A classifier, or the encoder of a masked model, on the CPU, as one function of padded tensors."""
 
     @abstractmethod
     def write_classifier(self, context: Context, module: Any, folder: Path, names: list[str], steps: int) -> None:

@@ -30,6 +30,7 @@ from sdfast.ranks import Ranks
 from sdfast.replay.causes import Finding
 from sdfast.replay.run import replay_run
 from sdfast.rundir import Result, slug
+from sdfast.sharing.target import target_of
 from sdfast.stages.bring import Maker
 from sdfast.stages.evaluate import Evaluation, evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
@@ -346,17 +347,18 @@ class Pipeline:
             yield
 
     def export(self, stage: str, to: str | Path) -> int:
-        """Write a stage's model into a folder of its own: finished, or as far as it has come.
+        """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.
 
         Args:
             stage: folder of the stage, such as `pretrain`, `distill`, `distill/round-1`, `finetune`.
-            to: folder to make.
+            to: folder to make, a file that ends in .onnx or .pt2, or the word `onnx` or `torch.export` for one in
+                `export/` of the run directory.
 
         Returns:
             The optimiser steps that the model has seen.
 
         Raises:
-            UserError, RunError: see `export_stage`.
+            UserError, RunError: see `export_stage` and `write_graph`.
         """
 
         def context() -> Context:
@@ -365,7 +367,12 @@ class Pipeline:
             model = self.modality.fitted(shape_only, pack, self.config)
             return Context(self.config, self.modality, self.device, self.ranks, model, pack)
 
-        return export_stage(self.out, context, stage, Path(to))
+        target = target_of(to, self.out, stage)
+        if target.form == "folder":
+            return export_stage(self.out, context, stage, target.path)
+        from sdfast.sharing.graph import write_graph
+
+        return write_graph(self.out, context, stage, target)
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:

@@ -132,16 +132,22 @@ def evaluate(
 @app.command()
 def export(
     out: RunDirectory,
-    to: Annotated[Path, typer.Option(help="folder to make")],
+    to: Annotated[str, typer.Option(help="folder to make; onnx, torch.export, or a file ending in .onnx or .pt2")],
     stage: Annotated[
         str, typer.Option(help="folder of the stage: pretrain, distill, distill/round-1, finetune")
     ] = "finetune",
 ) -> None:
-    """Write a stage's model in Hugging Face format; of an unfinished one, its newest checkpoint. No GPU is needed."""
+    """Write a stage's model in Hugging Face format, as ONNX, or for torch.export; of an unfinished one, its newest
+    checkpoint. No GPU is needed.
+
+    --to onnx and --to torch.export write OUT/export/STAGE.onnx and .pt2,
+    compared with the model before they can be seen (./onnx is a folder).
+    """
     from sdfast.pipeline import Pipeline
+    from sdfast.sharing.target import target_of
 
     steps = Pipeline(out=out, config=config_of(out), device="cpu").export(stage, to)
-    typer.echo(f"{to}: {stage} after {steps} steps")
+    typer.echo(f"{target_of(to, out, stage).path}: {stage} after {steps} steps")
 
 
 @config_app.command(name="show")

@@ -28,6 +28,7 @@ from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViT
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.pack import ImagePack, ImageSplit
 from sdfast.modalities.images.pictures import kept_options, options_of_model
+from sdfast.modalities.images.portable import portable
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
 from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
@@ -37,6 +38,7 @@ from sdfast.models.base import check_layer
 from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
@@ -242,6 +244,10 @@ class Images(Modality):
     @override
     def companions(self, model: models.PretrainedMAE) -> ImageProcessor:
         return model.processor
+
+    @override
+    def portable(self, module: Any, companions: ImageProcessor) -> Portable:
+        return portable(module, companions)
 
     @override
     def write_classifier(

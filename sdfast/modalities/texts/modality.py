@@ -30,6 +30,7 @@ from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
+from sdfast.modalities.texts.portable import portable
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import with_words
@@ -38,6 +39,7 @@ from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
@@ -280,6 +282,10 @@ class Texts(Modality):
     @override
     def companions(self, model: models.PretrainedMLM) -> models.Companions:
         return model.companions
+
+    @override
+    def portable(self, module: Any, companions: models.Companions) -> Portable:
+        return portable(module, companions)
 
     @override
     def write_classifier(
