@@ -16,7 +16,7 @@ USERS = {"sdfast", "sdfast.pipeline"}  # the face of the package, which loads Pi
 
 SEAMS = ("images", "texts")
 PARTS = ("model", "families", "checkpoint", "pack", "near", "masking")
-PARTS += ("objectives", "teacher", "costs", "portable", "modality")
+PARTS += ("objectives", "teacher", "costs", "portable", "shown", "modality")
 SEAM = set(PARTS)
 
 
