@@ -20,7 +20,7 @@ from sdfast.modalities.images.checkpoint import fresh_mae, save_encoder, save_ma
 from sdfast.modalities.images.model import ViTShape
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.models.blocks import Style, TransformerShape
-from sdfast.report.evidence import make_evidence, panels
+from sdfast.report.evidence import make_evidence, mistakes, panels
 from sdfast.report.evidence.mistakes import read_predictions
 
 STEPS = [
@@ -219,3 +219,13 @@ def test_umap_is_made_where_it_is_asked_for(
     make_evidence(run.context, run.out, run.results)
     make_evidence(run.context, run.out, run.results, umap=True)
     assert len(seen) == 2 and (run.out / "report" / "map.json").read_bytes() == kept
+
+
+def test_of_very_many_test_rows_some_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mistakes, "_MOST", {"cpu": 6})
+    data = write_images(tmp_path / "data", classes=3)
+    run = Pipeline(write_model(tmp_path / "model"), data, tmp_path / "run", overrides=[*STEPS, "finetune.start=init"])
+    found, predictions = evidence(run), read_predictions(run.out)
+    assert predictions is not None and not predictions.all_rows
+    assert sorted(predictions.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert "6 rows of test (a choice by content)" in found["mistakes"].lead
