@@ -49,8 +49,8 @@ class Result:
         best_by: and which metric on the val split decided.
         per_class: for `finetune`, of the rows that it is evaluated on (`test`) and with `finetune.best_dev` of the val
             split (`val`): by the name of each class its `precision`, `recall`, `f1` and `support` (rows).
-        confusion_matrix: likewise, [classes][classes]: how many rows of the one class (first index) were taken for the
-            other, in the order of `per_class`; not of more than 1,000 classes.
+        confusion_matrix: likewise, `[classes][classes]`: how many rows of the one class (first index) were taken for
+            the other, in the order of `per_class`; not of more than 1,000 classes.
         per_output: likewise of labels that are numbers, by the name of each: `mse`, `rmse`, `mae`, `r2`, `spearman`.
 
     Where rows have several classes, `metrics` has `mean_average_precision`, `macro_f1`, `micro_f1`, `subset_accuracy`
