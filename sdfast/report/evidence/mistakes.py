@@ -167,7 +167,8 @@ def _threshold(out: Path, one: Subject) -> float:
 
 
 def _write(path: Path, of: Mapping[str, Any], found: Predictions) -> None:
-    file, told = io.BytesIO(), {"of": np.array(json.dumps(of)), "all_rows": np.array(found.all_rows)}
+    file = io.BytesIO()
+    told: dict[str, Any] = {"of": np.array(json.dumps(of)), "all_rows": np.array(found.all_rows)}
     np.savez_compressed(file, logits=found.logits, labels=found.labels, names=found.names, **told)
     write_bytes(path, file.getvalue())
 

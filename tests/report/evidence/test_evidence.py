@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,16 @@ def test_a_failure_is_one_warning(
     (record,) = caplog.records
     assert record.levelname == "WARNING" and record.getMessage().count("RuntimeError: out of memory, say") == 3
     assert (tmp_path / "report" / "masked.json").is_file()
+
+
+def test_another_model_is_not_shown_as_the_one_that_is_gone(
+    run: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`sdfast report` of a run whose model is gone opens another one under its name."""
+    other = replace(run.context.model, module=run.modality.reload(run.results[0].model).module)
+    make_evidence(replace(run.context, model=other), tmp_path, run.results)
+    assert caplog.text.count("the model that the run was given is not there any more") == 3
+    assert {path.stem for path in (tmp_path / "report").glob("*.json")} == {"mistakes"}
 
 
 def made(folder: Path, kind: str, *overrides: str, stage: Any = "finetune") -> tuple[Pipeline, Sequence[str]]:
