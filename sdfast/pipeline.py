@@ -343,19 +343,6 @@ class Pipeline:
             raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
         return path
 
-    def _look(self) -> None:
-        """Make what a report shows of the models of stages that are done."""
-        from sdfast.report.evidence import finished_stages, make_evidence
-
-        try:
-            pack = self.modality.open_pack(self.out / "pack")
-            model = self.modality.fitted(self.initial, pack, self.config)
-        except SdfastError as error:
-            log.warning("The report has no pictures but those that are there: %s", error)
-            return
-        context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
-        make_evidence(context, self.out, finished_stages(self.out))
-
     def replay(self, stage: str | None = None) -> tuple[dict[str, Any], Finding]:
         """Run the step again whose loss was not finite; nothing of the run changes but `fault/` of the stage.
 
@@ -404,6 +391,19 @@ class Pipeline:
             raise UserError(f"sdfast {command} works in one process; run it without the launcher.")
         with self.session(training=False):
             yield
+
+    def _look(self) -> None:
+        """Make what a report shows of the models of stages that are done."""
+        from sdfast.report.evidence import finished_stages, make_evidence
+
+        try:
+            pack = self.modality.open_pack(self.out / "pack")
+            model = self.modality.fitted(self.initial, pack, self.config)
+        except SdfastError as error:
+            log.warning("The report has no pictures but those that are there: %s", error)
+            return
+        context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
+        make_evidence(context, self.out, finished_stages(self.out))
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.
