@@ -410,6 +410,34 @@ class Pipeline:
 
         return write_graph(self.out, context, stage, target)
 
+    def push(
+        self,
+        repo_id: str,
+        stage: str = "finetune",
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Upload a finished stage's model with its card to the Hugging Face hub.
+
+        Args:
+            repo_id: `user/name`; made where it is not there.
+            stage: folder of the stage.
+            private: whether a new repository is private; the hub's default when None, which is public.
+            revision: branch; the main one when None.
+            replace: take the place of files that are there, which stay in the repository's history.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError, RunError: see `pack_up` and `send` in `sdfast.sharing.hub`.
+        """
+        from sdfast.sharing.hub import pack_up, send
+
+        return send(pack_up(self.out, stage, repo_id), private, revision, replace)
+
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
         """Hold the run directory and its log while something is done in it; nested calls share it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, convert, output, plan, predict, replay, report, study, theory
+from sdfast.cli import bench, cache, convert, output, plan, predict, push, replay, report, study, theory
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -57,6 +57,7 @@ for command in (
     study.study,
     predict.predict,
     report.report,
+    push.push,
 ):
     app.command()(command)
 
