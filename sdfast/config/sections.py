@@ -481,6 +481,10 @@ class EngineConfig(Section):
         "sdfast", min_length=1, description="project of wandb and trackio, experiment of mlflow"
     )
     tensorboard: bool = Field(False, description="also write TensorBoard events, short for engine.tracker=tensorboard")
+    report: bool = Field(
+        True,
+        description="write report.html as the run goes, for a person to look at; SDFAST_REPORT=0 writes none at all",
+    )
     timeout_seconds: float = Field(
         600.0, gt=0, description="of several processes, how long one may keep the others waiting before the job ends"
     )
