@@ -141,7 +141,7 @@ def embed_run(
 
 
 def _shape(width: int, of_token: int) -> list[int]:
-    """Of one row: [D], or [N, D]."""
+    """The shape of one row: [D], or [N, D]."""
     return [width] if width == of_token else [width // of_token, of_token]
 
 
