@@ -24,6 +24,7 @@ from sdfast.export import export_stage
 from sdfast.launch import code
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
+from sdfast.models.embedder import FeatureTokens
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
@@ -41,7 +42,9 @@ from sdfast.teacher.bank import Bank
 from sdfast.trackers.choose import check_trackers, trackers_of
 
 if TYPE_CHECKING:
+    from sdfast.inference.embed import Embeddings
     from sdfast.inference.predict import Predictions
+    from sdfast.inference.probe import Probe
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -373,6 +376,44 @@ class Pipeline:
         with self._alone("predict"):
             read_only = self.place.read_only
             return predict_run(self.out, self.config, self.device, str(data), target, top, probabilities, read_only)
+
+    def embed(
+        self,
+        data: str | Path,
+        stage: str | None = None,
+        tokens: FeatureTokens = "cls",
+        to: str | Path | None = None,
+        *,
+        form: Literal["npy", "parquet"] = "npy",
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> Embeddings:
+        """Write the features of the rows of a source, with labels or without.
+
+        Args:
+            data: the source.
+            stage: whose encoder: `init`, `pretrain`, `distill` or `finetune`; the last before `finetune` that is done
+                when not given.
+            tokens: `cls`, `mean` of the patches or words, or of images `patch`.
+            to: folder to make; one in `embed/` of the run directory when not given.
+            form: `npy`, with the rows' names beside it, or `parquet`.
+            dtype: that they are stored in.
+
+        Raises:
+            UserError, Interrupted: see `embed_run`.
+        """
+        from sdfast.inference.embed import embed_run
+
+        target, source = None if to is None else Path(to), str(data)
+        with self._alone("embed"):
+            read_only = self.place.read_only
+            return embed_run(self.out, self.config, self.device, source, stage, tokens, target, form, dtype, read_only)
+
+    def probe(self, tokens: FeatureTokens = "cls") -> Probe:
+        """Score nearest neighbours and a linear classifier on the frozen features of each stage; see `probe_run`."""
+        from sdfast.inference.probe import probe_run
+
+        with self._alone("probe"):
+            return probe_run(self.out, self.config, self.device, tokens, self.place.read_only)
 
     @contextlib.contextmanager
     def _alone(self, command: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, convert, output, plan, predict, push, replay, report, study, theory
+from sdfast.cli import bench, cache, convert, embed, output, plan, predict, probe, push, replay, report, study, theory
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -58,6 +58,8 @@ for command in (
     predict.predict,
     report.report,
     push.push,
+    embed.embed,
+    probe.probe,
 ):
     app.command()(command)
 

@@ -290,7 +290,7 @@ class Images(Modality):
         return ImagePack, transform, options
 
     @override
-    def features(self, module: Any, tokens: FeatureTokens, how: Transform) -> Embedder:
+    def features(self, module: Any, tokens: FeatureTokens, how: Any) -> Embedder:
         width, patches = module.shape.encoder.width, module.shape.patches
         if tokens == "cls":
             return Embedder(module, lambda encoder, images: encoder.features(images, "cls"), width)

@@ -332,7 +332,7 @@ class Texts(Modality):
         return TextPack, tokenizer, options
 
     @override
-    def features(self, module: Any, tokens: FeatureTokens, how: Tokenizer) -> Embedder:
+    def features(self, module: Any, tokens: FeatureTokens, how: Tokenizer | TextPack) -> Embedder:
         if tokens == "patch":
             raise UserError("--tokens patch is of images; for texts use cls (the first token) or mean.")
         width = module.shape.encoder.width
