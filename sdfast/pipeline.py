@@ -19,7 +19,7 @@ from sdfast.data.shard_names import is_there
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.followers import Follower
 from sdfast.engine.machine import cpu_settings
-from sdfast.errors import UserError, nearest
+from sdfast.errors import SdfastError, UserError, nearest
 from sdfast.export import export_stage
 from sdfast.launch import code
 from sdfast.log import log
@@ -234,9 +234,16 @@ class Pipeline:
         return Maker(self.context, self.place, self.resume, self._made)
 
     def _made(self, folder: Path, result: Result) -> None:
-        """A stage was trained: its report shows it."""
-        if self._report is not None:
-            self._report.made()
+        """A stage was trained: the report shows it, and what its model makes of the data."""
+        if self._report is None:
+            return
+        self._report.made()
+        from sdfast.report.evidence import make_evidence
+
+        pictures = make_evidence(self.context, self.out, self.results)
+        for each in self.followers:
+            each.pictures(folder.relative_to(self.out).as_posix(), result.steps, pictures)
+        self._report.made()
 
     # The stages.
 
@@ -322,6 +329,8 @@ class Pipeline:
     def report(self) -> Path:
         """Write `report.html` in the run directory anew, as is done while a run goes.
 
+        Where the model or the data are gone, without what would have to be computed with them.
+
         Returns:
             Its path.
 
@@ -331,6 +340,7 @@ class Pipeline:
         with self.session(training=False):
             if self.place.read_only:
                 raise UserError(f"{self.out} cannot be written, so there is no place for its report.")
+            self._look()
             path = write_report(self.out)
         if path is None:
             raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
@@ -422,6 +432,19 @@ class Pipeline:
             raise UserError(f"sdfast {command} works in one process; run it without the launcher.")
         with self.session(training=False):
             yield
+
+    def _look(self) -> None:
+        """Make what a report shows of the models of stages that are done."""
+        from sdfast.report.evidence import finished_stages, make_evidence
+
+        try:
+            pack = self.modality.open_pack(self.out / "pack")
+            model = self.modality.fitted(self.initial, pack, self.config)
+        except SdfastError as error:
+            log.warning("The report has no pictures but those that are there: %s", error)
+            return
+        context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
+        make_evidence(context, self.out, finished_stages(self.out))
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.
