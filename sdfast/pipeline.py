@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -27,12 +27,21 @@ from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
+from sdfast.replay.causes import Finding
+from sdfast.replay.run import replay_run
+from sdfast.report.live import LiveReport, wanted
+from sdfast.report.run import write_report
 from sdfast.rundir import Result, slug
+from sdfast.sharing.target import target_of
 from sdfast.stages.bring import Maker
 from sdfast.stages.evaluate import Evaluation, evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
+from sdfast.trackers.choose import check_trackers, trackers_of
+
+if TYPE_CHECKING:
+    from sdfast.inference.predict import Predictions
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -206,11 +215,25 @@ class Pipeline:
     @cached_property
     def followers(self) -> tuple[Follower, ...]:
         """Who is told in process 0 how training goes."""
-        return ()
+        trackers = trackers_of(self.config, self.out) if self.ranks.is_first else ()
+        return trackers if self._report is None else (*trackers, self._report)
+
+    @cached_property
+    def _report(self) -> LiveReport | None:
+        """Writes the run's report in process 0, where one is wanted."""
+        if not (self.ranks.is_first and wanted(self.config.engine.report)):
+            return None
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return LiveReport(self.out, name, self.ranks.world)
 
     @cached_property
     def _maker(self) -> Maker:
-        return Maker(self.context, self.place, self.resume)
+        return Maker(self.context, self.place, self.resume, self._made)
+
+    def _made(self, folder: Path, result: Result) -> None:
+        """A stage was trained: its report shows it."""
+        if self._report is not None:
+            self._report.made()
 
     # The stages.
 
@@ -285,25 +308,93 @@ class Pipeline:
             Its metrics, and precision, recall and F1 of each class with the confusion matrix; of several classes a row
             average precision instead of the matrix, and of numbers the scores of each.
         """
-        if self.ranks.world > 1:
-            raise UserError("sdfast eval works in one process; run it without the launcher.")
         source, target = (None if given is None else str(given) for given in (data, to))
-        with self.session(training=False):
+        with self._alone("eval"):
             path = None if target is None else Path(target)
-            return evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
+            found = evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
+            if source is None and not self.place.read_only and self._report is not None:
+                write_report(self.out)  # which has the predictions now
+            return found
+
+    def report(self) -> Path:
+        """Write `report.html` in the run directory anew, as is done while a run goes.
+
+        Returns:
+            Its path.
+
+        Raises:
+            UserError: nothing was trained there, or nothing may be written.
+        """
+        with self.session(training=False):
+            if self.place.read_only:
+                raise UserError(f"{self.out} cannot be written, so there is no place for its report.")
+            path = write_report(self.out)
+        if path is None:
+            raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
+        return path
+
+    def replay(self, stage: str | None = None) -> tuple[dict[str, Any], Finding]:
+        """Run the step again whose loss was not finite; nothing of the run changes but `fault/` of the stage.
+
+        Args:
+            stage: its folder; that of the newest fault when not given.
+
+        Returns:
+            What was kept of the fault, and what was found.
+
+        Raises:
+            UserError: no fault is kept, or the run has changed since.
+        """
+        with self._alone("replay"):
+            return replay_run(self.context, self.place, stage)
+
+    def predict(
+        self,
+        data: str | Path,
+        to: str | Path | None = None,
+        *,
+        top: int = 3,
+        probabilities: bool | None = None,
+    ) -> Predictions:
+        """Classify the rows of a source, with labels or without, with the fine-tuned model.
+
+        Args:
+            data: the source.
+            to: file for the predictions, `.csv` or `.parquet`; both in `predict/` of the run directory when not given.
+            top: how many of the likeliest classes are named.
+            probabilities: whether a csv file has the probability of each class; of at most 20 when not given.
+
+        Raises:
+            UserError, Interrupted: see `predict_run`.
+        """
+        from sdfast.inference.predict import predict_run
+
+        target = None if to is None else Path(to)
+        with self._alone("predict"):
+            read_only = self.place.read_only
+            return predict_run(self.out, self.config, self.device, str(data), target, top, probabilities, read_only)
+
+    @contextlib.contextmanager
+    def _alone(self, command: str) -> Iterator[None]:
+        """Hold the run directory, in the one process that there may be, for what trains nothing."""
+        if self.ranks.world > 1:
+            raise UserError(f"sdfast {command} works in one process; run it without the launcher.")
+        with self.session(training=False):
+            yield
 
     def export(self, stage: str, to: str | Path) -> int:
-        """Write a stage's model into a folder of its own: finished, or as far as it has come.
+        """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.
 
         Args:
             stage: folder of the stage, such as `pretrain`, `distill`, `distill/round-1`, `finetune`.
-            to: folder to make.
+            to: folder to make, a file that ends in .onnx or .pt2, or the word `onnx` or `torch.export` for one in
+                `export/` of the run directory.
 
         Returns:
             The optimiser steps that the model has seen.
 
         Raises:
-            UserError, RunError: see `export_stage`.
+            UserError, RunError: see `export_stage` and `write_graph`.
         """
 
         def context() -> Context:
@@ -312,7 +403,12 @@ class Pipeline:
             model = self.modality.fitted(shape_only, pack, self.config)
             return Context(self.config, self.modality, self.device, self.ranks, model, pack)
 
-        return export_stage(self.out, context, stage, Path(to))
+        target = target_of(to, self.out, stage)
+        if target.form == "folder":
+            return export_stage(self.out, context, stage, target.path)
+        from sdfast.sharing.graph import write_graph
+
+        return write_graph(self.out, context, stage, target)
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
@@ -346,6 +442,7 @@ class Pipeline:
         stack.enter_context(self.place.hold(training))
 
     def _open_inputs(self) -> None:
+        self.ranks.first(lambda: check_trackers(self.config.engine.trackers))
         log.info("run directory: %s", self.out)
         if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")

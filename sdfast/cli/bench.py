@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdfast.cli import output
 from sdfast.cli.options import ConfigFile, Device, Overrides, config_of
 from sdfast.errors import UserError
 
@@ -40,7 +41,7 @@ def bench(
         report = measure(
             pipeline.config, initial, pipeline.device, batch or (), lambda text: status.update(f"measuring {text}")
         )
-    _show(report)
+    output.give(report.to_json, lambda: _show(report))
     if json_file is not None:
         write_json(json_file, report.to_json())
 

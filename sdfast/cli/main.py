@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, convert, plan, study, theory
+from sdfast.cli import bench, cache, convert, output, plan, predict, replay, report, study, theory
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -49,7 +48,16 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
-for command in (convert.convert, bench.bench, plan.plan, theory.theory, study.study):
+for command in (
+    convert.convert,
+    bench.bench,
+    plan.plan,
+    replay.replay,
+    theory.theory,
+    study.study,
+    predict.predict,
+    report.report,
+):
     app.command()(command)
 
 _OUTPUT = "the standard output"
@@ -75,6 +83,7 @@ def train(
     device: Device = None,
 ) -> None:
     """Bring a stage up to date: run what it needs, skip what is done, resume what was interrupted."""
+    from sdfast.cli.closing import close_run, run_document
     from sdfast.cli.show import show_result
     from sdfast.pipeline import Pipeline
 
@@ -92,7 +101,12 @@ def train(
     )
     result = pipeline.run(stage)  # type: ignore[arg-type]
     if pipeline.ranks.is_first:
-        show_result(result, pipeline.results)
+
+        def show() -> None:
+            show_result(result, pipeline.results)
+            close_run(pipeline.out, pipeline.results)
+
+        output.give(lambda: run_document(pipeline.out, pipeline.results), show)
 
 
 @app.command(name="eval")
@@ -123,25 +137,38 @@ def evaluate(
     pipeline = Pipeline(out=out, config=config, device=device, overrides=overrides)
     found = pipeline.evaluation(data, predictions)
     stored = read_result(out / "finetune")
-    show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
-    if found.per_class:
-        show_classes(found.per_class, found.confusion_matrix)
-    show_numbers(found.per_output or {})
+
+    def show() -> None:
+        show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
+        if found.per_class:
+            show_classes(found.per_class, found.confusion_matrix)
+        show_numbers(found.per_output or {})
+
+    output.give({"out": out, "data": data or pipeline.config.data_spec, **vars(found)}, show)
 
 
 @app.command()
 def export(
     out: RunDirectory,
-    to: Annotated[Path, typer.Option(help="folder to make")],
+    to: Annotated[str, typer.Option(help="folder to make; onnx, torch.export, or a file ending in .onnx or .pt2")],
     stage: Annotated[
         str, typer.Option(help="folder of the stage: pretrain, distill, distill/round-1, finetune")
     ] = "finetune",
 ) -> None:
-    """Write a stage's model in Hugging Face format; of an unfinished one, its newest checkpoint. No GPU is needed."""
+    """Write a stage's model in Hugging Face format, as ONNX, or for torch.export; of an unfinished one, its newest
+    checkpoint. No GPU is needed.
+
+    --to onnx and --to torch.export write OUT/export/STAGE.onnx and .pt2,
+    compared with the model before they can be seen (./onnx is a folder).
+    """
     from sdfast.pipeline import Pipeline
+    from sdfast.sharing.target import target_of
 
     steps = Pipeline(out=out, config=config_of(out), device="cpu").export(stage, to)
-    typer.echo(f"{to}: {stage} after {steps} steps")
+    path = target_of(to, out, stage).path
+    output.give(
+        {"to": path, "stage": stage, "steps": steps}, lambda: typer.echo(f"{path}: {stage} after {steps} steps")
+    )
 
 
 @config_app.command(name="show")
@@ -170,9 +197,15 @@ def config_show(
     bundled_only = [
         f"data.{name}={value}" for name, value in resolved.data if name != "source" and getattr(own.data, name) != value
     ]
-    if bundled_only:
-        typer.echo(f"# {', '.join(bundled_only)} is of the bundled data alone; give --data to see what holds for yours")
-    typer.echo(_for_model(resolved).to_yaml(), nl=False)
+    shown = _for_model(resolved)
+
+    def show() -> None:
+        if bundled_only:
+            only = ", ".join(bundled_only)
+            typer.echo(f"# {only} is of the bundled data alone; give --data to see what holds for yours")
+        typer.echo(shown.to_yaml(), nl=False)
+
+    output.give(lambda: shown.model_dump(mode="json"), show)
 
 
 def _for_model(config: Config) -> Config:
@@ -204,7 +237,8 @@ def config_schema() -> None:
 
     from sdfast.config import Config
 
-    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+    schema = Config.model_json_schema()
+    output.give(schema, lambda: typer.echo(json.dumps(schema, indent=2)))
 
 
 @config_app.command(name="presets")
@@ -212,16 +246,25 @@ def config_presets() -> None:
     """List the presets."""
     from sdfast.config import presets
 
-    for name, about in presets().items():
-        typer.echo(f"{name:12} {about}")
+    def show() -> None:
+        for name, about in presets().items():
+            typer.echo(f"{name:12} {about}")
+
+    output.give(presets(), show)
 
 
 @app.command()
 def env() -> None:
     """Print versions and hardware, ready to paste into a bug report."""
-    from sdfast.cli.show import show_environment
+    from sdfast.cli.show import environment
 
-    show_environment()
+    lines = environment()
+
+    def show() -> None:
+        for name, value in lines.items():
+            typer.echo(f"{name:16}{value}")
+
+    output.give(lines, show)
 
 
 def _print_version(wanted: bool) -> None:
@@ -238,8 +281,14 @@ def _root(
     local_rank: Annotated[
         int | None, typer.Option("--local_rank", "--local-rank", hidden=True, help="what the deepspeed launcher adds")
     ] = None,
+    quiet: output.Quiet = False,
+    verbose: output.Verbose = False,
+    json: output.Json = False,
 ) -> None:
-    pass
+    output.choose(quiet, verbose, json)
+
+
+output.everywhere(app)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -248,9 +297,9 @@ def run(arguments: list[str] | None = None) -> int:
     As one process of several that fail, it ends here: what waits for a process that is gone would never end.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    handler = _show_messages()
-    code = _code_of(arguments)
-    logging.getLogger("sdfast").removeHandler(handler)
+    with output.session(silent=bool(_rank_and_world()[0])):
+        code = _code_of(arguments)
+        output.give({"exit_code": code}, lambda: None)  # of a command that has nothing else to give
     if code and _rank_and_world()[1] > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -267,6 +316,7 @@ def _code_of(arguments: list[str] | None) -> int:
     except SdfastError as error:
         return error.exit_code if error.everywhere and _rank_and_world()[0] else _fail(str(error), error.exit_code)
     except UsageError as error:
+        output.choose(json="--json" in (sys.argv[1:] if arguments is None else arguments))  # which was not read yet
         if not error.format_message():  # the help has been shown
             return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
@@ -305,7 +355,7 @@ def _drop_output() -> None:
     """What is still to be printed and cannot be: the interpreter would try again at its end, and complain."""
     with contextlib.suppress(OSError, ValueError):  # a stream that is no file
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, output.stdout().fileno())
         os.close(nowhere)
 
 
@@ -315,7 +365,9 @@ def _fail(message: str, code: int) -> int:
 
         if not launch.may_speak():
             return code
-    typer.echo(f"sdfast: {_one_sentence(message)}", err=True)
+    sentence = _one_sentence(message)
+    typer.echo(f"sdfast: {sentence}", err=True)
+    output.give_error(sentence, code)
     return code
 
 
@@ -324,20 +376,3 @@ def _one_sentence(message: str) -> str:
     message = brief(re.sub(r"\s*[\r\n]\s*", " ", message.strip()))
     message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} [...]"
     return message if message.endswith((".", "?", "!")) else f"{message}."
-
-
-def _show_messages() -> logging.Handler:
-    handler: logging.Handler = logging.StreamHandler()
-    if sys.stderr is not None and sys.stderr.isatty():
-        from rich.logging import RichHandler
-
-        from sdfast.log import console
-
-        handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
-    if _rank_and_world()[0]:
-        handler = logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("sdfast")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    return handler

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdfast.cli import output
 from sdfast.cli.options import (
     ConfigFile,
     Device,
@@ -61,6 +62,7 @@ def study(
     device: Device = None,
 ) -> None:
     """Run a table or figure of the paper, or compare all methods on your own data."""
+    from sdfast.cli.closing import close_study, study_document
     from sdfast.cli.show import show_markdown
     from sdfast.pipeline import Pipeline
     from sdfast.rundir import slug
@@ -86,7 +88,13 @@ def study(
         folds,
         repeats,
     )
-    show_markdown(text)
+    place = runs[0].out
+
+    def show() -> None:
+        show_markdown(text)
+        close_study(place, name)
+
+    output.give(lambda: study_document(place, name, failures), show)
     if failures:
         said = "; ".join(each.removesuffix(".") for each in failures)
         raise RunError(f"{len(failures)} stages failed: {said}.")

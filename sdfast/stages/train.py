@@ -71,8 +71,7 @@ def train_stage(
     modality, config = context.modality, context.config
     if stage.round == 0:
         return _handed_on(context, next(iter(needs.values())), directory / "model")
-    start = context.model.module if stage.start is None else modality.reload(needs[stage.start].model).module
-    teacher = None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
+    start, teacher = sources_of(context, stage, needs, bank)
     if stage.kind == "finetune" and config.finetune.method == "knn":
         return _voted(context, start)
     best = _selection(context) if stage.kind == "finetune" and config.finetune.best_dev else None
@@ -159,6 +158,12 @@ def _handed_on(context: Context, teacher: Result, model: Path) -> Outcome:
         {"steps": 0, "seconds": 0.0, f"{context.modality.unit}_per_s": 0.0},
         teacher.metrics,
     )
+
+
+def sources_of(context: Context, stage: Stage, needs: dict[Stage, Result], bank: OpenBank) -> tuple[Any, Any]:
+    """The module that a stage starts from, and its teacher: see `build_stage`."""
+    start = context.model.module if stage.start is None else context.modality.reload(needs[stage.start].model).module
+    return start, None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
 
 
 def _teacher(context: Context, source: Result, bank: OpenBank) -> Teacher | nn.Module | None:
