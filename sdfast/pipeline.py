@@ -27,6 +27,8 @@ from sdfast.modalities.choose import modality_of
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
+from sdfast.report.live import LiveReport, wanted
+from sdfast.report.run import write_report
 from sdfast.rundir import Result, slug
 from sdfast.stages.bring import Maker
 from sdfast.stages.evaluate import Evaluation, evaluate_run
@@ -208,11 +210,26 @@ class Pipeline:
     @cached_property
     def followers(self) -> tuple[Follower, ...]:
         """Who is told in process 0 how training goes."""
-        return ()
+        if self._report is None:
+            return ()
+        return (self._report,)
+
+    @cached_property
+    def _report(self) -> LiveReport | None:
+        """Writes the run's report in process 0, where one is wanted."""
+        if not (self.ranks.is_first and wanted(self.config.engine.report)):
+            return None
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return LiveReport(self.out, name, self.ranks.world)
 
     @cached_property
     def _maker(self) -> Maker:
-        return Maker(self.context, self.place, self.resume)
+        return Maker(self.context, self.place, self.resume, self._made)
+
+    def _made(self, folder: Path, result: Result) -> None:
+        """A stage was trained: its report shows it."""
+        if self._report is not None:
+            self._report.made()
 
     # The stages.
 
@@ -292,7 +309,27 @@ class Pipeline:
         source, target = (None if given is None else str(given) for given in (data, to))
         with self.session(training=False):
             path = None if target is None else Path(target)
-            return evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
+            found = evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
+            if source is None and not self.place.read_only and self._report is not None:
+                write_report(self.out)  # which has the predictions now
+            return found
+
+    def report(self) -> Path:
+        """Write `report.html` in the run directory anew, as is done while a run goes.
+
+        Returns:
+            Its path.
+
+        Raises:
+            UserError: nothing was trained there, or nothing may be written.
+        """
+        with self.session(training=False):
+            if self.place.read_only:
+                raise UserError(f"{self.out} cannot be written, so there is no place for its report.")
+            path = write_report(self.out)
+        if path is None:
+            raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
+        return path
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model into a folder of its own: finished, or as far as it has come.

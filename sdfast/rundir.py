@@ -19,6 +19,7 @@ from sdfast.store import checkpoint
 from sdfast.store.artifact import Count, Digest, Stored, files_in, first_changed, first_changed_key, fitted
 
 RESULT = "result.json"
+REPORT, REPORT_FOLDER = "report.html", "report"  # of a run: for a person, and what it is made from besides
 _MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "README.md", *TOKENIZER_FILES}
 _AGAIN = "run `sdfast train` with this --out again, which makes a damaged model anew"
 _Name = Annotated[str, StringConstraints(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]  # in the folder, and not above it

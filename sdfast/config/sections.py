@@ -468,6 +468,10 @@ class EngineConfig(Section):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept while a stage runs")
     log_every: int = Field(10, ge=1, description="steps between log lines; the loss is read from the device then")
     tensorboard: bool = Field(False, description="also write TensorBoard events")
+    report: bool = Field(
+        True,
+        description="write report.html as the run goes, for a person to look at; SDFAST_REPORT=0 writes none at all",
+    )
     timeout_seconds: float = Field(
         600.0, gt=0, description="of several processes, how long one may keep the others waiting before the job ends"
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sdfast import durable
 from sdfast.report.panel import Panel, paragraph
@@ -30,6 +31,7 @@ class Page:
         about: a line above the title, as the model and the data.
         notes: sentences below the verdict: what it was compared with, how the interval was computed.
         tiles: a few numbers with their names, such as `("accuracy", "85.3 %")`.
+        progress: share of the whole that is done while it runs, from 0 to 1; None where nobody knows.
         state: a word or two on how far it is, as `done` or `distill 40 of 100`.
         at: when it was written, in seconds since 1970.
         patience: seconds without news after which a reader is told that there are none.
@@ -42,6 +44,7 @@ class Page:
     about: str = ""
     notes: Sequence[str] = ()
     tiles: Sequence[tuple[str, str]] = ()
+    progress: float | None = None
     state: str = ""
     at: float = field(default_factory=time.time)
     patience: float = 180.0
@@ -71,6 +74,12 @@ def save(page: Page, path: Path) -> Path:
     return path
 
 
+def ticked(text: str) -> Markup:
+    """A text in which what stands between backticks is code."""
+    code = r"<code>\1</code>"
+    return text if isinstance(text, Markup) else Markup(re.sub(r"`([^`]+)`", code, str(escape(text))))
+
+
 def _rendered(page: Page) -> str:
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(page.at))
     text: str = _environment().get_template("page.html").render(page=page, written=written)
@@ -82,5 +91,6 @@ def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader
 
     loaded = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    loaded.filters["ticked"] = ticked
     loaded.globals["include_raw"] = lambda name: Markup((_TEMPLATES / name).read_text("utf-8"))
     return loaded

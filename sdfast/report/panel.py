@@ -68,7 +68,12 @@ def duration(seconds: float) -> str:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: bool = False, caption: str = ""
+    header: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    sortable: bool = False,
+    caption: str = "",
+    tight: bool = False,
 ) -> Markup:
     """A table. Numbers are set to the right; where it is sortable, a click on a heading sorts by it.
 
@@ -77,6 +82,7 @@ def table(
         rows: as many cells each; None is an empty one.
         sortable: whether headings sort, which needs the page's script.
         caption: below it.
+        tight: columns are as wide as they have to be, instead of the table as wide as there is room.
     """
     body = [[_cell(each) for each in row] for row in rows]
     rights = [any(row[column][1] for row in body) for column in range(len(header))]
@@ -96,7 +102,8 @@ def table(
         for row in body
     )
     below = Markup('<p class="caption">{}</p>').format(caption) if caption else ""
-    kind = Markup(' class="sortable"') if sortable else ""
+    kinds = " ".join(["sortable"] * sortable + ["tight"] * tight)
+    kind = Markup(' class="{}"').format(kinds) if kinds else ""
     frame = '<div class="scroll"><table{}><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>{}'
     return Markup(frame).format(kind, head, lines, below)
 

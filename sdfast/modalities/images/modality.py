@@ -24,12 +24,13 @@ from sdfast.modalities.card import write_card
 from sdfast.modalities.images import checkpoint as models
 from sdfast.modalities.images.costs import ImageTask
 from sdfast.modalities.images.masking import visible_count
-from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.pack import ImagePack, ImageSplit
 from sdfast.modalities.images.pictures import kept_options, options_of_model
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
+from sdfast.modalities.images.shown import MaskedPictures, layer_features, norm_pix_of, picture
 from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
 from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
@@ -207,6 +208,25 @@ class Images(Modality):
             return pixels if recipe.augment is None else recipe.augment(pixels, rows, 0)
 
         check_deterministic(read, torch.from_numpy(recipe.rows))
+
+    @override
+    def shown(self, context: Context, split: ImageSplit | ImageTiles, rows: Tensor) -> list[dict[str, str]]:
+        return [{"picture": picture(row)} for row in split.images[rows.numpy()]]
+
+    @override
+    def masked_examples(
+        self, context: Context, split: ImageSplit | ImageTiles, rows: Tensor, seed: int
+    ) -> MaskedPictures:
+        model, how = context.model, context.config.pretrain
+        norm_pix = norm_pix_of(how.normalised_pixels, model.trained_with, model.fresh_decoder)
+        mask = seed, how.patch_ratio, how.mask
+        return MaskedPictures(split.images[rows.numpy()], _normalise(context), model.shape, mask, norm_pix)
+
+    @override
+    def layer_features(
+        self, context: Context, encoder: ViTEncoder, split: ImageSplit | ImageTiles, rows: Tensor
+    ) -> tuple[Tensor, str]:
+        return layer_features(encoder, split.images, rows, _normalise(context))
 
     @override
     def write(

@@ -25,11 +25,20 @@ from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
-from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.model import (
+    Dropouts,
+    MaskedLanguageModel,
+    TextClassifier,
+    TextEncoder,
+    TextShape,
+    check_text_tokens,
+)
 from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
+from sdfast.modalities.texts.shown import MaskedWords, beginning, layer_features
+from sdfast.modalities.texts.shown import Reader as ReadableIds
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import with_words
@@ -194,12 +203,10 @@ class Texts(Modality):
 
     @override
     def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedTexts:
-        config, how = context.config, context.pack.tokenization
-        if how.mask_id is None:
-            raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
+        config, how, mask_id = context.config, context.pack.tokenization, _mask_id(context)
         ratio = config.pretrain.word_ratio
         words = _words(context) if config.pretrain.whole_word else None
-        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
+        masking = TokenMasking(mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
         return MaskedTexts(context.train_of(kind).tokens, masking, config.pretrain.mean)
 
     @override
@@ -252,6 +259,22 @@ class Texts(Modality):
     @override
     def check_deterministic(self, context: Context, recipe: TextRecipe) -> None:
         """The pack's ids are what they are."""
+
+    @override
+    def shown(self, context: Context, split: TextSplit | TextChunks, rows: Tensor) -> list[dict[str, str]]:
+        reader = _readable(context)
+        return [{"text": beginning(reader, ids)} for ids in _ids(split, rows)]
+
+    @override
+    def masked_examples(self, context: Context, split: TextSplit | TextChunks, rows: Tensor, seed: int) -> MaskedWords:
+        mask_id, ratio = _mask_id(context), context.config.pretrain.word_ratio
+        return MaskedWords(_ids(split, rows), _readable(context), mask_id, seed, ratio)
+
+    @override
+    def layer_features(
+        self, context: Context, encoder: TextEncoder, split: TextSplit | TextChunks, rows: Tensor
+    ) -> tuple[Tensor, str]:
+        return layer_features(encoder, split.tokens, rows, torch.from_numpy(split.lengths)[rows])
 
     @override
     def write(
@@ -312,6 +335,27 @@ class Texts(Modality):
         if classes is None:
             return models.filled(masked_model, state, shape)
         return models.filled(text_classifier, state, shape, classes)
+
+
+def _mask_id(context: Context) -> int:
+    """The mask token.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (found := context.pack.tokenization.mask_id) is None:
+        raise UserError(f"the tokenizer of {context.config.model_spec} has no mask token, and masked words need one.")
+    return int(found)
+
+
+def _readable(context: Context) -> ReadableIds:
+    return ReadableIds(context.model.tokenizer, context.pack.tokenization)
+
+
+def _ids(split: TextSplit | TextChunks, rows: Tensor) -> list[list[int]]:
+    """The ids of some rows, those of each by itself."""
+    ids, lengths = split.tokens(rows)
+    return [each.tolist() for each in ids.split(lengths.tolist())]
 
 
 def _words(context: Context) -> Tensor:
