@@ -66,6 +66,7 @@ class Pipeline:
         data: str | Path | None = None,
         out: str | Path | None = None,
         *,
+        name: str | None = None,
         unlabelled: str | Path | Sequence[str | Path] = (),
         zero: int | None = None,
         preset: str | None = None,
@@ -82,7 +83,8 @@ class Pipeline:
             model: hub id, folder or file of weights (see `load_mae` and `load_mlm`); the bundled model of images when
                 not given.
             data: what to adapt to (see `sdfast.data.sources.open_source`); bundled images or texts when not given.
-            out: run directory; `runs/<model>-<data>` when not given.
+            out: run directory; `runs/<name>` when not given, and without a name `runs/<model>-<data>`.
+            name: what the run is called, in reports and lists; it decides nothing (the key `name`).
             unlabelled: further sources whose rows join those of `pretrain`, `distill` and the bank without a label (the
                 key `data.unlabelled`).
             zero: DeepSpeed ZeRO stage, 0 to 3 (the key `zero.stage`). Under torchrun, deepspeed or srun this object is
@@ -103,7 +105,7 @@ class Pipeline:
             raise UserError(f"--zero {zero} is not known; use 0, 1, 2 or 3.")
         if resume not in ("auto", "never"):
             raise UserError(f"--resume {resume} is not known; use auto or never.")
-        named = {"model": model, "out": out, "device": device}
+        named = {"model": model, "out": out, "name": name, "device": device}
         options: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
         if data is not None:
             sections = {**sections, "data": {**sections.get("data", {}), "source": str(data)}}
@@ -116,7 +118,7 @@ class Pipeline:
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
         self.resume, self.replace = resume == "auto", replace
         default = "-".join(dict.fromkeys((slug(self.config.model_spec), slug(self.config.data_spec))))
-        self.out = Path(self.config.out) if self.config.out else Path("runs") / default
+        self.out = Path(self.config.out) if self.config.out else Path("runs") / (self.config.name or default)
         self.place = RunDirectory(self.out)
         self._opened = False
         self._kept_model: Path | None = None  # of a stage, where the model that was given is gone
@@ -549,7 +551,7 @@ class Pipeline:
             durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
 
     def _check_directory(self) -> None:
-        """A default --out is named after the ends of two paths, which another pair may share."""
+        """A default --out is named after the run, or the ends of two paths, which another pair may share."""
         path = self.out / "config.yaml"
         if self.config.out is not None or not path.is_file():
             return
