@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sdfast.cli import output
 from sdfast.cli.options import Device, RunDirectory, config_of
 
 Umap = Annotated[bool, typer.Option("--umap", help="Also map the features with UMAP (the extra umap): a minute more.")]
@@ -16,4 +17,4 @@ def report(out: RunDirectory, device: Device = None, umap: Umap = False) -> None
     from sdfast.pipeline import Pipeline
 
     path = Pipeline(out=out, config=config_of(out), device=device).report(umap)
-    typer.echo(f"report: {path}")
+    output.give({"out": out, "report": path}, lambda: typer.echo(f"report: {path}"))
