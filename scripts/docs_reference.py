@@ -28,9 +28,9 @@ def configuration() -> str:
         page += ["", f"## {title}", "", "| key | type | default | |", "|---|---|---|---|"]
         for key, field, when in rows:
             about = field.get("description", "")
-            about += f" (counts where `{_cell(when)}`)" if when else ""
+            about += f" (counts where {' or '.join(when.split('|'))})" if when else ""
             default = json.dumps(field.get("default"), ensure_ascii=False)
-            page.append(f"| `{key}` | {_cell(_type(field))} | `{_cell(default)}` | {_cell(about)} |")
+            page.append(f"| `{key}` | {_type(field)} | `{default}` | {_cell(about)} |")
     return "\n".join(page) + "\n"
 
 
@@ -63,7 +63,8 @@ def _type(field: Schema) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "&#124;").replace("\n", " ")
+    """Prose in a table: what looks like a tag or the end of a cell is shown as it is."""
+    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def commands() -> str:

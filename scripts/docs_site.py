@@ -22,6 +22,8 @@ REFERENCE = """# Python
 ## The run
 
 ::: sdfast.Pipeline
+    options:
+      members: [run, pretrain, distill, finetune, evaluate, evaluation, predict, embed, probe, export, results]
 
 ::: sdfast.rundir.Result
 
