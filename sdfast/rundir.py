@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULT = "result.json"
+REPORT, REPORT_FOLDER = "report.html", "report"  # of a run: for a person, and what it is made from besides
 _MODEL_FILES = {"config.json", SAFETENSORS_FILE, "preprocessor_config.json", "README.md", *TOKENIZER_FILES}
 _AGAIN = "run `sdfast train` with this --out again, which makes a damaged model anew"
 _Name = Annotated[str, StringConstraints(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]  # in the folder, and not above it
@@ -52,8 +53,8 @@ class Result:
         best_by: and which metric on the val split decided.
         per_class: for `finetune`, of the rows that it is evaluated on (`test`) and with `finetune.best_dev` of the val
             split (`val`): by the name of each class its `precision`, `recall`, `f1` and `support` (rows).
-        confusion_matrix: likewise, [classes][classes]: how many rows of the one class (first index) were taken for the
-            other, in the order of `per_class`; not of more than 1,000 classes.
+        confusion_matrix: likewise, `[classes][classes]`: how many rows of the one class (first index) were taken for
+            the other, in the order of `per_class`; not of more than 1,000 classes.
         per_output: likewise of labels that are numbers, by the name of each: `mse`, `rmse`, `mae`, `r2`, `spearman`.
 
     Where rows have several classes, `metrics` has `mean_average_precision`, `macro_f1`, `micro_f1`, `subset_accuracy`

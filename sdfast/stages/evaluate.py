@@ -162,10 +162,10 @@ def fine_tuned(out: Path) -> FineTuned:
             f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
         )
     stored, modality = check_model(folder.parent), modality_of(folder)
-    return FineTuned(modality, _classifier(modality, folder), stored)
+    return FineTuned(modality, classifier_in(modality, folder), stored)
 
 
-def _classifier(modality: Modality, folder: Path) -> Classifier:
+def classifier_in(modality: Modality, folder: Path) -> Classifier:
     """The fine-tuned model, or the encoder whose nearest neighbours vote."""
     if not has_neighbours(folder):
         return modality.read_classifier(folder)

@@ -126,5 +126,5 @@ def test_one_process_goes_on_and_two_go_on_from_one(
 def test_a_loss_that_is_not_finite_in_one_process_ends_all_in_the_same_words(engine: str, runs: Path) -> None:
     first, second = ends(runs, f"poison-{engine}")
     assert first == second and first["error"] == "RunError"
-    assert "the loss of distill stopped being finite at or before step 8" in first["text"]
+    assert f"the loss of distill stopped being finite at step {STOP + 1};" in first["text"]
     assert not list((runs / f"poison-{engine}").glob("checkpoints/step-*"))

@@ -25,11 +25,21 @@ from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
-from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.model import (
+    Dropouts,
+    MaskedLanguageModel,
+    TextClassifier,
+    TextEncoder,
+    TextShape,
+    check_text_tokens,
+)
 from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
+from sdfast.modalities.texts.portable import portable
+from sdfast.modalities.texts.shown import MaskedWords, beginning, layer_features
+from sdfast.modalities.texts.shown import Reader as ReadableIds
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import with_words
@@ -38,6 +48,7 @@ from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
@@ -195,12 +206,10 @@ class Texts(Modality):
 
     @override
     def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedTexts:
-        config, how = context.config, context.pack.tokenization
-        if how.mask_id is None:
-            raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
+        config, how, mask_id = context.config, context.pack.tokenization, _mask_id(context)
         ratio = config.pretrain.word_ratio
         words = _words(context) if config.pretrain.whole_word else None
-        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
+        masking = TokenMasking(mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
         return MaskedTexts(context.train_of(kind).tokens, masking, config.pretrain.mean)
 
     @override
@@ -255,12 +264,28 @@ class Texts(Modality):
         """The pack's ids are what they are."""
 
     @override
+    def shown(self, context: Context, split: TextSplit | TextChunks, rows: Tensor) -> list[dict[str, str]]:
+        reader = _readable(context)
+        return [{"text": beginning(reader, ids)} for ids in _ids(split, rows)]
+
+    @override
+    def masked_examples(self, context: Context, split: TextSplit | TextChunks, rows: Tensor, seed: int) -> MaskedWords:
+        mask_id, ratio = _mask_id(context), context.config.pretrain.word_ratio
+        return MaskedWords(_ids(split, rows), _readable(context), mask_id, seed, ratio)
+
+    @override
+    def layer_features(
+        self, context: Context, encoder: TextEncoder, split: TextSplit | TextChunks, rows: Tensor
+    ) -> tuple[Tensor, str]:
+        return layer_features(encoder, split.tokens, rows, torch.from_numpy(split.lengths)[rows])
+
+    @override
     def write(
         self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind | Literal["knn"], steps: int
     ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
-        write_card(context.config, self.name, folder, kind, steps)
+        write_card(context, folder, kind, steps)
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -282,6 +307,10 @@ class Texts(Modality):
         return model.companions
 
     @override
+    def portable(self, module: Any, companions: models.Companions) -> Portable:
+        return portable(module, companions)
+
+    @override
     def write_classifier(
         self, context: Context, module: TextClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
@@ -289,7 +318,7 @@ class Texts(Modality):
         companions = context.model.companions
         problem = context.pack.problem
         models.save_classifier(module, folder, companions, names, _dropouts(config), longest, problem)
-        write_card(config, self.name, folder, "finetune", steps, problem=problem, names=names)
+        write_card(context, folder, "finetune", steps)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -323,6 +352,27 @@ class Texts(Modality):
         if classes is None:
             return models.filled(masked_model, state, shape)
         return models.filled(text_classifier, state, shape, classes)
+
+
+def _mask_id(context: Context) -> int:
+    """The mask token.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (found := context.pack.tokenization.mask_id) is None:
+        raise UserError(f"the tokenizer of {context.config.model_spec} has no mask token, and masked words need one.")
+    return int(found)
+
+
+def _readable(context: Context) -> ReadableIds:
+    return ReadableIds(context.model.tokenizer, context.pack.tokenization)
+
+
+def _ids(split: TextSplit | TextChunks, rows: Tensor) -> list[list[int]]:
+    """The ids of some rows, those of each by itself."""
+    ids, lengths = split.tokens(rows)
+    return [each.tolist() for each in ids.split(lengths.tolist())]
 
 
 def _words(context: Context) -> Tensor:
