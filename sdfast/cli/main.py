@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, convert, plan, study, theory
+from sdfast.cli import bench, cache, convert, doctor, plan, runs, study, theory
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -49,7 +49,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
-for command in (convert.convert, bench.bench, plan.plan, theory.theory, study.study):
+for command in (convert.convert, bench.bench, plan.plan, theory.theory, study.study, doctor.doctor, runs.runs):
     app.command()(command)
 
 _OUTPUT = "the standard output"
