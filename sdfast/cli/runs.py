@@ -62,14 +62,16 @@ def _cells(each: Listed) -> tuple[str, ...]:
 
 def _stages(each: Listed) -> str:
     if each.kind == "study":
-        done = each.counts.get("done", 0)
-        of = f" of {each.wanted}" if each.wanted is not None and each.wanted >= done else ""
+        ready = each.counts.get("done", 0)
+        of = f" of {each.wanted}" if each.wanted is not None and each.wanted >= ready else ""
         others = "".join(f", {count} {state}" for state, count in each.counts.items() if state != "done")
-        return f"study {each.study or '?'}: {done}{of} stages done{others}"
+        return f"study {each.study or '?'}: {ready}{of} stages done{others}"
     parts = []
     for name, state in each.stages.items():
-        done, wanted = each.steps.get(name, (None, None))
-        steps = "" if done is None else f" {done}" if wanted is None else f" {done}/{wanted}"
+        steps = ""
+        if name in each.steps:
+            done, wanted = each.steps[name]
+            steps = f" {done}" if wanted is None else f" {done}/{wanted}"
         parts.append(f"{name} {_SHORT.get(state, state)}{steps}")
     busy = each.running and "running" not in each.stages.values()
     return ", ".join(parts) + (", running" if busy else "")

@@ -20,7 +20,7 @@ def product(device: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     a, b = (torch.randn(shape, generator=draw).to(device, dtype) for shape in ((67, 129), (129, 45)))
     truth = a.double() @ b.double()
     single = torch.finfo(torch.float32).eps * a.shape[1] * (a.double().abs() @ b.double().abs())
-    allowed = single + torch.finfo(dtype).eps * truth.abs()
+    allowed = single + _SHARE * torch.finfo(dtype).eps * truth.abs()
     error = ((a @ b).double() - truth).abs()
     worst = (error / allowed).max()
     return _said(f"product in {_name(dtype)} on {device}", float(error.max()), float(allowed.max()), bool(worst <= 1))

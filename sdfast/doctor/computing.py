@@ -18,7 +18,7 @@ _INSTALL = "install torch again (`pip install --force-reinstall torch`)"
 
 
 def judged_core(outcome: Outcome) -> Finding:
-    """Of the probe `core`: whether the compiled core loads, is of this torch, and agrees with the reference."""
+    """Judge the probe `core`: whether the compiled core loads, is of this torch, and agrees with the reference."""
     check = "compiled core"
     again = f"{_BUILD}; {_WITHOUT}."
     first = outcome.answers[0] if outcome.answers else None
@@ -47,7 +47,7 @@ def judged_core(outcome: Outcome) -> Finding:
 
 
 def judged_device(check: str, outcome: Outcome) -> Finding:
-    """Of the probes `cpu` and `gpu`: whether a product, and the loss and attention by every backend, are right."""
+    """Judge the probes `cpu` and `gpu`: whether a product, and the loss and attention by every backend, are right."""
     agreements = [answer for answer in outcome.answers if "right" in answer]
     if outcome.ended is not None:
         after = f" after the {agreements[-1]['what']}" if agreements else ""
@@ -71,7 +71,7 @@ def _names(agreements: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def judged_cuda(outcome: Outcome) -> Finding:
-    """Of the probe `cuda`: whether torch, CUDA and the driver fit."""
+    """Judge the probe `cuda`: whether torch, CUDA and the driver fit."""
     if outcome.ended is not None:
         return broken("CUDA", f"the process that asks torch {outcome.ended}", "install the driver and torch again.")
     return judged(outcome.last)

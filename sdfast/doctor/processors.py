@@ -17,7 +17,7 @@ _GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def judged_threads(outcome: Outcome) -> Finding:
-    """Of the probe `threads`: how many torch starts, and how they wait."""
+    """Judge the probe `threads`: how many torch starts, and how they wait."""
     if outcome.ended is not None:
         return broken(CHECK, f"the process that asks torch {outcome.ended}", "install torch again.")
     return judged(outcome.last["threads"], processors(), cpu_limit(), os.environ, outcome.last["why_not"])
