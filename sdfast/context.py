@@ -6,19 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sdfast.config import Config, ModalityName, OptimisationConfig
+from sdfast.data.config import DataConfig
 from sdfast.data.order import BatchOrder
+from sdfast.data.pack_files import OpenPack
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
 from sdfast.engine.followers import Follower
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
+from sdfast.log import log
+from sdfast.models.embedder import FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -134,6 +139,21 @@ class Classifier:
     names: list[str]
     companions: Any
     folder: Path
+
+
+class MaskedExamples(Protocol):
+    """Some rows of which the same part is hidden from every model; what is given of them is JSON."""
+
+    def shown(self) -> list[dict[str, Any]]:
+        """What each row is, whole and masked."""
+
+    def filled(self, module: Any, given: bool) -> dict[str, Any]:
+        """What a masked model in evaluation mode puts in place, and its mean `error` there.
+
+        Args:
+            module: on any device.
+            given: whether it is the model as given.
+        """
 
 
 class Modality(ABC):
@@ -311,6 +331,28 @@ class Modality(ABC):
             UserError: they differ, so that features of them cannot be kept.
         """
 
+    # What a person is shown, of rows [n] int64 on the CPU of a split or a view of it.
+
+    @abstractmethod
+    def shown(self, context: Context, split: Any, rows: Tensor) -> list[dict[str, str]]:
+        """Of each row its `picture` (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
+
+    @abstractmethod
+    def masked_examples(self, context: Context, split: Any, rows: Tensor, seed: int) -> MaskedExamples:
+        """Rows with a part hidden, as `pretrain` hides it; which part, the seed and the rows' places decide.
+
+        Raises:
+            UserError: the model has no mask token.
+        """
+
+    @abstractmethod
+    def layer_features(self, context: Context, encoder: Any, split: Any, rows: Tensor) -> tuple[Tensor, str]:
+        """What stands for each row after every block of an encoder in evaluation mode, and what that is, in words.
+
+        Returns:
+            [depth, n, D] float32 on the CPU: what the blocks give, the last as `distill.layer=last` has it.
+        """
+
     # What is written and read again.
 
     @abstractmethod
@@ -334,6 +376,10 @@ class Modality(ABC):
         """What a classifier on a pre-trained model is saved with (`Classifier.companions`)."""
 
     @abstractmethod
+    def portable(self, module: Any, companions: Any) -> Portable:
+        """A classifier, or the encoder of a masked model, on the CPU, as one function of padded tensors."""
+
+    @abstractmethod
     def write_classifier(self, context: Context, module: Any, folder: Path, names: list[str], steps: int) -> None:
         """Write a fine-tuned model in Hugging Face format, and its card."""
 
@@ -342,8 +388,27 @@ class Modality(ABC):
         """Read a fine-tuned model that `write_classifier` wrote, with its companions and class names."""
 
     @abstractmethod
+    def conversion(self, config: Config, classifier: Classifier) -> tuple[type[OpenPack[Any]], Any, DataConfig]:
+        """What another source becomes rows for a classifier with: the kind of pack, how, and the `data` section."""
+
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> Any:
         """The pack of another source, all of it for evaluation, made for a classifier."""
+        kind, how, options = self.conversion(config, classifier)
+        return kind.prepare(spec, directory, how, options, log.warning)
+
+    @abstractmethod
+    def features(self, module: Any, tokens: FeatureTokens, how: Any) -> Any:
+        """A module that gives features of inputs in place of classes; its encoder is that of a classifier or model.
+
+        Args:
+            module: with an encoder.
+            tokens: `cls`: what a classifier looks at; `mean`: of the patches or the words, without the first token and
+                other ones that stand for none; `patch`: all patches one after the other, [N * D].
+            how: what makes the rows, a `Transform` or a `Tokenizer`, or their pack.
+
+        Raises:
+            UserError: there are no such tokens.
+        """
 
     @abstractmethod
     def fits(self, pack: Any, config: Config, classifier: Classifier) -> bool:

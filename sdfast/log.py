@@ -37,9 +37,18 @@ def _console(stream: TextIO | None) -> Console:
     return Console(file=stream or io.StringIO())
 
 
+_progress = True
+
+
+def show_progress(wanted: bool) -> None:
+    """Whether bars, and lines that come and go, are shown."""
+    global _progress
+    _progress = wanted
+
+
 def console() -> Console:
     """The one console on stderr that messages and progress bars share, so that neither tears the other."""
-    return _console(sys.stderr)
+    return _console(sys.stderr if _progress else None)
 
 
 class _LogFile(logging.FileHandler):
@@ -82,8 +91,9 @@ def attach_file(path: Path) -> logging.Handler:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(min(log.level or logging.INFO, logging.INFO))
     return handler
 
 

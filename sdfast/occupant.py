@@ -20,13 +20,14 @@ from sdfast.durable import read_json, write_json
 from sdfast.errors import UserError
 from sdfast.evaluation import predictions
 from sdfast.log import log
-from sdfast.rundir import RESULT, StageDirectory, read_result
+from sdfast.rundir import REPORT_FOLDER, RESULT, StageDirectory, read_result
 from sdfast.store import checkpoint
 from sdfast.store.artifact import files_in
 
 _REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result
 _ORDER = ("head", "pretrain", "distill", "finetune")
 _PACK_FILE = re.compile(r"manifest\.json|(train|val|test)-[\w-]+\.(npy|json|bin)")
+_REPORT_FILE = re.compile(r"(?!sessions\.json)[\w./-]+\.(json|npz|png|webp)")
 _BANK_FILE = re.compile(r"(manifest|built|plan)\.json|(rows|checksums)\.bin|(features|scales|journal)-\d+\.bin")
 
 
@@ -128,7 +129,13 @@ def sweep_replaced(out: Path, kept: Path) -> None:
     _remove_files(out / "eval-pack", _PACK_FILE.fullmatch)
     shutil.rmtree(out / ".partial-teacher", ignore_errors=True)
     predictions.remove(out)
+    _remove_files(out / REPORT_FOLDER, _REPORT_FILE.fullmatch)  # the page itself is written anew
     forget_replaced(out)
+
+
+def is_replaced(out: Path) -> bool:
+    """Whether the run that is there is being replaced by another."""
+    return (out / _REPLACED).exists()
 
 
 def forget_replaced(out: Path) -> None:

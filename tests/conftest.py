@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault("SDFAST_REPORT", "0")  # hundreds of small runs would pay for pages that nobody looks at
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from sdfast.cli import output
 from sdfast.cli.options import (
     Device,
     FileColumn,
     LabelColumn,
     Overrides,
+    Preset,
     RunDirectory,
     TextColumn,
     Unlabelled,
@@ -37,7 +39,7 @@ def build(
     file_column: FileColumn = None,
     text_column: TextColumn = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; that of the run when not given")] = None,
-    preset: Annotated[str | None, typer.Option(help="named configuration")] = None,
+    preset: Preset = None,
     device: Device = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="replace the bank that is there")] = False,
 ) -> None:
@@ -64,12 +66,16 @@ def verify(
 
     pipeline = Pipeline(out=out, config=config_of(out), device=device)
     bank, errors = verify_bank(pipeline.out, pipeline.config, pipeline.device, sample)
-    typer.echo(f"{bank.directory}: {len(bank)} rows, every block as it was written, of this run's teacher and data")
-    if errors is not None:
-        typer.echo(
-            f"teacher run again on {errors.rows} rows: largest error {errors.largest:.3g}, mean error {errors.mean:.3g}"
-            f" (features have size {errors.size:.3g})"
-        )
+
+    def show() -> None:
+        typer.echo(f"{bank.directory}: {len(bank)} rows, every block as it was written, of this run's teacher and data")
+        if errors is not None:
+            typer.echo(
+                f"teacher run again on {errors.rows} rows: largest error {errors.largest:.3g}, mean error"
+                f" {errors.mean:.3g} (features have size {errors.size:.3g})"
+            )
+
+    output.give({"bank": bank.directory, "rows": len(bank), "errors": errors}, show)
 
 
 @app.command()
@@ -101,8 +107,12 @@ def _show(bank: Any) -> None:
     if built is not None:
         lines["built"] = f"{_duration(time.time() - built.at)} ago, on {built.device}"
         lines["to rebuild"] = f"about {_duration(built.seconds)} ({len(bank) / max(built.seconds, 1e-9):.0f} {many}/s)"
-    for name, value in lines.items():
-        typer.echo(f"{name:12} {value}")
+
+    def show() -> None:
+        for name, value in lines.items():
+            typer.echo(f"{name:12} {value}")
+
+    output.give(lines, show)
 
 
 def _duration(seconds: float) -> str:

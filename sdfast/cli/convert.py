@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sdfast.cli import output
 from sdfast.errors import UserError
 
 
@@ -47,7 +48,7 @@ def convert(
         raise UserError("--mean and --std go together; give both.")
     told = Told(heads, decoder_heads, _numbers("--mean", mean), _numbers("--std", std, least=0.0), norm_pix)
     written = convert_model(model, out, told, _size(image_size), channels, replace)
-    typer.echo(f"{out}: {written}")
+    output.give({"out": out, "written": written}, lambda: typer.echo(f"{out}: {written}"))
 
 
 def _numbers(option: str, text: str | None, least: float = -math.inf) -> tuple[float, ...] | None:

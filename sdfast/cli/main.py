@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -14,7 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, convert, doctor, plan, runs, study, theory
+from sdfast.cli import (
+    bench,
+    cache,
+    complete,
+    convert,
+    doctor,
+    embed,
+    guide,
+    output,
+    plan,
+    predict,
+    probe,
+    push,
+    replay,
+    report,
+    runs,
+    study,
+    theory,
+)
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -22,6 +39,7 @@ from sdfast.cli.options import (
     FileColumn,
     LabelColumn,
     Model,
+    Name,
     Overrides,
     Preset,
     RunDirectory,
@@ -42,16 +60,30 @@ app = typer.Typer(
     name="sdfast",
     help="Adapt a pre-trained transformer to a small domain by self-distillation for further pre-training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
-for command in (convert.convert, bench.bench, plan.plan, theory.theory, study.study, doctor.doctor, runs.runs):
+for command in (
+    convert.convert,
+    bench.bench,
+    plan.plan,
+    replay.replay,
+    theory.theory,
+    study.study,
+    predict.predict,
+    report.report,
+    push.push,
+    embed.embed,
+    probe.probe,
+    doctor.doctor,
+    runs.runs,
+):
     app.command()(command)
 
+_STAGES = ("pretrain", "distill", "finetune")
 _OUTPUT = "the standard output"
 _LONGEST_MESSAGE = 1000  # characters
 
@@ -59,22 +91,35 @@ _LONGEST_MESSAGE = 1000  # characters
 @app.command()
 def train(
     overrides: Overrides = None,
-    stage: Annotated[str, typer.Option(help="pretrain, distill, finetune or all")] = "all",
+    stage: Annotated[
+        str, typer.Option(help="pretrain, distill, finetune or all", autocompletion=complete.words(*_STAGES, "all"))
+    ] = "all",
     model: Model = None,
     data: Data = None,
     unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,
     file_column: FileColumn = None,
     text_column: TextColumn = None,
-    out: Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="run directory; runs/<model>-<data> when not given", autocompletion=complete.run_directories),
+    ] = None,
+    name: Name = None,
     config: ConfigFile = None,
     preset: Preset = None,
     zero: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage: 0, 1, 2 or 3")] = None,
-    resume: Annotated[str, typer.Option(help="auto continues and skips what is done; never runs all anew")] = "auto",
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto continues and skips what is done; never runs all anew",
+            autocompletion=complete.words("auto", "never"),
+        ),
+    ] = "auto",
     replace: Annotated[bool, typer.Option("--replace", help="take the place of another run that is in --out")] = False,
     device: Device = None,
 ) -> None:
     """Bring a stage up to date: run what it needs, skip what is done, resume what was interrupted."""
+    from sdfast.cli.closing import close_run, run_document
     from sdfast.cli.show import show_result
     from sdfast.pipeline import Pipeline
 
@@ -82,6 +127,7 @@ def train(
         model=model,
         data=data,
         out=out,
+        name=name,
         config=config,
         preset=preset,
         zero=zero,
@@ -92,15 +138,27 @@ def train(
     )
     result = pipeline.run(stage)  # type: ignore[arg-type]
     if pipeline.ranks.is_first:
-        show_result(result, pipeline.results)
+
+        def show() -> None:
+            show_result(result, pipeline.results)
+            close_run(pipeline.out, pipeline.results)
+
+        output.give(lambda: run_document(pipeline.out, pipeline.results), show)
 
 
 @app.command(name="eval")
 def evaluate(
-    out: Annotated[Path, typer.Option(help="run directory of the fine-tuned model")],
+    out: Annotated[
+        Path,
+        typer.Option(help="run directory of the fine-tuned model", autocompletion=complete.run_directories),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="keys of data for --data, e.g. data.unseen=drop"),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="keys of data for --data, e.g. data.unseen=drop",
+            autocompletion=complete.overrides,
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="labelled source; the run's own test split when not given")] = None,
     label_column: LabelColumn = None,
@@ -123,25 +181,42 @@ def evaluate(
     pipeline = Pipeline(out=out, config=config, device=device, overrides=overrides)
     found = pipeline.evaluation(data, predictions)
     stored = read_result(out / "finetune")
-    show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
-    if found.per_class:
-        show_classes(found.per_class, found.confusion_matrix)
-    show_numbers(found.per_output or {})
+
+    def show() -> None:
+        show_metrics(found.metrics, stored.paper_metric if data is None and stored is not None else None)
+        if found.per_class:
+            show_classes(found.per_class, found.confusion_matrix)
+        show_numbers(found.per_output or {})
+
+    output.give({"out": out, "data": data or pipeline.config.data_spec, **vars(found)}, show)
 
 
 @app.command()
 def export(
     out: RunDirectory,
-    to: Annotated[Path, typer.Option(help="folder to make")],
+    to: Annotated[str, typer.Option(help="folder to make; onnx, torch.export, or a file ending in .onnx or .pt2")],
     stage: Annotated[
-        str, typer.Option(help="folder of the stage: pretrain, distill, distill/round-1, finetune")
+        str,
+        typer.Option(
+            help="folder of the stage: pretrain, distill, distill/round-1, finetune",
+            autocompletion=complete.words(*_STAGES),
+        ),
     ] = "finetune",
 ) -> None:
-    """Write a stage's model in Hugging Face format; of an unfinished one, its newest checkpoint. No GPU is needed."""
+    """Write a stage's model in Hugging Face format, as ONNX, or for torch.export; of an unfinished one, its newest
+    checkpoint. No GPU is needed.
+
+    --to onnx and --to torch.export write OUT/export/STAGE.onnx and .pt2,
+    compared with the model before they can be seen (./onnx is a folder).
+    """
     from sdfast.pipeline import Pipeline
+    from sdfast.sharing.target import target_of
 
     steps = Pipeline(out=out, config=config_of(out), device="cpu").export(stage, to)
-    typer.echo(f"{to}: {stage} after {steps} steps")
+    path = target_of(to, out, stage).path
+    output.give(
+        {"to": path, "stage": stage, "steps": steps}, lambda: typer.echo(f"{path}: {stage} after {steps} steps")
+    )
 
 
 @config_app.command(name="show")
@@ -170,9 +245,15 @@ def config_show(
     bundled_only = [
         f"data.{name}={value}" for name, value in resolved.data if name != "source" and getattr(own.data, name) != value
     ]
-    if bundled_only:
-        typer.echo(f"# {', '.join(bundled_only)} is of the bundled data alone; give --data to see what holds for yours")
-    typer.echo(_for_model(resolved).to_yaml(), nl=False)
+    shown = _for_model(resolved)
+
+    def show() -> None:
+        if bundled_only:
+            only = ", ".join(bundled_only)
+            typer.echo(f"# {only} is of the bundled data alone; give --data to see what holds for yours")
+        typer.echo(shown.to_yaml(), nl=False)
+
+    output.give(lambda: shown.model_dump(mode="json"), show)
 
 
 def _for_model(config: Config) -> Config:
@@ -204,7 +285,8 @@ def config_schema() -> None:
 
     from sdfast.config import Config
 
-    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+    schema = Config.model_json_schema()
+    output.give(schema, lambda: typer.echo(json.dumps(schema, indent=2)))
 
 
 @config_app.command(name="presets")
@@ -212,16 +294,25 @@ def config_presets() -> None:
     """List the presets."""
     from sdfast.config import presets
 
-    for name, about in presets().items():
-        typer.echo(f"{name:12} {about}")
+    def show() -> None:
+        for name, about in presets().items():
+            typer.echo(f"{name:12} {about}")
+
+    output.give(presets(), show)
 
 
 @app.command()
 def env() -> None:
     """Print versions and hardware, ready to paste into a bug report."""
-    from sdfast.cli.show import show_environment
+    from sdfast.cli.show import environment
 
-    show_environment()
+    lines = environment()
+
+    def show() -> None:
+        for name, value in lines.items():
+            typer.echo(f"{name:16}{value}")
+
+    output.give(lines, show)
 
 
 def _print_version(wanted: bool) -> None:
@@ -238,8 +329,23 @@ def _root(
     local_rank: Annotated[
         int | None, typer.Option("--local_rank", "--local-rank", hidden=True, help="what the deepspeed launcher adds")
     ] = None,
+    quiet: output.Quiet = False,
+    verbose: output.Verbose = False,
+    json: output.Json = False,
 ) -> None:
-    pass
+    output.choose(quiet, verbose, json)
+
+
+@app.command(name="help")
+def show_help(
+    command: Annotated[list[str] | None, typer.Argument(help="the command, as in: sdfast help config show")] = None,
+) -> None:
+    """Show the help of sdfast or of a command, as --help does."""
+    app([*(command or ()), "--help"], prog_name="sdfast", standalone_mode=False)
+
+
+output.everywhere(app)
+guide.present(app)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -248,9 +354,10 @@ def run(arguments: list[str] | None = None) -> int:
     As one process of several that fail, it ends here: what waits for a process that is gone would never end.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    handler = _show_messages()
-    code = _code_of(arguments)
-    logging.getLogger("sdfast").removeHandler(handler)
+    complete.join_words_of_bash()
+    with output.session(silent=bool(_rank_and_world()[0])):
+        code = _code_of(arguments)
+        output.give({"exit_code": code}, lambda: None)  # of a command that has nothing else to give
     if code and _rank_and_world()[1] > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -267,6 +374,7 @@ def _code_of(arguments: list[str] | None) -> int:
     except SdfastError as error:
         return error.exit_code if error.everywhere and _rank_and_world()[0] else _fail(str(error), error.exit_code)
     except UsageError as error:
+        output.choose(json="--json" in (sys.argv[1:] if arguments is None else arguments))  # which was not read yet
         if not error.format_message():  # the help has been shown
             return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
@@ -305,7 +413,7 @@ def _drop_output() -> None:
     """What is still to be printed and cannot be: the interpreter would try again at its end, and complain."""
     with contextlib.suppress(OSError, ValueError):  # a stream that is no file
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, output.stdout().fileno())
         os.close(nowhere)
 
 
@@ -315,7 +423,9 @@ def _fail(message: str, code: int) -> int:
 
         if not launch.may_speak():
             return code
-    typer.echo(f"sdfast: {_one_sentence(message)}", err=True)
+    sentence = _one_sentence(message)
+    typer.echo(f"sdfast: {sentence}", err=True)
+    output.give_error(sentence, code)
     return code
 
 
@@ -324,20 +434,3 @@ def _one_sentence(message: str) -> str:
     message = brief(re.sub(r"\s*[\r\n]\s*", " ", message.strip()))
     message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} [...]"
     return message if message.endswith((".", "?", "!")) else f"{message}."
-
-
-def _show_messages() -> logging.Handler:
-    handler: logging.Handler = logging.StreamHandler()
-    if sys.stderr is not None and sys.stderr.isatty():
-        from rich.logging import RichHandler
-
-        from sdfast.log import console
-
-        handler = RichHandler(console=console(), show_path=False, show_level=False, markup=False)
-    if _rank_and_world()[0]:
-        handler = logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("sdfast")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    return handler

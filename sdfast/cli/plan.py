@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from sdfast.cli import complete, output
 from sdfast.cli.options import Overrides
 from sdfast.errors import UserError
 
@@ -20,7 +21,12 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="vit-ti, -s, -b, -l, -h, roberta-base, -large; hub id or folder; else bundled")
     ] = None,
-    stage: Annotated[str, typer.Option(help="pretrain, distill or finetune")] = "distill",
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="pretrain, distill or finetune", autocompletion=complete.words("pretrain", "distill", "finetune")
+        ),
+    ] = "distill",
     batch: Annotated[int | None, typer.Option(min=1, help="of all devices; the stage's own when not given")] = None,
     devices: Annotated[int, typer.Option(min=1, help="over which the batch is split")] = 1,
     zero: Annotated[int | None, typer.Option(min=0, max=3, help="ZeRO stage; all when not given")] = None,
@@ -76,9 +82,7 @@ def plan(
     stages = [zero] if zero is not None else {"none": [0, 1, 2, 3], "cpu": [1, 2, 3], "nvme": [3]}[offload]
     held = bank_bytes(work, config, examples), examples * work.example
     setups = [Setup(**{**vars(own), "zero": number}) for number in stages]
-    columns = {
-        f"ZeRO {setup.zero}": rows_of(make_plan(work, setup, machine, wanted, *held), machine) for setup in setups
-    }
+    plans = [make_plan(work, setup, machine, wanted, *held) for setup in setups]
     lines = [
         f"{model or 'bundled'}, {stage}",
         f"{work.trained / 1e6:.1f} M parameters trained, {work.flops / 1e9:.4g} GFLOP an example, {chosen}",
@@ -90,8 +94,19 @@ def plan(
         lines.append("activations of the blocks are checkpointed")
     if offload != "none":
         lines.append(f"offloaded to {offload}; the time of moving data there and back is not counted")
-    typer.echo("\n".join(lines) + "\n")
-    _print(columns, markdown)
+
+    def show() -> None:
+        typer.echo("\n".join(lines) + "\n")
+        _print({f"ZeRO {each.setup.zero}": rows_of(each, machine) for each in plans}, markdown)
+
+    document = {"model": model or "bundled", "stage": stage, "batch": wanted, "about": lines}
+    output.give({**document, "machine": machine, "plans": list(map(_document, plans))}, show)
+
+
+def _document(plan: Any) -> dict[str, Any]:
+    """A plan for a program: bytes, seconds, examples a second."""
+    memory = {**vars(plan.memory), "total": plan.memory.total}
+    return {**vars(plan), "memory": memory, "seconds": plan.seconds, "rate": plan.rate}
 
 
 def _opened(model: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any, Any]:

@@ -106,8 +106,8 @@ def show_numbers(scores: Mapping[str, Mapping[str, float]]) -> None:
     Console().print(table)
 
 
-def show_environment() -> None:
-    """Versions and hardware."""
+def environment() -> dict[str, str]:
+    """Versions and hardware, as words."""
     import torch
 
     from sdfast.doctor.packages import NEEDED, OPTIONAL, installed
@@ -120,8 +120,7 @@ def show_environment() -> None:
     lines["cpu waiting"] = why_not_adapting() or "spins while processors are free, sleeps beside other work"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     lines["cuda"] = f"{torch.version.cuda or 'not built in'}; devices: {', '.join(gpus) or 'none'}"
-    for name, value in lines.items():
-        typer.echo(f"{name:16}{value}")
+    return lines
 
 
 def show_markdown(text: str, console: Console | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdfast.cli import output
 from sdfast.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -65,8 +66,12 @@ def theory(
         "survey": [asdict(each) for each in counted if instances],
     }
     write_json(out / "theory.json", record)
-    _show(claims, counted if instances else [], about)
-    typer.echo(f"figure and numbers: {out}/theory.png, .svg, .csv, .json")
+
+    def show() -> None:
+        _show(claims, counted if instances else [], about)
+        typer.echo(f"figure and numbers: {out}/theory.png, .svg, .csv, .json")
+
+    output.give({"out": out, **record}, show)
     if broken := [claim.statement for claim in claims if claim.must and not claim.holds]:
         raise RunError(f"what must hold was not found to hold, which is a defect of sdfast: {'; '.join(broken)}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,15 +60,22 @@ class Maker:
         results: what it has trained or found done, by folder, in that order.
     """
 
-    def __init__(self, context: Context, place: Place, resume: bool = True) -> None:
+    def __init__(
+        self,
+        context: Context,
+        place: Place,
+        resume: bool = True,
+        made: Callable[[Path, Result], object] = lambda folder, result: None,
+    ) -> None:
         """Set up.
 
         Args:
             context: of the run.
             place: where stages lie.
             resume: keep what is done and continue what was interrupted; else all is trained anew.
+            made: told in process 0 of each stage that was trained: its folder, and its result.
         """
-        self.context, self.place, self.resume = context, place, resume
+        self.context, self.place, self.resume, self.made = context, place, resume, made
         self.results: dict[Path, Result] = {}
 
     def make(self, target: Stage) -> Result:
@@ -112,6 +119,7 @@ class Maker:
         )
         result = ranks.first(lambda: directory.finish(inputs, outcome, lambda: self.place.replaced(directory)))
         self.results[directory.path] = result
+        ranks.first(lambda: self.made(directory.path, result) and None)
         return result
 
     def _already(self, directory: StageDirectory, inputs: dict[str, Any]) -> Result | None:

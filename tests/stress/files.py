@@ -20,7 +20,7 @@ VOLATILE = {
     "tflops",
     "wait_share",
 }
-LOGS = ("log.txt", ".lock")  # growing, or empty
+LOGS = ("log.txt", ".lock", "report.html")  # growing, empty, or for a person
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Change = Callable[[Path], None]
 LIES: tuple[Any, ...] = (-1, 10**9, 1e308, "x", "\ud800", None, [], {}, True)
 _DEEP = 100_000
 # What is written for a person, or is the person's own to change: damage is not mended, and decides nothing.
-RECORDS = ("log.txt", "metrics.jsonl", "predictions.csv", "config.yaml", "built.json", ".lock")
+RECORDS = ("log.txt", "metrics.jsonl", "predictions.csv", "config.yaml", "built.json", ".lock", "report.html")
 _SECONDS = 20.0
 
 

@@ -64,7 +64,7 @@ def prepare(modules: Sequence[str] = ()) -> None:
     Args:
         modules: that a command was seen to import.
     """
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "SDFAST_REPORT": "0"}  # it decides nothing
     torch.set_num_threads(1)
     for name in ("sdfast.cli.main", *modules):
         with contextlib.suppress(Exception):  # an optional part of a package

@@ -24,18 +24,22 @@ from sdfast.modalities.card import write_card
 from sdfast.modalities.images import checkpoint as models
 from sdfast.modalities.images.costs import ImageTask
 from sdfast.modalities.images.masking import visible_count
-from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTShape
+from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViTEncoder, ViTShape
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.pack import ImagePack, ImageSplit
 from sdfast.modalities.images.pictures import kept_options, options_of_model
+from sdfast.modalities.images.portable import portable
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
+from sdfast.modalities.images.shown import MaskedPictures, layer_features, norm_pix_of, picture
 from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_of
 from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
+from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
@@ -209,6 +213,25 @@ class Images(Modality):
         check_deterministic(read, torch.from_numpy(recipe.rows))
 
     @override
+    def shown(self, context: Context, split: ImageSplit | ImageTiles, rows: Tensor) -> list[dict[str, str]]:
+        return [{"picture": picture(row)} for row in split.images[rows.numpy()]]
+
+    @override
+    def masked_examples(
+        self, context: Context, split: ImageSplit | ImageTiles, rows: Tensor, seed: int
+    ) -> MaskedPictures:
+        model, how = context.model, context.config.pretrain
+        norm_pix = norm_pix_of(how.normalised_pixels, model.trained_with, model.fresh_decoder)
+        mask = seed, how.patch_ratio, how.mask
+        return MaskedPictures(split.images[rows.numpy()], _normalise(context), model.shape, mask, norm_pix)
+
+    @override
+    def layer_features(
+        self, context: Context, encoder: ViTEncoder, split: ImageSplit | ImageTiles, rows: Tensor
+    ) -> tuple[Tensor, str]:
+        return layer_features(encoder, split.images, rows, _normalise(context))
+
+    @override
     def write(
         self, context: Context, module: MaskedAutoencoder, folder: Path, kind: Kind | Literal["knn"], steps: int
     ) -> None:
@@ -221,7 +244,7 @@ class Images(Modality):
             norm_pix_loss=masking.normalised_pixels,
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
-        write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
+        write_card(context, folder, kind, steps, _for_card(processor))
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -243,12 +266,16 @@ class Images(Modality):
         return model.processor
 
     @override
+    def portable(self, module: Any, companions: ImageProcessor) -> Portable:
+        return portable(module, companions)
+
+    @override
     def write_classifier(
         self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
         dropout, problem, processor = context.config.finetune.dropout, context.pack.problem, _written_processor(context)
         models.save_classifier(module, folder, processor, names, dropout, problem)
-        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor), problem, names)
+        write_card(context, folder, "finetune", steps, _for_card(processor))
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -256,11 +283,20 @@ class Images(Modality):
         return Classifier(module, names, processor, folder)
 
     @override
-    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
+    def conversion(self, config: Config, classifier: Classifier) -> tuple[type[ImagePack], Transform, DataConfig]:
         options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
         transform = _transform(classifier.companions, classifier.module.shape.channels, options)
-        return ImagePack.prepare(spec, directory, transform, options, log.warning)
+        return ImagePack, transform, options
+
+    @override
+    def features(self, module: Any, tokens: FeatureTokens, how: Any) -> Embedder:
+        width, patches = module.shape.encoder.width, module.shape.patches
+        if tokens == "cls":
+            return Embedder(module, lambda encoder, images: encoder.features(images, "cls"), width)
+        if tokens == "mean":
+            return Embedder(module, lambda encoder, images: encoder.features(images, "patch").mean(dim=1), width)
+        return Embedder(module, lambda encoder, images: encoder.features(images, "patch").flatten(1), patches * width)
 
     @override
     def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:

@@ -47,6 +47,10 @@ class Backend(Protocol):
         """The ids of a text with special tokens around them."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, special tokens too."""
+        ...
+
     def word_table(self) -> NDArray[np.bool_] | None:
         """[V, 2] bool, see `sdfast.modalities.texts.word_table`; None where the tokenizer shows no words."""
         ...
@@ -77,6 +81,10 @@ class FastBackend:
         """As `Backend.encode_whole`."""
         return self.copy.encode(text).ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """As `Backend.decode`."""
+        return self.copy.decode(list(ids), skip_special_tokens=False)
+
     def word_table(self) -> NDArray[np.bool_] | None:
         """As `Backend.word_table`."""
         return _table(self._sign, self.vocabulary, self.added)
@@ -101,6 +109,11 @@ class PythonBackend:
     def encode_whole(self, text: str) -> list[int]:
         """As `Backend.encode_whole`."""
         return self._tokenizer.build_inputs_with_special_tokens(self.encode([text])[0])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """As `Backend.decode`."""
+        tokens = [str(each) for each in self._tokenizer.convert_ids_to_tokens(list(ids))]
+        return str(self._tokenizer.convert_tokens_to_string(tokens))
 
     def word_table(self) -> NDArray[np.bool_] | None:
         """As `Backend.word_table`."""

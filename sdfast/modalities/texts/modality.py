@@ -14,29 +14,41 @@ from typing_extensions import override
 from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
-from sdfast.data.config import UNDIVIDED
+from sdfast.data.config import UNDIVIDED, DataConfig
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
 from sdfast.modalities.card import write_card
 from sdfast.modalities.texts import checkpoint as models
-from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.batch import TokenBatch, mean_of_words
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.families import FAMILIES
 from sdfast.modalities.texts.masking import TokenMasking
-from sdfast.modalities.texts.model import Dropouts, MaskedLanguageModel, TextClassifier, TextShape, check_text_tokens
+from sdfast.modalities.texts.model import (
+    Dropouts,
+    MaskedLanguageModel,
+    TextClassifier,
+    TextEncoder,
+    TextShape,
+    check_text_tokens,
+)
 from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
+from sdfast.modalities.texts.portable import portable
+from sdfast.modalities.texts.shown import MaskedWords, beginning, layer_features
+from sdfast.modalities.texts.shown import Reader as ReadableIds
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import with_words
 from sdfast.models.base import check_layer
+from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
@@ -194,12 +206,10 @@ class Texts(Modality):
 
     @override
     def masked_views(self, context: Context, kind: MaskedKind, seed: int) -> MaskedTexts:
-        config, how = context.config, context.pack.tokenization
-        if how.mask_id is None:
-            raise UserError(f"the tokenizer of {config.model_spec} has no mask token, and masked words need one.")
+        config, how, mask_id = context.config, context.pack.tokenization, _mask_id(context)
         ratio = config.pretrain.word_ratio
         words = _words(context) if config.pretrain.whole_word else None
-        masking = TokenMasking(how.mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
+        masking = TokenMasking(mask_id, how.vocabulary, how.special_ids, ratio, config.pretrain.mask_only, words)
         return MaskedTexts(context.train_of(kind).tokens, masking, config.pretrain.mean)
 
     @override
@@ -254,12 +264,28 @@ class Texts(Modality):
         """The pack's ids are what they are."""
 
     @override
+    def shown(self, context: Context, split: TextSplit | TextChunks, rows: Tensor) -> list[dict[str, str]]:
+        reader = _readable(context)
+        return [{"text": beginning(reader, ids)} for ids in _ids(split, rows)]
+
+    @override
+    def masked_examples(self, context: Context, split: TextSplit | TextChunks, rows: Tensor, seed: int) -> MaskedWords:
+        mask_id, ratio = _mask_id(context), context.config.pretrain.word_ratio
+        return MaskedWords(_ids(split, rows), _readable(context), mask_id, seed, ratio)
+
+    @override
+    def layer_features(
+        self, context: Context, encoder: TextEncoder, split: TextSplit | TextChunks, rows: Tensor
+    ) -> tuple[Tensor, str]:
+        return layer_features(encoder, split.tokens, rows, torch.from_numpy(split.lengths)[rows])
+
+    @override
     def write(
         self, context: Context, module: MaskedLanguageModel, folder: Path, kind: Kind | Literal["knn"], steps: int
     ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
-        write_card(context.config, self.name, folder, kind, steps)
+        write_card(context, folder, kind, steps)
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -281,6 +307,10 @@ class Texts(Modality):
         return model.companions
 
     @override
+    def portable(self, module: Any, companions: models.Companions) -> Portable:
+        return portable(module, companions)
+
+    @override
     def write_classifier(
         self, context: Context, module: TextClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
@@ -288,7 +318,7 @@ class Texts(Modality):
         companions = context.model.companions
         problem = context.pack.problem
         models.save_classifier(module, folder, companions, names, _dropouts(config), longest, problem)
-        write_card(config, self.name, folder, "finetune", steps, problem=problem, names=names)
+        write_card(context, folder, "finetune", steps)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -296,10 +326,20 @@ class Texts(Modality):
         return Classifier(module, names, companions, folder)
 
     @override
-    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
+    def conversion(self, config: Config, classifier: Classifier) -> tuple[type[TextPack], Tokenizer, DataConfig]:
         options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep", "chunk": False})
         tokenizer = _limited(load_tokenizer(classifier.folder, UNBOUNDED), config, classifier.module.shape)
-        return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
+        return TextPack, tokenizer, options
+
+    @override
+    def features(self, module: Any, tokens: FeatureTokens, how: Tokenizer | TextPack) -> Embedder:
+        if tokens == "patch":
+            raise UserError("--tokens patch is of images; for texts use cls (the first token) or mean.")
+        width = module.shape.encoder.width
+        if tokens == "cls":
+            return Embedder(module, lambda encoder, texts: encoder.features(texts, "cls"), width)
+        first, last = len(how.tokenization.prefix), len(how.tokenization.suffix)
+        return Embedder(module, lambda encoder, texts: mean_of_words(encoder, texts, first, last), width)
 
     @override
     def fits(self, pack: TextPack, config: Config, classifier: Classifier) -> bool:
@@ -312,6 +352,27 @@ class Texts(Modality):
         if classes is None:
             return models.filled(masked_model, state, shape)
         return models.filled(text_classifier, state, shape, classes)
+
+
+def _mask_id(context: Context) -> int:
+    """The mask token.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (found := context.pack.tokenization.mask_id) is None:
+        raise UserError(f"the tokenizer of {context.config.model_spec} has no mask token, and masked words need one.")
+    return int(found)
+
+
+def _readable(context: Context) -> ReadableIds:
+    return ReadableIds(context.model.tokenizer, context.pack.tokenization)
+
+
+def _ids(split: TextSplit | TextChunks, rows: Tensor) -> list[list[int]]:
+    """The ids of some rows, those of each by itself."""
+    ids, lengths = split.tokens(rows)
+    return [each.tolist() for each in ids.split(lengths.tolist())]
 
 
 def _words(context: Context) -> Tensor:

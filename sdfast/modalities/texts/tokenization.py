@@ -176,6 +176,10 @@ class Tokenizer:
         encoded = self._backend.encode([word, f" {word}"])
         return word in self.vocabulary or any(len(ids) == 1 and ids[0] not in special for ids in encoded)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, special tokens too; as near to the document as its ids tell."""
+        return self._backend.decode(ids)
+
     def word_table(self) -> NDArray[np.bool_] | None:
         """[V, 2] bool, by id: whether a token continues the word of the one before, and whether the next one does.
 

@@ -1,0 +1,178 @@
+"""What a study says, in a sentence for each data set, from what its JSON file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdfast.errors import UserError
+from sdfast.studies.declared import COST, FINE_TUNING, study_named
+from sdfast.studies.results import METRICS, SHARES
+
+_LEVEL = 0.05  # of a p-value after Holm's correction, below which a difference is called one
+_NAMED = 3  # arms that a sentence names
+_SCORES = {*SHARES, "r2", "spearman"}  # of which more is better; of the others a sentence says higher and lower
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm beside its reference, as the file has it.
+
+    Attributes:
+        title: of the arm.
+        reference: title of the other.
+        mean, low, high, p: of the difference, in the units shown, its 95 % interval and p-value after Holm's
+            correction; None where there is none.
+        count: pairs.
+        note: why there is no interval.
+    """
+
+    title: str
+    reference: str
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    count: int
+    note: str | None
+
+    @property
+    def sign(self) -> int:
+        """1 where the arm is above the reference, -1 where below, 0 where that cannot be told."""
+        if self.p is None or self.p >= _LEVEL:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+
+def stages_in(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All trainings of one data set of a record, with `stage`, `seconds`, `steps`, `fingerprint` and `model`."""
+    yield from data["stages"]
+    for arm in data["arms"]:
+        for run in arm["runs"]:
+            yield {"stage": "finetune", "arms": [arm["title"]], **run}
+
+
+def main_metric(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The metric that a study is about."""
+    column = study_named(record["study"]).tested[0]
+    return str(data["metric"]) if column == "score" else column
+
+
+def differences(record: Mapping[str, Any], data: Mapping[str, Any], metric: str) -> list[Difference]:
+    """The comparisons of a metric, in the order of the arms."""
+    study, arms = study_named(record["study"]), {arm["title"]: arm for arm in data["arms"]}
+    found = []
+    for title, each in data["paired"].get(metric, {}).items():
+        against = study.reference
+        if study.of_sizes and title in arms:
+            same = (arm["title"] for arm in arms.values() if arm["x"] == arms[title]["x"])
+            against = next((name for name in same if arms[name]["series"] == study.reference), against)
+        low, high, p = (each.get(name) for name in ("low", "high", "p_holm"))
+        found.append(Difference(title, against, each["mean"], low, high, p, each["count"], each.get("note")))
+    return found
+
+
+def verdicts(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each data set, named where there are several."""
+    said = []
+    for data in record["data"]:
+        name = f"{data['title']}: " if len(record["data"]) > 1 else ""
+        said.append(name + _verdict(record, data))
+    return said
+
+
+def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    if record["study"] == COST.name:
+        return _cost(data)
+    if not any(arm["runs"] for arm in data["arms"]):
+        return "No run is done."
+    metric, what = main_metric(record, data), "folds" if record.get("folds") else "seeds"
+    found = differences(record, data, metric)
+    if not found:
+        return "There is nothing yet to compare."
+    tested = [each for each in found if each.p is not None]
+    if not tested:
+        best = max(found, key=lambda each: abs(each.mean))
+        return (
+            f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {_name(metric)}, without an"
+            f" interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."
+        )
+    against, seeds = tested[0].reference, max(each.count for each in tested)
+    if study_named(record["study"]).of_sizes:
+        against = f"{study_named(record['study']).reference} at the same size"
+    above = sorted((each for each in tested if each.sign > 0), key=lambda each: -each.mean)
+    below = sorted((each for each in tested if each.sign < 0), key=lambda each: each.mean)
+    over = f"in {_name(metric)}, over {seeds} {what}"
+    if against == FINE_TUNING.title and metric in _SCORES:
+        return _gains(tested, above, below, metric, over)
+    better, worse = ("better", "worse") if metric in _SCORES else ("higher", "lower")
+    parts = [
+        f"{len(each)} of {len(tested)} {'is' if len(each) == 1 else 'are'} {word} ({_listed(each, metric)})"
+        for each, word in ((below, worse), (above, better))
+        if each
+    ]
+    told = ", ".join(parts) or f"none of {len(tested)} is shown to be {better} or {worse}"
+    rest = len(tested) - len(above) - len(below)
+    undecided = f"; {rest} cannot be told apart" if rest and parts else ""
+    return f"Compared with {against} {over}: {told}{undecided}."
+
+
+def _gains(
+    tested: Sequence[Difference],
+    above: Sequence[Difference],
+    below: Sequence[Difference],
+    metric: str,
+    over: str,
+) -> str:
+    """The sentence where the question is whether a method is worth more than plain fine-tuning."""
+    reference = tested[0].reference
+    if above:
+        first, *others = above
+        also = f"; so {'does' if len(others) == 1 else 'do'} {_listed(others, metric)}" if others else ""
+        return f"{first.title} gains {_amount(first, metric)} on {reference} {over}{also}."
+    nearest = max(tested, key=lambda each: each.mean)
+    least = "the only one" if len(tested) == 1 else "the best of them"
+    sentence = f"No method is shown to gain on {reference} {over}: {least}, {nearest.title}, differs by"
+    sentence += f" {_amount(nearest, metric)}"
+    return sentence + (f"; {_listed(below, metric)} {'loses' if len(below) == 1 else 'lose'}." if below else ".")
+
+
+def _cost(data: Mapping[str, Any]) -> str:
+    seconds: dict[str, float] = {}
+    for each in stages_in(data):
+        seconds.setdefault(each["stage"], each["seconds"])
+    if not (whole := sum(seconds.values())) or not (base := seconds.get("finetune")):
+        return "Not all is measured yet."
+    parts = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
+    return f"The whole chain takes {whole / base:.1f} times what fine-tuning alone takes ({parts})."
+
+
+def _name(metric: str) -> str:
+    return METRICS[metric].label.removesuffix(" %") if metric in METRICS else metric
+
+
+def _listed(found: Sequence[Difference], metric: str) -> str:
+    named = [f"{each.title} {_amount(each, metric)}" for each in found[:_NAMED]]
+    more = len(found) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _amount(each: Difference, metric: str) -> str:
+    """A difference with its interval: +2.5 points [+1.0, +4.0]."""
+    digits = 1 if metric in SHARES else 3
+    points = " points" if metric in SHARES else ""
+    mean = f"{round(each.mean, digits) + 0.0:+.{digits}f}{points}"
+    if each.low is None or each.high is None:
+        return mean
+    low, high = (f"{round(end, digits) + 0.0:+.{digits}f}" for end in (each.low, each.high))
+    return f"{mean} [95 %: {low}, {high}]"
+
+
+def is_known(study: str) -> bool:
+    """Whether this version has a study of that name."""
+    try:
+        study_named(study)
+    except UserError:
+        return False
+    return True
