@@ -404,7 +404,7 @@ class Modality(ABC):
             module: with an encoder.
             tokens: `cls`: what a classifier looks at; `mean`: of the patches or the words, without the first token and
                 other ones that stand for none; `patch`: all patches one after the other, [N * D].
-            how: what made the rows, a `Transform` or a `Tokenizer`.
+            how: what makes the rows, a `Transform` or a `Tokenizer`, or their pack.
 
         Raises:
             UserError: there are no such tokens.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sdfast.cli import output
 from sdfast.cli.options import Device, RunDirectory, config_of
 
 
@@ -12,4 +13,4 @@ def report(out: RunDirectory, device: Device = None) -> None:
     from sdfast.pipeline import Pipeline
 
     path = Pipeline(out=out, config=config_of(out), device=device).report()
-    typer.echo(f"report: {path}")
+    output.give({"out": out, "report": path}, lambda: typer.echo(f"report: {path}"))

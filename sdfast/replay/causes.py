@@ -63,8 +63,6 @@ def diagnose(way: Way, start: nn.Module, section: str, names: list[str]) -> Find
     if seen.finite:
         return _update(way, start, section, found)
     found.tensor = f"the gradient of {seen.gradient}" if seen.gradient else seen.module or seen.operator
-    if seen.gradient is None and _rows(trainer, step, names, precision, found):
-        return found
     if precision != "fp32":
         again = observed(trainer, step, "fp32")
         found.tried.append(f"the same step in fp32: {_shown(again)}")
@@ -75,6 +73,8 @@ def diagnose(way: Way, start: nn.Module, section: str, names: list[str]) -> Find
             return found
     if _exploded(way, start, section, found):
         found.sentence = f"{_what(seen)} is not finite, as {found.sentence}"
+        return found
+    if seen.gradient is None and _rows(trainer, step, names, precision, found):
         return found
     found.cause = "loss" if seen.gradient is None else "gradient"
     found.sentence = f"{_what(seen)} is not finite, of finite weights and inputs."
@@ -163,7 +163,8 @@ def _rows(trainer: Any, step: Step, names: list[str], precision: str, found: Fin
         return False
     chosen = torch.tensor(bad)
     found.cause, found.rows = "rows", step.batch.rows[chosen].tolist()
-    found.tried.append(f"rows alone: {len(bad)} of {count} are not finite")
+    most = "at least " if len(bad) == _NAMED else ""
+    found.tried.append(f"rows alone: {most}{len(bad)} of {count} are not finite")
     labels, more = getattr(trainer.objective, "labels", None), ""
     if labels is not None and labels.is_floating_point():
         values = labels[step.batch.rows.to(labels.device)][chosen[0]].flatten().tolist()

@@ -86,10 +86,7 @@ def observed(trainer: Trainer, step: Step, precision: str, backward: bool = True
 
 
 def losses(trainer: Trainer, step: Step, precision: str, rows: slice | None = None) -> tuple[dict[str, float], Tensor]:
-    """The parts of a step's loss, of some rows or of all, and the loss with its gradient.
-
-    In fp16 the loss is scaled as the optimiser's step scales it, for the backward pass.
-    """
+    """The parts of a step's loss, of some rows or of all, and the loss with its gradient, which fp16 does not scale."""
     objective, batch = trainer.objective, step.batch
     torch.manual_seed(derive_seed(trainer.order.seed, "dropout", step.number, 0))
     cut = batch.micro_batches or micro_slices(len(batch.rows), trainer.settings.accumulate)
@@ -108,11 +105,6 @@ def losses(trainer: Trainer, step: Step, precision: str, rows: slice | None = No
 
 def _look_back(trainer: Trainer, step: Step, precision: str, seen: Seen) -> None:
     """The first gradient that is not finite: of a parameter, and by which operator."""
-    scaler = getattr(trainer.engine, "scaler", None)
-
-    def scaled(loss: Tensor) -> Tensor:
-        return scaler.scale(loss) if scaler is not None and precision == "fp16" else loss
-
     handles = []
     for name, parameter in trainer.engine.parameters.items():
 
@@ -122,7 +114,7 @@ def _look_back(trainer: Trainer, step: Step, precision: str, seen: Seen) -> None
 
         handles.append(parameter.register_hook(look))
     try:
-        scaled(losses(trainer, step, precision)[1]).backward()
+        losses(trainer, step, precision)[1].backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -134,7 +126,7 @@ def _look_back(trainer: Trainer, step: Step, precision: str, seen: Seen) -> None
         warnings.simplefilter("ignore")
         try:
             with torch.autograd.set_detect_anomaly(True):
-                scaled(losses(trainer, step, precision)[1]).backward()
+                losses(trainer, step, precision)[1].backward()
         except RuntimeError as error:
             found = re.search(r"Function '(\w+)'", str(error))
             seen.backward = found[1] if found else None

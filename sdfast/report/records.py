@@ -102,7 +102,7 @@ def read_run(out: Path, live: Live | None = None) -> Run | None:
     """
     config = _config(out / "config.yaml")
     found = _found(out)
-    if config is None and not found:
+    if config is None and not found and live is None:
         return None
     manifest = _json(out / "pack" / "manifest.json")
     sessions = read_json(out / REPORT_FOLDER / SESSIONS)

@@ -102,7 +102,8 @@ def run_study(
 
 def _digest(config: Config) -> str:
     """A name for all that was asked for: that of the data, and twelve digits of the configuration's digest."""
-    return f"{slug(config.data_spec)}-{sha256_json(config.model_dump(mode='json', exclude={'out'}))[:12]}"
+    asked = config.model_dump(mode="json", exclude={"out": True, "name": True, "engine": {"report"}})
+    return f"{slug(config.data_spec)}-{sha256_json(asked)[:12]}"
 
 
 def _chosen(study: Study, methods: Sequence[str]) -> Study:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from safetensors.torch import load_file
+from text_fixtures import write_text_model, write_texts
 from torch import Tensor
 
 from sdfast import Pipeline
@@ -20,6 +21,7 @@ from sdfast.cli.main import run as command
 from sdfast.engine.faults import FiniteSteps
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, RunError, UserError
+from sdfast.stages import train
 from sdfast.store import checkpoint
 
 NAN = float("nan")
@@ -142,3 +144,39 @@ def test_what_does_not_come_again(
     assert "The step is finite now: the fault is not reproduced." in capsys.readouterr().out
     assert command(["replay", "--out", str(tmp_path / "run"), "--stage", "pretrian"]) == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err
+
+
+def test_a_row_of_the_bank(
+    pipeline: Callable[..., Pipeline],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened = train.bank_targets
+
+    def damaged(*given: Any) -> Any:
+        teacher = opened(*given)
+        teacher.features[5, 2] = NAN  # type: ignore[attr-defined]
+        return teacher
+
+    monkeypatch.setattr(train, "bank_targets", damaged)
+    with pytest.raises(RunError, match=r"the loss of distill stopped being finite at step [123];"):
+        pipeline("engine.log_every=1").distill()
+    kept = json.loads((tmp_path / "run/distill/fault/fault.json").read_text())
+    assert command(["replay", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert kept["names"][kept["rows"].index(5)] in said and "the teacher bank's features" in said.lower()
+    assert f"sdfast cache verify --out {tmp_path / 'run'}" in said
+
+
+def test_a_learning_rate_of_texts_in_a_stage_of_its_own(tmp_path: Path) -> None:
+    model, texts = write_text_model(tmp_path / "model"), write_texts(tmp_path / "texts")
+    keys = [*FEW_STEPS, "finetune.lr=1e22", "engine.log_every=1"]
+    pipeline = Pipeline(model, texts, tmp_path / "run", overrides=keys)
+    with pytest.raises(RunError, match="the loss of finetune stopped being finite"):
+        pipeline.finetune(start="init", seed=7, name="finetune-7")
+    assert set(load_file(tmp_path / "run/finetune-7/fault/inputs.safetensors")) == {"ids", "lengths"}
+    fault, found = Pipeline(model, texts, tmp_path / "run", overrides=keys).replay()
+    assert fault["stage"] == "finetune" and found.cause == "rate"
+    assert any(remedy.endswith("finetune.lr=0.001") for remedy in found.remedies)
+    assert any("largest weight" in each for each in found.tried)

@@ -94,6 +94,13 @@ def needs(run: Run, name: str) -> Path:
     return run[0]
 
 
+def test_the_weights_are_those_of_a_run_that_nobody_follows(run: Run) -> None:
+    folder, _ = run
+    keys = [*FEW_STEPS, "engine.log_every=2", "finetune.start=pretrain"]
+    alone = Pipeline(folder / "model", folder / "images", folder / "alone", overrides=keys).finetune()
+    assert json.loads((folder / "run/finetune/result.json").read_text())["weights"] == alone.weights
+
+
 def test_tensorboard(run: Run) -> None:
     folder = needs(run, "tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdfast.context import Context
-from sdfast.errors import said
+from sdfast.errors import SdfastError, said
 from sdfast.log import log
 from sdfast.report.evidence import layers, maps, masked, mistakes
 from sdfast.report.evidence.features import Features
@@ -61,6 +61,8 @@ def make_evidence(context: Context, out: Path, results: Sequence[Result], umap: 
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, SdfastError):
+        return str(error).rstrip(".")
     if isinstance(error, OSError):
         return said(error)
     if isinstance(error, ImportError) and error.name == "umap":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.context import Context
-from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE
+from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, has_label
 from sdfast.durable import read_json, write_bytes
 from sdfast.evaluation.scoring import HALF, SCORING
 from sdfast.evaluation.votes import answers_of
@@ -114,7 +114,8 @@ def _predicted(context: Context, chosen: Chosen, one: Subject) -> Predictions:
     logits = answers_of(chosen.split, chosen.items, voting, answers, SCORING[context.pack.problem].voted)
     labels = chosen.labels
     assert labels is not None
-    return Predictions(logits.float().numpy(), labels, np.array(chosen.names), True)
+    complete = len(chosen) == int(has_label(chosen.split.labels).sum())
+    return Predictions(logits.float().numpy(), labels, np.array(chosen.names), complete)
 
 
 def _worst(context: Context, chosen: Chosen, known: Predictions, threshold: float) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def _worst(context: Context, chosen: Chosen, known: Predictions, threshold: floa
     some = chosen_rows(context, chosen.name, chosen.split, chosen.items[rows])
     shown = context.modality.shown(context, some.seen, some.rows)
     listed = [{"name": name, **one, **look} for name, one, look in zip(some.names, told, shown, strict=True)]
-    return {"problem": problem, "count": len(logits), "wrong": wrong, "rows": listed}
+    return {"problem": problem, "count": len(logits), "all": known.all_rows, "wrong": wrong, "rows": listed}
 
 
 def _told(outputs: Tensor, labels: Tensor, names: list[str], problem: str, threshold: float) -> dict[str, Any]:
@@ -167,7 +168,8 @@ def _threshold(out: Path, one: Subject) -> float:
 
 def _write(path: Path, of: Mapping[str, Any], found: Predictions) -> None:
     file = io.BytesIO()
-    np.savez_compressed(file, logits=found.logits, labels=found.labels, names=found.names, of=np.array(json.dumps(of)))
+    told: dict[str, Any] = {"of": np.array(json.dumps(of)), "all_rows": np.array(found.all_rows)}
+    np.savez_compressed(file, logits=found.logits, labels=found.labels, names=found.names, **told)
     write_bytes(path, file.getvalue())
 
 
@@ -175,6 +177,6 @@ def _read(path: Path) -> tuple[Predictions, dict[str, Any]] | None:
     try:
         with np.load(path) as kept:
             of = json.loads(str(kept["of"]))
-            return Predictions(kept["logits"], kept["labels"], kept["names"], True), of
+            return Predictions(kept["logits"], kept["labels"], kept["names"], bool(kept["all_rows"])), of
     except Exception:  # numpy and zipfile have many kinds for a file that is cut, changed or not there
         return None
