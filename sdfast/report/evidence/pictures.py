@@ -14,7 +14,7 @@ from sdfast.report.evidence.show_layers import CHARTS, WORDS
 from sdfast.report.evidence.show_map import COLOURS, GREY, ROUND, ends, grouped
 from sdfast.report.evidence.stages import TITLES
 
-_CELL, _GAP, _SIDE = 96, 6, 120  # pixels: of a picture at least, between two, of the names on the left
+_CELL, _LARGEST, _GAP, _SIDE = 96, 144, 6, 120  # pixels: of a picture, between two, of the names on the left
 _INK, _SOFT, _RIGHT = "#1b1b1b", "#6b6b6b", "#0b8a68"
 _TEXTS, _BESIDE = 4, 45  # passages that are drawn, and letters of one on either side of the hidden word
 
@@ -91,8 +91,10 @@ def _grid(lines: list[tuple[str, list[str]]], below: list[list[str]] | None = No
     font = _font()
     images = [[_opened(each) for each in pictures] for _, pictures in lines]
     width, height = images[0][0].size
-    scale = max(1, -(-_CELL // max(width, height)))
-    width, height = width * scale, height * scale
+    larger = max(1, -(-_CELL // max(width, height)))
+    scale = min(larger, _LARGEST / max(width, height)) if larger == 1 else larger
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     side, text = (_SIDE if any(name for name, _ in lines) else 0), 16 * len((below or [[]])[0])
     columns = max(map(len, images))
     size = (side + columns * (width + _GAP) + _GAP, len(lines) * (height + text + _GAP) + _GAP)
@@ -103,7 +105,7 @@ def _grid(lines: list[tuple[str, list[str]]], below: list[list[str]] | None = No
         pen.text((_GAP, top + height // 2), name, fill=_INK, anchor="lm", font=font)
         for column, image in enumerate(pictures):
             left = side + _GAP + column * (width + _GAP)
-            canvas.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, top))
+            canvas.paste(image.resize((width, height), how), (left, top))
             for number, words in enumerate(below[line * columns + column] if below else []):
                 pen.text((left, top + height + 2 + 16 * number), words[: width // 7], fill=_INK, font=font)
     file = io.BytesIO()
@@ -142,7 +144,7 @@ def _map(value: dict[str, Any]) -> bytes:
         for colour, kind, rows in groups:
             xs, ys = ([one["pca"][row][axis] for row in rows] for axis in (0, 1))
             look = {"marker": "^" if kind == "triangle" else "o", "alpha": 0.4 if kind == "grey" else 0.85}
-            place.scatter(xs, ys, s=9, color=colour, linewidths=0, **look)
+            place.scatter(xs, ys, s=9 if len(one["pca"]) > 100 else 25, color=colour, linewidths=0, **look)
         place.set_title(TITLES[key], fontsize=11)
         place.set_xlabel(
             "{:.0f} % and {:.0f} % of the variance".format(*(100 * each for each in one["shares"])), fontsize=9
