@@ -36,7 +36,12 @@ def doctor(
     in_table = console.is_terminal and not output.wants_json()
     found: list[Finding] = []
     with console.status("looking") if in_table else contextlib.nullcontext() as status:
-        for finding in examine(out, seconds, lambda what: status and status.update(f"looking at {what}")):
+
+        def begin(what: str) -> None:
+            if status is not None:
+                status.update(f"looking at {what}")
+
+        for finding in examine(out, seconds, begin):
             found.append(finding)
             if not in_table and not output.wants_json():
                 _say(finding)
