@@ -13,7 +13,7 @@ from sdfast.engine.faults import FAULT, plain
 from sdfast.engine.loop import Trainer
 from sdfast.errors import UserError, nearest
 from sdfast.log import log
-from sdfast.replay.again import alone, beginnings, go_to, trainer_from
+from sdfast.replay.again import Way, alone, beginnings, compared, go_to, trainer_from
 from sdfast.replay.causes import Finding, diagnose
 from sdfast.replay.watch import described, first_not_finite
 from sdfast.rundir import Result
@@ -107,7 +107,7 @@ def _found(run: Context, stage: Stage, start: Any, build: Any, directory: Path, 
 
 
 def _looked_at(
-    run: Context, stage: Stage, start: Any, way: Any, directory: Path, unsound: Sequence[tuple[int, str, str]]
+    run: Context, stage: Stage, start: Any, way: Way, directory: Path, unsound: Sequence[tuple[int, str, str]]
 ) -> Finding:
     trainer, number = way.trainer, way.trainer.steps_done + 1
     state = {name: value.detach().cpu().clone() for name, value in trainer.objective.module.state_dict().items()}
@@ -115,7 +115,9 @@ def _looked_at(
         durable.save_tensors(directory / FAULT / "weights.safetensors", state)
     names = names_of(run, stage.kind, trainer.order.batch(number - 1).rows)
     found = diagnose(way, start, "pretrain" if stage.kind == "head" else stage.kind, names)
-    found.tried.insert(0, f"step {number}, from the weights of step {way.begun}")
+    found.tried.insert(0, f"step {number}, come to from the weights of step {way.begun}")
+    if (words := compared(way, directory / "metrics.jsonl")) is not None:
+        found.tried.insert(1, words)
     if unsound and found.cause is None:
         step, tensor, words = unsound[0]
         found.cause, found.tensor = "checkpoint", tensor

@@ -119,6 +119,7 @@ def test_a_weight_of_a_checkpoint(pipeline: Callable[..., Pipeline], tmp_path: P
         pipeline("engine.checkpoint_steps=2").pretrain()
     _, found = pipeline("engine.checkpoint_steps=2").replay()
     assert (found.cause, found.tensor) == ("checkpoint", name)
+    assert "losses on the way, to the last bit those of metrics.jsonl: 1" in found.tried
     assert found.remedies == [f"rm -r {folder / 'step-00000004'}", "run the same command again"]
     assert "1 of 2048 not finite" in found.sentence
 
@@ -142,6 +143,8 @@ def test_what_does_not_come_again(
             pipeline().pretrain()
     assert command(["replay", "--out", str(tmp_path / "run"), "--stage", "pretrain"]) == 1
     assert "The step is finite now: the fault is not reproduced." in capsys.readouterr().out
+    assert command(["replay", "--out", str(tmp_path / "run"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["cause"] is None
     assert command(["replay", "--out", str(tmp_path / "run"), "--stage", "pretrian"]) == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from text_fixtures import write_text_model, write_texts
+from typer.testing import CliRunner
 
 from sdfast import Pipeline
 from sdfast.report.evidence import finished_stages, make_evidence, panels
@@ -152,6 +153,16 @@ def test_another_model_is_not_shown_as_the_one_that_is_gone(
     make_evidence(replace(run.context, model=other), tmp_path, run.results)
     assert caplog.text.count("the model that the run was given is not there any more") == 3
     assert {path.stem for path in (tmp_path / "report").glob("*.json")} == {"mistakes"}
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_command_asks_for_umap(given: bool, run: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdfast.cli.main import app
+
+    asked: list[bool] = []
+    monkeypatch.setattr("sdfast.report.evidence.make_evidence", lambda *given: asked.append(given[-1]))
+    found = CliRunner().invoke(app, ["report", "--out", str(run.out), *["--umap"] * given])
+    assert found.exit_code == 0 and asked == [given]
 
 
 def made(folder: Path, kind: str, *overrides: str, stage: Any = "finetune") -> tuple[Pipeline, Sequence[str]]:
