@@ -335,7 +335,7 @@ class Modality(ABC):
 
     @abstractmethod
     def shown(self, context: Context, split: Any, rows: Tensor) -> list[dict[str, str]]:
-        """Of each row its `picture` (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
+        """The `picture` of each row (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
 
     @abstractmethod
     def masked_examples(self, context: Context, split: Any, rows: Tensor, seed: int) -> MaskedExamples:
@@ -404,7 +404,7 @@ class Modality(ABC):
             module: with an encoder.
             tokens: `cls`: what a classifier looks at; `mean`: of the patches or the words, without the first token and
                 other ones that stand for none; `patch`: all patches one after the other, [N * D].
-            how: what made the rows, a `Transform` or a `Tokenizer`.
+            how: what makes the rows, a `Transform` or a `Tokenizer`, or their pack.
 
         Raises:
             UserError: there are no such tokens.

@@ -19,11 +19,12 @@ from sdfast.data.shard_names import is_there
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.followers import Follower
 from sdfast.engine.machine import cpu_settings
-from sdfast.errors import UserError, nearest
+from sdfast.errors import SdfastError, UserError, nearest
 from sdfast.export import export_stage
 from sdfast.launch import code
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
+from sdfast.models.embedder import FeatureTokens
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
@@ -41,7 +42,9 @@ from sdfast.teacher.bank import Bank
 from sdfast.trackers.choose import check_trackers, trackers_of
 
 if TYPE_CHECKING:
+    from sdfast.inference.embed import Embeddings
     from sdfast.inference.predict import Predictions
+    from sdfast.inference.probe import Probe
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -63,6 +66,7 @@ class Pipeline:
         data: str | Path | None = None,
         out: str | Path | None = None,
         *,
+        name: str | None = None,
         unlabelled: str | Path | Sequence[str | Path] = (),
         zero: int | None = None,
         preset: str | None = None,
@@ -79,7 +83,8 @@ class Pipeline:
             model: hub id, folder or file of weights (see `load_mae` and `load_mlm`); the bundled model of images when
                 not given.
             data: what to adapt to (see `sdfast.data.sources.open_source`); bundled images or texts when not given.
-            out: run directory; `runs/<model>-<data>` when not given.
+            out: run directory; `runs/<name>` when not given, and without a name `runs/<model>-<data>`.
+            name: what the run is called, in reports and lists; it decides nothing (the key `name`).
             unlabelled: further sources whose rows join those of `pretrain`, `distill` and the bank without a label (the
                 key `data.unlabelled`).
             zero: DeepSpeed ZeRO stage, 0 to 3 (the key `zero.stage`). Under torchrun, deepspeed or srun this object is
@@ -100,7 +105,7 @@ class Pipeline:
             raise UserError(f"--zero {zero} is not known; use 0, 1, 2 or 3.")
         if resume not in ("auto", "never"):
             raise UserError(f"--resume {resume} is not known; use auto or never.")
-        named = {"model": model, "out": out, "device": device}
+        named = {"model": model, "out": out, "name": name, "device": device}
         options: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
         if data is not None:
             sections = {**sections, "data": {**sections.get("data", {}), "source": str(data)}}
@@ -113,7 +118,7 @@ class Pipeline:
         self.config: Config = resolve(preset=preset, file=config, overrides=overrides, options={**sections, **options})
         self.resume, self.replace = resume == "auto", replace
         default = "-".join(dict.fromkeys((slug(self.config.model_spec), slug(self.config.data_spec))))
-        self.out = Path(self.config.out) if self.config.out else Path("runs") / default
+        self.out = Path(self.config.out) if self.config.out else Path("runs") / (self.config.name or default)
         self.place = RunDirectory(self.out)
         self._opened = False
         self._kept_model: Path | None = None  # of a stage, where the model that was given is gone
@@ -231,9 +236,16 @@ class Pipeline:
         return Maker(self.context, self.place, self.resume, self._made)
 
     def _made(self, folder: Path, result: Result) -> None:
-        """A stage was trained: its report shows it."""
-        if self._report is not None:
-            self._report.made()
+        """A stage was trained: the report shows it, and what its model makes of the data."""
+        if self._report is None:
+            return
+        self._report.made()
+        from sdfast.report.evidence import make_evidence
+
+        pictures = make_evidence(self.context, self.out, self.results)
+        for each in self.followers:
+            each.pictures(folder.relative_to(self.out).as_posix(), result.steps, pictures)
+        self._report.made()
 
     # The stages.
 
@@ -316,8 +328,13 @@ class Pipeline:
                 write_report(self.out)  # which has the predictions now
             return found
 
-    def report(self) -> Path:
+    def report(self, umap: bool = False) -> Path:
         """Write `report.html` in the run directory anew, as is done while a run goes.
+
+        Where the model or the data are gone, without what would have to be computed with them.
+
+        Args:
+            umap: also map the features with UMAP, which needs the extra `umap` and takes a minute.
 
         Returns:
             Its path.
@@ -328,6 +345,7 @@ class Pipeline:
         with self.session(training=False):
             if self.place.read_only:
                 raise UserError(f"{self.out} cannot be written, so there is no place for its report.")
+            self._look(umap)
             path = write_report(self.out)
         if path is None:
             raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
@@ -374,6 +392,44 @@ class Pipeline:
             read_only = self.place.read_only
             return predict_run(self.out, self.config, self.device, str(data), target, top, probabilities, read_only)
 
+    def embed(
+        self,
+        data: str | Path,
+        stage: str | None = None,
+        tokens: FeatureTokens = "cls",
+        to: str | Path | None = None,
+        *,
+        form: Literal["npy", "parquet"] = "npy",
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> Embeddings:
+        """Write the features of the rows of a source, with labels or without.
+
+        Args:
+            data: the source.
+            stage: whose encoder: `init`, `pretrain`, `distill` or `finetune`; the last before `finetune` that is done
+                when not given.
+            tokens: `cls`, `mean` of the patches or words, or of images `patch`.
+            to: folder to make; one in `embed/` of the run directory when not given.
+            form: `npy`, with the rows' names beside it, or `parquet`.
+            dtype: that they are stored in.
+
+        Raises:
+            UserError, Interrupted: see `embed_run`.
+        """
+        from sdfast.inference.embed import embed_run
+
+        target, source = None if to is None else Path(to), str(data)
+        with self._alone("embed"):
+            read_only = self.place.read_only
+            return embed_run(self.out, self.config, self.device, source, stage, tokens, target, form, dtype, read_only)
+
+    def probe(self, tokens: FeatureTokens = "cls") -> Probe:
+        """Score nearest neighbours and a linear classifier on the frozen features of each stage; see `probe_run`."""
+        from sdfast.inference.probe import probe_run
+
+        with self._alone("probe"):
+            return probe_run(self.out, self.config, self.device, tokens, self.place.read_only)
+
     @contextlib.contextmanager
     def _alone(self, command: str) -> Iterator[None]:
         """Hold the run directory, in the one process that there may be, for what trains nothing."""
@@ -381,6 +437,19 @@ class Pipeline:
             raise UserError(f"sdfast {command} works in one process; run it without the launcher.")
         with self.session(training=False):
             yield
+
+    def _look(self, umap: bool) -> None:
+        """Make what a report shows of the models of stages that are done."""
+        from sdfast.report.evidence import finished_stages, make_evidence
+
+        try:
+            pack = self.modality.open_pack(self.out / "pack")
+            model = self.modality.fitted(self.initial, pack, self.config)
+        except SdfastError as error:
+            log.warning("The report has no pictures but those that are there: %s", error)
+            return
+        context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
+        make_evidence(context, self.out, finished_stages(self.out), umap)
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.
@@ -409,6 +478,34 @@ class Pipeline:
         from sdfast.sharing.graph import write_graph
 
         return write_graph(self.out, context, stage, target)
+
+    def push(
+        self,
+        repo_id: str,
+        stage: str = "finetune",
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Upload a finished stage's model with its card to the Hugging Face hub.
+
+        Args:
+            repo_id: `user/name`; made where it is not there.
+            stage: folder of the stage.
+            private: whether a new repository is private; the hub's default when None, which is public.
+            revision: branch; the main one when None.
+            replace: take the place of files that are there, which stay in the repository's history.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError, RunError: see `pack_up` and `send` in `sdfast.sharing.hub`.
+        """
+        from sdfast.sharing.hub import pack_up, send
+
+        return send(pack_up(self.out, stage, repo_id), private, revision, replace)
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
@@ -457,7 +554,7 @@ class Pipeline:
             durable.write_bytes(self.out / "config.yaml", self.config.to_yaml().encode())
 
     def _check_directory(self) -> None:
-        """A default --out is named after the ends of two paths, which another pair may share."""
+        """A default --out is named after the run, or the ends of two paths, which another pair may share."""
         path = self.out / "config.yaml"
         if self.config.out is not None or not path.is_file():
             return

@@ -7,26 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast.cli import output
-from sdfast.cli.options import ConfigFile, Device, Overrides, config_of
+from sdfast.cli import complete, output
+from sdfast.cli.options import ConfigFile, Device, Overrides, Preset, config_of
 from sdfast.errors import UserError
 
 
 def bench(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder; bundled when not given")] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory whose settings are measured; left as it is")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="run directory whose settings are measured; left as it is", autocompletion=complete.run_directories
+        ),
+    ] = None,
     config: ConfigFile = None,
-    preset: Annotated[str | None, typer.Option(help="named configuration: paper-vit, demo")] = None,
+    preset: Preset = None,
     device: Device = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="batch size to measure; may be repeated")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to this file; - is stdout")
+    ] = None,
 ) -> None:
     """Time the stages on random images: img/s, TFLOP/s, share of this machine's peak, memory, and the run's length."""
     from sdfast.durable import write_json
     from sdfast.log import console
     from sdfast.pipeline import Pipeline
 
+    if json_file == Path("-"):
+        output.choose(json=True)
+        json_file = None
     if out is not None and config is None:
         config = config_of(out, otherwise="leave --out away")
     if json_file is not None and not json_file.absolute().parent.is_dir():

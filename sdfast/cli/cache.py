@@ -15,6 +15,7 @@ from sdfast.cli.options import (
     FileColumn,
     LabelColumn,
     Overrides,
+    Preset,
     RunDirectory,
     TextColumn,
     Unlabelled,
@@ -38,7 +39,7 @@ def build(
     file_column: FileColumn = None,
     text_column: TextColumn = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; that of the run when not given")] = None,
-    preset: Annotated[str | None, typer.Option(help="named configuration")] = None,
+    preset: Preset = None,
     device: Device = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="replace the bank that is there")] = False,
 ) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sdfast.durable import read_json
-from sdfast.rundir import Result
+from sdfast.rundir import REPORT, Result
 from sdfast.studies.verdict import stages_in, verdicts
 
-REPORT = "report.html"
 _BEST = ("accuracy", "mean_average_precision", "r2")  # the first that a classifier has, where the paper names none
 
 

@@ -13,7 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, convert, output, plan, predict, replay, report, study, theory
+from sdfast.cli import (
+    bench,
+    cache,
+    complete,
+    convert,
+    doctor,
+    embed,
+    guide,
+    output,
+    plan,
+    predict,
+    probe,
+    push,
+    replay,
+    report,
+    runs,
+    study,
+    theory,
+)
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -21,6 +39,7 @@ from sdfast.cli.options import (
     FileColumn,
     LabelColumn,
     Model,
+    Name,
     Overrides,
     Preset,
     RunDirectory,
@@ -41,7 +60,6 @@ app = typer.Typer(
     name="sdfast",
     help="Adapt a pre-trained transformer to a small domain by self-distillation for further pre-training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -57,9 +75,15 @@ for command in (
     study.study,
     predict.predict,
     report.report,
+    push.push,
+    embed.embed,
+    probe.probe,
+    doctor.doctor,
+    runs.runs,
 ):
     app.command()(command)
 
+_STAGES = ("pretrain", "distill", "finetune")
 _OUTPUT = "the standard output"
 _LONGEST_MESSAGE = 1000  # characters
 
@@ -67,18 +91,30 @@ _LONGEST_MESSAGE = 1000  # characters
 @app.command()
 def train(
     overrides: Overrides = None,
-    stage: Annotated[str, typer.Option(help="pretrain, distill, finetune or all")] = "all",
+    stage: Annotated[
+        str, typer.Option(help="pretrain, distill, finetune or all", autocompletion=complete.words(*_STAGES, "all"))
+    ] = "all",
     model: Model = None,
     data: Data = None,
     unlabelled: Unlabelled = None,
     label_column: LabelColumn = None,
     file_column: FileColumn = None,
     text_column: TextColumn = None,
-    out: Annotated[str | None, typer.Option(help="run directory; runs/<model>-<data> when not given")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="run directory; runs/<model>-<data> when not given", autocompletion=complete.run_directories),
+    ] = None,
+    name: Name = None,
     config: ConfigFile = None,
     preset: Preset = None,
     zero: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage: 0, 1, 2 or 3")] = None,
-    resume: Annotated[str, typer.Option(help="auto continues and skips what is done; never runs all anew")] = "auto",
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto continues and skips what is done; never runs all anew",
+            autocompletion=complete.words("auto", "never"),
+        ),
+    ] = "auto",
     replace: Annotated[bool, typer.Option("--replace", help="take the place of another run that is in --out")] = False,
     device: Device = None,
 ) -> None:
@@ -91,6 +127,7 @@ def train(
         model=model,
         data=data,
         out=out,
+        name=name,
         config=config,
         preset=preset,
         zero=zero,
@@ -111,10 +148,17 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    out: Annotated[Path, typer.Option(help="run directory of the fine-tuned model")],
+    out: Annotated[
+        Path,
+        typer.Option(help="run directory of the fine-tuned model", autocompletion=complete.run_directories),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="keys of data for --data, e.g. data.unseen=drop"),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="keys of data for --data, e.g. data.unseen=drop",
+            autocompletion=complete.overrides,
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="labelled source; the run's own test split when not given")] = None,
     label_column: LabelColumn = None,
@@ -152,7 +196,11 @@ def export(
     out: RunDirectory,
     to: Annotated[str, typer.Option(help="folder to make; onnx, torch.export, or a file ending in .onnx or .pt2")],
     stage: Annotated[
-        str, typer.Option(help="folder of the stage: pretrain, distill, distill/round-1, finetune")
+        str,
+        typer.Option(
+            help="folder of the stage: pretrain, distill, distill/round-1, finetune",
+            autocompletion=complete.words(*_STAGES),
+        ),
     ] = "finetune",
 ) -> None:
     """Write a stage's model in Hugging Face format, as ONNX, or for torch.export; of an unfinished one, its newest
@@ -288,7 +336,16 @@ def _root(
     output.choose(quiet, verbose, json)
 
 
+@app.command(name="help")
+def show_help(
+    command: Annotated[list[str] | None, typer.Argument(help="the command, as in: sdfast help config show")] = None,
+) -> None:
+    """Show the help of sdfast or of a command, as --help does."""
+    app([*(command or ()), "--help"], prog_name="sdfast", standalone_mode=False)
+
+
 output.everywhere(app)
+guide.present(app)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -297,6 +354,7 @@ def run(arguments: list[str] | None = None) -> int:
     As one process of several that fail, it ends here: what waits for a process that is gone would never end.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    complete.join_words_of_bash()
     with output.session(silent=bool(_rank_and_world()[0])):
         code = _code_of(arguments)
         output.give({"exit_code": code}, lambda: None)  # of a command that has nothing else to give

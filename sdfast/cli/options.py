@@ -9,11 +9,16 @@ from typing import Annotated
 
 import typer
 
+from sdfast.cli import complete
 from sdfast.errors import UserError
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="configuration keys, e.g. pretrain.steps=1000"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="configuration keys, e.g. pretrain.steps=1000",
+        autocompletion=complete.overrides,
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="hub id, folder or file of weights, or bundled-text; bundled when not given")
@@ -39,9 +44,19 @@ FileColumn = Annotated[
 ]
 TextColumn = Annotated[str | None, typer.Option(help="column of the texts in a table, short for data.text_key")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of configuration keys")]
-Preset = Annotated[str | None, typer.Option(help="named configuration: paper-vit, paper-roberta, demo, text-demo")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
-RunDirectory = Annotated[Path, typer.Option(help="run directory")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="named configuration: paper-vit, paper-roberta, demo, text-demo", autocompletion=complete.preset_names
+    ),
+]
+Name = Annotated[
+    str | None, typer.Option(help="what the run is called, in reports and lists; --out is runs/NAME when not given")
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda", autocompletion=complete.words("auto", "cpu", "cuda"))
+]
+RunDirectory = Annotated[Path, typer.Option(help="run directory", autocompletion=complete.run_directories)]
 
 
 def with_columns(

@@ -35,7 +35,7 @@ _COMMON = {"quiet_": Quiet, "verbose_": Verbose, "json_": Json}
 
 @dataclasses.dataclass
 class _State:
-    """Of one run of the command line.
+    """What one run of the command line was told.
 
     Attributes:
         handler: shows messages.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from sdfast.cli import output
+from sdfast.cli import complete, output
 from sdfast.cli.options import Overrides
 from sdfast.errors import UserError
 
@@ -21,7 +21,12 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="vit-ti, -s, -b, -l, -h, roberta-base, -large; hub id or folder; else bundled")
     ] = None,
-    stage: Annotated[str, typer.Option(help="pretrain, distill or finetune")] = "distill",
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="pretrain, distill or finetune", autocompletion=complete.words("pretrain", "distill", "finetune")
+        ),
+    ] = "distill",
     batch: Annotated[int | None, typer.Option(min=1, help="of all devices; the stage's own when not given")] = None,
     devices: Annotated[int, typer.Option(min=1, help="over which the batch is split")] = 1,
     zero: Annotated[int | None, typer.Option(min=0, max=3, help="ZeRO stage; all when not given")] = None,

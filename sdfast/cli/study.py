@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdfast.cli import output
+from sdfast.cli import complete, output
 from sdfast.cli.options import (
     ConfigFile,
     Device,
@@ -25,7 +25,11 @@ from sdfast.errors import RunError, UserError
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="compare, labels, table1 to table6, figure1, figure3, figure4, figure5 or cost"),
+        typer.Argument(
+            metavar="STUDY",
+            help="compare, labels, table1 to table6, figure1, figure3, figure4, figure5 or cost",
+            autocompletion=complete.study_names,
+        ),
     ],
     overrides: Overrides = None,
     model: Model = None,
@@ -37,6 +41,9 @@ def study(
     file_column: FileColumn = None,
     text_column: TextColumn = None,
     out: Annotated[str | None, typer.Option(help="the study's directory; runs/<model>-<data> when not given")] = None,
+    called: Annotated[
+        str | None, typer.Option("--name", help="what the study is called; --out is runs/NAME when not given")
+    ] = None,
     config: ConfigFile = None,
     preset: Preset = None,
     seeds: Annotated[
@@ -44,14 +51,22 @@ def study(
         typer.Option(min=1, max=1000, help="runs of each arm: 5, of compare 3, of each fold 1, when not given"),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included")
+        str,
+        typer.Option(
+            help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included",
+            autocompletion=complete.words("paper", "full"),
+        ),
     ] = "paper",
     jobs: Annotated[
         int | None, typer.Option(min=1, max=1024, help="stages at a time: the number of CUDA devices when not given")
     ] = None,
     points: Annotated[str | None, typer.Option(help="of a figure's axis, instead of the paper's: 50,100,200")] = None,
     methods: Annotated[
-        str | None, typer.Option(help="some arms alone: fine-tuning,LoRA,kNN,self-distillation; all when not given")
+        str | None,
+        typer.Option(
+            help="some arms alone: fine-tuning,LoRA,kNN,self-distillation; all when not given",
+            autocompletion=complete.method_names,
+        ),
     ] = None,
     folds: Annotated[
         int | None, typer.Option(min=2, max=1000, help="of compare: test each of so many folds, each by its own models")
@@ -71,9 +86,16 @@ def study(
 
     study_named(name)  # before anything is opened
     given: list[str | None] = [*data] if data else [None]
-    if out is None and len(given) > 1:
+    if out is None and called is None and len(given) > 1:
         out = f"runs/{slug(model or 'bundled')}-{name}"
-    common: dict[str, Any] = {"model": model, "out": out, "config": config, "preset": preset, "device": device}
+    common: dict[str, Any] = {
+        "model": model,
+        "out": out,
+        "name": called,
+        "config": config,
+        "preset": preset,
+        "device": device,
+    }
     overrides = with_columns(overrides, label_column, file_column, text_column, unlabelled)
     runs = [Pipeline(data=each, overrides=overrides, **common) for each in given]
     text, failures = run_study(

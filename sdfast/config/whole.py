@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from sdfast.errors import UserError, shortened
 from sdfast.plain_yaml import load_yaml
 
 _KEY_PARTS = 16
+_NAME = re.compile(r"\w[\w .-]{0,99}")
 
 
 class Config(Section):
@@ -37,7 +39,10 @@ class Config(Section):
         min_length=1,
         description="hub id, folder or file of weights of the pre-trained model; bundled when not given",
     )
-    out: str | None = Field(None, min_length=1, description="run directory")
+    out: str | None = Field(None, min_length=1, description="run directory; runs/<name> when not given")
+    name: str | None = Field(
+        None, description="what the run is called, in reports and lists (--name); it decides nothing"
+    )
     seed: int = Field(0, ge=0, description="seed of order, masks, flips, dropout and heads")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
     data: DataConfig = DataConfig()
@@ -48,6 +53,20 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     zero: ZeroConfig = ZeroConfig()
     deepspeed: dict[str, Any] = Field({}, description="any option of DeepSpeed, as deepspeed.<key>=<value>")
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _names_a_folder(cls, value: Any) -> Any:
+        """A number is read as the word that was written."""
+        if value is None:
+            return None
+        name = str(value)
+        if isinstance(value, bool | float | list | dict) or not _NAME.fullmatch(name) or name.endswith((".", " ")):
+            raise ValueError(
+                "a name is that of a folder: letters, digits, and after the first of them blanks, dots, dashes and"
+                " underscores too, at most 100"
+            )
+        return name
 
     @field_validator("deepspeed")
     @classmethod

@@ -89,7 +89,7 @@ def predict_run(
     tuned = fine_tuned(out)
     targets = _targets(out, data, to, read_only)
     rows = NewRows(data, tuned.modality, for_labels(config, tuned.problem), tuned.classifier)
-    layout = _layout(tuned, rows, top)
+    layout = Layout(tuned.problem, tuned.classifier.names, tuned.threshold, top, len(rows.splits) > 1)
     work, folder = _work(tuned, rows, layout, config, device), parts_folder(targets[0])
     begin(folder, data)
     identity = ["predictions", tuned.stored.weights, tuned.threshold, top, config.data.chunk_stride, __version__]
@@ -125,12 +125,6 @@ def _targets(out: Path, data: str, to: Path | None, read_only: bool) -> tuple[Pa
 
     stem = stem_for(data, taken)
     return tuple(folder / f"{stem}{ending}" for ending in _FORMATS)
-
-
-def _layout(tuned: FineTuned, rows: NewRows, top: int) -> Layout:
-    source = rows.source
-    labelled = None if source.class_names is None else source.problem
-    return Layout(tuned.problem, tuned.classifier.names, tuned.threshold, top, labelled, len(rows.splits) > 1)
 
 
 def _work(tuned: FineTuned, rows: NewRows, layout: Layout, config: Config, device: torch.device) -> Any:

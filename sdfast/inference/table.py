@@ -31,7 +31,6 @@ class Layout:
         names: of its classes, or of its numbers.
         threshold: probability from which on a class applies, where a row has several.
         top: how many of the likeliest classes are named, where a row has one.
-        labelled: whether the source has labels, and what those are.
         split: whether the source has several splits.
     """
 
@@ -39,7 +38,6 @@ class Layout:
     names: Sequence[str]
     threshold: float
     top: int
-    labelled: ProblemType | None
     split: bool
 
     def table(self, held: Held, outputs: Tensor, source: Source) -> pa.Table:
@@ -52,15 +50,7 @@ class Layout:
         """
         import pyarrow as pa
 
-        text = pa.string()
-        columns: dict[str, Any] = {"name": pa.array([_clean(name) for name in held.names], text)}
-        if self.split:
-            columns["split"] = pa.array(held.splits, text)
-        if self.labelled is not None:
-            number = pa.float32() if len(source.class_names or ()) == 1 else pa.list_(pa.float32())
-            kind = {SINGLE: text, SEVERAL: pa.list_(text), REGRESSION: number}[self.labelled]
-            columns["label"] = pa.array([label_words(source, label) for label in held.labels], kind)
-        return pa.table({**columns, **self._predicted(outputs)})
+        return pa.table({**known_columns(held, source, self.split), **self._predicted(outputs)})
 
     def _predicted(self, outputs: Tensor) -> dict[str, Any]:
         import pyarrow as pa
@@ -96,6 +86,27 @@ class Layout:
             return {f"{PROBABILITY}{name}": pa.array(each[place].numpy()) for place, name in enumerate(self.names)}
         flat = pa.array(probabilities.contiguous().flatten().numpy())
         return {"probabilities": pa.FixedSizeListArray.from_arrays(flat, len(self.names))}
+
+
+def known_columns(held: Held, source: Source, split: bool) -> dict[str, Any]:
+    """What is known of rows beforehand: their names, their splits where there are several, labels where there are any.
+
+    Args:
+        held: the rows.
+        source: of them.
+        split: whether the source has several splits.
+    """
+    import pyarrow as pa
+
+    text = pa.string()
+    columns: dict[str, Any] = {"name": pa.array([_clean(name) for name in held.names], text)}
+    if split:
+        columns["split"] = pa.array(held.splits, text)
+    if source.class_names is not None:
+        number = pa.float32() if len(source.class_names) == 1 else pa.list_(pa.float32())
+        kind = {SINGLE: text, SEVERAL: pa.list_(text), REGRESSION: number}[source.problem]
+        columns["label"] = pa.array([label_words(source, label) for label in held.labels], kind)
+    return columns
 
 
 def _above(row: list[float], threshold: float) -> list[int]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,10 +22,14 @@ from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.predictions import file_for
 from sdfast.evaluation.scoring import HALF, SCORING
 from sdfast.evaluation.votes import answers_of
+from sdfast.frames import Per, metric_frame
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
 from sdfast.models.neighbours import FeatureClassifier, has_neighbours, load_neighbours
 from sdfast.rundir import RESULT, StoredResult, check_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Evaluation:
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     confusion_matrix: list[list[int]] | None = None
     per_output: dict[str, dict[str, float]] | None = None
+
+    def to_pandas(self, per: Per = "metric") -> pd.DataFrame:
+        """The metrics: a row for each, or for each class or number (see `metric_frame`)."""
+        return metric_frame(per, self.metrics, self.per_class or self.per_output or {})
 
 
 def evaluate_run(

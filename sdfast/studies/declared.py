@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import digits
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sdfast.config import Config, ModalityName
 from sdfast.errors import UserError, nearest
-from sdfast.stages.graph import Start
+
+if TYPE_CHECKING:
+    from sdfast.stages.graph import Start  # which imports torch
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ class Images(Modality):
             norm_pix_loss=masking.normalised_pixels,
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
-        write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
+        write_card(context, folder, kind, steps, _for_card(processor))
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -275,7 +275,7 @@ class Images(Modality):
     ) -> None:
         dropout, problem, processor = context.config.finetune.dropout, context.pack.problem, _written_processor(context)
         models.save_classifier(module, folder, processor, names, dropout, problem)
-        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor), problem, names)
+        write_card(context, folder, "finetune", steps, _for_card(processor))
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -290,7 +290,7 @@ class Images(Modality):
         return ImagePack, transform, options
 
     @override
-    def features(self, module: Any, tokens: FeatureTokens, how: Transform) -> Embedder:
+    def features(self, module: Any, tokens: FeatureTokens, how: Any) -> Embedder:
         width, patches = module.shape.encoder.width, module.shape.patches
         if tokens == "cls":
             return Embedder(module, lambda encoder, images: encoder.features(images, "cls"), width)

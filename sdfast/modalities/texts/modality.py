@@ -285,7 +285,7 @@ class Texts(Modality):
     ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
-        write_card(context.config, self.name, folder, kind, steps)
+        write_card(context, folder, kind, steps)
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -318,7 +318,7 @@ class Texts(Modality):
         companions = context.model.companions
         problem = context.pack.problem
         models.save_classifier(module, folder, companions, names, _dropouts(config), longest, problem)
-        write_card(config, self.name, folder, "finetune", steps, problem=problem, names=names)
+        write_card(context, folder, "finetune", steps)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -332,7 +332,7 @@ class Texts(Modality):
         return TextPack, tokenizer, options
 
     @override
-    def features(self, module: Any, tokens: FeatureTokens, how: Tokenizer) -> Embedder:
+    def features(self, module: Any, tokens: FeatureTokens, how: Tokenizer | TextPack) -> Embedder:
         if tokens == "patch":
             raise UserError("--tokens patch is of images; for texts use cls (the first token) or mean.")
         width = module.shape.encoder.width

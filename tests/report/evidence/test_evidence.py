@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from text_fixtures import write_text_model, write_texts
+from typer.testing import CliRunner
 
 from sdfast import Pipeline
 from sdfast.report.evidence import finished_stages, make_evidence, panels
@@ -143,6 +145,26 @@ def test_a_failure_is_one_warning(
     assert (tmp_path / "report" / "masked.json").is_file()
 
 
+def test_another_model_is_not_shown_as_the_one_that_is_gone(
+    run: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`sdfast report` of a run whose model is gone opens another one under its name."""
+    other = replace(run.context.model, module=run.modality.reload(run.results[0].model).module)
+    make_evidence(replace(run.context, model=other), tmp_path, run.results)
+    assert caplog.text.count("the model that the run was given is not there any more") == 3
+    assert {path.stem for path in (tmp_path / "report").glob("*.json")} == {"mistakes"}
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_command_asks_for_umap(given: bool, run: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdfast.cli.main import app
+
+    asked: list[bool] = []
+    monkeypatch.setattr("sdfast.report.evidence.make_evidence", lambda *given: asked.append(given[-1]))
+    found = CliRunner().invoke(app, ["report", "--out", str(run.out), *["--umap"] * given])
+    assert found.exit_code == 0 and asked == [given]
+
+
 def made(folder: Path, kind: str, *overrides: str, stage: Any = "finetune") -> tuple[Pipeline, Sequence[str]]:
     run = run_of(folder, kind, *overrides)
     run.run(stage)
@@ -162,11 +184,8 @@ def test_stage_by_stage_is_as_all_at_once(tmp_path: Path) -> None:
     assert make_evidence(run.context, run.out, run.results).keys() == {"map", "mistakes"}
     assert kept(run.out)["features-initial.npz"] == before
     make_evidence(run.context, tmp_path / "other", run.results)
-    whole = kept(tmp_path / "other")
-    for name, data in kept(run.out).items():
-        if name.endswith("json") and "stage" not in json.loads(data)["of"].get("model", {}):
-            mine, theirs = (json.loads(each) for each in (data, whole[name]))
-            assert mine.keys() == theirs.keys()
+    mine, theirs = ({n: v for n, v in kept(at).items() if n.endswith("json")} for at in (run.out, tmp_path / "other"))
+    assert mine == theirs
 
 
 def test_fine_tuning_alone_has_a_map_and_mistakes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
