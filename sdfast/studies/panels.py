@@ -171,7 +171,7 @@ def _runs(data: Data, prefix: str, after: str) -> Panel:
 
 
 def _lines(data: Data) -> list[Line]:
-    """One for each series; an arm without one is not on the axis."""
+    """One for each series; an arm that is not on the axis is a level one, where others are."""
     series: dict[str, list[dict[str, Any]]] = {}
     for arm in data.arms:
         if arm["x"] is not None and arm["series"]:
@@ -181,6 +181,10 @@ def _lines(data: Data) -> list[Line]:
         arms = sorted((arm for arm in arms if data.by_place(arm, data.metric)), key=lambda arm: arm["x"])
         means = [fmean(data.by_place(arm, data.metric)) for arm in arms]
         found.append(Line(name, [arm["x"] for arm in arms], means, [data.interval(arm, data.metric) for arm in arms]))
+    ends = [end for line in found for end in (min(line.xs, default=0.0), max(line.xs, default=0.0))]
+    for arm in data.arms:
+        if found and arm["x"] is None and (values := data.by_place(arm, data.metric)):
+            found.append(Line(arm["title"], [min(ends), max(ends)], [fmean(values)] * 2))
     return found
 
 
