@@ -3,6 +3,7 @@
 #   make bench   the benchmark suites                                  make lint    format, lint, types
 #   make test-oldest  the tests with the oldest versions that sdfast takes, in .venv-oldest
 #   make stress  attacks on the commands (docs/stress.md; STRESS=quick: 6 minutes), then the long tests
+#   make docs    the documentation's site, in build/site
 #   make build   the packages and the compiled core alone              make clean   remove what was built (distclean: and .venv)
 # PYTHON names the interpreter that .venv is made with: make PYTHON=python3.12 test
 
@@ -20,7 +21,7 @@ TEST_JOBS ?= 2
 # SDFAST_NO_EXT=1 in the environment: no compiled core, no C++ tests.
 NO_EXT := $(filter-out 0,$(SDFAST_NO_EXT))
 
-.PHONY: help venv build demo test test-cpp test-python test-oldest stress bench lint clean distclean
+.PHONY: help venv build demo test test-cpp test-python test-oldest stress bench lint docs clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,6 +74,11 @@ lint: $(VENV)/.locked
 	@failed=; for tool in "ruff format --check ." "ruff check ." mypy; do \
 	  echo "$(BIN)/$$tool"; $(BIN)/$$tool || failed=yes; \
 	done; test -z "$$failed"
+
+# Strict: a broken link or anchor fails. A folder to read from the disk or to serve as it is; nothing is fetched.
+docs: $(VENV)/.locked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf build dist *.egg-info sdfast/lib .pytest_cache .ruff_cache .mypy_cache .benchmarks $(VENV)/.built

@@ -53,6 +53,8 @@ NO_SWITCHES = {
     "checkpoint_steps",
     "keep_checkpoints",
     "log_every",
+    "tracker",
+    "tracker_project",
     "tensorboard",
     "timeout_seconds",
 }

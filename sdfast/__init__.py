@@ -12,10 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "Result", "__version__"]
+__all__ = ["Pipeline", "Result", "Study", "__version__"]
 
 if TYPE_CHECKING:
     from sdfast.pipeline import Pipeline, Result
+    from sdfast.studies.loaded import Study
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from sdfast import pipeline
 
         return getattr(pipeline, name)
+    if name == "Study":
+        from sdfast.studies.loaded import Study
+
+        return Study
     raise AttributeError(f"module 'sdfast' has no attribute '{name}'")

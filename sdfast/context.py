@@ -12,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from sdfast.config import Config, ModalityName, OptimisationConfig
+from sdfast.data.config import DataConfig
 from sdfast.data.order import BatchOrder
+from sdfast.data.pack_files import OpenPack
 from sdfast.data.paper_sets import PaperSet, paper_set
 from sdfast.data.problem import SINGLE
 from sdfast.engine.followers import Follower
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
+from sdfast.log import log
+from sdfast.models.embedder import FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.objectives.classification import LabelledViews
 from sdfast.objectives.masked import MaskedViews
 from sdfast.ranks import Ranks
@@ -330,7 +335,7 @@ class Modality(ABC):
 
     @abstractmethod
     def shown(self, context: Context, split: Any, rows: Tensor) -> list[dict[str, str]]:
-        """Of each row its `picture` (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
+        """The `picture` of each row (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
 
     @abstractmethod
     def masked_examples(self, context: Context, split: Any, rows: Tensor, seed: int) -> MaskedExamples:
@@ -371,6 +376,10 @@ class Modality(ABC):
         """What a classifier on a pre-trained model is saved with (`Classifier.companions`)."""
 
     @abstractmethod
+    def portable(self, module: Any, companions: Any) -> Portable:
+        """A classifier, or the encoder of a masked model, on the CPU, as one function of padded tensors."""
+
+    @abstractmethod
     def write_classifier(self, context: Context, module: Any, folder: Path, names: list[str], steps: int) -> None:
         """Write a fine-tuned model in Hugging Face format, and its card."""
 
@@ -379,8 +388,27 @@ class Modality(ABC):
         """Read a fine-tuned model that `write_classifier` wrote, with its companions and class names."""
 
     @abstractmethod
+    def conversion(self, config: Config, classifier: Classifier) -> tuple[type[OpenPack[Any]], Any, DataConfig]:
+        """What another source becomes rows for a classifier with: the kind of pack, how, and the `data` section."""
+
     def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> Any:
         """The pack of another source, all of it for evaluation, made for a classifier."""
+        kind, how, options = self.conversion(config, classifier)
+        return kind.prepare(spec, directory, how, options, log.warning)
+
+    @abstractmethod
+    def features(self, module: Any, tokens: FeatureTokens, how: Any) -> Any:
+        """A module that gives features of inputs in place of classes; its encoder is that of a classifier or model.
+
+        Args:
+            module: with an encoder.
+            tokens: `cls`: what a classifier looks at; `mean`: of the patches or the words, without the first token and
+                other ones that stand for none; `patch`: all patches one after the other, [N * D].
+            how: what makes the rows, a `Transform` or a `Tokenizer`, or their pack.
+
+        Raises:
+            UserError: there are no such tokens.
+        """
 
     @abstractmethod
     def fits(self, pack: Any, config: Config, classifier: Classifier) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sdfast.errors import RunError, UserError, said
 from sdfast.locks import check_held
+from sdfast.portable import flush_path
 from sdfast.regular import is_there, naming, open_regular, read_regular, refuse
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ _REASONS = {
 
 def fsync_path(path: Path) -> None:
     """Flush one file or directory entry to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_path(path)
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         return Ranks()
     if not dist.is_initialized():
         index = _index(device, here)
-        options: dict[str, Any] = {"store": dist.HashStore()} if here.world == 1 else {}
+        options: dict[str, Any] = {"store": _own_store()} if here.world == 1 else {}
         if here.world > 1:
             _name_meeting_point(os.environ)
             _met = True
@@ -87,6 +87,17 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
         talk_in(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return Ranks.current()
+
+
+def _own_store() -> dist.Store:
+    """Where a group of one meets.
+
+    Raises:
+        UserError: torch has none on this system.
+    """
+    if sys.platform == "win32":
+        raise UserError("DeepSpeed in a process alone needs what torch does not have on Windows; leave --zero out.")
+    return dist.HashStore()
 
 
 def _index(device: torch.device, here: LaunchInfo) -> int | None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from sdfast.errors import RunError, UserError, said
+from sdfast.portable import NEVER_WAIT, NOT_INHERITED, held_by_another, hold
+from sdfast.regular import open_regular
 
 _FILE = ".lock"
+_LOOK_SECONDS = 0.05
 _NOT_OURS_TO_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -38,13 +42,13 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
     check_held(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # never waits, whatever bears the name
+        flags = os.O_RDWR | os.O_CREAT | NEVER_WAIT | NOT_INHERITED  # never waits, whatever bears the name
         file = os.fdopen(os.open(directory / _FILE, flags, 0o666), "rb")
     except OSError as error:
         kind = NotWritable if error.errno in _NOT_OURS_TO_WRITE else UserError
         raise kind(f"--out {directory} cannot be used: {said(error)}; choose another --out.") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        _take(file, wait)
     except BlockingIOError:
         file.close()
         raise UserError(
@@ -60,6 +64,27 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
             yield
     finally:
         _held.pop(path, None)
+
+
+def _take(file: BinaryIO, wait: bool) -> None:
+    try:
+        hold(file, wait)
+    except BlockingIOError:  # perhaps by one that only looks, see `in_use`
+        time.sleep(_LOOK_SECONDS)
+        hold(file, wait)
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a process works in a directory; nothing is made there, and one that begins just now is not refused.
+
+    Raises:
+        OSError: its lock may not be read, or is none.
+    """
+    try:
+        with open_regular(directory / _FILE) as file:
+            return held_by_another(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_held(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -19,22 +19,32 @@ from sdfast.data.shard_names import is_there
 from sdfast.engine.deepspeed_options import options_in
 from sdfast.engine.followers import Follower
 from sdfast.engine.machine import cpu_settings
-from sdfast.errors import UserError, nearest
+from sdfast.errors import SdfastError, UserError, nearest
 from sdfast.export import export_stage
 from sdfast.launch import code
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
+from sdfast.models.embedder import FeatureTokens
 from sdfast.models.hub import find_model_folder
 from sdfast.opening import device_of, model_path, opened_data, opened_model, ranks_of
 from sdfast.ranks import Ranks
+from sdfast.replay.causes import Finding
+from sdfast.replay.run import replay_run
 from sdfast.report.live import LiveReport, wanted
 from sdfast.report.run import write_report
 from sdfast.rundir import Result, slug
+from sdfast.sharing.target import target_of
 from sdfast.stages.bring import Maker
 from sdfast.stages.evaluate import Evaluation, evaluate_run
 from sdfast.stages.graph import Start, distillation, finetuning, pretraining
 from sdfast.stages.run_directory import RunDirectory
 from sdfast.teacher.bank import Bank
+from sdfast.trackers.choose import check_trackers, trackers_of
+
+if TYPE_CHECKING:
+    from sdfast.inference.embed import Embeddings
+    from sdfast.inference.predict import Predictions
+    from sdfast.inference.probe import Probe
 
 _STAGES = ("pretrain", "distill", "finetune", "all")
 
@@ -210,9 +220,8 @@ class Pipeline:
     @cached_property
     def followers(self) -> tuple[Follower, ...]:
         """Who is told in process 0 how training goes."""
-        if self._report is None:
-            return ()
-        return (self._report,)
+        trackers = trackers_of(self.config, self.out) if self.ranks.is_first else ()
+        return trackers if self._report is None else (*trackers, self._report)
 
     @cached_property
     def _report(self) -> LiveReport | None:
@@ -227,9 +236,16 @@ class Pipeline:
         return Maker(self.context, self.place, self.resume, self._made)
 
     def _made(self, folder: Path, result: Result) -> None:
-        """A stage was trained: its report shows it."""
-        if self._report is not None:
-            self._report.made()
+        """A stage was trained: the report shows it, and what its model makes of the data."""
+        if self._report is None:
+            return
+        self._report.made()
+        from sdfast.report.evidence import make_evidence
+
+        pictures = make_evidence(self.context, self.out, self.results)
+        for each in self.followers:
+            each.pictures(folder.relative_to(self.out).as_posix(), result.steps, pictures)
+        self._report.made()
 
     # The stages.
 
@@ -304,18 +320,21 @@ class Pipeline:
             Its metrics, and precision, recall and F1 of each class with the confusion matrix; of several classes a row
             average precision instead of the matrix, and of numbers the scores of each.
         """
-        if self.ranks.world > 1:
-            raise UserError("sdfast eval works in one process; run it without the launcher.")
         source, target = (None if given is None else str(given) for given in (data, to))
-        with self.session(training=False):
+        with self._alone("eval"):
             path = None if target is None else Path(target)
             found = evaluate_run(self.out, self.config, self.device, source, path, self.place.read_only)
             if source is None and not self.place.read_only and self._report is not None:
                 write_report(self.out)  # which has the predictions now
             return found
 
-    def report(self) -> Path:
+    def report(self, umap: bool = False) -> Path:
         """Write `report.html` in the run directory anew, as is done while a run goes.
+
+        Where the model or the data are gone, without what would have to be computed with them.
+
+        Args:
+            umap: also map the features with UMAP, which needs the extra `umap` and takes a minute.
 
         Returns:
             Its path.
@@ -326,23 +345,125 @@ class Pipeline:
         with self.session(training=False):
             if self.place.read_only:
                 raise UserError(f"{self.out} cannot be written, so there is no place for its report.")
+            self._look(umap)
             path = write_report(self.out)
         if path is None:
             raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
         return path
 
+    def replay(self, stage: str | None = None) -> tuple[dict[str, Any], Finding]:
+        """Run the step again whose loss was not finite; nothing of the run changes but `fault/` of the stage.
+
+        Args:
+            stage: its folder; that of the newest fault when not given.
+
+        Returns:
+            What was kept of the fault, and what was found.
+
+        Raises:
+            UserError: no fault is kept, or the run has changed since.
+        """
+        with self._alone("replay"):
+            return replay_run(self.context, self.place, stage)
+
+    def predict(
+        self,
+        data: str | Path,
+        to: str | Path | None = None,
+        *,
+        top: int = 3,
+        probabilities: bool | None = None,
+    ) -> Predictions:
+        """Classify the rows of a source, with labels or without, with the fine-tuned model.
+
+        Args:
+            data: the source.
+            to: file for the predictions, `.csv` or `.parquet`; both in `predict/` of the run directory when not given.
+            top: how many of the likeliest classes are named.
+            probabilities: whether a csv file has the probability of each class; of at most 20 when not given.
+
+        Raises:
+            UserError, Interrupted: see `predict_run`.
+        """
+        from sdfast.inference.predict import predict_run
+
+        target = None if to is None else Path(to)
+        with self._alone("predict"):
+            read_only = self.place.read_only
+            return predict_run(self.out, self.config, self.device, str(data), target, top, probabilities, read_only)
+
+    def embed(
+        self,
+        data: str | Path,
+        stage: str | None = None,
+        tokens: FeatureTokens = "cls",
+        to: str | Path | None = None,
+        *,
+        form: Literal["npy", "parquet"] = "npy",
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> Embeddings:
+        """Write the features of the rows of a source, with labels or without.
+
+        Args:
+            data: the source.
+            stage: whose encoder: `init`, `pretrain`, `distill` or `finetune`; the last before `finetune` that is done
+                when not given.
+            tokens: `cls`, `mean` of the patches or words, or of images `patch`.
+            to: folder to make; one in `embed/` of the run directory when not given.
+            form: `npy`, with the rows' names beside it, or `parquet`.
+            dtype: that they are stored in.
+
+        Raises:
+            UserError, Interrupted: see `embed_run`.
+        """
+        from sdfast.inference.embed import embed_run
+
+        target, source = None if to is None else Path(to), str(data)
+        with self._alone("embed"):
+            read_only = self.place.read_only
+            return embed_run(self.out, self.config, self.device, source, stage, tokens, target, form, dtype, read_only)
+
+    def probe(self, tokens: FeatureTokens = "cls") -> Probe:
+        """Score nearest neighbours and a linear classifier on the frozen features of each stage; see `probe_run`."""
+        from sdfast.inference.probe import probe_run
+
+        with self._alone("probe"):
+            return probe_run(self.out, self.config, self.device, tokens, self.place.read_only)
+
+    @contextlib.contextmanager
+    def _alone(self, command: str) -> Iterator[None]:
+        """Hold the run directory, in the one process that there may be, for what trains nothing."""
+        if self.ranks.world > 1:
+            raise UserError(f"sdfast {command} works in one process; run it without the launcher.")
+        with self.session(training=False):
+            yield
+
+    def _look(self, umap: bool) -> None:
+        """Make what a report shows of the models of stages that are done."""
+        from sdfast.report.evidence import finished_stages, make_evidence
+
+        try:
+            pack = self.modality.open_pack(self.out / "pack")
+            model = self.modality.fitted(self.initial, pack, self.config)
+        except SdfastError as error:
+            log.warning("The report has no pictures but those that are there: %s", error)
+            return
+        context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
+        make_evidence(context, self.out, finished_stages(self.out), umap)
+
     def export(self, stage: str, to: str | Path) -> int:
-        """Write a stage's model into a folder of its own: finished, or as far as it has come.
+        """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.
 
         Args:
             stage: folder of the stage, such as `pretrain`, `distill`, `distill/round-1`, `finetune`.
-            to: folder to make.
+            to: folder to make, a file that ends in .onnx or .pt2, or the word `onnx` or `torch.export` for one in
+                `export/` of the run directory.
 
         Returns:
             The optimiser steps that the model has seen.
 
         Raises:
-            UserError, RunError: see `export_stage`.
+            UserError, RunError: see `export_stage` and `write_graph`.
         """
 
         def context() -> Context:
@@ -351,7 +472,40 @@ class Pipeline:
             model = self.modality.fitted(shape_only, pack, self.config)
             return Context(self.config, self.modality, self.device, self.ranks, model, pack)
 
-        return export_stage(self.out, context, stage, Path(to))
+        target = target_of(to, self.out, stage)
+        if target.form == "folder":
+            return export_stage(self.out, context, stage, target.path)
+        from sdfast.sharing.graph import write_graph
+
+        return write_graph(self.out, context, stage, target)
+
+    def push(
+        self,
+        repo_id: str,
+        stage: str = "finetune",
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Upload a finished stage's model with its card to the Hugging Face hub.
+
+        Args:
+            repo_id: `user/name`; made where it is not there.
+            stage: folder of the stage.
+            private: whether a new repository is private; the hub's default when None, which is public.
+            revision: branch; the main one when None.
+            replace: take the place of files that are there, which stay in the repository's history.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError, RunError: see `pack_up` and `send` in `sdfast.sharing.hub`.
+        """
+        from sdfast.sharing.hub import pack_up, send
+
+        return send(pack_up(self.out, stage, repo_id), private, revision, replace)
 
     @contextlib.contextmanager
     def session(self, training: bool = True) -> Iterator[None]:
@@ -385,6 +539,7 @@ class Pipeline:
         stack.enter_context(self.place.hold(training))
 
     def _open_inputs(self) -> None:
+        self.ranks.first(lambda: check_trackers(self.config.engine.trackers))
         log.info("run directory: %s", self.out)
         if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")

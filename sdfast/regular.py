@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sdfast.portable import NEVER_WAIT
+
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -45,7 +47,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     """
     try:
         _check(os.stat(path).st_mode, path)  # before it is opened, which alone may move a tape or drain a pipe
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | NEVER_WAIT)
     except ValueError as error:  # a NUL in the name, or half of a surrogate pair
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
     try:

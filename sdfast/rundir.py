@@ -6,17 +6,21 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, StringConstraints
 
 from sdfast import durable
 from sdfast.errors import UserError, said
+from sdfast.frames import Per, metric_frame
 from sdfast.locks import check_held
 from sdfast.models.hub import TOKENIZER_FILES
 from sdfast.models.weights import SAFETENSORS_FILE
 from sdfast.store import checkpoint
 from sdfast.store.artifact import Count, Digest, Stored, files_in, first_changed, first_changed_key, fitted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESULT = "result.json"
 REPORT, REPORT_FOLDER = "report.html", "report"  # of a run: for a person, and what it is made from besides
@@ -49,8 +53,8 @@ class Result:
         best_by: and which metric on the val split decided.
         per_class: for `finetune`, of the rows that it is evaluated on (`test`) and with `finetune.best_dev` of the val
             split (`val`): by the name of each class its `precision`, `recall`, `f1` and `support` (rows).
-        confusion_matrix: likewise, [classes][classes]: how many rows of the one class (first index) were taken for the
-            other, in the order of `per_class`; not of more than 1,000 classes.
+        confusion_matrix: likewise, `[classes][classes]`: how many rows of the one class (first index) were taken for
+            the other, in the order of `per_class`; not of more than 1,000 classes.
         per_output: likewise of labels that are numbers, by the name of each: `mse`, `rmse`, `mae`, `r2`, `spearman`.
 
     Where rows have several classes, `metrics` has `mean_average_precision`, `macro_f1`, `micro_f1`, `subset_accuracy`
@@ -73,6 +77,11 @@ class Result:
     per_class: dict[str, dict[str, dict[str, float]]] | None = field(default=None, repr=False)
     confusion_matrix: dict[str, list[list[int]]] | None = field(default=None, repr=False)
     per_output: dict[str, dict[str, dict[str, float]]] | None = field(default=None, repr=False)
+
+    def to_pandas(self, per: Per = "metric") -> pd.DataFrame:
+        """The metrics: a row for each, or for each class or number of the test rows (see `metric_frame`)."""
+        each = (self.per_class or {}).get("test") or (self.per_output or {}).get("test") or {}
+        return metric_frame(per, self.metrics, each)
 
     @property
     def unit(self) -> str:

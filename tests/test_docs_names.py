@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sdfast", "tests", "benchmarks", "csrc", "docs", "examples", "scripts", "recipes")
 DOCUMENTS = [
     *ROOT.glob("*.md"),
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
     ROOT / "benchmarks/README.md",
     ROOT / "recipes/README.md",
 ]

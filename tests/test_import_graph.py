@@ -15,19 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 USERS = {"sdfast", "sdfast.pipeline"}  # the face of the package, which loads Pipeline when it is asked for it
 
 SEAMS = ("images", "texts")
-PARTS = (
-    "model",
-    "families",
-    "checkpoint",
-    "pack",
-    "near",
-    "masking",
-    "objectives",
-    "teacher",
-    "costs",
-    "shown",
-    "modality",
-)
+PARTS = ("model", "families", "checkpoint", "pack", "near", "masking")
+PARTS += ("objectives", "teacher", "costs", "portable", "shown", "modality")
 SEAM = set(PARTS)
 
 

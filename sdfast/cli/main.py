@@ -13,7 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdfast import __version__, bundled
-from sdfast.cli import bench, cache, complete, convert, guide, output, plan, report, study, theory
+from sdfast.cli import (
+    bench,
+    cache,
+    complete,
+    convert,
+    doctor,
+    embed,
+    guide,
+    output,
+    plan,
+    predict,
+    probe,
+    push,
+    replay,
+    report,
+    runs,
+    study,
+    theory,
+)
 from sdfast.cli.options import (
     ConfigFile,
     Data,
@@ -48,7 +66,21 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Print the configuration or its schema.")
 app.add_typer(config_app, name="config")
 app.add_typer(cache.app, name="cache")
-for command in (convert.convert, bench.bench, plan.plan, theory.theory, study.study, report.report):
+for command in (
+    convert.convert,
+    bench.bench,
+    plan.plan,
+    replay.replay,
+    theory.theory,
+    study.study,
+    predict.predict,
+    report.report,
+    push.push,
+    embed.embed,
+    probe.probe,
+    doctor.doctor,
+    runs.runs,
+):
     app.command()(command)
 
 _STAGES = ("pretrain", "distill", "finetune")
@@ -162,7 +194,7 @@ def evaluate(
 @app.command()
 def export(
     out: RunDirectory,
-    to: Annotated[Path, typer.Option(help="folder to make")],
+    to: Annotated[str, typer.Option(help="folder to make; onnx, torch.export, or a file ending in .onnx or .pt2")],
     stage: Annotated[
         str,
         typer.Option(
@@ -171,11 +203,20 @@ def export(
         ),
     ] = "finetune",
 ) -> None:
-    """Write a stage's model in Hugging Face format; of an unfinished one, its newest checkpoint. No GPU is needed."""
+    """Write a stage's model in Hugging Face format, as ONNX, or for torch.export; of an unfinished one, its newest
+    checkpoint. No GPU is needed.
+
+    --to onnx and --to torch.export write OUT/export/STAGE.onnx and .pt2,
+    compared with the model before they can be seen (./onnx is a folder).
+    """
     from sdfast.pipeline import Pipeline
+    from sdfast.sharing.target import target_of
 
     steps = Pipeline(out=out, config=config_of(out), device="cpu").export(stage, to)
-    output.give({"to": to, "stage": stage, "steps": steps}, lambda: typer.echo(f"{to}: {stage} after {steps} steps"))
+    path = target_of(to, out, stage).path
+    output.give(
+        {"to": path, "stage": stage, "steps": steps}, lambda: typer.echo(f"{path}: {stage} after {steps} steps")
+    )
 
 
 @config_app.command(name="show")

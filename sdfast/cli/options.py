@@ -73,6 +73,20 @@ def with_columns(
     return [*(overrides or ()), *said]
 
 
+def data_overrides(
+    command: str, overrides: Sequence[str] | None, label: str | None, file: str | None, text: str | None
+) -> list[str]:
+    """What a command that reads another source may be given: keys of the data section alone.
+
+    Raises:
+        UserError: it is given another key.
+    """
+    given = with_columns(overrides, label, file, text)
+    if (other := next((each for each in given if not each.startswith("data.")), None)) is not None:
+        raise UserError(f"{other}: {command} takes keys of the data section alone, for the source that --data names.")
+    return given
+
+
 def config_of(out: Path, otherwise: str = "give the --out of a training run") -> Path:
     """The configuration of a run directory.
 

@@ -25,7 +25,7 @@ def presets() -> dict[str, str]:
     found = {}
     for entry in sorted(resources.files("sdfast.presets").iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text().splitlines()[0].lstrip("# ")
+            found[entry.name.removesuffix(".yaml")] = entry.read_text("utf-8").splitlines()[0].lstrip("# ")
     return found
 
 
@@ -91,7 +91,7 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in presets():
         raise UserError(f"there is no preset '{name}'; {nearest(name, list(presets()))}")
-    return yaml.safe_load(resources.files("sdfast.presets").joinpath(f"{name}.yaml").read_text()) or {}
+    return yaml.safe_load(resources.files("sdfast.presets").joinpath(f"{name}.yaml").read_text("utf-8")) or {}
 
 
 def _read_file(path: Path) -> dict[str, Any]:

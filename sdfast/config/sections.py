@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+import difflib
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from sdfast.data.modality import ModalityName
+from sdfast.errors import shortened
 
 
 class Section(BaseModel):
@@ -431,6 +433,9 @@ class TeacherConfig(Section):
     )
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class EngineConfig(Section):
     """How the training runs; nothing here changes what is minimised."""
 
@@ -467,7 +472,15 @@ class EngineConfig(Section):
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the time")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept while a stage runs")
     log_every: int = Field(10, ge=1, description="steps between log lines; the loss is read from the device then")
-    tensorboard: bool = Field(False, description="also write TensorBoard events")
+    tracker: tuple[TrackerName, ...] = Field(
+        (),
+        description="who is told what metrics.jsonl is told: some of tensorboard, wandb, mlflow and trackio, with"
+        " commas between them",
+    )
+    tracker_project: str = Field(
+        "sdfast", min_length=1, description="project of wandb and trackio, experiment of mlflow"
+    )
+    tensorboard: bool = Field(False, description="also write TensorBoard events, short for engine.tracker=tensorboard")
     report: bool = Field(
         True,
         description="write report.html as the run goes, for a person to look at; SDFAST_REPORT=0 writes none at all",
@@ -475,6 +488,27 @@ class EngineConfig(Section):
     timeout_seconds: float = Field(
         600.0, gt=0, description="of several processes, how long one may keep the others waiting before the job ends"
     )
+
+    @field_validator("tracker", mode="before")
+    @classmethod
+    def _as_a_list(cls, value: Any) -> Any:
+        """Words between commas, or a list of words."""
+        words = value.split(",") if isinstance(value, str) else () if value is None else value
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            return value
+        words, known = [word.strip() for word in words], get_args(TrackerName)
+        for word in words:
+            if word not in known:
+                close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+                there = f"did you mean {close[0]}" if close else f"there are {', '.join(known[:-1])} and {known[-1]}"
+                raise ValueError(f"no tracker is called '{shortened(word)}'; {there}")
+        return tuple(dict.fromkeys(words))
+
+    @property
+    def trackers(self) -> tuple[TrackerName, ...]:
+        """All that are asked for, each once."""
+        short: tuple[TrackerName, ...] = ("tensorboard",) if self.tensorboard else ()
+        return tuple(dict.fromkeys((*self.tracker, *short)))
 
 
 class ZeroConfig(Section):

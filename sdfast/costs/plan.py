@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from sdfast.costs.workload import Workload, workload
 from sdfast.costs.zero_memory import DeviceMemory, Setup, device_memory
 from sdfast.engine.machine import resolve_precision
 from sdfast.errors import UserError
+from sdfast.portable import memory_bytes
 
 USABLE = 0.9  # of a device's memory: the rest is for its context, libraries and what the allocator cannot use
 _BANK_SHARE, _PACK_SHARE = 0.5, 0.25  # of the memory, that they may take to be kept there
@@ -191,7 +191,7 @@ def device_bytes(device: torch.device) -> int:
     """Memory that the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory_bytes()
 
 
 def rows_of(plan: Plan, machine: Machine) -> dict[str, Any]:

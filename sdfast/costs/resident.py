@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import re
 from pathlib import Path
+
+from sdfast.portable import c_library
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -14,8 +15,8 @@ class PeakGrowth:
     """How far the process has grown, at most, since this was made: bytes of resident memory."""
 
     def __init__(self) -> None:
-        library = ctypes.CDLL(None)
-        if hasattr(library, "malloc_trim"):  # pages of freed memory would hide growth
+        library = c_library()
+        if library is not None and hasattr(library, "malloc_trim"):  # pages of freed memory would hide growth
             library.malloc_trim(0)
         self._start: int | None = None
         with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from sdfast.data.config import DataConfig
 from sdfast.data.division import fold_rows, grouped_test_rows
 from sdfast.data.items import SPLITS, UNLABELLED, Item, ItemList, Source, SourceDigest
 from sdfast.data.pack_checks import Copies, Rows, Tally, as_digests, check_broken, check_copies, check_duplicates
-from sdfast.data.pack_files import MANIFEST, OpenPack
+from sdfast.data.pack_files import MANIFEST, OpenPack, SplitFiles
 from sdfast.data.parallel import ordered_map
 from sdfast.data.problem import SINGLE, Label, class_counts, label_array
 from sdfast.data.rows import RowWriter, held_out_rows
@@ -55,6 +55,10 @@ class Converted:
     notes: frozenset[str] = frozenset()
     reason: str = ""
     remedy: str = ""
+
+
+class LookAhead(Exception):
+    """What an item becomes depends on all items of the source (see `PackBuilder.looked`)."""
 
 
 @dataclass
@@ -104,6 +108,24 @@ class PackBuilder(ABC):
     @abstractmethod
     def convert(self, items: list[Item]) -> list[Converted]:
         """Read and convert the items of a block, in a worker thread."""
+
+    @contextlib.contextmanager
+    def converting(self, split: str) -> Iterator[None]:
+        """Around the conversion of a split's items."""
+        yield
+
+    @abstractmethod
+    def held(self, converted: Sequence[Converted]) -> SplitFiles:
+        """Converted items as a split in memory; labels it has none. Each has contents, and there is at least one."""
+
+    def looked(self) -> PackBuilder:
+        """The builder after `LookAhead`, which has looked at all items."""
+        return self
+
+    @property
+    def identity(self) -> list[Any]:
+        """What decides what an item becomes, beside its bytes, as a JSON value."""
+        return [self.pack.made(self.how, self.options, ()), self.options.model_dump(mode="json", exclude={"source"})]
 
     @abstractmethod
     def notes(self) -> list[str]:

@@ -62,6 +62,9 @@ class _StoredManifest(Stored):
     splits: Annotated[dict[Literal["train", "val", "test"], _SplitEntry], Field(min_length=1)]
 
 
+_Split = TypeVar("_Split", bound="SplitFiles")
+
+
 class SplitFiles:
     """The rows of one split beside their contents.
 
@@ -75,6 +78,13 @@ class SplitFiles:
         self._limited: dict[tuple[int, int], NDArray[np.int64]] = {}  # of a million rows the choice takes seconds
         self.digests: NDArray[np.uint8] = load_array(directory / files["digests"]["file"])
         self.labels: Labels | None = load_array(directory / files["labels"]["file"]) if "labels" in files else None
+
+    @classmethod
+    def in_memory(cls: type[_Split], digests: NDArray[np.uint8]) -> _Split:
+        """Rows of these digests that lie in no file, without labels and names; the caller gives them contents."""
+        split = cls.__new__(cls)
+        split._limited, split.digests, split.labels = {}, digests, None
+        return split
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -104,7 +114,6 @@ class SplitFiles:
         return self._limited[limit, seed].copy()
 
 
-_Split = TypeVar("_Split", bound=SplitFiles)
 _Pack = TypeVar("_Pack", bound="OpenPack[Any]")
 
 

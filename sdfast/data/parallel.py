@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from sdfast.portable import processors
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -18,8 +19,7 @@ _seconds = 0.0  # waited
 
 def available_threads() -> int:
     """CPUs that this process may use, at most 16."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, 16)
+    return min(processors(), 16)
 
 
 def ordered_map(function: Callable[[_In], _Out], elements: Iterable[_In], threads: int) -> Generator[_Out, None, None]:

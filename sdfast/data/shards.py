@@ -30,6 +30,7 @@ from sdfast.data.shard_names import files_of_pattern, split_of_shard
 from sdfast.data.tar import Member, index_of, read_member
 from sdfast.data.text_files import in_utf8
 from sdfast.errors import UserError
+from sdfast.portable import read_at
 from sdfast.regular import open_regular
 
 _LABEL, _TEXT, _FIELDS = "cls", "txt", "json"  # members, as webdataset calls them
@@ -255,7 +256,7 @@ class _Met:
 def _bytes(file: BinaryIO, member: Member, where: str, most: int) -> bytes:
     if member.size > most:
         raise UserError(f"{where} has {member.size:,} bytes, more than the {most:,} that are read of such a member.")
-    return os.pread(file.fileno(), member.size, member.offset)
+    return read_at(file.fileno(), member.size, member.offset)
 
 
 def _label_text(file: BinaryIO, member: Member, where: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sdfast.errors import UserError
+from sdfast.portable import read_at
 from sdfast.regular import naming, open_regular
 
 _BLOCK = 1 << 20  # bytes read at a time
@@ -76,7 +77,7 @@ def index_of(path: Path, file: BinaryIO) -> Index:
                 sample[sys.intern(kind)] = Member(info.offset_data, info.size)
             end = archive.offset
     except (tarfile.TarError, ValueError, EOFError, MemoryError) as error:
-        if os.pread(file.fileno(), 6, 0).startswith(_COMPRESSED):
+        if read_at(file.fileno(), 6, 0).startswith(_COMPRESSED):
             raise UserError(f"{path} is compressed, and shards are read in place: unpack it (gunzip).") from error
         raise UserError(
             f"{path} is not a whole tar shard ({error}; it has {size:,} bytes): copy or write it again."

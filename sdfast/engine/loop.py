@@ -17,6 +17,7 @@ from sdfast.config import EngineConfig, OptimisationConfig
 from sdfast.data.order import BatchOrder
 from sdfast.data.parallel import waiting
 from sdfast.engine.clock import Clock, Lap, Rate
+from sdfast.engine.faults import FAULT, FiniteSteps, keep_fault, run_of
 from sdfast.engine.followers import Follower
 from sdfast.engine.machine import (
     arithmetic,
@@ -24,6 +25,7 @@ from sdfast.engine.machine import (
     fp32_matmul,
     freed_pages_kept,
     only_matmul_dtype,
+    resolve_precision,
     torch_fp32_matmul,
 )
 from sdfast.engine.optim import learning_rate
@@ -51,12 +53,14 @@ class TrainingData:
         unit: what a row is called beside a rate: `img`, `seq`.
         flops_per_row: counts those of a row's step, in the mean; called once, when a rate is first reported. Without it
             records hold no FLOP/s.
+        names: rows [B] int64 -> what they are called in the source; without it a fault is kept without.
     """
 
     order: BatchOrder
     read: Callable[[Tensor], Any]
     unit: str = "img"
     flops_per_row: Callable[[], float] | None = None
+    names: Callable[[Tensor], list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Trainer:
         """
         self.stage, self.objective, self.config, self.settings = stage, objective, config, engine
         self.order, self.read, self.unit, self.flops_per_row = data.order, data.read, data.unit, data.flops_per_row
+        self.names, self.zero_stage = data.names, sharing.zero.stage
         self.directory, self.identity = folder.directory, folder.identity
         self.ranks = sharing.ranks
         self.device = next(iter(objective.module.parameters())).device
@@ -156,10 +161,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             telemetry = None
             if self.ranks.is_first:
-                steps, events = self.config.steps, self.settings.tensorboard
-                telemetry = Telemetry(
-                    self.stage, self.directory, steps, self.steps_done, events, self.unit, self.followers
-                )
+                steps, start = self.config.steps, self.steps_done
+                telemetry = Telemetry(self.stage, self.directory, steps, start, self.unit, self.followers)
                 stack.callback(telemetry.close)
             stop = stack.enter_context(stop_on_signal(patient=self.ranks.world > 1))
             stack.enter_context(freed_pages_kept(self.device.type))
@@ -178,13 +181,13 @@ class Trainer:
         dtype = only_matmul_dtype(self.settings.precision, self.device, self.objective.module)
         rate = Rate(self.flops_per_row, self.device, dtype, self.ranks.world)
         agreement = Agreement(self.ranks)
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        finite = FiniteSteps(self.device, self.steps_done)
         self._saved = time.monotonic()
         self.clock.start(self.steps_done, self.seen)
         while self.steps_done < self.config.steps:
             parts = self.step()
             watchdog.alive()
-            finite &= torch.isfinite(parts["loss"])
+            finite.see(parts["loss"])
             signal_number, overdue = agreement.of(stop.signal_number or 0, self._is_overdue())
             last = self.steps_done == self.config.steps
             save = signal_number or (not last and (overdue or self._is_multiple_of(self.settings.checkpoint_steps)))
@@ -238,21 +241,50 @@ class Trainer:
         """Whether process 0 has not saved for `engine.checkpoint_seconds`."""
         return self.ranks.is_first and time.monotonic() - self._saved >= self.settings.checkpoint_seconds
 
-    def _summed(self, parts: dict[str, Tensor], finite: Tensor) -> dict[str, float]:
+    def _summed(self, parts: dict[str, Tensor], finite: FiniteSteps) -> dict[str, float]:
         """The loss and its parts over all processes.
 
         Raises:
-            RunError: in one of them the loss has not been finite.
+            RunError: in one of them the loss has not been finite; what that step was computed from is kept.
         """
-        mine = [*(float(value) for value in parts.values()), float(~finite)]
-        *values, wrong = (sum(each) for each in zip(*self.ranks.exchange(mine), strict=True))
-        if wrong:
-            raise RunError(
-                f"the loss of {self.stage} stopped being finite at or before step {self.steps_done}; lower"
-                f" {self.stage}.lr (now {self.config.lr:g}) or set engine.precision=fp32, and run the same command"
-                " again."
-            )
-        return dict(zip(parts, values, strict=True))
+        mine = [*(float(value) for value in parts.values()), finite.read()]
+        *values, counts = zip(*self.ranks.exchange(mine), strict=True)
+        summed = {name: sum(each) for name, each in zip(parts, values, strict=True)}
+        if (last := int(min(counts))) == self.steps_done:
+            return summed
+        bad = last + 1
+        self.ranks.first(lambda: self._keep_fault(bad, summed))
+        run, section = run_of(self.directory), "pretrain" if self.stage == "head" else self.stage
+        where = f"what it was computed from is in {self.directory / FAULT}"
+        if run is not None:
+            where = f"`sdfast replay --out {run}` runs that step again and names what is not finite"
+        raise RunError(
+            f"the loss of {self.stage} stopped being finite at step {bad}; lower {section}.lr (now"
+            f" {self.config.lr:g}) or set engine.precision=fp32, and run the same command again; {where}."
+        )
+
+    def _keep_fault(self, bad: int, summed: dict[str, float]) -> None:
+        """Keep what a step (counted from 1) was computed from; checkpoints of before stay."""
+        batch, path = self.order.batch(bad - 1), checkpoint.newest(self.directory / "checkpoints", self.identity)
+        values = {
+            "stage": self.stage,
+            "step": bad,
+            "found_at": self.steps_done,
+            "goes_on_from": 0 if path is None else checkpoint.Checkpoint.open(path).step,
+            "seed": self.order.seed,
+            "epoch": batch.epoch,
+            "rows": batch.rows.tolist(),
+            "names": None if self.names is None else self.names(batch.rows),
+            "loss_when_found": summed,
+            "lr": learning_rate(self.config, bad - 1),
+            "batch_size": self.config.batch_size,
+            "accumulate": self.settings.accumulate,
+            "precision": resolve_precision(self.settings.precision, self.device),
+            "processes": self.ranks.world,
+            "zero": self.zero_stage,
+            "identity": self.identity,
+        }
+        keep_fault(self.directory, values, self.read(batch.rows))
 
     def _pace(self, lap: Lap, rate: Rate) -> dict[str, float]:
         """Where the stage is and how fast it goes, for the record."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -16,6 +15,7 @@ from sdfast.launch import launch_info
 from sdfast.log import log
 from sdfast.ops import native
 from sdfast.ops.linear.fp32_matmul import bf16x6_is_on, float32_products, several_processes, why_not_bf16x6
+from sdfast.portable import c_library
 
 _HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
 _PRECISIONS = {
@@ -118,8 +118,8 @@ def freed_pages_kept(device_type: str = "cpu") -> Iterator[bool]:
     Yields:
         whether the C library took the settings; elsewhere than on glibc nothing is changed.
     """
-    library = ctypes.CDLL(None)
-    if device_type != "cpu" or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+    library = c_library()
+    if library is None or device_type != "cpu" or not all(hasattr(library, n) for n in ("mallopt", "malloc_trim")):
         yield False
         return
     taken = [library.mallopt(name, _NEVER) == 1 for name in (_TRIM_THRESHOLD, _MMAP_THRESHOLD)]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sdfast import durable
 from sdfast.engine.followers import Follower
-from sdfast.errors import UserError
 from sdfast.log import clock_time, console, log
 
 _PLAIN_SECONDS = 10.0
@@ -29,7 +26,6 @@ class Telemetry:
         directory: Path,
         steps: int,
         start: int,
-        tensorboard: bool = False,
         unit: str = "img",
         followers: Sequence[Follower] = (),
     ) -> None:
@@ -41,7 +37,6 @@ class Telemetry:
             durable.check_appendable(self.path)
             _drop_lines_after(self.path, start)
             self.file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.events = Events(directory / "tensorboard", start) if tensorboard else None
         self.bar: Any = None
         self.task: Any = None
         if console().is_terminal:
@@ -59,8 +54,6 @@ class Telemetry:
         """
         with durable.explain_os_error(self.path):
             self.file.write(json.dumps({"step": step, **values}) + "\n")
-        if self.events is not None:
-            self.events.record(self.stage, step, values)
         for each in self.followers:
             each.record(step, values)
         parts = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
@@ -90,60 +83,10 @@ class Telemetry:
         """
         if self.bar is not None:
             self.bar.stop()
-        if self.events is not None:
-            self.events.close()
         for each in self.followers:
             each.end()
         with durable.explain_os_error(self.path):
             self.file.close()
-
-
-class Events:
-    """The events of one stage. Where the disk refuses them the run goes on without, and says so once."""
-
-    def __init__(self, directory: Path, start: int) -> None:
-        """Begin at a step; events after it are hidden.
-
-        Raises:
-            UserError: the package is not installed.
-        """
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "engine.tensorboard=true needs the package tensorboard: pip install tensorboard."
-            ) from error
-        self.directory = directory
-        self.writer: Any = None
-        self._hook, threading.excepthook = threading.excepthook, self._unless_of_the_writer
-        with self._unless_refused():
-            self.writer = SummaryWriter(str(directory), purge_step=start)
-
-    def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """The values of a step."""
-        with self._unless_refused():
-            for name, value in values.items() if self.writer is not None else ():
-                self.writer.add_scalar(f"{stage}/{name}", value, step)
-
-    def close(self) -> None:
-        """Write what is still to be written."""
-        with self._unless_refused():
-            if self.writer is not None:
-                self.writer.close()
-        threading.excepthook = self._hook
-
-    @contextlib.contextmanager
-    def _unless_refused(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.writer = None
-            log.warning("cannot write %s, and the run goes on without it: %s", self.directory, durable.reason(error))
-
-    def _unless_of_the_writer(self, failed: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread raises what it also hands over at the next record, where it becomes a sentence."""
-        if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
-            self._hook(failed)
 
 
 def _speed(values: dict[str, float], unit: str, brief: bool = False) -> str:

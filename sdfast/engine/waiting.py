@@ -27,6 +27,8 @@ from pathlib import Path
 
 import torch
 
+from sdfast.portable import c_library, processors
+
 _LOOK_SECONDS = 0.25
 _SHARED, _ALONE = 0.08, 0.04  # share of the time that one of the threads waited for a processor
 _SLICE_NS = 100_000  # the shortest that Linux grants; without, 1.4 to 3 ms
@@ -90,7 +92,7 @@ class _Watch:
     """Looks every now and then whether this process waits for processors, and has its threads wait accordingly."""
 
     def __init__(self, threads: int) -> None:
-        self.team = _IdleTeam(len(os.sched_getaffinity(0)) - threads + 2)
+        self.team = _IdleTeam(processors() - threads + 2)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._look, name="sdfast-waiting", daemon=True)
 
@@ -135,9 +137,9 @@ class _IdleTeam:
             self.host = None
 
     def _form(self) -> None:
-        library = libgomp()
-        assert library is not None
-        nothing = ctypes.CDLL(None).free  # of NULL, as good as a function that does nothing
+        library, own = libgomp(), c_library()
+        assert library is not None and own is not None
+        nothing = own.free  # of NULL, as good as a function that does nothing
         library.GOMP_parallel(nothing, None, ctypes.c_uint(max(2, self.size)), ctypes.c_uint(0))
         self.ended.wait()
 
@@ -156,10 +158,11 @@ def shorten_slices(nanoseconds: int) -> None:
 
     What is said to a thread holds for those that it starts. Before Linux 6.12 it has no effect.
     """
-    if platform.machine() not in _SCHED_ATTR:
+    library = c_library()
+    if platform.machine() not in _SCHED_ATTR or library is None:
         return
     set_number, get_number = _SCHED_ATTR[platform.machine()]
-    system_call = ctypes.CDLL(None).syscall
+    system_call = library.syscall
     for thread in os.listdir("/proc/self/task"):
         attributes = _SchedAttr()
         size = ctypes.sizeof(attributes)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from sdfast.bundled import MODELS
-from sdfast.config import Config, ModalityName
+from sdfast import __version__
+from sdfast.config import ModalityName
+from sdfast.context import Context
 from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
 from sdfast.durable import load_json, write_bytes
-from sdfast.models.hub import is_hub_id
+from sdfast.modalities.provenance import base_of, data_of, plain, published_data
 from sdfast.rundir import slug
 
 _MADE = {
@@ -144,6 +145,22 @@ top_k=None)` gives them as `score`.
 }
 
 
+USE = "## How to use it"  # what is known at a stage's end comes before that
+_MEASURED = (
+    " What was measured was measured on rows of the data above; those from elsewhere, or of another time, may be"
+    " answered worse. What the base model had learned, with its biases, may still be in it. Nobody has checked it for"
+    " decisions about people."
+)
+_LIMITS: dict[ProblemType | None, str] = {
+    None: "It was trained on the data above without their labels, to be fine-tuned or to give features. How well those"
+    " serve another purpose or other data was not measured. What the base model had learned, with its biases, may still"
+    " be in it.",
+    SINGLE: "A row that fits no class is given one nevertheless, without a warning.",
+    SEVERAL: "A class that it was not trained on is never named.",
+    REGRESSION: "It gives numbers for rows of any kind, also far from what it was trained on, without a warning.",
+}
+
+
 def _how(modality: ModalityName, classifies: bool, folder: Path) -> str:
     """How the model in a folder is used with transformers, of whose class it is."""
     config = load_json(folder / "config.json")
@@ -157,52 +174,54 @@ def _how(modality: ModalityName, classifies: bool, folder: Path) -> str:
     return (_LAYER_BESIDE if classifies else _OWN_ENCODER).format(name=name, image=image)
 
 
-def write_card(
-    config: Config,
-    modality: ModalityName,
-    folder: Path,
-    stage: str,
-    steps: int,
-    further: str = "",
-    problem: ProblemType = SINGLE,
-    names: Sequence[str] = (),
-) -> None:
+def write_card(context: Context, folder: Path, stage: str, steps: int, further: str = "") -> None:
     """Write `README.md` into the folder of a stage's model; it names no path of this machine.
 
     Args:
-        config: of the run.
-        modality: of its model.
+        context: of the run.
         folder: of the model.
         stage: that made it.
         steps: of the optimiser in that stage.
         further: what else a user of the model has to know, a paragraph.
-        problem: what the labels are, of a fine-tuned model.
-        names: of its classes or numbers.
     """
-    spec, kind = config.model_spec, (modality, stage == "finetune")
+    from huggingface_hub import ModelCardData
+
+    config, pack, modality = context.config, context.pack, context.modality.name
+    classifies = stage == "finetune"
+    problem: ProblemType = pack.problem if classifies else SINGLE
     made = "fine-tuned for regression" if problem == REGRESSION else _MADE[stage]
-    ours = MODELS.get(spec)
-    published = ours is None and is_hub_id(spec) and not Path(spec).exists()
-    base = f"`{spec if published else slug(spec)}`" if ours is None else f"the small {ours} that comes with sdfast"
+    base = base_of(config)
     more = [f"`{slug(each)}`" for each in config.data.unlabelled]
     joined = f" and, without labels, those of {' and '.join(more)}" if more else ""
-    if stage == "finetune" and more:
+    if classifies and more:
         joined = f" (what it started from may have seen those of {' and '.join(more)} too, without labels)"
-    header = ["library_name: transformers", f"pipeline_tag: {_TAGS[kind]}", "tags: [sdfast]"]
-    header += [f"base_model: {spec}"] if published else []
+    licence: Any = base.licence
+    header = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=_TAGS[modality, classifies],
+        tags=["sdfast"],
+        base_model=base.hub_id,
+        datasets=published_data(config),
+        **licence,
+    )
+    answers = _ANSWERS.get(problem, "").format(names=", ".join(plain(name) for name in pack.class_names or ()))
+    limits = _LIMITS[problem] + _MEASURED if classifies else _LIMITS[None]
     text = "\n".join(
         [
-            *("---", *header, "---", ""),
-            f"# {slug(spec)}, {made}",
+            *("---", header.to_yaml().strip(), "---", ""),
+            f"# {slug(config.model_spec)}, {made}",
             "",
-            f"Made by sdfast from {base} on the {modality} of `{slug(config.data_spec)}`{joined}: {made},"
-            f" {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
+            f"Made by sdfast {__version__} from {base.called} on the {modality} of `{slug(config.data_spec)}`{joined}:"
+            f" {made}, {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
-            _how(modality, stage == "finetune", folder),
-            *([_ANSWERS[problem].format(names=", ".join(names))] if problem in _ANSWERS else []),
-            *([further] if further else ()),
-            "The licence of the model that it was made from holds for these weights too; sdfast adds no terms.",
+            USE,
             "",
+            _how(modality, classifies, folder),
+            *([answers] if answers else []),
+            *([further] if further else []),
+            *("## Data", "", *data_of(config, pack, modality)),
+            *("## Limits", "", limits, ""),
+            *("## Licence", "", f"{base.said} sdfast adds no terms.", ""),
         ]
     )
     write_bytes(folder / "README.md", text.encode())

@@ -152,7 +152,7 @@ class Attention(nn.Module):
         if turn is None and self.kv_heads == self.heads:
             return attend(self.qkv.heads(x, self.heads), groups, self.backend, self._dropped())
         both = self.heads + self.kv_heads
-        qk, v = self.qkv(x).view(len(x), -1, self.dim).tensor_split([both], dim=1)
+        qk, v = self.qkv(x).view(x.shape[0], -1, self.dim).tensor_split([both], dim=1)
         q, k = (qk if turn is None else turn.of(qk)).tensor_split([self.heads], dim=1)
         return attend((q, self._for_all(k), self._for_all(v)), groups, self.backend, self._dropped())
 

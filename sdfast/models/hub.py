@@ -20,7 +20,7 @@ TOKENIZER_FILES = (
     "bpe.codes",  # PhoBERT, BERTweet
     *SENTENCEPIECE_FILES,  # XLM-R and CamemBERT, ALBERT, DeBERTa, Llama
 )
-_DESCRIPTION = ["config.json", "preprocessor_config.json", *TOKENIZER_FILES]
+_DESCRIPTION = ["README.md", "config.json", "preprocessor_config.json", *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 

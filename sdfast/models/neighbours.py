@@ -47,7 +47,7 @@ class Neighbours(nn.Module):
         similar, first = F.normalize(states.float(), dim=1) @ self.features.t(), int(self.left_out)
         near = similar.topk(min(self.k + first, len(self.labels)), dim=1)
         shares = (near.values[:, first:] / self.temperature).softmax(dim=1)
-        votes = shares.new_zeros(len(states), self.out_features)
+        votes = shares.new_zeros(states.shape[0], self.out_features)
         return votes.scatter_add(1, self.labels[near.indices[:, first:]], shares).clamp(min=_LEAST).log()
 
 

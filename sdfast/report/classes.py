@@ -63,7 +63,8 @@ def drawn_matrix(names: Sequence[str], matrix: NDArray[np.int64]) -> Markup:
         '<p class="caption">A cell is as dark as its share of the row: blue where the answer is right, orange where it'
         " is another class.</p>"
     )
-    return Markup(text).format(" many" if count > 12 else "", head, Markup("").join(lines))
+    upright = count > 12 or max(map(len, names)) > 4
+    return Markup(text).format(" many" if upright else "", head, Markup("").join(lines))
 
 
 def _cell(rows: int, share: float, right: bool, true: str, taken: str) -> Markup:

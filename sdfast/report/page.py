@@ -34,6 +34,7 @@ class Page:
         progress: share of the whole that is done while it runs, from 0 to 1; None where nobody knows.
         state: a word or two on how far it is, as `done` or `distill 40 of 100`.
         at: when it was written, in seconds since 1970.
+        every: seconds after which a page that is running loads itself again.
         patience: seconds without news after which a reader is told that there are none.
     """
 
@@ -47,6 +48,7 @@ class Page:
     progress: float | None = None
     state: str = ""
     at: float = field(default_factory=time.time)
+    every: float = 10.0
     patience: float = 180.0
 
 

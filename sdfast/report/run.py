@@ -11,6 +11,7 @@ from sdfast.errors import SdfastError
 from sdfast.log import log
 from sdfast.report.classes import class_panels
 from sdfast.report.datacard import data_panel
+from sdfast.report.evidence.panels import panels as evidence_panels
 from sdfast.report.page import Page, save
 from sdfast.report.panel import Panel
 from sdfast.report.records import Live, Run, read_run
@@ -89,6 +90,7 @@ def _panels(run: Run) -> Iterable[Panel]:
         yield from _kept(lambda: [training_panel(run)], "curves")
     if first is not None:
         yield from _kept(lambda: class_panels(run, first), "classes")
+    yield from sorted(_kept(lambda: evidence_panels(run.out), "pictures"), key=lambda each: each.key != "mistakes")
     if run.live is None:
         yield from _kept(lambda: [training_panel(run)], "curves")
     yield from _kept(lambda: [data_panel(run)], "data")

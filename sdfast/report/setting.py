@@ -47,7 +47,7 @@ def cost_panel(run: Run) -> Panel:
     body = table(["stage", "training", "rate", "arithmetic", "of the peak"], rows) if rows else Markup("")
     body += facts(_machine(run))
     lead = f"{duration(total)} of training in all, without reading data, the bank and evaluations." if done else ""
-    return Panel("cost", "Cost and machine", body, lead)
+    return Panel("cost", "Cost", body, lead)
 
 
 def _machine(run: Run) -> Iterator[tuple[str, Cell]]:
@@ -91,7 +91,7 @@ def command_panel(run: Run) -> Panel:
         parts.append(table(["key", "value", "default"], changed) if changed else Markup("<p>None.</p>"))
         whole = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         parts.append(details("The whole configuration", Markup("<pre>{}</pre>").format(whole)))
-    return Panel("command", "Command and configuration", Markup("\n").join(parts))
+    return Panel("command", "Configuration", Markup("\n").join(parts))
 
 
 def _changed(config: Config) -> list[list[Cell]]:
@@ -126,7 +126,7 @@ def folders_panel(run: Run) -> Panel:
     head += '<th scope="col">digests</th></tr></thead><tbody>{}</tbody></table></div>'
     body = Markup(head).format(str(run.out), Markup("").join(rows))
     lead = "Folders of models are in Hugging Face's format; `sdfast export` writes one elsewhere."
-    return Panel("folders", "Folders and digests", body, lead, wide=True)
+    return Panel("folders", "Folders", body, lead, wide=True)
 
 
 def _purpose(run: Run, stage: StageRecord) -> str:

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def score_of(run: Run, stage: StageRecord) -> Score | None:
     stored = stage.result
     assert stored is not None
     answers = answers_of(run.out, stage.folder, stored)
-    return _score(stored.fingerprint, run.out, _Held(stored, answers, _tested(run)))
+    return _score(_Held(stored, answers, _tested(run)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +137,16 @@ class _Held:
         return isinstance(other, _Held) and hash(self) == hash(other)
 
     def __hash__(self) -> int:
-        return hash((self.stored.fingerprint, self.answers is None, self.tested))
+        return hash((_identity(self.stored), self.answers is None, self.tested))
+
+
+def _identity(stored: StoredResult) -> tuple[Any, ...]:
+    """What tells results apart: the same inputs may have been trained twice."""
+    return stored.fingerprint, stored.weights, *sorted(stored.metrics.items())
 
 
 @functools.lru_cache(maxsize=64)
-def _score(fingerprint: str, out: Path, held: _Held) -> Score | None:
+def _score(held: _Held) -> Score | None:
     stored, metrics = held.stored, held.stored.metrics
     problem = stored.inputs.get("problem_type", SINGLE)
     if problem == SINGLE and "accuracy" in metrics:
@@ -188,7 +192,7 @@ def _numbers(held: _Held) -> Score:
 
 
 def mean_average_precision(answers: Answers, rows: Any) -> float:
-    """Of some of the rows, over the classes that occur in them."""
+    """That of some of the rows, over the classes that occur in them."""
     assert answers.probabilities is not None
     labels, scores = answers.labels[rows], answers.probabilities[rows]
     occurring = np.flatnonzero(labels.any(axis=0))
@@ -197,7 +201,7 @@ def mean_average_precision(answers: Answers, rows: Any) -> float:
 
 
 def r2(answers: Answers, rows: Any) -> float:
-    """Of some of the rows, the mean over the numbers."""
+    """That of some of the rows, the mean over the numbers."""
     right, guess = answers.labels[rows], answers.predicted[rows]
     spread = np.square(right - right.mean(axis=0)).sum(axis=0)
     if not (spread > 0).all():
@@ -221,7 +225,7 @@ def gain(run: Run, one: StageRecord, other: StageRecord) -> Gain | None:
         measure = _MEASURES[name]
         a, b = pair[0], pair[1]
         if np.array_equal(a.labels, b.labels):
-            key = first.fingerprint, second.fingerprint
+            key = _identity(first), _identity(second)
             if key not in _gains:
                 _gains[key] = intervals.of_rows(len(a), lambda rows: measure(a, rows) - measure(b, rows))
             return Gain(mean, _gains[key], True)
@@ -232,7 +236,7 @@ def gain(run: Run, one: StageRecord, other: StageRecord) -> Gain | None:
     return Gain(mean, intervals.newcombe(shares[0], shares[1]), False)
 
 
-_gains: dict[tuple[str, str], Interval | None] = {}
+_gains: dict[Any, Interval | None] = {}
 
 
 def _accuracy(answers: Answers, rows: Any) -> float:

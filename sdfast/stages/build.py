@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sdfast.context import Context, Reader
+from sdfast.context import Context, Kind, Reader
 from sdfast.data.problem import REGRESSION
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 from sdfast.engine.prepare import prepare, running_teacher
@@ -79,10 +80,19 @@ def build_stage(
         read or context.read(train),
         modality.unit,
         lambda: modality.flops(context, kind),
+        lambda rows: names_of(context, kind, rows),
     )
     folder = StageFolder(directory, inputs or {}, resume)
     sharing = Sharing(context.ranks, context.config.zero, context.config.deepspeed)
     return Trainer(kind, objective, config, engine, data, folder, sharing, selection, context.followers)
+
+
+def names_of(context: Context, kind: Kind, rows: Tensor) -> list[str]:
+    """What rows [B] of the train split that a kind of stage sees are called in the source; of a chunk its document."""
+    train = context.train_of(kind)
+    items = rows.tolist() if hasattr(train, "names") else train.item_of[rows.numpy()].tolist()
+    names = getattr(train, "names", None) or context.train.names
+    return [names[item] for item in items]
 
 
 def scaling_of(context: Context) -> Scaling | None:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,10 +22,14 @@ from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.evaluation.predictions import file_for
 from sdfast.evaluation.scoring import HALF, SCORING
 from sdfast.evaluation.votes import answers_of
+from sdfast.frames import Per, metric_frame
 from sdfast.log import log
 from sdfast.modalities.choose import modality_of
 from sdfast.models.neighbours import FeatureClassifier, has_neighbours, load_neighbours
-from sdfast.rundir import RESULT, check_model
+from sdfast.rundir import RESULT, StoredResult, check_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Evaluation:
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     confusion_matrix: list[list[int]] | None = None
     per_output: dict[str, dict[str, float]] | None = None
+
+    def to_pandas(self, per: Per = "metric") -> pd.DataFrame:
+        """The metrics: a row for each, or for each class or number (see `metric_frame`)."""
+        return metric_frame(per, self.metrics, self.per_class or self.per_output or {})
 
 
 def evaluate_run(
@@ -87,17 +95,10 @@ def _evaluated(
     out: Path, config: Config, device: torch.device, data: str | None, packed: Path
 ) -> tuple[Evaluation, str]:
     """What came out, and the predictions as CSV; the pack of another source is made at `packed`."""
-    folder = out / "finetune" / "model"
-    if not folder.is_dir() and not (folder.parent / RESULT).exists():
-        raise UserError(
-            f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
-        )
-    stored = check_model(folder.parent)
-    modality = modality_of(folder)
-    classifier = _classifier(modality, folder)
+    tuned = fine_tuned(out)
+    modality, classifier, stored, problem = tuned.modality, tuned.classifier, tuned.stored, tuned.problem
     module, names = classifier.module.to(device), classifier.names
-    problem: ProblemType = stored.inputs.get("problem_type", SINGLE)
-    config = _for_labels(config, problem)
+    config = for_labels(config, problem)
     if data is None:
         pack = _own_pack(out, config, modality, classifier, stored.inputs)
     else:
@@ -113,7 +114,7 @@ def _evaluated(
     def answers(seen: Any, rows: torch.Tensor) -> torch.Tensor:
         return modality.predict(module, classifier.companions, seen, rows, modality.reader(seen, device))
 
-    scoring, threshold = SCORING[problem], stored.metrics.get("threshold", HALF)
+    scoring, threshold = SCORING[problem], tuned.threshold
     logits = answers_of(split, rows, modality.voting(pack, split, config), answers, scoring.voted)
     metrics = scoring.reported(scoring.metrics(logits, labels, threshold), len(names))
     found = Evaluation(metrics, **scoring.tables(logits, labels, names, threshold))
@@ -123,7 +124,48 @@ def _evaluated(
     return found, scoring.predictions([split.names[row] for row in rows.tolist()], logits, labels, names, threshold)
 
 
-def _classifier(modality: Modality, folder: Path) -> Classifier:
+@dataclass(frozen=True)
+class FineTuned:
+    """The model of a run's stage `finetune`, with the bytes that were written.
+
+    Attributes:
+        modality: of it.
+        classifier: read; where nearest neighbours vote the encoder and they.
+        stored: the stage's result.
+    """
+
+    modality: Modality
+    classifier: Classifier
+    stored: StoredResult
+
+    @property
+    def problem(self) -> ProblemType:
+        """What its labels are."""
+        problem: ProblemType = self.stored.inputs.get("problem_type", SINGLE)
+        return problem
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which on a class applies, where a row has several."""
+        return self.stored.metrics.get("threshold", HALF)
+
+
+def fine_tuned(out: Path) -> FineTuned:
+    """The fine-tuned model of a run.
+
+    Raises:
+        UserError: there is none, or a damaged one.
+    """
+    folder = out / "finetune" / "model"
+    if not folder.is_dir() and not (folder.parent / RESULT).exists():
+        raise UserError(
+            f"{folder} holds no fine-tuned model; run `sdfast train --stage finetune` with this --out first."
+        )
+    stored, modality = check_model(folder.parent), modality_of(folder)
+    return FineTuned(modality, classifier_in(modality, folder), stored)
+
+
+def classifier_in(modality: Modality, folder: Path) -> Classifier:
     """The fine-tuned model, or the encoder whose nearest neighbours vote."""
     if not has_neighbours(folder):
         return modality.read_classifier(folder)
@@ -132,7 +174,7 @@ def _classifier(modality: Modality, folder: Path) -> Classifier:
     return Classifier(module, names, modality.companions(loaded), folder)
 
 
-def _for_labels(config: Config, problem: ProblemType) -> Config:
+def for_labels(config: Config, problem: ProblemType) -> Config:
     """The configuration that reads labels of a source as the model was trained on them.
 
     Raises:

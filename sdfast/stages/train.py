@@ -36,6 +36,7 @@ from sdfast.objectives.choose import finish, why_no_bank
 from sdfast.regularizers.choose import advice
 from sdfast.rundir import Outcome, Result
 from sdfast.stages.build import build_stage, scaling_of
+from sdfast.stages.card import finish_card
 from sdfast.stages.graph import Stage
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.preflight import check_teacher_differs
@@ -71,10 +72,9 @@ def train_stage(
     modality, config = context.modality, context.config
     if stage.round == 0:
         return _handed_on(context, next(iter(needs.values())), directory / "model")
-    start = context.model.module if stage.start is None else modality.reload(needs[stage.start].model).module
-    teacher = None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
+    start, teacher = sources_of(context, stage, needs, bank)
     if stage.kind == "finetune" and config.finetune.method == "knn":
-        return _voted(context, start)
+        return _voted(context, stage, start)
     best = _selection(context) if stage.kind == "finetune" and config.finetune.best_dev else None
     _announce(context, stage)
     trainer = build_stage(
@@ -95,6 +95,7 @@ def train_stage(
         def write(folder: Path) -> None:
             modality.write(context, module, folder, stage.kind, trained.steps)
             adapter(module, folder)
+            finish_card(folder, context, stage, trained.steps)
 
         return Outcome(weights_digest(module), write, numbers, {"distance": distance})
     metrics, tables = _evaluated(context, module)
@@ -110,6 +111,7 @@ def train_stage(
         adapter(module, folder)
         if "threshold" in metrics:
             add_threshold(folder, metrics["threshold"])
+        finish_card(folder, context, stage, trained.steps, metrics)
 
     return Outcome(
         weights_digest(module),
@@ -128,7 +130,7 @@ def _adapter(context: Context, stage: Stage, module: Any) -> Callable[[Any, Path
     return lambda finished, folder: adapter.write(finished, folder / "adapter")
 
 
-def _voted(context: Context, start: Any) -> Outcome:
+def _voted(context: Context, stage: Stage, start: Any) -> Outcome:
     """finetune.method=knn: the labelled training rows vote; the model is what it starts from, with them beside it."""
     began, given, names = time.monotonic(), context.config.finetune.knn, context.pack.class_names
     train, rows = context.train_of("finetune"), context.train_rows("finetune")
@@ -143,6 +145,7 @@ def _voted(context: Context, start: Any) -> Outcome:
     def write(folder: Path) -> None:
         context.modality.write(context, start, folder, "knn", 0)
         save_neighbours(module.classifier, names, folder)
+        finish_card(folder, context, stage, 0, metrics)
 
     rate = {f"{context.modality.unit}_per_s": 0.0}
     numbers: dict[str, Any] = {"steps": 0, "seconds": time.monotonic() - began, **rate}
@@ -159,6 +162,12 @@ def _handed_on(context: Context, teacher: Result, model: Path) -> Outcome:
         {"steps": 0, "seconds": 0.0, f"{context.modality.unit}_per_s": 0.0},
         teacher.metrics,
     )
+
+
+def sources_of(context: Context, stage: Stage, needs: dict[Stage, Result], bank: OpenBank) -> tuple[Any, Any]:
+    """The module that a stage starts from, and its teacher: see `build_stage`."""
+    start = context.model.module if stage.start is None else context.modality.reload(needs[stage.start].model).module
+    return start, None if stage.teacher is None else _teacher(context, needs[stage.teacher], bank)
 
 
 def _teacher(context: Context, source: Result, bank: OpenBank) -> Teacher | nn.Module | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sdfast.durable import check_room, fsync_path, put_in_place, read_json, write_bytes, write_json
 from sdfast.errors import RunError
+from sdfast.portable import NO_LINKS, NOT_INHERITED, flush_data
 from sdfast.regular import naming
 from sdfast.store.artifact import Each, first_cut
 from sdfast.store.rows import (
@@ -101,7 +102,7 @@ class Partial:
         if not self.resumed:
             write_json(directory / PLAN, {"plan": self._plan, "seconds": 0.0})
         for file in layout.sizes():
-            self._descriptors[file] = os.open(directory / file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._descriptors[file] = os.open(directory / file, os.O_RDWR | NO_LINKS | NOT_INHERITED)
         if self.resumed and not rank:
             self.done |= self._agreeing(self._is_done)
 
@@ -120,9 +121,9 @@ class Partial:
         if not self._fresh:
             return
         for descriptor in self._descriptors.values():
-            os.fdatasync(descriptor)
+            flush_data(descriptor)
         path = self.directory / f"journal-{self.rank:05d}.bin"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINKS, 0o666)
         try:
             write_all(descriptor, memoryview(b"".join(self._fresh)), None)
             os.fsync(descriptor)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from sdfast.portable import NEVER_WAIT, NO_LINKS, NOT_INHERITED, read_into_at, write_at
 from sdfast.regular import naming, of_the_file
 from sdfast.store.artifact import Each, Stored
 
@@ -247,7 +248,7 @@ def open_sized(path: Path, size: int | None = None) -> int:
         OSError: it cannot be opened just now.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | NO_LINKS | NEVER_WAIT | NOT_INHERITED)
     except OSError as error:
         if not of_the_file(error):
             raise
@@ -280,7 +281,7 @@ def read_into(descriptor: int, view: memoryview, offset: int) -> None:
         ValueError: the file ends before.
     """
     while view:
-        count = os.preadv(descriptor, [view], offset)
+        count = read_into_at(descriptor, view, offset)
         if count == 0:
             raise ValueError("a data file ended early")
         view, offset = view[count:], offset + count
@@ -292,6 +293,6 @@ def write_all(descriptor: int, view: memoryview, offset: int | None) -> None:
         if offset is None:
             count = os.write(descriptor, view)
         else:
-            count = os.pwrite(descriptor, view, offset)
+            count = write_at(descriptor, view, offset)
             offset += count
         view = view[count:]

@@ -75,7 +75,9 @@ def run_study(
     device, timed = device_of(configs[0]).type, study.name == COST.name
     if timed and (jobs or 1) > 1:
         raise UserError("study cost measures times, which other stages beside would change; use --jobs 1.")
-    jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed else 1)
+    if sys.platform == "win32" and (jobs or 1) > 1:
+        raise UserError("workers of a study are given pipes as Windows does not; use --jobs 1.")
+    jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed and sys.platform != "win32" else 1)
     first = configs[0].seed
     if folds is None and repeats is not None:
         raise UserError("--repeats says how often the rows are divided into folds; give --folds too, as --folds 5.")

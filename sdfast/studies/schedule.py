@@ -20,6 +20,7 @@ import torch
 from sdfast.engine.stopping import stop_on_signal
 from sdfast.errors import Interrupted
 from sdfast.locks import check_held
+from sdfast.portable import processors
 from sdfast.studies.plan import Node
 from sdfast.studies.progress import Progress
 from sdfast.studies.store import Shared
@@ -178,9 +179,11 @@ class _Crew:
         if self.device == "cuda":
             threads, environment = 0, {"CUDA_VISIBLE_DEVICES": _cuda_device(number)}
         else:
-            threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+            threads = max(1, processors() // self.jobs)
             environment = {"OMP_NUM_THREADS": str(threads)}
         self._log(number).parent.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            raise AssertionError("`run` refuses it")
         ours, theirs = Pipe()
         command = [sys.executable, "-m", "sdfast.studies.worker", *map(str, (theirs.fileno(), threads, os.getpid()))]
         with theirs, open(self._log(number), "ab") as said:

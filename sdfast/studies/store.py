@@ -21,6 +21,7 @@ from sdfast.rundir import StageDirectory, slug
 from sdfast.stages.graph import Stage
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.recipe import BankRecipe
+from sdfast.trackers.choose import check_trackers, trackers_of
 
 _DIGITS = 12  # of a fingerprint, in a folder's name
 _NAMING = {  # keys of `data` that every pack's folder is named by; a later one where it is not at its default
@@ -66,8 +67,14 @@ class Store:
     @contextlib.contextmanager
     def opened(self, config: Config) -> Iterator[Context]:
         """What the stages of a cell work with; torch is set as the cell asks for."""
+        check_trackers(config.engine.trackers)
         with cpu_settings(config.engine, device_of(config)):
-            yield self._open(config)
+            context = self._open(config)
+            try:
+                yield context
+            finally:
+                for each in context.followers:
+                    each.finish()
 
     def _open(self, config: Config) -> Context:
         device, path = device_of(config), model_path(config)
@@ -93,7 +100,8 @@ class Store:
             return self.shared.pack(directory, bool(data.chunk), make)
 
         pack, config = opened_data(config, modality, prepare)
-        return Context(config, modality, device, ranks, modality.fitted(model, pack, config), pack)
+        followers = trackers_of(config, None)  # a stage that arms share is a run of its own
+        return Context(config, modality, device, ranks, modality.fitted(model, pack, config), pack, followers)
 
     def _pack_directory(self, config: Config) -> Path:
         """Named by what decides the pack, as it was asked for."""

@@ -78,7 +78,8 @@ def main(pipe: int, threads: int, parent: int) -> int:
         parent: the process that asks; this one stops as at a signal when that is gone.
     """
     os.set_inheritable(pipe, False)  # else what it starts and leaves behind would hide that it ended
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if sys.platform == "linux":  # elsewhere it ends at its next word with the one that is gone
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() != parent:
         return 1
     handler = logging.StreamHandler()

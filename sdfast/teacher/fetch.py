@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.data.parallel import waiting
+from sdfast.portable import expect
 from sdfast.store.rows import data_name
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.storage import decode
@@ -77,13 +77,11 @@ class DiskSource:
 
     def _expect(self, blocks: list[int]) -> None:
         """Let the system begin with all blocks of a task at once; by itself it reads a block in several turns."""
-        if not hasattr(os, "posix_fadvise"):
-            return
         for block in blocks:
             shard, first, count = self.layout.block_place(block)
             for stream, size in self.layout.streams.items():
                 descriptor = self._descriptors[data_name(shard, stream)]
-                os.posix_fadvise(descriptor, first * size, count * size, os.POSIX_FADV_WILLNEED)
+                expect(descriptor, first * size, count * size)
 
 
 class MemorySource:

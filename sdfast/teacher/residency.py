@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import Literal
 
 import torch
 
+from sdfast.portable import free_memory_bytes
 from sdfast.teacher.bank import Bank
 from sdfast.teacher.fetch import DiskSource, FetchedBank, MemorySource
 from sdfast.teacher.targets import ResidentBank, Teacher
@@ -34,11 +33,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can be had on the device now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_memory_bytes()
 
 
 def describe_place(place: Place, device: torch.device) -> str:

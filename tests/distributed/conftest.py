@@ -28,3 +28,17 @@ def run_cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chosen(request: pytest.FixtureRequest) -> Callable[..., list[tuple[Any, ...]]]:
+    """The values that parameters of these names have in the module's tests that are to run: what a fixture makes."""
+
+    def values(*names: str) -> list[tuple[Any, ...]]:
+        own = (item for item in request.session.items if item.getparent(pytest.Module).name == request.node.name)
+        given = (
+            item.callspec.params for item in own if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        )
+        return list(dict.fromkeys(tuple(each[n] for n in names) for each in given if set(names) <= set(each)))
+
+    return values

@@ -71,7 +71,7 @@ def test_tiles_are_trained_and_vote_in_two_processes_as_in_one(inputs: list[str]
     assert [sum(map(sum, result["confusion_matrix"]["test"])) for result in results] == [12, 12]
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_dies_and_the_run_goes_on_in_two_and_in_one(
     killed: int, whole: Path, inputs: list[str], tmp_path: Path
 ) -> None:

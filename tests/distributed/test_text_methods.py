@@ -53,12 +53,18 @@ CASES += [
 ]
 
 
+LONG = [("electra", "zero-2"), ("eurobert", "zero-2"), ("r3f", "zero-2"), ("best", "zero-2"), ("distilbert", "zero-2")]
+
+
 @pytest.fixture(scope="module")
-def trained(run_cases: Callable[..., Path]) -> Path:
-    return run_cases(2, [{"name": f"{w}-{e}", "text": True, **WORK[w], **ENGINES[e]} for w, e in CASES])
+def trained(run_cases: Callable[..., Path], chosen: Callable[..., list[Any]]) -> Path:
+    wanted = chosen("work", "engine")
+    return run_cases(2, [{"name": f"{w}-{e}", "text": True, **WORK[w], **ENGINES[e]} for w, e in wanted])
 
 
-@pytest.mark.parametrize(("work", "engine"), CASES)
+@pytest.mark.parametrize(
+    ("work", "engine"), [pytest.param(*case, marks=pytest.mark.slow if case in LONG else ()) for case in CASES]
+)
 def test_two_processes_of_texts_end_where_one_does(work: str, engine: str, trained: Path, tmp_path: Path) -> None:
     assert json.loads((trained / f"{work}-{engine}.json").read_text()) == [{}, {}]
     case = {"text": True, **WORK[work]}

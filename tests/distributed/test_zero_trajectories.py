@@ -66,7 +66,8 @@ ONE_IS_ENOUGH = (
     "text-numbers",
     "several-labels",
 )
-CASES = [(work, name) for work in list(WORK)[:5] for name in ENGINES]
+EVERY = list(WORK)[:5]  # on every engine
+CASES = [(work, name) for work in EVERY for name in ENGINES]
 CASES += [(work, name) for work in list(WORK)[5:] for name in (FEW if work not in ONE_IS_ENOUGH else ("zero-2",))]
 PARTITIONED = "zero-3-partitioned"  # parameters as small as these are otherwise left whole
 ENGINES[PARTITIONED] = {"zero": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}
@@ -79,9 +80,14 @@ CASES.remove(("weights", "zero-3"))  # which spreads what is compared
 FACTOR = 2.0  # times one process's own rounding error
 
 
+def is_quick(work: str, engine: str) -> bool:
+    """Whether `make test` has it."""
+    return work == "distill" or engine in ("zero-2", PARTITIONED) or (work in EVERY and engine in FEW)
+
+
 @pytest.fixture(scope="module")
-def trained(run_cases: Callable[..., Path]) -> Path:
-    cases = [{"name": f"{work}-{engine}", **WORK[work], **ENGINES[engine]} for work, engine in CASES]
+def trained(run_cases: Callable[..., Path], chosen: Callable[[str, str], list[tuple[Any, ...]]]) -> Path:
+    cases = [{"name": f"{work}-{engine}", **WORK[work], **ENGINES[engine]} for work, engine in chosen("work", "engine")]
     cases += [{"name": f"{half}-{n}", "stage": "distill", **HALF[half], "zero": n} for half in HALF for n in (2, 3)]
     cases += [{"name": kept, "stage": "finetune", "zero": 0, "regularizer": kept} for kept in ("recadam", "mars")]
     return run_cases(2, cases)
@@ -111,7 +117,9 @@ def distance(weights: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
     return total**0.5
 
 
-@pytest.mark.parametrize(("work", "engine"), CASES)
+@pytest.mark.parametrize(
+    ("work", "engine"), [pytest.param(*case, marks=() if is_quick(*case) else pytest.mark.slow) for case in CASES]
+)
 def test_two_processes_end_where_one_does(
     work: str, engine: str, trained: Path, alone: dict[str, tuple[dict[str, Tensor], float]]
 ) -> None:

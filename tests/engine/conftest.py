@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from small_stage import CPU, IMAGES, objective_of
 
 from sdfast.config import EngineConfig, FinetuneConfig, PretrainConfig
 from sdfast.data.order import BatchOrder
+from sdfast.engine.followers import Follower
 from sdfast.engine.loop import StageFolder, Trainer, TrainingData
 
 
@@ -23,6 +24,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         fingerprint: str = "f",
         device: torch.device = CPU,
         flops_per_row: Callable[[], float] | None = None,
+        followers: Sequence[Follower] = (),
         **engine: object,
     ) -> Trainer:
         torch.manual_seed(0)
@@ -39,6 +41,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
                 flops_per_row=flops_per_row,
             ),
             StageFolder(directory, {"identity": fingerprint}),
+            followers=followers,
         )
 
     return make

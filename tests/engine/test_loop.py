@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdfast.config import Config
 from sdfast.engine.loop import Trainer
 from sdfast.engine.telemetry import Telemetry
 from sdfast.errors import Interrupted, RunError
+from sdfast.trackers.choose import trackers_of
 
 STAGES = ("pretrain", "distill", "finetune")
 
@@ -162,7 +164,8 @@ def test_tensorboard_events_when_asked(make_trainer: Callable[..., Trainer], tmp
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    make_trainer("pretrain", tensorboard=True).run()
+    followers = trackers_of(Config().changed(["engine.tensorboard=true"]), None)
+    make_trainer("pretrain", followers=followers).run()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("pretrain/loss")] == [4, 8, 12]

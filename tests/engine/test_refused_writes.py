@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from sdfast.config import Config
 from sdfast.engine.loop import Trainer
 from sdfast.engine.telemetry import Telemetry
 from sdfast.errors import RunError, UserError
 from sdfast.log import attach_file, log
+from sdfast.trackers.choose import trackers_of
 
 FULL = Path("/dev/full")
 VALUES = {"loss": 1.0, "rate": 5.0, "wait_share": 0.0, "step_seconds": 0.1}
@@ -89,7 +91,8 @@ def test_events_that_cannot_be_written_are_said_once_and_the_run_goes_on(
     raised: list[Any] = []
     hook = raised.append
     monkeypatch.setattr(threading, "excepthook", hook)
-    make_trainer("pretrain", tensorboard=True).run()
+    followers = trackers_of(Config().changed(["engine.tensorboard=true"]), None)
+    make_trainer("pretrain", followers=followers).run()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     assert not raised and threading.excepthook == hook
     said = [record.getMessage() for record in caplog.records if "tensorboard" in record.getMessage()]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdfast.data.config import KEEP
+from sdfast.data.pack_build import LookAhead
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +37,7 @@ _HOW = "set data.range=[LOW,HIGH] or percentile, or save it with 8 or 16 bits a 
 _NAN = "it has pixels that are not a number; data.nan=NUMBER fills them"
 
 
-class NoRange(Exception):
+class NoRange(LookAhead):
     """A picture of more than 8 bits a channel was met, and the range of the source is not known yet."""
 
 

@@ -28,6 +28,7 @@ from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViT
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.pack import ImagePack, ImageSplit
 from sdfast.modalities.images.pictures import kept_options, options_of_model
+from sdfast.modalities.images.portable import portable
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
 from sdfast.modalities.images.shown import MaskedPictures, layer_features, norm_pix_of, picture
@@ -35,8 +36,10 @@ from sdfast.modalities.images.teacher import ImageRecipe, augmentation, recipe_o
 from sdfast.modalities.images.tiles import ImageTiles, rows_of_pictures
 from sdfast.modalities.images.transform import Transform
 from sdfast.models.base import check_layer
+from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 from sdfast.teacher.preflight import check_augment, check_deterministic
@@ -241,7 +244,7 @@ class Images(Modality):
             norm_pix_loss=masking.normalised_pixels,
         )
         models.save_encoder(module, folder / "encoder", processor)  # transformers masks with the whole
-        write_card(context.config, self.name, folder, kind, steps, _for_card(processor))
+        write_card(context, folder, kind, steps, _for_card(processor))
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -263,12 +266,16 @@ class Images(Modality):
         return model.processor
 
     @override
+    def portable(self, module: Any, companions: ImageProcessor) -> Portable:
+        return portable(module, companions)
+
+    @override
     def write_classifier(
         self, context: Context, module: ViTClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
         dropout, problem, processor = context.config.finetune.dropout, context.pack.problem, _written_processor(context)
         models.save_classifier(module, folder, processor, names, dropout, problem)
-        write_card(context.config, self.name, folder, "finetune", steps, _for_card(processor), problem, names)
+        write_card(context, folder, "finetune", steps, _for_card(processor))
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -276,11 +283,20 @@ class Images(Modality):
         return Classifier(module, names, processor, folder)
 
     @override
-    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> ImagePack:
+    def conversion(self, config: Config, classifier: Classifier) -> tuple[type[ImagePack], Transform, DataConfig]:
         options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep"})
         options = options_of_model(options, classifier.companions.pictures)
         transform = _transform(classifier.companions, classifier.module.shape.channels, options)
-        return ImagePack.prepare(spec, directory, transform, options, log.warning)
+        return ImagePack, transform, options
+
+    @override
+    def features(self, module: Any, tokens: FeatureTokens, how: Any) -> Embedder:
+        width, patches = module.shape.encoder.width, module.shape.patches
+        if tokens == "cls":
+            return Embedder(module, lambda encoder, images: encoder.features(images, "cls"), width)
+        if tokens == "mean":
+            return Embedder(module, lambda encoder, images: encoder.features(images, "patch").mean(dim=1), width)
+        return Embedder(module, lambda encoder, images: encoder.features(images, "patch").flatten(1), patches * width)
 
     @override
     def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:

@@ -190,7 +190,7 @@ class ViTEncoder(Encoder, Compilable):
         embedded = embedded.view(batch, count, embedded.shape[-1])
         if noise is not None:
             embedded = torch.cat((embedded, embedded.detach() + noise))
-        prefix = [each.expand(len(embedded), -1, -1).to(embedded.dtype) for each in self._prefix()]
+        prefix = [each.expand(embedded.shape[0], -1, -1).to(embedded.dtype) for each in self._prefix()]
         tokens = torch.cat((*prefix, embedded if positions is None else embedded + positions), dim=1)
         return self.dropout(self.pre_norm(tokens) if shape.pre_norm else tokens)
 
@@ -237,7 +237,7 @@ class ViTEncoder(Encoder, Compilable):
             head = self.shape.encoder.width // self.shape.encoder.heads
             table = axial_turn(self.shape.grid, head, self.shape.rotary, prefix, tokens)
             if patch_ids is None:
-                turn = Turn(*(each.expand(len(tokens), -1, -1).flatten(0, 1) for each in table))
+                turn = Turn(*(each.expand(tokens.shape[0], -1, -1).flatten(0, 1) for each in table))
             else:
                 turn = Turn(*(each[_with_prefix(patch_ids, prefix)].flatten(0, 1) for each in table))
         pool = self.shape.pool

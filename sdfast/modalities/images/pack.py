@@ -7,9 +7,10 @@ What else a pack holds, `sdfast.data.pack_files` says.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from sdfast.data.config import DIVIDING, KEEP, DataConfig, dividing
 from sdfast.data.items import Item, Source, item_record, read_item
 from sdfast.data.modality import IMAGES
 from sdfast.data.pack_build import Converted, PackBuilder
-from sdfast.data.pack_checks import Rows, are_many, counted, first_names
+from sdfast.data.pack_checks import Rows, are_many, as_digests, counted, first_names
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.parallel import ordered_map
 from sdfast.data.rows import row_digest
@@ -201,16 +202,40 @@ class ImagePackBuilder(PackBuilder):
         shape, dtype = self.element
         size = images * math.prod(shape) * dtype.itemsize
         check_room(self.directory, size, f"the pack of {images:,} images", "set a smaller data.image_size")
-        with decoding.decoding(self.options):
+        with self.converting("train"):
             try:
                 return super().build()
             except NoRange:  # rare, so that only such a source is read twice
-                found = self.found
-                if isinstance(self.options.range, str) and found is None:
-                    found = common_range(self.source, self.options, self.how, self.threads)
-                deep = may_choose(self.how, self.options) and (found is None or found.levels != EIGHT)
-                how = replace(self.how, pixels=DEEP) if deep else self.how
-                return replace(self, found=found, how=how, chosen=True).build()
+                return self.looked().build()
+
+    @contextlib.contextmanager
+    def converting(self, split: str) -> Iterator[None]:
+        """Pillow is told how large an image may be."""
+        with decoding.decoding(self.options):
+            yield
+
+    def looked(self) -> ImagePackBuilder:
+        """Knows the range of the source, and the type of the pixels."""
+        with self.converting("train"):
+            found = self.found
+            if isinstance(self.options.range, str) and found is None:
+                found = common_range(self.source, self.options, self.how, self.threads)
+        deep = may_choose(self.how, self.options) and (found is None or found.levels != EIGHT)
+        how = replace(self.how, pixels=DEEP) if deep else self.how
+        return replace(self, found=found, how=how, chosen=True)
+
+    @property
+    def identity(self) -> list[Any]:
+        """With the range that was looked for."""
+        return [*super().identity, self.found and list(self.found.levels)]
+
+    def held(self, converted: Sequence[Converted]) -> ImageSplit:
+        """Images in memory; their tiles where some are cut."""
+        split = ImageSplit.in_memory(as_digests([one.digest for one in converted]))
+        contents = [one.contents for one in converted if one.contents is not None]
+        split.images, split.view = np.concatenate(contents), None
+        split.tiles = None if self.how.tile is None else np.asarray([len(each) for each in contents], np.int64)
+        return split
 
     def made(self) -> dict[str, Any]:
         """What the manifest says of how the rows were made; the range where an image needs one."""

@@ -32,7 +32,8 @@ def image_reader(split: ImageSplit | ImageTiles, device: torch.device) -> Callab
     if device.type == "cpu":
         return lambda rows: torch.from_numpy(images[rows.numpy()])
     if images.nbytes <= _SHARE * free_memory(device):
-        log.info("data: %.2f GB of images in the memory of %s", images.nbytes / 1e9, device)
+        if isinstance(images, np.memmap):  # a split that is in memory is one of many
+            log.info("data: %.2f GB of images in the memory of %s", images.nbytes / 1e9, device)
         dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
         held = torch.int16 if dtype == torch.uint16 else dtype  # torch gathers no rows of uint16
         whole = torch.empty(images.shape, dtype=held, device=device)

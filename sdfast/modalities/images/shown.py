@@ -127,7 +127,7 @@ class MaskedPictures:
         self.looks = [Look.of(row) for row in rows]
 
     def shown(self) -> list[dict[str, Any]]:
-        """Of each row `original` and `masked`, see `encoded`; and `look`, see `looks_of`, where that says something."""
+        """The `original` and `masked` picture of each row (`encoded`), and `look` where `looks_of` says something."""
         look = looks_of(self.shape.channels)
         masked = [self._with(number, np.float32(_GREY)) for number in range(len(self.rows))]
         found = ({"original": picture(row), "masked": encoded(hid)} for row, hid in zip(self.rows, masked, strict=True))
@@ -149,8 +149,9 @@ class MaskedPictures:
 
     def restored(self, module: MaskedAutoencoder, given: bool) -> tuple[list[NDArray[np.uint8]], float]:
         """[H, W, 1 or 3] of each row, and the error: see `filled`."""
-        device = next(module.parameters()).device
-        pixels = self.normalise.to(device)(torch.from_numpy(np.ascontiguousarray(self.rows)).to(device))
+        like = next(module.parameters())
+        device = like.device
+        pixels = self.normalise.to(like)(torch.from_numpy(np.ascontiguousarray(self.rows)).to(device))
         seen = self.mask.seen_on(device)
         encoded_ = module.encoder(pixels, seen.visible_ids, seen.visible_valid)
         predicted = module.decoder(encoded_, seen.visible_ids, seen.visible_valid).float()
@@ -198,10 +199,10 @@ def layer_features(encoder: ViTEncoder, images: NDArray[Any], rows: Tensor, norm
         [depth, n, D] float32 on the CPU, the last after the last norm; and what it is, `CLS token` or `mean of the
         patches`.
     """
-    device, found = next(encoder.parameters()).device, []
-    normalise = normalise.to(device)
+    like, found = next(encoder.parameters()), []
+    normalise = normalise.to(like)
     for part in rows.split(_BATCH):
-        some = torch.from_numpy(images[part.numpy()]).to(device)
+        some = torch.from_numpy(images[part.numpy()]).to(like.device)
         found.append(torch.stack([each.float().cpu() for each in _each_block(encoder, normalise(some))]))
     return torch.cat(found, dim=1), "CLS token" if encoder.shape.pool == "cls" else "mean of the patches"
 

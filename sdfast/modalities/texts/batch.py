@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,3 +63,13 @@ def tokens_of(lengths: Tensor, rows: slice) -> slice:
 def starts(lengths: Tensor) -> Tensor:
     """[B] int64: where each of the sequences begins that lie one after the other."""
     return lengths.cumsum(0) - lengths
+
+
+def mean_of_words(encoder: Any, texts: TokenBatch, first: int, last: int) -> Tensor:
+    """[B, D]: the mean over the tokens of each text without the `first` and `last` ones, which stand for no word."""
+    states, lengths = encoder.features(texts, "all"), texts.lengths
+    places, owner = texts.places, torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    inside = (places >= first) & (places < lengths[owner] - last)
+    chosen, owner = states[inside.to(states.device)], owner[inside].to(states.device)
+    sums = states.new_zeros(len(lengths), states.shape[1]).index_add(0, owner, chosen)
+    return sums / (lengths - first - last).to(states)[:, None]

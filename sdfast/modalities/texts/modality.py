@@ -14,13 +14,13 @@ from typing_extensions import override
 from sdfast import bundled
 from sdfast.config import Config
 from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
-from sdfast.data.config import UNDIVIDED
+from sdfast.data.config import UNDIVIDED, DataConfig
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
 from sdfast.log import log, progress_lines
 from sdfast.modalities.card import write_card
 from sdfast.modalities.texts import checkpoint as models
-from sdfast.modalities.texts.batch import TokenBatch
+from sdfast.modalities.texts.batch import TokenBatch, mean_of_words
 from sdfast.modalities.texts.chunks import TextChunks, rows_of_documents, voting_chunks
 from sdfast.modalities.texts.costs import TextTask, text_flops
 from sdfast.modalities.texts.families import FAMILIES
@@ -37,15 +37,18 @@ from sdfast.modalities.texts.modern import masked_model, text_classifier
 from sdfast.modalities.texts.objectives import LabelledTexts, MaskedTexts
 from sdfast.modalities.texts.order import TextBatchOrder, sorted_batches
 from sdfast.modalities.texts.pack import TextPack, TextSplit
+from sdfast.modalities.texts.portable import portable
 from sdfast.modalities.texts.shown import MaskedWords, beginning, layer_features
 from sdfast.modalities.texts.shown import Reader as ReadableIds
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
 from sdfast.modalities.texts.vocabulary import with_words
 from sdfast.models.base import check_layer
+from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
 from sdfast.models.hub import find_model_folder
 from sdfast.models.layout import Naming
+from sdfast.models.portable import Portable
 from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
@@ -282,7 +285,7 @@ class Texts(Modality):
     ) -> None:
         given = context.model
         models.save_mlm(module, folder, given.companions, given.dropouts, max_length=module.shape.longest)
-        write_card(context.config, self.name, folder, kind, steps)
+        write_card(context, folder, kind, steps)
 
     @override
     def naming(self, module: Any) -> Naming:
@@ -304,6 +307,10 @@ class Texts(Modality):
         return model.companions
 
     @override
+    def portable(self, module: Any, companions: models.Companions) -> Portable:
+        return portable(module, companions)
+
+    @override
     def write_classifier(
         self, context: Context, module: TextClassifier, folder: Path, names: list[str], steps: int
     ) -> None:
@@ -311,7 +318,7 @@ class Texts(Modality):
         companions = context.model.companions
         problem = context.pack.problem
         models.save_classifier(module, folder, companions, names, _dropouts(config), longest, problem)
-        write_card(config, self.name, folder, "finetune", steps, problem=problem, names=names)
+        write_card(context, folder, "finetune", steps)
 
     @override
     def read_classifier(self, folder: Path) -> Classifier:
@@ -319,10 +326,20 @@ class Texts(Modality):
         return Classifier(module, names, companions, folder)
 
     @override
-    def evaluation_pack(self, spec: str, directory: Path, config: Config, classifier: Classifier) -> TextPack:
+    def conversion(self, config: Config, classifier: Classifier) -> tuple[type[TextPack], Tokenizer, DataConfig]:
         options = config.data.model_copy(update={**UNDIVIDED, "duplicates": "keep", "chunk": False})
         tokenizer = _limited(load_tokenizer(classifier.folder, UNBOUNDED), config, classifier.module.shape)
-        return TextPack.prepare(spec, directory, tokenizer, options, log.warning)
+        return TextPack, tokenizer, options
+
+    @override
+    def features(self, module: Any, tokens: FeatureTokens, how: Tokenizer | TextPack) -> Embedder:
+        if tokens == "patch":
+            raise UserError("--tokens patch is of images; for texts use cls (the first token) or mean.")
+        width = module.shape.encoder.width
+        if tokens == "cls":
+            return Embedder(module, lambda encoder, texts: encoder.features(texts, "cls"), width)
+        first, last = len(how.tokenization.prefix), len(how.tokenization.suffix)
+        return Embedder(module, lambda encoder, texts: mean_of_words(encoder, texts, first, last), width)
 
     @override
     def fits(self, pack: TextPack, config: Config, classifier: Classifier) -> bool:

@@ -219,7 +219,11 @@ class TextEncoder(Encoder):
         """
         self.check_lengths(batch)
         places = (batch.places + self.shape.first_position).to(batch.ids.device, non_blocking=True)
-        x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
+        return self.embed_at(batch.ids, places, types, noise)
+
+    def embed_at(self, ids: Tensor, places: Tensor, types: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """`embed` of ids [T] int64 at rows [T] int64 of the table of positions, which are not checked."""
+        x = F.embedding(ids, self.word_embeddings.weight, self.shape.pad_id)
         if noise is not None:
             x, places = torch.cat((x, x.detach() + noise)), places.repeat(2)
             types = None if types is None else types.repeat(2)

@@ -73,7 +73,11 @@ class ModernEncoder(TextEncoder):
     @override
     def embed(self, batch: TokenBatch, types: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         self.check_lengths(batch)
-        x = F.embedding(batch.ids, self.word_embeddings.weight, self.shape.pad_id)
+        return self.embed_at(batch.ids, batch.ids, types, noise)
+
+    @override
+    def embed_at(self, ids: Tensor, places: Tensor, types: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        x = F.embedding(ids, self.word_embeddings.weight, self.shape.pad_id)
         if noise is not None:
             x = torch.cat((x, x.detach() + noise))
         return self.dropout(x if self.norm_words is None else self.norm_words(x))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from sdfast.data.items import Item, Raw, item_record, read_item
 from sdfast.data.lines import latin_text, remedy
 from sdfast.data.modality import TEXTS
 from sdfast.data.pack_build import Converted, PackBuilder
-from sdfast.data.pack_checks import Rows, counted
+from sdfast.data.pack_checks import Rows, as_digests, counted
 from sdfast.data.pack_files import ENDINGS, Manifest, OpenPack, SplitFiles
 from sdfast.data.rows import RowWriter
 from sdfast.durable import load_array, sha256_array, sha256_file
@@ -123,6 +123,29 @@ class TextPackBuilder(PackBuilder):
 
     def _keeps_rests(self, split: str) -> bool:
         return self.options.chunk_votes or (split == "train" and self.options.chunk is not False)
+
+    @contextlib.contextmanager
+    def converting(self, split: str) -> Iterator[None]:
+        """Whether the rests of long documents are kept."""
+        self._whole = self._keeps_rests(split)
+        yield
+
+    def held(self, converted: Sequence[Converted]) -> TextSplit:
+        """Documents in memory, with their rests where chunks vote."""
+        split = TextSplit.in_memory(as_digests([one.digest for one in converted]))
+        contents = [one.contents for one in converted if one.contents is not None]
+        split.ids, split.text_digests = np.concatenate(contents), as_digests([one.text_digest for one in converted])
+        split.lengths = np.asarray([len(each) for each in contents], np.int64)
+        split.offsets, split.rest, split.rest_offsets, split.views = begins(split.lengths), None, None, {}
+        if self._whole:
+            rests = [split.ids[:0] if one.rest is None else one.rest for one in converted]
+            split.rest, split.rest_offsets = np.concatenate(rests), begins(np.asarray(list(map(len, rests)), np.int64))
+        return split
+
+    @property
+    def tokenization(self) -> Tokenization:
+        """How the ids are made, as an open pack says it."""
+        return self.how.tokenization
 
     @contextlib.contextmanager
     def beside(self, split: str, onto: bool = False) -> Iterator[Callable[[Converted], None]]:

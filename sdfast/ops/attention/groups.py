@@ -18,7 +18,8 @@ class Group:
         queries: tokens of a sequence that ask (N).
         keys: tokens of a sequence that are seen; the same ones where a sequence attends to itself.
         valid: [B, keys] bool, False at padding, which follows the valid tokens; None when there is none. What comes
-            out at a padded query is arbitrary but finite.
+            out at a padded query is arbitrary but finite. `reference` and `sdpa` take [B, queries, keys] too, whose
+            queries each see a key.
         places: [B, queries] int64 on the CPU, where the queries stand among their sequence's tokens, for a window; None
             where query n stands at place n.
     """

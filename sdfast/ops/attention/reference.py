@@ -64,7 +64,9 @@ def _alike(group: Group | Ragged) -> Iterator[Group]:
 
 def seen_keys(group: Group, window: int | None, device: torch.device) -> Tensor | None:
     """Which keys each query sees, for scores [B, H, N, N]: bool [B or 1, 1, N or 1, N], or None for all."""
-    mask = None if group.valid is None else group.valid[:, None, None, :]
+    mask = group.valid
+    if mask is not None:
+        mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
     if window is None:
         return mask
     places = torch.arange(group.queries)[None] if group.places is None else group.places

@@ -80,7 +80,7 @@ class Linear(nn.Linear):
             assert bias is not None
             qkv = linear(x, self.weight, bias.detach())
             return apart_with_bias(qkv.view(len(x), 3, count, -1), bias)
-        return self(x).view(len(x), 3, count, -1)
+        return self(x).view(x.shape[0], 3, count, -1)
 
     def _bias_waits(self, x: Tensor) -> bool:
         """Whether the bias's gradient is made by what follows: see `sdfast.ops.bias_gradients`."""

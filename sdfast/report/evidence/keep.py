@@ -8,8 +8,9 @@ from typing import Any
 
 from sdfast.durable import check_seal, load_json, sealed, write_json
 from sdfast.errors import UserError
+from sdfast.rundir import REPORT_FOLDER
 
-FOLDER = "report"
+FOLDER = REPORT_FOLDER
 _VERSION = 1  # of what is kept: another is made anew
 
 

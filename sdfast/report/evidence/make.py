@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdfast.context import Context
-from sdfast.errors import said
+from sdfast.errors import SdfastError, said
 from sdfast.log import log
 from sdfast.report.evidence import layers, maps, masked, mistakes
 from sdfast.report.evidence.features import Features
@@ -45,6 +45,7 @@ def make_evidence(context: Context, out: Path, results: Sequence[Result], umap: 
                 layers.ITEM: lambda: layers.make(features, out, models),
                 maps.ITEM: lambda: maps.make(context, features, out, models, umap),
                 mistakes.ITEM: lambda: mistakes.make(context, out, models),
+                "other fine-tunings": lambda: mistakes.make_others(context, out, results),
             }
             for name, item in items.items():
                 try:
@@ -61,6 +62,8 @@ def make_evidence(context: Context, out: Path, results: Sequence[Result], umap: 
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, SdfastError):
+        return str(error).rstrip(".")
     if isinstance(error, OSError):
         return said(error)
     if isinstance(error, ImportError) and error.name == "umap":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdfast.context import Context
-from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE
+from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, has_label
 from sdfast.durable import read_json, write_bytes
 from sdfast.evaluation.scoring import HALF, SCORING
 from sdfast.evaluation.votes import answers_of
 from sdfast.report.evidence import keep
 from sdfast.report.evidence.rows import Chosen, chosen_rows, labelled
 from sdfast.report.evidence.stages import Standing, Subject
+from sdfast.rundir import Result
 
 ITEM = "mistakes"
 COUNT = 12  # that are shown
@@ -76,6 +77,22 @@ def make(context: Context, out: Path, models: Mapping[str, Subject]) -> bool:
     return True
 
 
+def make_others(context: Context, out: Path, results: Sequence[Result]) -> bool:
+    """Keep the predictions of fine-tunings in other folders than `finetune`, which are compared with it row by row."""
+    places = {result.model.parent.name: result for result in results if result.stage == "finetune"}
+    places.pop("finetune", None)
+    chosen = labelled(context, _MOST.get(context.device.type, _MOST["cpu"])) if places else None
+    for place, result in places.items():
+        one = Subject("finetune", result.weights, result.model, place)
+        if chosen is None or not len(chosen):
+            continue
+        of = {"rows": chosen.digest, "model": one.said(), "voting": context.config.data.chunk_votes}
+        path = out / keep.FOLDER / f"{place}-{_FILE}"
+        if (known := _read(path)) is None or known[1] != of:
+            _write(path, of, _predicted(context, chosen, one))
+    return False
+
+
 def mistakes(logits: Tensor, labels: Tensor) -> Tensor:
     """[m] int64: rows whose likeliest class is not theirs, the most confident first.
 
@@ -114,7 +131,8 @@ def _predicted(context: Context, chosen: Chosen, one: Subject) -> Predictions:
     logits = answers_of(chosen.split, chosen.items, voting, answers, SCORING[context.pack.problem].voted)
     labels = chosen.labels
     assert labels is not None
-    return Predictions(logits.float().numpy(), labels, np.array(chosen.names), True)
+    complete = len(chosen) == int(has_label(chosen.split.labels).sum())
+    return Predictions(logits.float().numpy(), labels, np.array(chosen.names), complete)
 
 
 def _worst(context: Context, chosen: Chosen, known: Predictions, threshold: float) -> dict[str, Any]:
@@ -144,7 +162,7 @@ def _worst(context: Context, chosen: Chosen, known: Predictions, threshold: floa
     some = chosen_rows(context, chosen.name, chosen.split, chosen.items[rows])
     shown = context.modality.shown(context, some.seen, some.rows)
     listed = [{"name": name, **one, **look} for name, one, look in zip(some.names, told, shown, strict=True)]
-    return {"problem": problem, "count": len(logits), "wrong": wrong, "rows": listed}
+    return {"problem": problem, "count": len(logits), "all": known.all_rows, "wrong": wrong, "rows": listed}
 
 
 def _told(outputs: Tensor, labels: Tensor, names: list[str], problem: str, threshold: float) -> dict[str, Any]:
@@ -167,7 +185,8 @@ def _threshold(out: Path, one: Subject) -> float:
 
 def _write(path: Path, of: Mapping[str, Any], found: Predictions) -> None:
     file = io.BytesIO()
-    np.savez_compressed(file, logits=found.logits, labels=found.labels, names=found.names, of=np.array(json.dumps(of)))
+    told: dict[str, Any] = {"of": np.array(json.dumps(of)), "all_rows": np.array(found.all_rows)}
+    np.savez_compressed(file, logits=found.logits, labels=found.labels, names=found.names, **told)
     write_bytes(path, file.getvalue())
 
 
@@ -175,6 +194,6 @@ def _read(path: Path) -> tuple[Predictions, dict[str, Any]] | None:
     try:
         with np.load(path) as kept:
             of = json.loads(str(kept["of"]))
-            return Predictions(kept["logits"], kept["labels"], kept["names"], True), of
+            return Predictions(kept["logits"], kept["labels"], kept["names"], bool(kept["all_rows"])), of
     except Exception:  # numpy and zipfile have many kinds for a file that is cut, changed or not there
         return None

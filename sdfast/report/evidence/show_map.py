@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sdfast.report.evidence.stages import TITLES
-from sdfast.report.panel import Panel, figure, gallery, number, paragraph
+from sdfast.report.panel import Panel, figure, number, paragraph
 
 # Ten of about one lightness, told apart with any colour vision; the second five are triangles.
 COLOURS: tuple[str, ...] = (
@@ -33,14 +33,14 @@ def map_panel(value: dict[str, Any]) -> Panel:
         first, second = one["shares"]
         about = f"{TITLES[key]}: {100 * first:.0f} % and {100 * second:.0f} % of the variance"
         drawings.append(figure(_drawing(one["pca"], groups, f"PCA, {TITLES[key]}"), about))
-    body = _legend(colours) + gallery(drawings, 240)
+    body = _legend(colours) + _side_by_side(drawings)
     if any("umap" in one for one in models.values()):
         maps = [
             figure(_drawing(one["umap"], groups, f"UMAP, {TITLES[key]}"), TITLES[key])
             for key, one in models.items()
             if "umap" in one
         ]
-        body += Markup("<h3>UMAP</h3>") + gallery(maps, 240)
+        body += Markup("<h3>UMAP</h3>") + _side_by_side(maps)
         body += paragraph("UMAP keeps neighbours together; distances between groups mean little.")
     count = len(next(iter(models.values()))["pca"])
     lead = (
@@ -48,6 +48,10 @@ def map_panel(value: dict[str, Any]) -> Panel:
         " vary most (PCA of that stage's own features)."
     )
     return Panel("map", "Map of the features", body, lead, wide=True)
+
+
+def _side_by_side(figures: list[Markup]) -> Markup:
+    return Markup('<div class="ev-maps">{}</div>').format(Markup("").join(figures))
 
 
 def grouped(colours: dict[str, Any], count: int) -> list[tuple[str, str, list[int]]]:

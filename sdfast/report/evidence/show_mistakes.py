@@ -15,15 +15,16 @@ _SMALL = 96
 
 def mistakes_panel(value: dict[str, Any]) -> Panel:
     """The panel."""
-    rows, count, single = value["rows"], value["count"], value["problem"] == SINGLE
+    rows, single = value["rows"], value["problem"] == SINGLE
+    of = f"{value['count']:,} rows of {value['split']}{'' if value['all'] else ' (a choice by content)'}"
     if single:
         title = "Most confident mistakes"
-        lead = f"Of {count:,} rows of {value['split']} that have a label {value['wrong']:,} are taken for another class"
+        lead = f"Of {of} that have a label {value['wrong']:,} are taken for another class"
         lead += f"; these {len(rows)} with the highest confidence." if rows else "."
     else:
         title = "Largest errors"
         what = "distance, in standard deviations" if value["problem"] == REGRESSION else "cross-entropy"
-        lead = f"The {len(rows)} of {count:,} rows of {value['split']} with the largest {what}."
+        lead = f"The {len(rows)} of {of} with the largest {what}."
     if not rows:
         return Panel("mistakes", title, Markup(""), lead)
     kind = "ev-pictures" if "picture" in rows[0] else "ev-texts"

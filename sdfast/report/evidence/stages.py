@@ -12,6 +12,7 @@ from typing import Any
 from sdfast.context import Context
 from sdfast.errors import UserError
 from sdfast.models.neighbours import FeatureClassifier, has_neighbours, load_neighbours
+from sdfast.models.weights import weights_digest
 from sdfast.rundir import Result, StoredResult, read_result
 
 TITLES = {
@@ -42,32 +43,46 @@ class Subject:
     place: str | None = None
 
     def masked_model(self, context: Context) -> Any:
-        """The model with the head that fills in what is masked, a copy in evaluation mode on the device."""
-        if self.folder is None:
-            return copy.deepcopy(context.model.module).to(context.device).eval()
-        return context.modality.reload(self.folder).module.to(context.device).eval()
+        """The model with the head that fills in what is masked: a copy in float32, in evaluation mode on the device.
+
+        Raises:
+            UserError: it is the model as given, and that is not there any more.
+        """
+        module = _given(context) if self.folder is None else context.modality.reload(self.folder).module
+        return _ready(module, context)
 
     def encoder(self, context: Context) -> Any:
         """The encoder, likewise."""
-        if self.folder is None:
-            return copy.deepcopy(context.model.module.encoder).to(context.device).eval()
-        if self.key == "finetune" and not has_neighbours(self.folder):
+        if self.key == "finetune" and self.folder is not None and not has_neighbours(self.folder):
             return self.classifier(context)[0].encoder
-        return context.modality.reload(self.folder).module.encoder.to(context.device).eval()
+        module = _given(context) if self.folder is None else context.modality.reload(self.folder).module
+        return _ready(module.encoder, context)
 
     def classifier(self, context: Context) -> tuple[Any, Any, list[str]]:
-        """What classifies, on the device; what else its folder holds (`Classifier.companions`); and its classes."""
+        """What classifies, likewise; what else its folder holds (`Classifier.companions`); and its classes."""
         assert self.folder is not None
         if not has_neighbours(self.folder):
             found = context.modality.read_classifier(self.folder)
-            return found.module.to(context.device).eval(), found.companions, found.names
+            return _ready(found.module, context), found.companions, found.names
         loaded, (neighbours, names) = context.modality.reload(self.folder), load_neighbours(self.folder)
-        module = FeatureClassifier(loaded.module, neighbours).to(context.device).eval()
-        return module, context.modality.companions(loaded), names
+        module = FeatureClassifier(loaded.module, neighbours)
+        return _ready(module, context), context.modality.companions(loaded), names
 
     def said(self) -> dict[str, Any]:
         """What a file says of it, by which `Standing` knows it again."""
         return {"weights": self.weights, "stage": self.place}
+
+
+def _given(context: Context) -> Any:
+    """A copy of the model as given."""
+    module = context.model.module
+    if weights_digest(module) != context.model.digest:  # of a run whose model is gone another has its name
+        raise UserError("the model that the run was given is not there any more")
+    return copy.deepcopy(module)
+
+
+def _ready(module: Any, context: Context) -> Any:
+    return module.float().to(context.device).eval()
 
 
 def subjects(context: Context, out: Path, results: Sequence[Result]) -> dict[str, Subject]:

@@ -85,7 +85,7 @@
   });
 
   if (!("running" in root.dataset)) return;
-  const at = parseFloat(root.dataset.at) * 1000, patience = parseFloat(root.dataset.patience) * 1000;
+  const [at, every, patience] = ["at", "every", "patience"].map((name) => 1000 * parseFloat(root.dataset[name]));
   const kept = parseFloat(store("sessionStorage", place + ":scroll") || "");
   if (kept > 0) scrollTo({ top: kept, behavior: "instant" });
   addEventListener("scroll", () => store("sessionStorage", place + ":scroll", String(scrollY)), { passive: true });
@@ -102,8 +102,8 @@
       if (state && !state.textContent.startsWith("no news")) state.textContent = "no news: " + state.textContent;
       return;
     }
-    if (!document.hidden && silent > 9000 && performance.now() > 9000) { location.reload(); return; }
-    setTimeout(look, 2000);
+    if (!document.hidden && silent > every && performance.now() > every) { location.reload(); return; }
+    setTimeout(look, every / 5);
   };
   look();
 })();

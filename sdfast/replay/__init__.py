@@ -1,0 +1,1 @@
+"""A step whose loss was not finite, run again under observation: what was wrong first, and what helps."""
