@@ -31,7 +31,7 @@ from sdfast.ranks import Ranks
 from sdfast.replay.causes import Finding
 from sdfast.replay.run import replay_run
 from sdfast.report.live import LiveReport, wanted
-from sdfast.report.run import write_report
+from sdfast.report.run import results_of, write_report
 from sdfast.rundir import Result, slug
 from sdfast.sharing.target import target_of
 from sdfast.stages.bring import Maker
@@ -242,7 +242,7 @@ class Pipeline:
         self._report.made()
         from sdfast.report.evidence import make_evidence
 
-        pictures = make_evidence(self.context, self.out, self.results)
+        pictures = make_evidence(self.context, self.out, results_of(self.out))
         for each in self.followers:
             each.pictures(folder.relative_to(self.out).as_posix(), result.steps, pictures)
         self._report.made()
@@ -440,7 +440,7 @@ class Pipeline:
 
     def _look(self, umap: bool) -> None:
         """Make what a report shows of the models of stages that are done."""
-        from sdfast.report.evidence import finished_stages, make_evidence
+        from sdfast.report.evidence import make_evidence
 
         try:
             pack = self.modality.open_pack(self.out / "pack")
@@ -449,7 +449,7 @@ class Pipeline:
             log.warning("The report has no pictures but those that are there: %s", error)
             return
         context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
-        make_evidence(context, self.out, finished_stages(self.out), umap)
+        make_evidence(context, self.out, results_of(self.out), umap)
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.

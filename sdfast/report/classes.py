@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from markupsafe import Markup
@@ -29,6 +30,8 @@ def class_panels(run: Run, stage: StageRecord) -> list[Panel]:
         found.append(_confusion(names, np.asarray(matrix, np.int64)))
     if (diagram := calibration_panel(run, stage)) is not None:
         found.append(diagram)
+    else:
+        found = [replace(each, wide=True) for each in found]
     if names:
         found.append(_classes(stored.per_class["test"], matrix))  # type: ignore[index]
     if outputs := (stored.per_output or {}).get("test"):

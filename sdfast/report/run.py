@@ -18,7 +18,7 @@ from sdfast.report.records import Live, Run, read_run
 from sdfast.report.setting import command_panel, cost_panel, folders_panel
 from sdfast.report.training import training_panel
 from sdfast.report.verdict import verdict_of
-from sdfast.rundir import REPORT
+from sdfast.rundir import REPORT, Result
 
 _PATIENCE = 180.0  # seconds without news, at least
 
@@ -55,6 +55,13 @@ def _write(out: Path, live: Live | None) -> Path | None:
     if run is None or (live is None and all(each.state == "not begun" for each in run.stages)):
         return None
     return save(page_of(run), out / REPORT)
+
+
+def results_of(out: Path) -> list[Result]:
+    """The results that a run directory holds, of stages that are done and whose weights are of each other."""
+    run = read_run(out)
+    done = [] if run is None else [each for each in run.stages if each.state == "done"]
+    return [each.result.result(out / each.folder / "model") for each in done if each.result is not None]
 
 
 def page_of(run: Run) -> Page:
