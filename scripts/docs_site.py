@@ -23,11 +23,20 @@ REFERENCE = """# Python
 
 ::: sdfast.Pipeline
     options:
-      members: [run, pretrain, distill, finetune, evaluate, evaluation, predict, embed, probe, export, results]
+      members: [run, pretrain, distill, finetune, evaluate, evaluation, predict, embed, probe, report, replay, export,
+                push, results]
 
 ::: sdfast.rundir.Result
 
 ::: sdfast.stages.evaluate.Evaluation
+
+::: sdfast.inference.predict.Predictions
+
+::: sdfast.inference.embed.Embeddings
+
+::: sdfast.inference.probe.Probe
+
+::: sdfast.Study
 
 ## Losses
 

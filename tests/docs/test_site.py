@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from page_blocks import blocks_of, commands_of
 from sdfast.cli.main import app
 from sdfast.config import Config
 
+INLINE = re.compile(r"(?<!`)`(sdfast [^`]+)`")
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 
@@ -37,7 +39,9 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_on_a_page_have_the_options_that_they_are_given(document: Path) -> None:
-    blocks = [block.text for block in blocks_of(document.read_text("utf-8")) if block.kind == "bash"]
+    text = document.read_text("utf-8")
+    blocks = [block.text for block in blocks_of(text) if block.kind == "bash"]
+    blocks += [" ".join(command.split()) for command in INLINE.findall(text)]
     for words in (words for block in blocks for words in commands_of(block) if words[0] == "sdfast"):
         if "NAME" in words or not words[1].isalpha():  # a placeholder, or what a command prints
             continue
