@@ -79,9 +79,12 @@ def commands() -> str:
         "As `sdfast COMMAND --help` prints it. The exit code is 0 only when the work is done; 1: it failed; 2: the"
         " command or what it was given is wrong; 128 and more: a signal ended it (130: Ctrl-C).",
     ]
-    for name, command in _leaves(typer.main.get_command(app), "sdfast"):
+    whole = typer.main.get_command(app)
+    page += ["", "Every command takes", "", "| | default | |", "|---|---|---|"]
+    page += [_option(each) for each in whole.params if _is_of_all(each)]
+    for name, command in _leaves(whole, "sdfast"):
         page += ["", f"## {name}", "", _prose(command.help), ""]
-        shown = [each for each in command.params if not getattr(each, "hidden", False) and "--help" not in each.opts]
+        shown = [each for each in command.params if not getattr(each, "hidden", False) and not _is_of_all(each)]
         if shown:
             page += ["| | default | |", "|---|---|---|"]
             page += [_option(each) for each in shown]
@@ -95,6 +98,11 @@ def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(each, f"{name} {word}")
         elif not each.hidden:
             yield f"{name} {word}", each
+
+
+def _is_of_all(option: Any) -> bool:
+    """Whether each command has it: what `--quiet` and its kin say is said once."""
+    return getattr(option, "rich_help_panel", None) == "Messages"
 
 
 def _option(option: Any) -> str:

@@ -23,11 +23,20 @@ REFERENCE = """# Python
 
 ::: sdfast.Pipeline
     options:
-      members: [run, pretrain, distill, finetune, evaluate, evaluation, predict, embed, probe, export, results]
+      members: [run, pretrain, distill, finetune, evaluate, evaluation, predict, embed, probe, report, replay, export,
+                push, results]
 
 ::: sdfast.rundir.Result
 
 ::: sdfast.stages.evaluate.Evaluation
+
+::: sdfast.inference.predict.Predictions
+
+::: sdfast.inference.embed.Embeddings
+
+::: sdfast.inference.probe.Probe
+
+::: sdfast.Study
 
 ## Losses
 
@@ -50,7 +59,9 @@ They import torch and nothing else of sdfast but its operators ([in your own tra
 
 
 def on_config(config: Any) -> Any:
-    """Fences of ```math become pictures; GitHub shows them as formulas too."""
+    """Fences of ```math become pictures, as GitHub shows them too; pages not in the menu join its guides."""
+    guides = next(part["Guides"] for part in config.nav if "Guides" in part)
+    guides += [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"'{path.name}'" not in str(config.nav)]
     fence = {"name": "math", "class": "math", "format": formula}
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
     return config

@@ -335,7 +335,7 @@ class Modality(ABC):
 
     @abstractmethod
     def shown(self, context: Context, split: Any, rows: Tensor) -> list[dict[str, str]]:
-        """Of each row its `picture` (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
+        """The `picture` of each row (see `sdfast.modalities.images.shown.encoded`), or the beginning of its `text`."""
 
     @abstractmethod
     def masked_examples(self, context: Context, split: Any, rows: Tensor, seed: int) -> MaskedExamples:

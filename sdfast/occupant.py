@@ -27,7 +27,9 @@ from sdfast.store.artifact import files_in
 _REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result
 _ORDER = ("head", "pretrain", "distill", "finetune")
 _PACK_FILE = re.compile(r"manifest\.json|(train|val|test)-[\w-]+\.(npy|json|bin)")
-_REPORT_FILE = re.compile(r"(?!sessions\.json)[\w./-]+\.(json|npz|png|webp)")
+_REPORT_FILE = re.compile(  # of sdfast.report.evidence
+    r"(masked|layers|map|mistakes)\.(json|png)|reconstructions\.png|(features-\w+|([\w.-]+-)?test-predictions)\.npz"
+)
 _BANK_FILE = re.compile(r"(manifest|built|plan)\.json|(rows|checksums)\.bin|(features|scales|journal)-\d+\.bin")
 
 

@@ -328,10 +328,13 @@ class Pipeline:
                 write_report(self.out)  # which has the predictions now
             return found
 
-    def report(self) -> Path:
+    def report(self, umap: bool = False) -> Path:
         """Write `report.html` in the run directory anew, as is done while a run goes.
 
         Where the model or the data are gone, without what would have to be computed with them.
+
+        Args:
+            umap: also map the features with UMAP, which needs the extra `umap` and takes a minute.
 
         Returns:
             Its path.
@@ -342,7 +345,7 @@ class Pipeline:
         with self.session(training=False):
             if self.place.read_only:
                 raise UserError(f"{self.out} cannot be written, so there is no place for its report.")
-            self._look()
+            self._look(umap)
             path = write_report(self.out)
         if path is None:
             raise UserError(f"{self.out} has no report: nothing was trained there, or the log says why.")
@@ -435,7 +438,7 @@ class Pipeline:
         with self.session(training=False):
             yield
 
-    def _look(self) -> None:
+    def _look(self, umap: bool) -> None:
         """Make what a report shows of the models of stages that are done."""
         from sdfast.report.evidence import finished_stages, make_evidence
 
@@ -446,7 +449,7 @@ class Pipeline:
             log.warning("The report has no pictures but those that are there: %s", error)
             return
         context = Context(self.config, self.modality, self.device, self.ranks, model, pack)
-        make_evidence(context, self.out, finished_stages(self.out))
+        make_evidence(context, self.out, finished_stages(self.out), umap)
 
     def export(self, stage: str, to: str | Path) -> int:
         """Write a stage's model, finished or as far as it has come: as a folder, ONNX, or a program of torch.export.

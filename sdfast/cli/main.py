@@ -18,6 +18,7 @@ from sdfast.cli import (
     cache,
     complete,
     convert,
+    doctor,
     embed,
     guide,
     output,
@@ -27,6 +28,7 @@ from sdfast.cli import (
     push,
     replay,
     report,
+    runs,
     study,
     theory,
 )
@@ -76,6 +78,8 @@ for command in (
     push.push,
     embed.embed,
     probe.probe,
+    doctor.doctor,
+    runs.runs,
 ):
     app.command()(command)
 

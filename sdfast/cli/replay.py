@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sdfast.cli import output
 from sdfast.cli.options import Device, RunDirectory, config_of
 
 
@@ -21,11 +22,15 @@ def replay(
     from sdfast.pipeline import Pipeline
 
     fault, found = Pipeline(out=out, config=config_of(out), device=device).replay(stage)
-    typer.echo(f"{fault['stage']}, step {fault['step']} (found at step {fault['found_at']})")
-    for each in found.tried:
-        typer.echo(f"  {each}")
-    typer.echo(f"{found.sentence[:1].upper()}{found.sentence[1:]}")
-    for remedy in found.remedies:
-        typer.echo(f"  what may help: {remedy}")
+
+    def show() -> None:
+        typer.echo(f"{fault['stage']}, step {fault['step']} (found at step {fault['found_at']})")
+        for each in found.tried:
+            typer.echo(f"  {each}")
+        typer.echo(f"{found.sentence[:1].upper()}{found.sentence[1:]}")
+        for remedy in found.remedies:
+            typer.echo(f"  what may help: {remedy}")
+
+    output.give({"fault": fault, **vars(found)}, show)
     if found.cause is None:
         raise typer.Exit(1)

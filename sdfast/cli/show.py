@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import textwrap
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from itertools import groupby
 
 import typer
@@ -17,17 +16,6 @@ from rich.text import Text
 from sdfast import __version__
 from sdfast.rundir import Result
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "triton",
-    "xformers",
-    "deepspeed",
-    "transformers",
-    "timm",
-    "datasets",
-    "safetensors",
-)
 _CLASSES = 20  # that are shown
 _BETWEEN = 2  # columns of a terminal between those of a table: a blank of the box and one of padding
 
@@ -122,14 +110,11 @@ def environment() -> dict[str, str]:
     """Versions and hardware, as words."""
     import torch
 
+    from sdfast.doctor.packages import NEEDED, OPTIONAL, installed
     from sdfast.engine.waiting import why_not_adapting
 
     lines = {"sdfast": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            lines[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            lines[package] = "not installed"
+    lines |= {package: installed(package) or "not installed" for package in (*NEEDED, *OPTIONAL)}
     lines["cpu threads"] = str(torch.get_num_threads())
     lines["cpu capability"] = torch.backends.cpu.get_cpu_capability()
     lines["cpu waiting"] = why_not_adapting() or "spins while processors are free, sleeps beside other work"

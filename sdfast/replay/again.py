@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import shutil
 import tempfile
@@ -31,12 +33,14 @@ class Way:
         trainer: there.
         begun: the step it began at: of a checkpoint, or 0.
         history: of the last steps, each a dictionary of `step`, `loss`, `gradient_norm` and `largest_weight`.
+        losses: of all steps on the way, by step.
         broke: the step (counted from 1) whose loss, or the weights that it left, were not finite; None without such.
     """
 
     trainer: Trainer
     begun: int
     history: list[dict[str, float]] = field(default_factory=list)
+    losses: dict[int, float] = field(default_factory=dict)
     broke: int | None = None
 
 
@@ -92,6 +96,7 @@ def go_to(trainer: Trainer, last: int) -> Way:
         norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         largest = largest_of(parameters)
         now = {"step": trainer.steps_done, "loss": loss, "gradient_norm": norm, "largest_weight": largest}
+        way.losses[trainer.steps_done] = loss
         way.history = [*way.history[1 - _HISTORY :], now]
         say(trainer.steps_done - begun, last - begun)
         if not math.isfinite(loss) or first_not_finite(trainer.objective.module) is not None:
@@ -103,3 +108,21 @@ def go_to(trainer: Trainer, last: int) -> Way:
 def largest_of(parameters: Iterable[torch.Tensor]) -> float:
     """The largest absolute value in some tensors."""
     return float(torch.nn.utils.get_total_norm([each.detach() for each in parameters], norm_type=math.inf))
+
+
+def compared(way: Way, metrics: Path) -> str | None:
+    """Whether the losses on the way are those that the run recorded, in words; None where it recorded none of them."""
+    told = {}
+    for line in metrics.read_text("utf-8", "replace").splitlines() if metrics.is_file() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            told[record["step"]] = record["loss"]
+    both = [step for step in way.losses if step in told]
+    if not both:
+        return None
+    other = next((step for step in both if told[step] != way.losses[step]), None)
+    if other is None:
+        return f"losses on the way, to the last bit those of metrics.jsonl: {len(both)}"
+    return (
+        f"the loss of step {other} is {way.losses[other]!r}, and was {told[other]!r}: the steps are not quite the same"
+    )

@@ -53,7 +53,8 @@ def answers_of(out: Path, folder: str, stored: StoredResult) -> Answers | None:
     Those that are of other weights, or do not give the accuracy of the result, are not taken. Of very many test rows
     the report keeps some.
     """
-    found = _once(answers_file(out, folder), _arrays, stored)
+    kept = (_once(answers_file(out, name), _arrays, stored) for name in dict.fromkeys((folder, "finetune")))
+    found = next((each for each in kept if each is not None), None)
     if found is None and folder == "finetune":
         found = _once(out / "predictions.csv", _table, stored)
     return found

@@ -41,12 +41,12 @@ def _confusion(names: Sequence[str], matrix: NDArray[np.int64]) -> Panel:
     lead = f"{wrong:,} of {int(matrix.sum()):,} test rows are taken for another class."
     if len(names) > _DRAWN:
         return Panel("confusion", "Most confused classes", _pairs(names, matrix), lead, wide=True)
-    body = Markup("{}{}").format(_drawn(names, matrix), details("The most confused pairs", _pairs(names, matrix)))
+    body = Markup("{}{}").format(drawn_matrix(names, matrix), details("The most confused pairs", _pairs(names, matrix)))
     lead += " Rows of the matrix are the true classes."
     return Panel("confusion", "Confusion matrix", body, lead, wide=len(names) > _BESIDE)
 
 
-def _drawn(names: Sequence[str], matrix: NDArray[np.int64]) -> Markup:
+def drawn_matrix(names: Sequence[str], matrix: NDArray[np.int64]) -> Markup:
     """The matrix as a table, each cell as dark as its share of the row."""
     count = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

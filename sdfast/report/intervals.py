@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 def wilson(successes: int, count: int) -> Interval:
-    """Of a share: the score interval of Wilson (1927).
+    """The score interval of a share (Wilson 1927).
 
     Raises:
         ValueError: there are no trials.
@@ -32,7 +32,7 @@ def wilson(successes: int, count: int) -> Interval:
 
 
 def newcombe(one: tuple[int, int], other: tuple[int, int]) -> Interval:
-    """Of the difference of two independent shares, the first less the second (Newcombe 1998, method 10).
+    """That of the difference of two independent shares, the first less the second (Newcombe 1998, method 10).
 
     Args:
         one, other: successes and trials.
@@ -46,7 +46,7 @@ def newcombe(one: tuple[int, int], other: tuple[int, int]) -> Interval:
 
 
 def of_matrix(matrix: NDArray[np.int64], metric: Callable[[Array], float]) -> Interval | None:
-    """Of a metric of a confusion matrix: the percentile bootstrap (Efron 1979) over its rows.
+    """The percentile bootstrap (Efron 1979) of a metric of a confusion matrix, over the rows that it counts.
 
     Args:
         matrix: [C, C] counts.
@@ -66,7 +66,7 @@ def of_matrix(matrix: NDArray[np.int64], metric: Callable[[Array], float]) -> In
 
 
 def of_rows(count: int, metric: Callable[[NDArray[np.int64]], float]) -> Interval | None:
-    """Of a metric of some rows, or of a difference of two models on them: the percentile bootstrap (Efron 1979).
+    """The percentile bootstrap (Efron 1979) of a metric of some rows, or of a difference of two models on them.
 
     Args:
         count: of the rows.
@@ -87,7 +87,7 @@ def macro_f1(matrix: Array) -> float:
 
 
 def average_precision(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
-    """Of one class: precision at each of its rows, in the order of the scores; equal scores count together.
+    """The mean precision at the rows of one class, in the order of the scores; equal scores count together.
 
     Args:
         scores: [n].

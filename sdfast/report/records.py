@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from sdfast.store import checkpoint
 SESSIONS = "sessions.json"  # in the report's folder: the commands that worked on the run, and on what
 State = Literal["done", "running", "interrupted", "outdated", "not begun"]
 _KINDS = ("head", "pretrain", "distill", "finetune")
+_LARGEST = 1e300  # of a value that is drawn
 _KEPT = 4000  # records of a stage that are held; more are thinned by two as they come
 
 
@@ -261,12 +261,14 @@ class _Growing:
         try:
             record = json.loads(line)
             step = float(record.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return  # a torn line, or a person's
         for name, value in record.items():
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            if type(value) not in (int, float) or not abs(value) < _LARGEST:
                 continue
-            steps, values = self.values.setdefault(str(name), ([], []))
+            if name not in self.values:
+                self.values[name] = ([], [])
+            steps, values = self.values[name]
             steps.append(step)
             values.append(float(value))
             if len(steps) >= 2 * _KEPT:
@@ -277,8 +279,8 @@ def _halve(steps: list[float], values: list[float]) -> None:
     """Keep of each four neighbours the lowest and the highest, in their order."""
     kept: list[int] = []
     for start in range(0, len(values), 4):
-        part = range(start, min(start + 4, len(values)))
-        kept += sorted({min(part, key=values.__getitem__), max(part, key=values.__getitem__)})
+        part = values[start : start + 4]
+        kept += sorted({start + part.index(min(part)), start + part.index(max(part))})
     steps[:], values[:] = [steps[at] for at in kept], [values[at] for at in kept]
 
 

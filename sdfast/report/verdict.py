@@ -192,7 +192,7 @@ def _numbers(held: _Held) -> Score:
 
 
 def mean_average_precision(answers: Answers, rows: Any) -> float:
-    """Of some of the rows, over the classes that occur in them."""
+    """That of some of the rows, over the classes that occur in them."""
     assert answers.probabilities is not None
     labels, scores = answers.labels[rows], answers.probabilities[rows]
     occurring = np.flatnonzero(labels.any(axis=0))
@@ -201,7 +201,7 @@ def mean_average_precision(answers: Answers, rows: Any) -> float:
 
 
 def r2(answers: Answers, rows: Any) -> float:
-    """Of some of the rows, the mean over the numbers."""
+    """That of some of the rows, the mean over the numbers."""
     right, guess = answers.labels[rows], answers.predicted[rows]
     spread = np.square(right - right.mean(axis=0)).sum(axis=0)
     if not (spread > 0).all():

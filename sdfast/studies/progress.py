@@ -6,7 +6,7 @@ import contextlib
 import logging
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -20,13 +20,15 @@ say = log.getChild("study")
 class Progress:
     """Counts the stages of a study, several at a time on a bar where there is a terminal."""
 
-    def __init__(self, todo: Sequence[Node], jobs: int) -> None:
+    def __init__(self, todo: Sequence[Node], jobs: int, tell: Callable[[int, int], object] = lambda *_: None) -> None:
         """Begin.
 
         Args:
             todo: what is to be trained.
             jobs: how many at a time.
+            tell: after each stage, how many are done of how many.
         """
+        self._tell = tell
         self.done, self.total, self.jobs = 0, len(todo), jobs
         self._left = Counter(node.task.stage for node in todo)
         self._took: dict[str, list[float]] = {}
@@ -54,6 +56,7 @@ class Progress:
                 ended = f", R2 {run.metrics['r2']:.3f}"
             say.info("%d/%d  %s: %.0f s%s%s", self.done, self.total, name, run.seconds, ended, self._time_left())
         self._bar.update(self._stages, completed=self.done)
+        self._tell(self.done, self.total)
 
     def _time_left(self) -> str:
         """What is left of each kind of stage takes what those that are done took; unknown while none is."""

@@ -21,12 +21,14 @@ from sdfast.launch import launch_info
 from sdfast.locks import locked
 from sdfast.log import attach_file, log
 from sdfast.opening import device_of
+from sdfast.report.live import wanted as wants_report
 from sdfast.rundir import slug
 from sdfast.studies.declared import COST, Study, study_named
 from sdfast.studies.earlier import earlier_tables, make_room, sweep
 from sdfast.studies.figures import caption, draw, draw_cost
 from sdfast.studies.plan import Node, Plan, Protocol, Target
 from sdfast.studies.progress import only_the_study_speaks, say
+from sdfast.studies.report import LiveReport, write_report
 from sdfast.studies.results import Found, gather
 from sdfast.studies.schedule import train
 from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
@@ -90,13 +92,22 @@ def run_study(
         _tell_apart(targets)
         wanted = [node for node in plan.nodes.values() if node.wanted_by]
         _announce(study, targets, wanted, out)
+        about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
+        about |= {"folds": folds} if folds else {}
+        reported = wants_report(configs[0].engine.report)
+
+        def so_far() -> dict[str, Any] | None:
+            found = [each for target in targets if (each := gather(study, target)).runs]
+            return _record(study, found, about) if found else None
+
+        live = LiveReport(out, so_far)
         try:
-            train(wanted, out, jobs, device, plan.shared)
+            train(wanted, out, jobs, device, plan.shared, live.tell if reported else lambda done, total: None)
         finally:
             found = [gather(study, target) for target in targets]
-            about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
-            about |= {"folds": folds} if folds else {}
             text = _write(study, [each for each in found if each.runs], out, about)
+            if reported:
+                write_report(out)
     return text, list(dict.fromkeys(sentence for each in found for sentence in each.failures))
 
 
@@ -169,6 +180,14 @@ def _about(configs: Sequence[Config], device: str) -> dict[str, Any]:
     }
 
 
+def _record(study: Study, found: Sequence[Found], about: dict[str, Any]) -> dict[str, Any]:
+    """What `<study>.json` holds."""
+    values = record(study, found, seeds=sorted({run.seed for each in found for run in each.all_runs()}), **about)
+    if study.name == COST.name:
+        values["rows"] = {each.target.title: cost_rows(each) for each in found}
+    return values
+
+
 def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any]) -> str:
     """Write `<study>.md`, `.csv`, `.json`, `.png` and `.svg`, and return the Markdown; nothing when there is nothing.
 
@@ -177,10 +196,9 @@ def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any
     if not found:
         return ""
     runs = [run for each in found for run in each.all_runs()]
-    values = record(study, found, seeds=sorted({run.seed for run in runs}), **about)
+    values = _record(study, found, about)
     if study.name == COST.name:
-        rows = {each.target.title: cost_rows(each) for each in found}
-        text, pictures, values["rows"] = cost_markdown(rows), draw_cost(rows), rows
+        text, pictures = cost_markdown(values["rows"]), draw_cost(values["rows"])
     else:
         text, pictures = markdown(study, found, about["protocol"]), draw(found, caption(found, about["protocol"]))
     trained = frozenset((run.arm.title, run.seed, run.result.fingerprint) for run in runs)

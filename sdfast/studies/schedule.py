@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -30,7 +30,14 @@ _LOOK_SECONDS = 0.5  # between looks at a signal
 _PATIENCE_SECONDS = 120.0  # for workers that save their state
 
 
-def train(nodes: Iterable[Node], out: Path, jobs: int, device: str, shared: Shared) -> None:
+def train(
+    nodes: Iterable[Node],
+    out: Path,
+    jobs: int,
+    device: str,
+    shared: Shared,
+    tell: Callable[[int, int], object] = lambda done, total: None,
+) -> None:
     """Give every node its result, or the reason why it has none.
 
     Args:
@@ -39,6 +46,7 @@ def train(nodes: Iterable[Node], out: Path, jobs: int, device: str, shared: Shar
         jobs: stages at a time.
         device: where they are trained: `cpu` or `cuda`.
         shared: what is open in this process.
+        tell: after each stage, how many are done of how many.
 
     Raises:
         Interrupted: a signal came; what was being trained is saved.
@@ -46,7 +54,7 @@ def train(nodes: Iterable[Node], out: Path, jobs: int, device: str, shared: Shar
     todo = [node for node in nodes if node.result is None]
     if not todo:
         return
-    progress = Progress(todo, jobs)
+    progress = Progress(todo, jobs, tell)
     with progress.shown():
         if jobs > 1:
             _Crew(todo, out, jobs, device, progress).work()

@@ -233,7 +233,9 @@ def run_rows(found: Sequence[Found]) -> str:
 
 def record(study: Study, found: Sequence[Found], **about: Any) -> dict[str, Any]:
     """Everything, for `<study>.json`."""
-    return {"study": study.name, "title": study.title, **about, "data": [_record_of(each) for each in found]}
+    legend = _legend(found, about.get("protocol", "paper")) if any(each.runs for each in found) else []
+    data = [_record_of(each) for each in found]
+    return {"study": study.name, "title": study.title, **about, "legend": legend, "data": data}
 
 
 def _record_of(found: Found) -> dict[str, Any]:
@@ -259,6 +261,7 @@ def _record_of(found: Found) -> dict[str, Any]:
             if node.result is not None
         ],
         "failures": found.failures,
+        "notes": _notes(found),
     }
 
 

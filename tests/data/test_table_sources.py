@@ -205,6 +205,19 @@ def test_digest_sees_the_names_of_the_classes(tmp_path: Path, open_spec: Open) -
     assert len(digests) == 2
 
 
+def test_of_a_parquet_file_some_rows_are_in_memory(tmp_path: Path, open_spec: Open) -> None:
+    """20 MB in 40 row groups, of which one is read at a time."""
+    with pq.ParquetWriter(tmp_path / "x.parquet", pa.schema({"image": pa.binary()}), compression="none") as writer:
+        for number in range(40):
+            cells = [bytes([number]) + bytes(1 << 16) for _ in range(8)]
+            writer.write_table(pa.table({"image": pa.array(cells, pa.binary())}))
+    before, most = pa.total_allocated_bytes(), 0
+    for item in open_spec(tmp_path / "x.parquet").splits["train"]:
+        most = max(most, pa.total_allocated_bytes() - before)
+        assert len(item.read()) == 1 + (1 << 16)
+    assert most < 5 << 20
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A hub in place of the real one: name -> data set, or an error to raise for every name."""

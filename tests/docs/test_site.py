@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from page_blocks import blocks_of, commands_of
 from sdfast.cli.main import app
 from sdfast.config import Config
 
+INLINE = re.compile(r"(?<!`)`(sdfast [^`]+)`")
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 
@@ -37,7 +39,9 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_on_a_page_have_the_options_that_they_are_given(document: Path) -> None:
-    blocks = [block.text for block in blocks_of(document.read_text("utf-8")) if block.kind == "bash"]
+    text = document.read_text("utf-8")
+    blocks = [block.text for block in blocks_of(text) if block.kind == "bash"]
+    blocks += [" ".join(command.split()) for command in INLINE.findall(text)]
     for words in (words for block in blocks for words in commands_of(block) if words[0] == "sdfast"):
         if "NAME" in words or not words[1].isalpha():  # a placeholder, or what a command prints
             continue
@@ -53,11 +57,12 @@ def test_the_configuration_page_has_every_key_and_the_commands_page_every_option
     assert not [key for key in Config().flat() if f"| `{key}` |" not in page and key.partition(".")[0] not in nested]
     assert "| `finetune.knn.k` | whole number ≥ 1" in page and "(counts where finetune.method=knn)" in page
     page = site.docs_reference.commands()
+    of_all = page.partition("\n## ")[0]
     for name in ("train", "eval", "cache build", "config show", "study"):
         command, _ = command_of(["sdfast", *name.split()])
         part = page.partition(f"## sdfast {name}\n")[2].partition("\n## ")[0]
         options = [each.opts[0] for each in command.params if each.opts[0].startswith("--") and not each.hidden]
-        assert options and not [option for option in options if f"`{option}`" not in part], name
+        assert options and not [option for option in options if f"`{option}`" not in of_all + part], name
 
 
 def test_links_of_the_repository_lead_to_pages_of_the_site(site: Any) -> None:

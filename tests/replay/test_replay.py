@@ -21,6 +21,7 @@ from sdfast.cli.main import run as command
 from sdfast.engine.faults import FiniteSteps
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, RunError, UserError
+from sdfast.replay import run as replay_module
 from sdfast.stages import train
 from sdfast.store import checkpoint
 
@@ -90,6 +91,29 @@ def test_a_learning_rate_that_is_too_high(
         pipeline("pretrain.lr=1e-4").replay()
 
 
+def test_a_weight_that_the_stage_starts_from(
+    pipeline: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found_of = train.sources_of
+
+    def unsound(*given: Any) -> Any:  # a file with such a weight is refused when it is read
+        start, teacher = found_of(*given)
+        with torch.no_grad():
+            start.get_parameter("encoder.blocks.0.fc1.bias")[3] = NAN
+        return start, teacher
+
+    for module in (train, replay_module):
+        monkeypatch.setattr(module, "sources_of", unsound)
+    with pytest.raises(RunError, match="at step 1;"):
+        pipeline().pretrain()
+    _, found = pipeline().replay()
+    assert (found.cause, found.tensor) == ("weights", "encoder.blocks.0.fc1.bias")
+    assert "which pretrain starts from, is not finite" in found.sentence
+    (tmp_path / "run/pretrain/fault/fault.json").write_text("{}")
+    with pytest.raises(UserError, match=r"fault\.json cannot be used"):
+        pipeline().replay()
+
+
 def stopped(pipeline: Pipeline, step: int) -> None:
     """Interrupt pretrain after a step."""
     take = Trainer.step
@@ -119,6 +143,7 @@ def test_a_weight_of_a_checkpoint(pipeline: Callable[..., Pipeline], tmp_path: P
         pipeline("engine.checkpoint_steps=2").pretrain()
     _, found = pipeline("engine.checkpoint_steps=2").replay()
     assert (found.cause, found.tensor) == ("checkpoint", name)
+    assert "losses on the way, to the last bit those of metrics.jsonl: 1" in found.tried
     assert found.remedies == [f"rm -r {folder / 'step-00000004'}", "run the same command again"]
     assert "1 of 2048 not finite" in found.sentence
 
@@ -142,6 +167,8 @@ def test_what_does_not_come_again(
             pipeline().pretrain()
     assert command(["replay", "--out", str(tmp_path / "run"), "--stage", "pretrain"]) == 1
     assert "The step is finite now: the fault is not reproduced." in capsys.readouterr().out
+    assert command(["replay", "--out", str(tmp_path / "run"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["cause"] is None
     assert command(["replay", "--out", str(tmp_path / "run"), "--stage", "pretrian"]) == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err
 

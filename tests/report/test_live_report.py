@@ -114,6 +114,13 @@ def test_pages_are_written_seldom(tmp_path: Path, monkeypatch: Any) -> None:
     assert len(written) == 1
 
 
+def test_a_plain_fine_tuning_beside_it_is_compared_row_by_row(finished: Path, place: Path) -> None:
+    pipeline(place).finetune(start="init", name="finetune-plain")
+    text = (finished / "report.html").read_text("utf-8")
+    assert "plain fine-tuning" in text and "a percentile bootstrap that draws rows for both models together" in text
+    assert "finetune-plain/model" in text
+
+
 def test_a_report_that_cannot_be_written_is_one_warning_and_fails_no_run(
     place: Path, tmp_path: Path, caplog: Any
 ) -> None:

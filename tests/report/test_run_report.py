@@ -24,7 +24,7 @@ from report.fake_runs import (
 )
 
 from sdfast.report.page import MOST_BYTES
-from sdfast.report.records import Live, read_run
+from sdfast.report.records import Live, read_run, records
 from sdfast.report.run import write_report
 from sdfast.report.verdict import verdict_of
 
@@ -228,15 +228,15 @@ def test_a_page_of_a_thousand_classes_and_a_hundred_thousand_records_stays_small
     matrix = np.eye(1000, dtype=int) * 2
     matrix[np.arange(1000), np.arange(1000) - 1] = 1
     out = write_run(tmp_path, names, matrix.tolist())
-    write_records(out / "pretrain", 100_000)
+    lines = (f'{{"step": {at}, "loss": {1.0 if at != 70_001 else 9.0}, "lr": 0.001}}' for at in range(1, 100_001))
+    (out / "pretrain" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     text = text_of(out)
     assert len(text.encode()) < MOST_BYTES / 2
     assert "most confused" in text.lower() and text.count("<polyline") < 100
+    assert max(records(out / "pretrain" / "metrics.jsonl")["loss"][1]) == 9.0
 
 
 def test_records_that_were_added_are_read_on_and_a_new_file_is_read_anew(tmp_path: Path) -> None:
-    from sdfast.report.records import records
-
     write_records(tmp_path, 3)
     path = tmp_path / "metrics.jsonl"
     assert records(path)["loss"][0] == [1, 2, 3]

@@ -127,7 +127,7 @@ class MaskedPictures:
         self.looks = [Look.of(row) for row in rows]
 
     def shown(self) -> list[dict[str, Any]]:
-        """Of each row `original` and `masked`, see `encoded`; and `look`, see `looks_of`, where that says something."""
+        """The `original` and `masked` picture of each row (`encoded`), and `look` where `looks_of` says something."""
         look = looks_of(self.shape.channels)
         masked = [self._with(number, np.float32(_GREY)) for number in range(len(self.rows))]
         found = ({"original": picture(row), "masked": encoded(hid)} for row, hid in zip(self.rows, masked, strict=True))

@@ -116,7 +116,7 @@ class MaskedWords:
         return [Hidden(number, place, ids[place]) for place in sorted(chosen)]
 
     def shown(self) -> list[dict[str, Any]]:
-        """Of each text its `parts`: `text`, and of a hidden word also `masked`, its number among all of them."""
+        """The `parts` of each text: `text`, and of a hidden word also `masked`, its number among all of them."""
         return [{"parts": self._parts(number)} for number in range(len(self.texts))]
 
     def _parts(self, number: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sdfast.evaluation.votes import answers_of
 from sdfast.report.evidence import keep
 from sdfast.report.evidence.rows import Chosen, chosen_rows, labelled
 from sdfast.report.evidence.stages import Standing, Subject
+from sdfast.rundir import Result
 
 ITEM = "mistakes"
 COUNT = 12  # that are shown
@@ -74,6 +75,22 @@ def make(context: Context, out: Path, models: Mapping[str, Subject]) -> bool:
     value = _worst(context, chosen, known[0], threshold)
     keep.write(out, ITEM, of, {"split": chosen.name, **value})
     return True
+
+
+def make_others(context: Context, out: Path, results: Sequence[Result]) -> bool:
+    """Keep the predictions of fine-tunings in other folders than `finetune`, which are compared with it row by row."""
+    places = {result.model.parent.name: result for result in results if result.stage == "finetune"}
+    places.pop("finetune", None)
+    chosen = labelled(context, _MOST.get(context.device.type, _MOST["cpu"])) if places else None
+    for place, result in places.items():
+        one = Subject("finetune", result.weights, result.model, place)
+        if chosen is None or not len(chosen):
+            continue
+        of = {"rows": chosen.digest, "model": one.said(), "voting": context.config.data.chunk_votes}
+        path = out / keep.FOLDER / f"{place}-{_FILE}"
+        if (known := _read(path)) is None or known[1] != of:
+            _write(path, of, _predicted(context, chosen, one))
+    return False
 
 
 def mistakes(logits: Tensor, labels: Tensor) -> Tensor:

@@ -39,17 +39,17 @@ class Chosen:
 
     @property
     def digest(self) -> str:
-        """Of the content of the rows."""
+        """SHA-256 of the content of the rows."""
         return sha256_array(self.split.digests[self.items.numpy()])
 
     @property
     def names(self) -> list[str]:
-        """Of the rows in their source, as far as they can be shown."""
+        """The names of the rows in their source, as far as they can be shown."""
         return [shown_name(self.split.names[item]) for item in self.items.tolist()]
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:
-        """Of the rows, see `sdfast.data.problem`; None where the split has none."""
+        """The labels of the rows, see `sdfast.data.problem`; None where the split has none."""
         return None if self.split.labels is None else self.split.labels[self.items.numpy()]
 
     def label_words(self, context: Context) -> list[str | None]:

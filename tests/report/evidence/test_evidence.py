@@ -15,6 +15,7 @@ import pytest
 import torch
 from pipeline_fixtures import FEW_STEPS, write_images, write_model
 from text_fixtures import write_text_model, write_texts
+from typer.testing import CliRunner
 
 from sdfast import Pipeline
 from sdfast.report.evidence import finished_stages, make_evidence, panels
@@ -55,6 +56,7 @@ def test_everything_is_shown(run: Pipeline) -> None:
     assert keys(run.out) == [first_of(run), "layers", "map", "mistakes"]
     assert all(panel.lead and "nan" not in panel.body for panel in panels(run.out))
     names = {"features-initial.npz", "features-finetune.npz", "test-predictions.npz", "map.png", "layers.png"}
+    names |= {f"{first_of(run)}.png"}
     assert names <= set(kept(run.out))
 
 
@@ -154,6 +156,16 @@ def test_another_model_is_not_shown_as_the_one_that_is_gone(
     assert {path.stem for path in (tmp_path / "report").glob("*.json")} == {"mistakes"}
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_the_command_asks_for_umap(given: bool, run: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdfast.cli.main import app
+
+    asked: list[bool] = []
+    monkeypatch.setattr("sdfast.report.evidence.make_evidence", lambda *given: asked.append(given[-1]))
+    found = CliRunner().invoke(app, ["report", "--out", str(run.out), *["--umap"] * given])
+    assert found.exit_code == 0 and asked == [given]
+
+
 def made(folder: Path, kind: str, *overrides: str, stage: Any = "finetune") -> tuple[Pipeline, Sequence[str]]:
     run = run_of(folder, kind, *overrides)
     run.run(stage)
@@ -192,14 +204,14 @@ def test_neighbours_without_a_classifier(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_several_rounds_show_the_last_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run, _ = made(tmp_path, "images", "distill.rounds=3", stage="distill")
+    run, _ = made(tmp_path, "images", "distill.rounds=2", stage="distill")
     value = json.loads((run.out / "report" / "layers.json").read_text())
     assert [pair["models"] for pair in value["pairs"]] == [
         ["initial", "pretrain"],
         ["initial", "distill"],
         ["teacher", "distill"],
     ]
-    assert value["of"]["models"]["teacher"]["stage"] == "distill/round-2" and "report" not in caplog.text
+    assert value["of"]["models"]["teacher"]["stage"] == "distill/round-1" and "report" not in caplog.text
 
 
 def test_no_round_hands_the_teacher_on_once(tmp_path: Path) -> None:
