@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,10 +65,6 @@ class Listed:
     touched: float = 0.0
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """As `sdfast runs --json` has it."""
-        return asdict(self)
 
 
 def list_runs(folder: Path) -> list[Listed]:

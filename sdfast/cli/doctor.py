@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdfast.cli import output
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sdfast.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "not installed": "dim", "broken": "bold red"}
@@ -18,7 +22,6 @@ _STATES = max(map(len, _STYLES))
 
 def doctor(
     out: Annotated[Path, typer.Option(help="run directory, or where one would be: its disk is tried")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="print a JSON document")] = False,
     seconds: Annotated[
         float, typer.Option(min=1, help="without a word, after which an import or a computation hangs")
     ] = 120,
@@ -30,35 +33,41 @@ def doctor(
     from sdfast.doctor.examine import examine
 
     console = Console()
+    in_table = console.is_terminal and not output.wants_json()
     found: list[Finding] = []
-    if console.is_terminal and not as_json:
-        with console.status("looking") as status:
-            found += examine(out, seconds, lambda what: status.update(f"looking at {what}"))
-        _show(console, found)
-    else:
-        for finding in examine(out, seconds):
+    with console.status("looking") if in_table else contextlib.nullcontext() as status:
+
+        def begin(what: str) -> None:
+            if status is not None:
+                status.update(f"looking at {what}")
+
+        for finding in examine(out, seconds, begin):
             found.append(finding)
-            if not as_json:
-                typer.echo(f"{finding.state:{_STATES}}  {finding.check}: {finding.found}")
-                if finding.todo:
-                    typer.echo(f"{'':{_STATES}}  -> {finding.todo}")
+            if not in_table and not output.wants_json():
+                _say(finding)
     wrong = [finding for finding in found if finding.broken]
-    if as_json:
-        checks = [finding.to_json() for finding in found]
-        typer.echo(json.dumps({"sdfast": __version__, "ok": not wrong, "checks": checks}, indent=2))
-    else:
+
+    def show() -> None:
+        if in_table:
+            _show(console, found)
         names = ", ".join(finding.check for finding in wrong)
         typer.echo(f"{len(wrong)} of {len(found)} broken: {names}" if wrong else "everything that is installed works")
+
+    output.give({"sdfast": __version__, "ok": not wrong, "checks": found}, show)
     if wrong:
         raise typer.Exit(1)
 
 
-def _show(console: object, found: Sequence[Finding]) -> None:
-    from rich.console import Console
+def _say(finding: Finding) -> None:
+    typer.echo(f"{finding.state:{_STATES}}  {finding.check}: {finding.found}")
+    if finding.todo:
+        typer.echo(f"{'':{_STATES}}  -> {finding.todo}")
+
+
+def _show(console: Console, found: Sequence[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    assert isinstance(console, Console)
     table = Table("", "check", "found")
     for each in found:
         cell = Text(each.found)

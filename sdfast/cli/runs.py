@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sdfast.cli import output
 
 if TYPE_CHECKING:
     from sdfast.listing import Listed
@@ -17,15 +18,15 @@ _SHORT = {"interrupted": "cut", "not begun": "-"}
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="in which they are, at any depth")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="print a JSON document")] = False,
 ) -> None:
     """List runs and studies with the state of each stage and the best metric, the one touched last first."""
     from sdfast.listing import list_runs
 
     found = list_runs(folder)
-    if as_json:
-        typer.echo(json.dumps([each.to_json() for each in found], indent=2))
-        return
+    output.give(found, lambda: _show_all(folder, found))
+
+
+def _show_all(folder: Path, found: list[Listed]) -> None:
     if not found:
         typer.echo(f"no run and no study in {folder}")
         return

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
@@ -117,6 +117,11 @@ class PackBuilder(ABC):
     @abstractmethod
     def held(self, converted: Sequence[Converted]) -> SplitFiles:
         """Converted items as a split in memory; labels it has none. Each has contents, and there is at least one."""
+
+    def said(self, notes: Mapping[str, Sequence[str]]) -> list[str]:
+        """The sentences of `notes` on items that are written into no pack: the names of those of each kind."""
+        self.tally.notes = {note: list(names) for note, names in notes.items()}
+        return self.notes()
 
     def looked(self) -> PackBuilder:
         """The builder after `LookAhead`, which has looked at all items."""

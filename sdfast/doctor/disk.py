@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ def _speed(folder: Path, say: Callable[..., None]) -> str | None:
         os.fsync(file.fileno())
     written = time.perf_counter()
     with open(path, "rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
+        if sys.platform == "linux":
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else the memory is measured
         before = time.perf_counter()
         same = all(file.read(_BLOCK) == block for _ in range(_BLOCKS))

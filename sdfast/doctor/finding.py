@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 State = Literal["ok", "not installed", "broken"]
 
@@ -21,10 +21,6 @@ class Finding:
     def broken(self) -> bool:
         """Whether something that is installed does not work."""
         return self.state == "broken"
-
-    def to_json(self) -> dict[str, Any]:
-        """As `sdfast doctor --json` has it."""
-        return asdict(self)
 
 
 def ok(check: str, found: str) -> Finding:

@@ -34,6 +34,8 @@ PLAN = "plan.json"
 _KEY = b"sdfast"
 _SECONDS = 5.0  # between two lines
 _NAMED = 1000  # broken items that are named
+_FEW = 10  # of those that a person may not expect
+_OTHER = "\U0010ffff"  # the name of any other, behind all names
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Parts:
         skipped: items that cannot be used.
         broken: the first of them: `split`, `name` and `reason`.
         source: the digest of all items.
+        notes: see `Held`; of each kind the first names, and a stand-in for every other one.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -55,6 +58,7 @@ class Parts:
     skipped: int = 0
     broken: list[dict[str, str]] = field(default_factory=list)
     source: str = ""
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, path: Path, about: dict[str, Any]) -> None:
         """Take in a part."""
@@ -63,6 +67,10 @@ class Parts:
         self.items += about["items"]
         self.skipped += len(about["skipped"])
         self.broken += about["skipped"][: _NAMED - len(self.broken)]
+        for note, (count, names) in about["notes"].items():
+            known = self.notes.setdefault(note, [])
+            named = names[: max(0, _FEW - len(known))]
+            known += [*named, *[_OTHER] * (count - len(named))]
         self.source = hashlib.sha256(f"{self.source}{about['records']}".encode()).hexdigest()
 
     def tables(self) -> Iterator[pa.Table]:
@@ -105,6 +113,8 @@ def made_parts(
         raise Interrupted(
             "interrupted; what is done is saved, and the same command continues from here.", signal.SIGINT
         ) from None
+    for sentence in rows.builder.said(parts.notes):
+        log.warning("data: %s", sentence)
     _say_skipped(parts, rows)
     return parts
 
@@ -136,6 +146,7 @@ def _made(folder: Path, rows: NewRows, identity: Any, work: Callable[[Held], pa.
             "items": held.items,
             "records": _digest(held.records),
             "skipped": held.skipped,
+            "notes": {note: (len(names), names[:_FEW]) for note, names in sorted(held.notes.items())},
         }
         _write(path, table, about)
         parts.add(path, about)

@@ -35,6 +35,7 @@ class Held:
         items: of the source that they were made of.
         records: of these items (`item_record`).
         skipped: those that cannot be used: `split`, `name` and `reason`.
+        notes: the names of rows that a person may not expect, by what is to be said of them (see `PackBuilder.said`).
     """
 
     names: list[str]
@@ -44,6 +45,7 @@ class Held:
     items: int
     records: list[bytes]
     skipped: list[dict[str, str]]
+    notes: dict[str, list[str]]
 
 
 class NewRows:
@@ -140,6 +142,10 @@ class NewRows:
     def _held(self, found: Sequence[tuple[str, Converted]]) -> Held:
         used = [(split, one) for split, one in found if one.contents is not None]
         broken = [(split, one) for split, one in found if one.contents is None]
+        notes: dict[str, list[str]] = {}
+        for _, one in used:
+            for note in one.notes:
+                notes.setdefault(note, []).append(one.name)
         return Held(
             [one.name for _, one in used],
             [split for split, _ in used],
@@ -148,6 +154,7 @@ class NewRows:
             len(found),
             [one.record for _, one in found],
             [{"split": split, "name": one.name, "reason": one.reason} for split, one in broken],
+            notes,
         )
 
 

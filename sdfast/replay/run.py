@@ -7,11 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from sdfast import durable
 from sdfast.context import Context
 from sdfast.engine.faults import FAULT, plain
 from sdfast.engine.loop import Trainer
-from sdfast.errors import UserError, nearest
+from sdfast.errors import UserError, nearest, said
 from sdfast.log import log
 from sdfast.replay.again import Way, alone, beginnings, compared, go_to, trainer_from
 from sdfast.replay.causes import Finding, diagnose
@@ -25,6 +28,7 @@ from sdfast.stages.train import sources_of
 from sdfast.store.artifact import first_changed_key
 
 _FILE = "fault.json"
+_KEPT = {"stage", "step", "found_at", "identity", "zero", "processes"}
 
 
 def faults_in(out: Path) -> dict[str, Path]:
@@ -53,14 +57,15 @@ def replay_run(context: Context, place: RunDirectory, wanted: str | None = None)
         there = nearest(wanted or "", list(faults)) if faults else "one is when a loss stops being finite."
         raise UserError(f"no fault is kept in {place.out / (wanted or '')}; {there}")
     folder = wanted or next(iter(faults))
-    fault: dict[str, Any] = durable.load_json(faults[folder])
+    fault = _read(faults[folder])
     stage, results = _stage_of(context, place, folder, fault)
     run, directory = alone(context), place.out / folder
     if fault["zero"] or fault["processes"] > 1:
+        count = f"{fault['processes']} process{'es' * (fault['processes'] > 1)}"
         log.warning(
-            "replay: the run had %d processes (--zero %d), and the step is run in one: sums in another order may differ"
-            " in their last bits",
-            fault["processes"],
+            "replay: the run was one of %s with --zero %d, and the step is run in one without: sums in another order"
+            " may differ in their last bits",
+            count,
             fault["zero"],
         )
     start, teacher = sources_of(
@@ -72,16 +77,38 @@ def replay_run(context: Context, place: RunDirectory, wanted: str | None = None)
         return build_stage(run, stage, start, temporary, teacher=teacher, inputs=identity, resume=resume)
 
     section = "pretrain" if stage.kind == "head" else stage.kind
-    found = _found(run, stage, start, build, directory, fault)
+    found, state = _found(run, stage, start, build, directory, fault)
     command = f"sdfast train --config {place.out / 'config.yaml'} --out {place.out}"
     found.remedies = [_as_command(each, command, place.out, section) for each in found.remedies]
     values = {"fault": {name: fault[name] for name in ("stage", "step", "found_at")}, **asdict(found)}
-    durable.write_json(directory / FAULT / "replay.json", plain(values))
+    if place.read_only:
+        log.warning("replay: %s may not be written, so what was found is not kept", place.out)
+    else:
+        if state:
+            durable.write_bytes(directory / FAULT / "weights.safetensors", save(state))
+        durable.write_json(directory / FAULT / "replay.json", plain(values))
     return fault, found
 
 
-def _found(run: Context, stage: Stage, start: Any, build: Any, directory: Path, fault: dict[str, Any]) -> Finding:
-    """Go to the step from the newest checkpoint whose weights are finite, and look."""
+def _read(path: Path) -> dict[str, Any]:
+    """What was kept of a fault.
+
+    Raises:
+        UserError: it is not what was written.
+    """
+    try:
+        fault = durable.load_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be used: {said(error) if isinstance(error, OSError) else error}.") from error
+    if not isinstance(fault, dict) or not fault.keys() >= _KEPT or not isinstance(fault["identity"], dict):
+        raise UserError(f"{path} cannot be used: it is not what a run writes.")
+    return fault
+
+
+def _found(
+    run: Context, stage: Stage, start: Any, build: Any, directory: Path, fault: dict[str, Any]
+) -> tuple[Finding, dict[str, Tensor]]:
+    """Go to the step from the newest checkpoint whose weights are finite, and look; with the weights before it."""
     unsound: list[tuple[int, str, str]] = []
     for path in beginnings(directory, fault["step"]):
         with trainer_from(build, path) as trainer:
@@ -97,22 +124,21 @@ def _found(run: Context, stage: Stage, start: Any, build: Any, directory: Path, 
             return _looked_at(run, stage, start, way, directory, unsound)
     _, tensor, words = unsound[-1]
     origin = f"--model {run.config.model_spec}" if stage.start is None else f"the result of {stage.start.folder}"
-    return Finding(
+    found = Finding(
         "weights",
         tensor,
         f"{tensor} of {origin}, which {stage.folder} starts from, is not finite ({words}).",
         [f"weights that the stage starts from: {tensor} {words}"],
-        ["give another --model" if stage.start is None else "--stage " + stage.start.kind + " --resume never"],
+        ["give another --model" if stage.start is None else f"--stage {stage.start.kind} --resume never"],
     )
+    return found, {}
 
 
 def _looked_at(
     run: Context, stage: Stage, start: Any, way: Way, directory: Path, unsound: Sequence[tuple[int, str, str]]
-) -> Finding:
+) -> tuple[Finding, dict[str, Tensor]]:
     trainer, number = way.trainer, way.trainer.steps_done + 1
     state = {name: value.detach().cpu().clone() for name, value in trainer.objective.module.state_dict().items()}
-    with durable.explain_os_error(directory):
-        durable.save_tensors(directory / FAULT / "weights.safetensors", state)
     names = names_of(run, stage.kind, trainer.order.batch(number - 1).rows)
     found = diagnose(way, start, "pretrain" if stage.kind == "head" else stage.kind, names)
     found.tried.insert(0, f"step {number}, come to from the weights of step {way.begun}")
@@ -127,7 +153,7 @@ def _looked_at(
             " so: the checkpoint is damaged."
         )
         found.remedies = [f"rm -r {path}", "run the same command again"]
-    return found
+    return found, state
 
 
 def _stage_of(

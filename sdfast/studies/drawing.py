@@ -85,12 +85,13 @@ def rows_on_a_scale(rows: Sequence[Row], zero: float | None = None, unit: str = 
         if row.mean is not None:
             drawn.append(Markup('<i class="mean" style="left:{}"></i>').format(at(row.mean)))
         text = '<div class="name{}">{}</div><div class="track" style="color:{}">{}</div><div class="said">{}</div>'
+        text = f'<div class="row">{text}</div>'
         own = " own" if row.own else ""
         parts.append(Markup(text).format(own, row.name, row.colour, Markup("").join(drawn), row.said))
     scale = Markup("").join(
         Markup('<span style="left:{}">{}{}</span>').format(at(each), brief(each), unit) for each in ticks(low, high, 5)
     )
-    frame = '<div class="tracks">{}<div class="pad"></div><div class="scale">{}</div><div class="pad"></div></div>'
+    frame = '<div class="tracks">{}<div class="row"><div class="pad"></div><div class="scale">{}</div></div></div>'
     return Markup(frame).format(Markup("\n").join(parts), scale)
 
 
@@ -112,7 +113,7 @@ def stacked(rows: Sequence[tuple[str, Sequence[float], str]], parts: Sequence[st
             told = f"{parts[place - 1]}: {value:.3g} s"
             drawn.append(Markup(bar).format(100 * start / most, 100 * value / most, place, told))
             start += value
-        text = '<div class="name">{}</div><div class="track">{}</div><div class="said">{}</div>'
+        text = '<div class="row"><div class="name">{}</div><div class="track">{}</div><div class="said">{}</div></div>'
         lines.append(Markup(text).format(name, Markup("").join(drawn), said))
     return Markup('<div class="legend">{}</div><div class="tracks">{}</div>').format(legend, Markup("\n").join(lines))
 

@@ -138,7 +138,9 @@ def _differences(data: Data, prefix: str, after: str) -> Iterator[Panel]:
         f" intervals. Where one crosses the dashed line, no difference is shown; colour is given to those with p below"
         f" 0.05{many}."
     )
-    yield Panel(f"{prefix}differences", f"Differences{after}", rows_on_a_scale(rows, 0.0), lead, wide=len(found) > 6)
+    yield Panel(
+        f"{prefix}differences", f"Differences{after}", rows_on_a_scale(rows, 0.0), lead, wide=len(data.arms) > 6
+    )
 
 
 def _runs(data: Data, prefix: str, after: str) -> Panel:
@@ -163,12 +165,13 @@ def _runs(data: Data, prefix: str, after: str) -> Panel:
     lead = "Small dots are single runs, the large one is their mean" + (
         ", the line its 95 % interval." if any(row.low is not None for row in rows) else "."
     )
-    wide = len(rows) > 6
+    alone = not any(each.low is not None for each in differences(data.record, data.values, metric))
+    wide = alone or len(rows) > 6
     return Panel(f"{prefix}runs", f"Every run{after}", rows_on_a_scale(rows, unit=unit), lead, wide=wide)
 
 
 def _lines(data: Data) -> list[Line]:
-    """One for each series; an arm without one is not on the axis."""
+    """One for each series; an arm that is not on the axis is a level one, where others are."""
     series: dict[str, list[dict[str, Any]]] = {}
     for arm in data.arms:
         if arm["x"] is not None and arm["series"]:
@@ -178,6 +181,10 @@ def _lines(data: Data) -> list[Line]:
         arms = sorted((arm for arm in arms if data.by_place(arm, data.metric)), key=lambda arm: arm["x"])
         means = [fmean(data.by_place(arm, data.metric)) for arm in arms]
         found.append(Line(name, [arm["x"] for arm in arms], means, [data.interval(arm, data.metric) for arm in arms]))
+    ends = [end for line in found for end in (min(line.xs, default=0.0), max(line.xs, default=0.0))]
+    for arm in data.arms:
+        if found and arm["x"] is None and (values := data.by_place(arm, data.metric)):
+            found.append(Line(arm["title"], [min(ends), max(ends)], [fmean(values)] * 2))
     return found
 
 
@@ -232,8 +239,11 @@ def _spread(values: Sequence[float]) -> float:
 def _cost(data: Data, prefix: str, after: str) -> Iterator[Panel]:
     """Seconds of one classifier by method: the stages before it, and its fine-tuning."""
     own_chains = data.record.get("protocol") == "full" or data.record.get("folds")
-    rows, used = [], set()
-    for arm in data.arms:
+    rows, used, arms = [], set(), data.arms
+    if len(arms) > _DRAWN and any(arm["x"] is not None for arm in arms):
+        largest = max(arm["x"] for arm in arms if arm["x"] is not None)
+        arms = [arm for arm in arms if arm["x"] in (None, largest)]
+    for arm in arms:
         chains = len(arm["runs"]) if own_chains else 1
         seconds = dict.fromkeys(_KINDS, 0.0)
         for stage in data.values["stages"]:
@@ -247,12 +257,12 @@ def _cost(data: Data, prefix: str, after: str) -> Iterator[Panel]:
     drawn = []
     for title, seconds in rows:
         whole = sum(seconds.values())
-        times = f", {whole / base:.2g} times" if base and title != reference(data) else ""
+        times = f", {whole / base:.1f} times" if base and f"{whole / base:.1f}" != "1.0" else ""
         drawn.append((title, [seconds[kind] for kind in kinds], f"{duration(whole)}{times}"))
     shared = "" if own_chains else " What several runs need was trained once."
     lead = f"Training of one classifier, with what comes before it.{shared}"
     body = stacked(drawn, [_KINDS[kind] for kind in kinds])
-    yield Panel(f"{prefix}cost", f"Cost{after}", body, lead, wide=len(drawn) > 6)
+    yield Panel(f"{prefix}cost", f"Cost{after}", body, lead, wide=True)
 
 
 def _curves(data: Data, prefix: str, after: str) -> Iterator[Panel]:
@@ -377,7 +387,7 @@ def again_panel(parts: Sequence[Data]) -> Panel:
         changed: list[list[Cell]] = [
             [Markup("<code>{}</code>").format(key), _plain(value), _plain(default.get(key))]
             for key, value in flat.items()
-            if value != default.get(key) and key not in ("out", "name")
+            if value != default.get(key) and value != {} and key not in ("out", "name")
         ]
         name = f" on {data.values['title']}" if len(parts) > 1 else ""
         body += Markup("<h3>Keys that differ from the defaults{} ({})</h3>").format(name, len(changed))

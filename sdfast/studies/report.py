@@ -15,6 +15,7 @@ from sdfast.rundir import REPORT
 from sdfast.studies.declared import study_named
 from sdfast.studies.drawing import style
 from sdfast.studies.panels import again_panel, panels, stages_panel, trouble_panel
+from sdfast.studies.results import METRICS
 from sdfast.studies.stored import Data, fixed, label, records_in
 from sdfast.studies.verdict import stages_in, verdicts
 
@@ -75,14 +76,14 @@ def page_of(
     study = study_named(record["study"])
     parts = [Data(out, record, values) for values in record["data"]]
     notes = [] if progress is None else ["The study goes on; what is shown is of the stages that are done."]
-    notes += [*record.get("legend", []), *_said(parts)]
+    notes += [*_legend(record), *_said(parts)]
     notes += [f"The directory has the tables of further studies: {', '.join(others)}."] if others else []
     return Page(
         title=str(out),
         verdict=" ".join(verdicts(record)),
         panels=_with_style(list(_panels(parts))),
         running=progress is not None,
-        about=f"{study.name}: {study.title}, {_about(record)}",
+        about=f"{_about(record)} · {study.name}: {study.title.lower()}",
         notes=notes,
         tiles=_tiles(record, parts),
         progress=None if progress is None else progress[0] / max(progress[1], 1),
@@ -103,7 +104,16 @@ def _about(record: Mapping[str, Any]) -> str:
     configs = record.get("config") or [{}]
     name = f"{configs[0]['name']}: " if configs[0].get("name") else ""
     model = configs[0].get("model") or "the bundled model"
-    return f"{name}{model} on {', '.join(values['title'] for values in record['data'])}"
+    data = ["bundled data" if values["title"] == "bundled" else values["title"] for values in record["data"]]
+    return f"{name}{model} on {', '.join(data)}"
+
+
+def _legend(record: Mapping[str, Any]) -> Iterator[str]:
+    """How the numbers were computed; what the columns are stands below the table."""
+    about = [metric.about for metric in METRICS.values() if metric.about]
+    for sentence in record.get("legend", []):
+        if not any(sentence.startswith(each) for each in about):
+            yield sentence.replace("`", "")
 
 
 def _said(parts: list[Data]) -> Iterator[str]:
@@ -122,7 +132,8 @@ def _tiles(record: Mapping[str, Any], parts: list[Data]) -> list[tuple[str, str]
         ]
         if best:
             value, title = max(best)
-            told = f"highest {label(data.metric).removesuffix(' %')}: {title}"
+            where = f" on {data.values['title']}" if len(parts) > 1 else ""
+            told = f"highest {label(data.metric).removesuffix(' %')}{where}: {title}"
             tiles.append((told, fixed(value, data.metric) + (" %" if label(data.metric).endswith("%") else "")))
     runs = sum(len(arm["runs"]) for data in parts for arm in data.arms)
     arms = max((len(data.arms) for data in parts), default=0)

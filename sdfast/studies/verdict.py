@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdfast.errors import UserError
@@ -106,16 +106,30 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     over = f"in {_name(metric)}, over {seeds} {what}"
     if against == FINE_TUNING.title and metric in _SCORES:
         return _gains(tested, above, below, metric, over)
-    better, worse = ("better", "worse") if metric in _SCORES else ("higher", "lower")
+    ahead, behind = (below, above) if metric in _SCORES or not above else (above, below)
+    words = (
+        ("ahead of", "behind") if metric in _SCORES else ("below", "above") if ahead is above else ("above", "below")
+    )
+    if not ahead and not behind:
+        most = max(tested, key=lambda each: abs(each.mean))
+        return (
+            f"No difference from {against} is shown {over}: the largest, of {most.title}, is {_amount(most, metric)}."
+        )
     parts = [
-        f"{len(each)} of {len(tested)} {'is' if len(each) == 1 else 'are'} {word} ({_listed(each, metric)})"
-        for each, word in ((below, worse), (above, better))
+        f"{word} {len(each)} of {len(tested)} others ({_beside(each, metric)})"
+        for each, word in zip((ahead, behind), words, strict=True)
         if each
     ]
-    told = ", ".join(parts) or f"none of {len(tested)} is shown to be {better} or {worse}"
     rest = len(tested) - len(above) - len(below)
-    undecided = f"; {rest} cannot be told apart" if rest and parts else ""
-    return f"Compared with {against} {over}: {told}{undecided}."
+    undecided = f"; {rest} cannot be told apart" if rest else ""
+    return f"{against} is {' and '.join(parts)} {over}{undecided}."
+
+
+def _beside(found: Sequence[Difference], metric: str) -> str:
+    """One of the arms, plain fine-tuning where it is among them, and how far the reference is from it."""
+    each = next((one for one in found if one.title == FINE_TUNING.title), found[0])
+    low, high = (None if end is None else -end for end in (each.high, each.low))
+    return f"{each.title}: {_amount(replace(each, mean=-each.mean, low=low, high=high), metric)}"
 
 
 def _gains(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import sdfast
-from sdfast.doctor.computing import judged_core, judged_cuda
+from sdfast.doctor.computing import judged_core, judged_cuda, judged_device
 from sdfast.doctor.disk import check_disk
 from sdfast.doctor.finding import Finding
 from sdfast.doctor.meeting import check_meeting
@@ -189,3 +189,10 @@ def test_one_that_works_is_not_called_broken(tmp_path: Path, first: Path) -> Non
     assert done.returncode == 0, [each for each in document["checks"] if each["state"] == "broken"]
     assert {"torch", "compiled core", "numbers on the CPU", "two processes", "threads", "disk", "caches"} <= set(states)
     assert list(tmp_path.iterdir()) == [first]
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_computes_right_is_not_called_broken() -> None:
+    assert judged_cuda(in_turn(("cuda",), SECONDS)["cuda"]).state == "ok"
+    finding = judged_device("numbers on the GPU", in_turn(("gpu",), SECONDS)["gpu"])
+    assert finding.state == "ok", finding.found

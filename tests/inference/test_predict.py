@@ -48,6 +48,14 @@ def test_unlabelled_pictures_get_what_transformers_says(images: tuple[Path, Path
     assert written["confidence"].tolist() == pytest.approx(table["confidence"].tolist(), abs=1e-6)
 
 
+def test_what_is_not_seen_of_long_texts_is_counted(texts: tuple[Path, Path], tmp_path: Path, caplog: Any) -> None:
+    out, _ = texts
+    (tmp_path / "new.txt").write_text("".join("word1 " * (40 if n % 2 else 4) + "\n" for n in range(30)))
+    with caplog.at_level("WARNING", "sdfast"):
+        pipe(out).predict(tmp_path / "new.txt", tmp_path / "said.csv")
+    assert "of which the first 30 are kept (data.max_length): 15 (new.txt:2, " in caplog.text
+
+
 def test_lines_of_text_get_what_transformers_says(texts: tuple[Path, Path], tmp_path: Path) -> None:
     out, new = texts
     table = pipe(out).predict(new, tmp_path / "said.csv").to_pandas()

@@ -21,6 +21,7 @@ from sdfast.cli.main import run as command
 from sdfast.engine.faults import FiniteSteps
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, RunError, UserError
+from sdfast.replay import run as replay_module
 from sdfast.stages import train
 from sdfast.store import checkpoint
 
@@ -88,6 +89,29 @@ def test_a_learning_rate_that_is_too_high(
     assert pipeline("pretrain.lr=1e-4").pretrain().steps == 6
     with pytest.raises(UserError, match=r"pretrain\.lr has changed since"):
         pipeline("pretrain.lr=1e-4").replay()
+
+
+def test_a_weight_that_the_stage_starts_from(
+    pipeline: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found_of = train.sources_of
+
+    def unsound(*given: Any) -> Any:  # a file with such a weight is refused when it is read
+        start, teacher = found_of(*given)
+        with torch.no_grad():
+            start.get_parameter("encoder.blocks.0.fc1.bias")[3] = NAN
+        return start, teacher
+
+    for module in (train, replay_module):
+        monkeypatch.setattr(module, "sources_of", unsound)
+    with pytest.raises(RunError, match="at step 1;"):
+        pipeline().pretrain()
+    _, found = pipeline().replay()
+    assert (found.cause, found.tensor) == ("weights", "encoder.blocks.0.fc1.bias")
+    assert "which pretrain starts from, is not finite" in found.sentence
+    (tmp_path / "run/pretrain/fault/fault.json").write_text("{}")
+    with pytest.raises(UserError, match=r"fault\.json cannot be used"):
+        pipeline().replay()
 
 
 def stopped(pipeline: Pipeline, step: int) -> None:

@@ -229,11 +229,18 @@ class ImagePackBuilder(PackBuilder):
         """With the range that was looked for."""
         return [*super().identity, self.found and list(self.found.levels)]
 
+    def said(self, notes: Mapping[str, Sequence[str]]) -> list[str]:
+        """Sentences; nothing of aspects and tiles, as of all images sizes are not kept."""
+        told = (decoding.OTHER_ASPECT, decoding.TILED)
+        return super().said({note: names for note, names in notes.items() if note not in told})
+
     def held(self, converted: Sequence[Converted]) -> ImageSplit:
         """Images in memory; their tiles where some are cut."""
         split = ImageSplit.in_memory(as_digests([one.digest for one in converted]))
         contents = [one.contents for one in converted if one.contents is not None]
         split.images, split.view = np.concatenate(contents), None
+        self.sizes.clear()
+        self.blank.clear()
         split.tiles = None if self.how.tile is None else np.asarray([len(each) for each in contents], np.int64)
         return split
 

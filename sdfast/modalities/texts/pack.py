@@ -142,6 +142,11 @@ class TextPackBuilder(PackBuilder):
             split.rest, split.rest_offsets = np.concatenate(rests), begins(np.asarray(list(map(len, rests)), np.int64))
         return split
 
+    def said(self, notes: Mapping[str, Sequence[str]]) -> list[str]:
+        """Sentences; nothing of long documents whose chunks vote."""
+        told = (_TRUNCATED,) if self.options.chunk_votes else ()
+        return super().said({note: names for note, names in notes.items() if note not in told})
+
     @property
     def tokenization(self) -> Tokenization:
         """How the ids are made, as an open pack says it."""

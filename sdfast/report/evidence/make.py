@@ -30,7 +30,7 @@ def make_evidence(context: Context, out: Path, results: Sequence[Result], umap: 
         umap: also make maps with UMAP, which takes a while.
 
     Returns:
-        PNG files of what was made or made again, by name: `reconstructions`, `layers`, `map`, `mistakes`.
+        PNG files of what was made or made again, by name: `reconstructions` or `words`, `layers`, `map`, `mistakes`.
     """
     failed: dict[str, str] = {}
     pictures: dict[str, Path] = {}

@@ -14,8 +14,9 @@ from sdfast.report.evidence.show_layers import CHARTS, WORDS
 from sdfast.report.evidence.show_map import COLOURS, GREY, ROUND, ends, grouped
 from sdfast.report.evidence.stages import TITLES
 
-_CELL, _GAP, _SIDE = 96, 6, 120  # pixels: of a picture at least, between two, of the names on the left
-_INK, _SOFT = "#1b1b1b", "#6b6b6b"
+_CELL, _LARGEST, _GAP, _SIDE = 96, 144, 6, 120  # pixels: of a picture, between two, of the names on the left
+_INK, _SOFT, _RIGHT = "#1b1b1b", "#6b6b6b", "#0b8a68"
+_TEXTS, _BESIDE = 4, 45  # passages that are drawn, and letters of one on either side of the hidden word
 
 
 def draw(out: Path, item: str) -> dict[str, Path]:
@@ -23,16 +24,60 @@ def draw(out: Path, item: str) -> dict[str, Path]:
     value = keep.read(out, item)
     name, how = _DRAWN[item]
     picture = None if value is None else how(value)
-    if picture is None:
+    if value is None or picture is None:
         return {}
+    name = "words" if name == "reconstructions" and value["kind"] != "images" else name
     path = out / keep.FOLDER / f"{name}.png"
     write_bytes(path, picture)
     return {name: path}
 
 
-def _reconstructions(value: dict[str, Any]) -> bytes | None:
-    if value["kind"] != "images":
+def _masked(value: dict[str, Any]) -> bytes | None:
+    return _reconstructions(value) if value["kind"] == "images" else _words(value)
+
+
+def _words(value: dict[str, Any]) -> bytes | None:
+    """The first hidden word of some passages, and the guesses of each model."""
+    from PIL import Image, ImageDraw
+
+    models = value["models"]
+    texts = [row for row in value["rows"] if any("masked" in part for part in row["parts"])][:_TEXTS]
+    if not texts:
         return None
+    font, line, column = _font(), 18, 230
+    size = (max(700, column * len(models) + 2 * _GAP), len(texts) * 9 * line + _GAP)
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, row in enumerate(texts):
+        top, parts = _GAP + number * 9 * line, row["parts"]
+        hidden = next(part for part in parts if "masked" in part)
+        at = parts.index(hidden)
+        before, after = (" ".join(part["text"] for part in some) for some in (parts[:at], parts[at + 1 :]))
+        passage = f"{before[-_BESIDE:]} [{hidden['text']}] {after[:_BESIDE]}"
+        pen.text((_GAP, top), passage, fill=_INK, font=font)
+        for place, (key, one) in enumerate(models.items()):
+            found, left = one["guesses"][hidden["masked"]], _GAP + place * column
+            pen.text((left, top + line), TITLES[key], fill=_SOFT, font=font)
+            lines = [(text, share, at == found["right"]) for at, (text, share) in enumerate(found["top"])]
+            if found["right"] is None:
+                lines.append((f"#{found['rank']:,}", found["probability"], True))
+            for down, (text, share, right) in enumerate(lines, 2):
+                colour = _RIGHT if right else _INK
+                pen.text((left, top + down * line), f"{100 * share:5.1f} %  {text[:20]}", fill=colour, font=font)
+    file = io.BytesIO()
+    canvas.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _font() -> Any:
+    """DejaVu Sans, which has more than Latin letters; matplotlib brings it."""
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 12)
+
+
+def _reconstructions(value: dict[str, Any]) -> bytes:
     rows = value["rows"]
     lines = [("original", [row["original"] for row in rows]), ("masked", [row["masked"] for row in rows])]
     lines += [(TITLES[key], one["pictures"]) for key, one in value["models"].items()]
@@ -41,13 +86,15 @@ def _reconstructions(value: dict[str, Any]) -> bytes | None:
 
 def _grid(lines: list[tuple[str, list[str]]], below: list[list[str]] | None = None) -> bytes:
     """Pictures in base64 line by line, a name on the left of each, and words below each picture."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font = ImageFont.load_default(13)
+    font = _font()
     images = [[_opened(each) for each in pictures] for _, pictures in lines]
     width, height = images[0][0].size
-    scale = max(1, -(-_CELL // max(width, height)))
-    width, height = width * scale, height * scale
+    larger = max(1, -(-_CELL // max(width, height)))
+    scale = min(larger, _LARGEST / max(width, height)) if larger == 1 else larger
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     side, text = (_SIDE if any(name for name, _ in lines) else 0), 16 * len((below or [[]])[0])
     columns = max(map(len, images))
     size = (side + columns * (width + _GAP) + _GAP, len(lines) * (height + text + _GAP) + _GAP)
@@ -58,7 +105,7 @@ def _grid(lines: list[tuple[str, list[str]]], below: list[list[str]] | None = No
         pen.text((_GAP, top + height // 2), name, fill=_INK, anchor="lm", font=font)
         for column, image in enumerate(pictures):
             left = side + _GAP + column * (width + _GAP)
-            canvas.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, top))
+            canvas.paste(image.resize((width, height), how), (left, top))
             for number, words in enumerate(below[line * columns + column] if below else []):
                 pen.text((left, top + height + 2 + 16 * number), words[: width // 7], fill=_INK, font=font)
     file = io.BytesIO()
@@ -97,7 +144,7 @@ def _map(value: dict[str, Any]) -> bytes:
         for colour, kind, rows in groups:
             xs, ys = ([one["pca"][row][axis] for row in rows] for axis in (0, 1))
             look = {"marker": "^" if kind == "triangle" else "o", "alpha": 0.4 if kind == "grey" else 0.85}
-            place.scatter(xs, ys, s=9, color=colour, linewidths=0, **look)
+            place.scatter(xs, ys, s=9 if len(one["pca"]) > 100 else 25, color=colour, linewidths=0, **look)
         place.set_title(TITLES[key], fontsize=11)
         place.set_xlabel(
             "{:.0f} % and {:.0f} % of the variance".format(*(100 * each for each in one["shares"])), fontsize=9
@@ -149,7 +196,7 @@ def _saved(figure: Any) -> bytes:
 
 
 _DRAWN: dict[str, tuple[str, Callable[[dict[str, Any]], bytes | None]]] = {
-    masked.ITEM: ("reconstructions", _reconstructions),
+    masked.ITEM: ("reconstructions", _masked),
     layers.ITEM: ("layers", _layers),
     maps.ITEM: ("map", _map),
     mistakes.ITEM: ("mistakes", _mistakes),

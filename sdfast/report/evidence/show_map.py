@@ -20,6 +20,7 @@ SCALE: tuple[str, ...] = (  # dark to light
 )
 GREY = "#9a9a9a"
 ROUND = 5  # classes that are dots
+_FEW = 100  # rows that are drawn larger
 _HALF = 150  # pixels from the middle to an edge, without the margin
 _MARGIN = 8
 
@@ -99,8 +100,9 @@ def _drawing(places: list[list[float]], groups: list[tuple[str, str, list[int]]]
             path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
             faint = " ev-faint" if kind == "grey" else ""
             parts.append(Markup('<path class="ev-dot{}" stroke="{}" d="{}"/>').format(faint, colour, path))
-    frame = '<svg class="ev-map" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    return Markup(frame).format(side, side, title, Markup("").join(parts))
+    few = " ev-few" if len(places) <= _FEW else ""
+    frame = '<svg class="ev-map{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+    return Markup(frame).format(few, side, side, title, Markup("").join(parts))
 
 
 def _legend(colours: dict[str, Any]) -> Markup:

@@ -19,8 +19,10 @@ def mistakes_panel(value: dict[str, Any]) -> Panel:
     of = f"{value['count']:,} rows of {value['split']}{'' if value['all'] else ' (a choice by content)'}"
     if single:
         title = "Most confident mistakes"
-        lead = f"Of {of} that have a label {value['wrong']:,} are taken for another class"
-        lead += f"; these {len(rows)} with the highest confidence." if rows else "."
+        lead = (
+            f"Of {of} that have a label {value['wrong']:,} {'is' if value['wrong'] == 1 else 'are'} taken for another"
+        )
+        lead += f" class; these {len(rows)} with the highest confidence." if value["wrong"] > len(rows) else " class."
     else:
         title = "Largest errors"
         what = "distance, in standard deviations" if value["problem"] == REGRESSION else "cross-entropy"

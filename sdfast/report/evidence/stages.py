@@ -11,19 +11,21 @@ from typing import Any
 
 from sdfast.context import Context
 from sdfast.errors import UserError
+from sdfast.log import log
 from sdfast.models.neighbours import FeatureClassifier, has_neighbours, load_neighbours
 from sdfast.models.weights import weights_digest
 from sdfast.rundir import Result, StoredResult, read_result
 
 TITLES = {
     "initial": "initial model",
-    "head": "new head trained",
+    "head": "after head",
     "pretrain": "after pretrain",
     "teacher": "last teacher",
     "distill": "after distill",
     "finetune": "after finetune",
 }
 """The models by their keys, in the order in which they are shown."""
+_LARGE = 20_000_000  # parameters of a model that takes a while on a CPU
 
 
 @dataclass(frozen=True)
@@ -49,28 +51,37 @@ class Subject:
             UserError: it is the model as given, and that is not there any more.
         """
         module = _given(context) if self.folder is None else context.modality.reload(self.folder).module
-        return _ready(module, context)
+        return self._ready(module, context)
 
     def encoder(self, context: Context) -> Any:
         """The encoder, likewise."""
         if self.key == "finetune" and self.folder is not None and not has_neighbours(self.folder):
             return self.classifier(context)[0].encoder
         module = _given(context) if self.folder is None else context.modality.reload(self.folder).module
-        return _ready(module.encoder, context)
+        return self._ready(module.encoder, context)
 
     def classifier(self, context: Context) -> tuple[Any, Any, list[str]]:
         """What classifies, likewise; what else its folder holds (`Classifier.companions`); and its classes."""
         assert self.folder is not None
         if not has_neighbours(self.folder):
             found = context.modality.read_classifier(self.folder)
-            return _ready(found.module, context), found.companions, found.names
+            return self._ready(found.module, context), found.companions, found.names
         loaded, (neighbours, names) = context.modality.reload(self.folder), load_neighbours(self.folder)
         module = FeatureClassifier(loaded.module, neighbours)
-        return _ready(module, context), context.modality.companions(loaded), names
+        return self._ready(module, context), context.modality.companions(loaded), names
+
+    def _ready(self, module: Any, context: Context) -> Any:
+        if sum(parameter.numel() for parameter in module.parameters()) > _LARGE:
+            log.info("report: looking at rows with the %s on %s", _named(self.key), context.device)
+        return module.float().to(context.device).eval()
 
     def said(self) -> dict[str, Any]:
         """What a file says of it, by which `Standing` knows it again."""
         return {"weights": self.weights, "stage": self.place}
+
+
+def _named(key: str) -> str:
+    return TITLES[key] if key in ("initial", "teacher") else f"model {TITLES[key]}"
 
 
 def _given(context: Context) -> Any:
@@ -79,10 +90,6 @@ def _given(context: Context) -> Any:
     if weights_digest(module) != context.model.digest:  # of a run whose model is gone another has its name
         raise UserError("the model that the run was given is not there any more")
     return copy.deepcopy(module)
-
-
-def _ready(module: Any, context: Context) -> Any:
-    return module.float().to(context.device).eval()
 
 
 def subjects(context: Context, out: Path, results: Sequence[Result]) -> dict[str, Subject]:
