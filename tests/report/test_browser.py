@@ -143,16 +143,16 @@ def test_a_page_of_a_run_that_goes_reloads_itself_and_keeps_its_place(browser: A
     write_records(tmp_path / "pretrain", 5)
     path = tmp_path / "report.html"
 
-    def write(step: int) -> None:
+    def write(step: int, every: float) -> None:
         run = read_run(tmp_path, Live("pretrain", "pretrain", step, 20))
         assert run is not None
-        save(replace(page_of(run), every=0.5), path)
+        save(replace(page_of(run), every=every), path)
 
-    write(5)
+    write(5, 4.0)
     watched = Watched(browser, path, viewport={"width": 700, "height": 500})
     watched.page.evaluate("scrollTo({top: 300, behavior: 'instant'})")
     watched.page.wait_for_timeout(200)
-    write(6)
+    write(6, 3600.0)  # and so it stays
     playwright = pytest.importorskip("playwright.sync_api")
     playwright.expect(watched.page.locator(".verdict")).to_contain_text("step 6 of 20", timeout=20_000)
     watched.page.wait_for_timeout(100)
