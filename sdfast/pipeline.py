@@ -541,6 +541,11 @@ class Pipeline:
     def _open_inputs(self) -> None:
         self.ranks.first(lambda: check_trackers(self.config.engine.trackers))
         log.info("run directory: %s", self.out)
+        default = Config().flat()
+        changed = {key: value for key, value in self.config.flat().items() if value != default.get(key)}
+        log.debug(
+            "keys that differ from the defaults: %s", " ".join(f"{key}={value}" for key, value in changed.items())
+        )
         if self.config.model is None:
             log.info("no model given: using the bundled small ViT-MAE")
         if self.config.data_spec == "bundled":

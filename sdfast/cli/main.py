@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -368,10 +369,12 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _code_of(arguments: list[str] | None) -> int:
+    log = logging.getLogger("sdfast")
     try:
         code = app(arguments, prog_name="sdfast", standalone_mode=False)
         return _fail("interrupted.", 130) if code == 130 else code if isinstance(code, int) else 0
     except SdfastError as error:
+        log.debug("where it was found:", exc_info=error)
         return error.exit_code if error.everywhere and _rank_and_world()[0] else _fail(str(error), error.exit_code)
     except UsageError as error:
         output.choose(json="--json" in (sys.argv[1:] if arguments is None else arguments))  # which was not read yet

@@ -11,7 +11,7 @@ import torch
 
 from sdfast import __version__
 from sdfast.config import Config
-from sdfast.durable import recover_directory, write_json
+from sdfast.durable import explain_os_error, recover_directory, write_json
 from sdfast.errors import UserError
 from sdfast.evaluation.scoring import SCORING
 from sdfast.evaluation.votes import answers_of
@@ -149,11 +149,12 @@ def _write(parts: Parts, folder: Path, targets: tuple[Path, ...], probabilities:
     """Put the parts together, a part in memory at a time."""
     for target in targets:
         staged = folder / f"out{target.suffix}"
-        if target.suffix == ".parquet":
-            _write_parquet(parts, staged, layout)
-        else:
-            wanted = len(layout.names) <= CSV_COLUMNS if probabilities is None else probabilities
-            _write_csv(parts, staged, wanted)
+        with explain_os_error(staged):
+            if target.suffix == ".parquet":
+                _write_parquet(parts, staged, layout)
+            else:
+                wanted = len(layout.names) <= CSV_COLUMNS if probabilities is None else probabilities
+                _write_csv(parts, staged, wanted)
         put_file(staged, target)
 
 

@@ -10,7 +10,7 @@ from sdfast.config import ModalityName
 from sdfast.context import Context
 from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
 from sdfast.durable import load_json, write_bytes
-from sdfast.modalities.provenance import base_of, data_of, plain, published_data
+from sdfast.modalities.provenance import base_of, data_of, name_of_data, plain, published_data
 from sdfast.rundir import slug
 
 _MADE = {
@@ -211,7 +211,7 @@ def write_card(context: Context, folder: Path, stage: str, steps: int, further: 
             *("---", header.to_yaml().strip(), "---", ""),
             f"# {slug(config.model_spec)}, {made}",
             "",
-            f"Made by sdfast {__version__} from {base.called} on the {modality} of `{slug(config.data_spec)}`{joined}:"
+            f"Made by sdfast {__version__} from {base.called} on the {modality} of `{name_of_data(context)}`{joined}:"
             f" {made}, {steps:,} steps (stage `{stage}`). `FOLDER` is where this file lies.",
             "",
             USE,
@@ -219,7 +219,7 @@ def write_card(context: Context, folder: Path, stage: str, steps: int, further: 
             _how(modality, classifies, folder),
             *([answers] if answers else []),
             *([further] if further else []),
-            *("## Data", "", *data_of(config, pack, modality)),
+            *("## Data", "", *data_of(context)),
             *("## Limits", "", limits, ""),
             *("## Licence", "", f"{base.said} sdfast adds no terms.", ""),
         ]

@@ -13,6 +13,7 @@ import yaml
 
 from sdfast import bundled
 from sdfast.config import Config
+from sdfast.context import Context
 from sdfast.data.problem import REGRESSION, has_label
 from sdfast.models.hub import is_hub_id
 from sdfast.regular import read_regular
@@ -82,9 +83,15 @@ def front_matter(card: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def data_of(config: Config, pack: Any, rows_are: str) -> list[str]:
+def name_of_data(context: Context) -> str:
+    """What the data of a run are called: the end of their path or hub id."""
+    return slug(context.modality.source(context.config))
+
+
+def data_of(context: Context) -> list[str]:
     """Lines on the data: how many rows each split has, and the classes. No path of this machine is named."""
-    lines = [f"`{slug(config.data_spec)}`, {rows_are}:", ""]
+    config, pack, rows_are = context.config, context.pack, context.modality.name
+    lines = [f"`{name_of_data(context)}`:", ""]
     for name, split in pack.splits.items():
         count, labels = len(split), split.labels
         labelled = 0 if labels is None else int(has_label(labels).sum())

@@ -133,6 +133,7 @@ class Maker:
             self.results[directory.path] = done
             if not again:
                 log.info("%s: already done (%s)", directory.path.name, directory.model)
+                log.debug("%s: nothing that decides it has changed: %s", directory.path.name, done.fingerprint)
                 ranks.first(self.place.found_done)
         elif (changed := directory.changed_input(inputs)) is not None:
             log.info("%s: runs again, because %s changed", directory.path.name, changed)

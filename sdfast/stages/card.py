@@ -12,8 +12,7 @@ from sdfast.data.problem import REGRESSION, SEVERAL
 from sdfast.durable import write_bytes
 from sdfast.evaluation.classification import evaluation_split, labelled_rows
 from sdfast.modalities.card import USE
-from sdfast.modalities.provenance import own_settings, plain
-from sdfast.rundir import slug
+from sdfast.modalities.provenance import name_of_data, own_settings, plain
 from sdfast.stages.graph import Stage
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _results(context: Context, metrics: Mapping[str, float]) -> tuple[list[EvalR
     from huggingface_hub import EvalResult
 
     split_name, split = evaluation_split(context.pack)
-    rows, name = len(labelled_rows(split)), plain(slug(context.config.data_spec))
+    rows, name = len(labelled_rows(split)), plain(name_of_data(context))
     found = [
         EvalResult(
             task_type="image-classification" if context.modality.name == "images" else "text-classification",

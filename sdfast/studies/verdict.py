@@ -94,6 +94,10 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     tested = [each for each in found if each.p is not None]
     if not tested:
         best = max(found, key=lambda each: abs(each.mean))
+        if best.count > 1 and best.note:
+            return (
+                f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {_name(metric)}, {best.note}."
+            )
         return (
             f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {_name(metric)}, without an"
             f" interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."

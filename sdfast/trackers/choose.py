@@ -50,18 +50,18 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
                 raise UserError(f'engine.tracker={name} needs the package {package}: pip install "sdfast[{name}]".')
 
 
-def trackers_of(config: Config, out: Path | None, name: str | None = None) -> tuple[Follower, ...]:
+def trackers_of(config: Config, out: Path | None) -> tuple[Follower, ...]:
     """The trackers that a configuration asks for.
 
     Args:
         config: resolved.
         out: the run directory; None where each stage is a run of the tracker, as in a study.
-        name: what the run is called; as its directory when None.
 
     Raises:
         UserError: the package of one is not installed.
     """
     check_trackers(config.engine.trackers)
+    name = None if out is None else config.name
     tracked = Tracked(out, name, config.engine.tracker_project, config.flat())
     rows = [TRACKERS[each] for each in config.engine.trackers]
     return tuple(getattr(importlib.import_module(row.module), row.kind)(tracked) for row in rows)

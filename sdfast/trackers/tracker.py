@@ -22,7 +22,7 @@ class Tracked:
     Attributes:
         out: the run directory, where all stages go into one run of the tracker; None where each stage is one of its
             own, as in a study.
-        name: of the run; None for those of the directories.
+        name: of the run; None for that of its directory.
         project: of the tracker, or its experiment.
         config: the resolved configuration, by dotted keys.
     """

@@ -58,6 +58,7 @@ def execute(words: list[str], page: Page) -> None:
     if program == "sdfast":
         assert run(words[1:]) == 0, words
     elif program == "torchrun":
+        pytest.importorskip("deepspeed")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *page.shorter]
         subprocess.run([*command, "device=cpu"], check=True, timeout=120)
     elif not_run(words) is None:

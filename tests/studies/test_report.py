@@ -129,7 +129,7 @@ def test_a_study_ends_with_its_report_and_an_earlier_one_gets_one(
     assert run(study) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {out / REPORT}"
     page = (out / REPORT).read_text()
-    for words in ("which one: ", "No method is shown", "Learning curves", "What fine-tuning takes for what", "F1"):
+    for words in ("which one: ", "over 2 seeds", "Learning curves", "What fine-tuning takes for what", "F1"):
         assert words in page, words
     links = re.findall(r'<a href="(stages/[^"]+)/"', page)
     assert len(links) == 5 and all((out / link / "model").is_dir() for link in links)

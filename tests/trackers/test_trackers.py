@@ -306,6 +306,17 @@ def test_names_of_trackers() -> None:
         Config().changed(["engine.tracker=xyz"])
 
 
+@pytest.mark.parametrize(("inside", "called"), [(True, "first try"), (False, "pretrain")])
+def test_a_run_is_called_by_its_name(
+    inside: bool, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    config = Config().changed(["engine.tracker=mlflow", "name=first try"])
+    (tracker,) = trackers_of(config, tmp_path if inside else None)
+    assert isinstance(tracker, Tracker) and tracker.tracked.title(tmp_path / "pretrain") == called
+    assert Tracked(tmp_path, None, "p", {}).title(tmp_path / "pretrain") == tmp_path.name
+
+
 def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))

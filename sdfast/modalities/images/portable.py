@@ -52,7 +52,7 @@ def portable(module: Any, processor: ImageProcessor) -> Portable:
         return (Normalise(processor.mean, processor.std)(read(rows)),)
 
     about = {
-        "pixel_values": "float32 [batch, channels, height, width]: (pixel / 255 - mean) / std of RGB, or of grey",
+        "pixel_values": "float32 [batch, channels, height, width]: (x - mean) / std of pixels from 0 to 1",
         "channels": shape.channels,
         "height": shape.image_size[0],
         "width": shape.image_size[1],
