@@ -14,7 +14,7 @@ import sdfast.store
 from sdfast.durable import remove_directory, sha256_file, sweep
 from sdfast.store.artifact import described, first_changed, first_changed_key, first_cut, first_foreign
 
-LOWER = {"sdfast.durable", "sdfast.errors", "sdfast.log", "sdfast.regular"}
+LOWER = {"sdfast.durable", "sdfast.errors", "sdfast.log", "sdfast.portable", "sdfast.regular"}
 
 
 def test_it_stands_on_the_lowest_layer_alone() -> None:
