@@ -71,7 +71,8 @@ bench: $(VENV)/.built
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
 
 lint: $(VENV)/.locked
-	@failed=; for tool in "ruff format --check ." "ruff check ." mypy; do \
+	@failed=; for tool in "ruff format --check ." "ruff check ." mypy \
+	    "mypy --platform win32 --cache-dir .mypy_cache/win32" "mypy --platform darwin --cache-dir .mypy_cache/darwin"; do \
 	  echo "$(BIN)/$$tool"; $(BIN)/$$tool || failed=yes; \
 	done; test -z "$$failed"
 

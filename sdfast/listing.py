@@ -37,6 +37,7 @@ class Listed:
     Attributes:
         name: its path below the folder that is listed; "." is that itself.
         kind: `run` or `study`.
+        called: what its owner calls it (`--name`).
         running: whether a process works in it.
         stages: of a run, the state of each; a round of several, and a new head, where there are.
         steps: of a run, those done and those wanted of each stage that is under way; None where not known.
@@ -52,6 +53,7 @@ class Listed:
 
     name: str
     kind: Literal["run", "study"]
+    called: str | None = None
     running: bool = False
     stages: dict[str, State] = field(default_factory=dict)
     steps: dict[str, tuple[int, int | None]] = field(default_factory=dict)
@@ -199,7 +201,8 @@ def _config(folder: Path, listed: Listed) -> dict[str, Any]:
 def _name_inputs(config: Mapping[str, Any], listed: Listed) -> None:
     data = config.get("data")
     source = data.get("source") if isinstance(data, dict) else None
-    listed.model, listed.data = (str(each) if each is not None else None for each in (config.get("model"), source))
+    given = (config.get("name"), config.get("model"), source)
+    listed.called, listed.model, listed.data = (str(each) if each is not None else None for each in given)
 
 
 def _result(folder: Path, listed: Listed) -> StoredResult | None:

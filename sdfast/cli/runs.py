@@ -58,7 +58,8 @@ def _cells(each: Listed) -> tuple[str, ...]:
     changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.touched))
     model, data = (Path(spec).name if spec and Path(spec).is_absolute() else spec for spec in (each.model, each.data))
     unknown = "?" if each.kind == "study" and each.value is None else "bundled"
-    return (each.name, model or unknown, data or unknown, _stages(each), best, changed, _size(each.bytes))
+    name = each.name if each.called in (None, Path(each.name).name) else f"{each.name} ({each.called})"
+    return (name, model or unknown, data or unknown, _stages(each), best, changed, _size(each.bytes))
 
 
 def _stages(each: Listed) -> str:

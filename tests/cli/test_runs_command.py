@@ -21,7 +21,8 @@ from sdfast.locks import in_use, locked
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     where = ["--model", str(write_model(folder / "vit")), "--data", str(write_images(folder / "photos"))]
-    assert run(["train", *where, "--out", str(folder / "run"), "--device", "cpu", *FEW_STEPS]) == 0
+    where += ["--out", str(folder / "run"), "--name", "garden birds"]
+    assert run(["train", *where, "--device", "cpu", *FEW_STEPS]) == 0
     return folder / "run"
 
 
@@ -61,6 +62,7 @@ def test_each_run_and_study_is_told_with_its_state(folder: Path, finished: Path)
     found = found_in(folder)
     assert set(found) == {"birds/done", "cut", "begun", "study"}
     done = found["birds/done"]
+    assert done.called == "garden birds"
     assert done.stages == dict.fromkeys(("pretrain", "distill", "finetune"), "done")
     accuracy = json.loads((finished / "finetune" / "result.json").read_text())["metrics"]["accuracy"]
     assert (done.metric, done.value) == ("accuracy", accuracy)
