@@ -113,7 +113,9 @@ def run_study(
 
 def _digest(config: Config) -> str:
     """A name for all that was asked for: that of the data, and twelve digits of the configuration's digest."""
-    asked = config.model_dump(mode="json", exclude={"out": True, "name": True, "engine": {"report"}})
+    asked = config.model_dump(
+        mode="json", exclude={"out": True, "name": True, "engine": {"report", "tracker", "tracker_project"}}
+    )
     return f"{slug(config.data_spec)}-{sha256_json(asked)[:12]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import time
@@ -54,6 +55,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def of_a_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a study with all methods, over five seeds."""
+    from studies.study_samples import made_up
+
+    from sdfast.studies import report as studies
+    from sdfast.studies.declared import STUDIES
+    from sdfast.studies.tables import record
+
+    found = [made_up(STUDIES["compare"], range(5))]
+    about = {"protocol": "paper", "jobs": 1, "seeds": [0], "command": "sdfast study compare", "versions": {}}
+    values = record(found[0].study, found, device="cpu", config=[], **about)
+    path = tmp_path_factory.mktemp("study") / "report.html"
+    path.write_text(render(studies.page_of(path.parent, json.loads(json.dumps(values)))))
+    return path
+
+
 class Watched:
     """A page in which everything that goes wrong is noted."""
 
@@ -78,6 +96,16 @@ class Watched:
         assert self.faults == [] and self.asked == []
         assert self.page.evaluate("[...document.images].every(each => each.complete && each.naturalWidth > 0)")
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_the_report_of_a_study_is_shown_without_a_fault(
+    browser: Any, of_a_study: Path, scheme: str, width: int
+) -> None:
+    watched = Watched(browser, of_a_study, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    watched.page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert watched.page.locator("#d0-differences").is_visible() and watched.page.locator("#d0-runs").is_visible()
+    watched.check()
 
 
 def luminance(page: Any) -> float:
