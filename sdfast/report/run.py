@@ -68,7 +68,7 @@ def page_of(run: Run) -> Page:
     """The page of a run."""
     verdict = verdict_of(run)
     return Page(
-        title=str(run.out),
+        title=(run.config.name if run.config else None) or str(run.out),
         verdict=verdict.sentence,
         panels=list(_panels(run)),
         running=run.live is not None,

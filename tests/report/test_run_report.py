@@ -266,3 +266,9 @@ def test_all_rounds_are_listed_before_they_are_made(tmp_path: Path, rounds: int)
     assert run is not None
     folders = [f"distill/round-{number}" for number in range(1, rounds)]
     assert [each.folder for each in run.stages] == ["pretrain", *folders, "distill", "finetune"]
+
+
+def test_a_run_is_called_what_its_owner_calls_it(tmp_path: Path) -> None:
+    write_config(tmp_path, name="garden birds")
+    run = read_run(tmp_path)
+    assert run is not None and page_of(run).title == "garden birds"
