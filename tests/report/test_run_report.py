@@ -25,7 +25,7 @@ from report.fake_runs import (
 
 from sdfast.report.page import MOST_BYTES
 from sdfast.report.records import Live, read_run, records
-from sdfast.report.run import write_report
+from sdfast.report.run import page_of, write_report
 from sdfast.report.verdict import verdict_of
 
 
