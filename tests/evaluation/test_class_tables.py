@@ -154,8 +154,8 @@ def test_what_is_printed(inputs: dict[str, Any], tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert "most often taken for" in printed and all(f"class{number}" in printed for number in range(3))
     assert run(["eval", "--out", str(out)]) == 0
-    table = printed[printed.rindex("┏") :]
-    assert capsys.readouterr().out.endswith(table)
+    table = printed[printed.rindex("┏") : printed.rindex("┘") + 1]
+    assert capsys.readouterr().out.rstrip().endswith(table)
 
     scores = {"[red]": {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 2}}
     scores["b"] = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 2}

@@ -88,7 +88,8 @@ def test_studies_in_one_folder_share_what_coincides(
     capsys.readouterr()
     assert study(inputs, serial, "table1", "--seeds", "1") == 0
     printed = capsys.readouterr()
-    assert "8 of 8 stages are done" in printed.err and printed.out == (serial / "table1.md").read_text()
+    assert "8 of 8 stages are done" in printed.err
+    assert printed.out.startswith((serial / "table1.md").read_text())
     assert before == {path: path.stat().st_mtime_ns for path in (serial / "stages").rglob("result.json")}
 
 

@@ -115,6 +115,10 @@ def read_tiff(raw: bytes, channels: int, max_pixels: int) -> Read:
     if bands in (2, 4) and bands != channels and extra in ((1,), (2,)) and found.dtype.kind == "u":
         share = found[..., -1] / np.iinfo(found.dtype).max
         alpha, found = np.floor(share * 255 + 0.5).astype(np.uint8), found[..., :-1]
+        if extra == (1,):  # colours that are multiplied by alpha
+            largest = np.iinfo(found.dtype).max
+            plain = np.divide(found, share[..., None], out=np.zeros(found.shape), where=share[..., None] > 0)
+            found = np.minimum(np.rint(plain), largest).astype(found.dtype)
         found = found[..., 0] if bands == 2 else found
     read = _of_array(found, None if found.ndim == 2 else 2, channels, npy=False)
     declared = (1 << bits) - 1 if 8 < bits < 16 and found.dtype.kind == "u" else None
