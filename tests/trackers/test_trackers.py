@@ -239,9 +239,7 @@ def test_no_service_is_left(tmp_path: Path) -> None:
     if not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():
         pytest.skip("this system does not list the children of a process")
     child = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    done = subprocess.run(
-        [sys.executable, "-c", _ALONE, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", _ALONE, str(tmp_path)], env=child, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
