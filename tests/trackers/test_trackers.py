@@ -238,7 +238,8 @@ def test_no_service_is_left(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     if not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():
         pytest.skip("this system does not list the children of a process")
-    child = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    child = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # that of this process
+    child |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     done = subprocess.run([sys.executable, "-c", _ALONE, str(tmp_path)], env=child, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
