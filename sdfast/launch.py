@@ -138,7 +138,8 @@ def leave() -> None:
     if group is not None and dist.is_initialized():
         with contextlib.suppress(RuntimeError):  # one that failed is not waited for
             dist.barrier(group=group)
-        dist.destroy_process_group()
+        theirs = sys.modules.get("deepspeed.comm")  # it remembers groups, which the next engine would be given
+        (theirs if theirs is not None and theirs.is_initialized() else dist).destroy_process_group()
         talk_in(None)
 
 

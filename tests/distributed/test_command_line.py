@@ -127,5 +127,7 @@ def test_zero_without_deepspeed_is_one_sentence(
 
 
 def test_zero_in_one_process(inputs: list[str], tmp_path: Path, whole: Path) -> None:
-    assert run(["train", "--stage", "distill", "--zero", "2", "--out", str(tmp_path / "run"), *inputs]) == 0
+    words = ["train", "--zero", "2", "--out", str(tmp_path / "run"), *inputs]
+    assert run([*words, "--stage", "pretrain"]) == 0
+    assert run([*words, "--stage", "distill"]) == 0  # a second command of the same process
     assert far(whole, tmp_path / "run", "distill") < 1e-4
