@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from sdfast.data.paper_images import LAYOUTS
 from sdfast.data.paper_sets import PAPER_SETS, paper_set
 from sdfast.data.rows import held_out_rows
 from sdfast.errors import UserError
-from sdfast.studies.paper_results import paper_number
+from sdfast.studies.paper_results import MISPRINTS, paper_number
 
 Open = Callable[..., Source]
 
@@ -116,6 +117,10 @@ def test_a_number_that_the_paper_does_not_print_says_what_it_prints() -> None:
         corrected = [each for each in (rows, classes) if each not in (found.rows["train"], found.classes)]
         assert bool(corrected) == (found.misprint is not None), title
         assert all(f"{each:,}" in (found.misprint or "") for each in corrected), title
+    page = (Path(__file__).parents[2] / "docs" / "differences.md").read_text("utf-8")
+    listed = page.partition("## What the paper misprints")[2].partition("\n## ")[0]
+    for clause in [*(found.misprint for found in PAPER_SETS if found.misprint), *MISPRINTS.values()]:
+        assert all(number in listed for number in re.findall(r"\d[\d,.]*\d", clause)), clause
 
 
 def test_every_layout_is_a_data_set_of_the_paper() -> None:
