@@ -7,12 +7,14 @@ import os
 import re
 import time
 import tracemalloc
+from importlib import resources
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sdfast.config import Config, presets, resolve, valid_keys
+from sdfast.config.whole import leaves
 from sdfast.errors import UserError
 
 
@@ -107,6 +109,61 @@ def test_mistakes_in_files(tmp_path: Path) -> None:
 def test_presets_say_what_they_are() -> None:
     assert {"paper-vit", "demo"} <= set(presets())
     assert all(len(about) > 10 for about in presets().values())
+
+
+TABLE_9 = {  # of the paper; linear decay is the only schedule that there is
+    "paper-vit": {
+        **{f"{stage}.{key}": value for stage in ("pretrain", "distill")
+           for key, value in (("steps", 20_000), ("batch_size", 64), ("lr", 1.5e-4), ("weight_decay", 0.01))},
+        "distill.rounds": 1,
+        "finetune.steps": 10_000, "finetune.batch_size": 32, "finetune.lr": 1e-4, "finetune.weight_decay": 0.01,
+    },
+    "paper-roberta": {
+        **{f"{stage}.{key}": value for stage in ("pretrain", "distill")
+           for key, value in (("epochs", 100), ("batch_size", 128), ("lr", 1e-4), ("weight_decay", 0.01))},
+        "distill.rounds": 1,
+        "finetune.epochs": 10, "finetune.batch_size": 16, "finetune.lr": 2e-5, "finetune.weight_decay": 0.01,
+    },
+}  # fmt: skip
+BESIDE_TABLE_9 = {
+    "paper-vit": {
+        "pretrain.betas": [0.9, 0.95], "pretrain.warmup": 0.0, "pretrain.clip": 0.0,
+        "pretrain.mask_ratio": 0.75, "pretrain.mask": "fixed", "pretrain.norm_pix": True,
+        "distill.betas": [0.9, 0.95], "distill.warmup": 0.0, "distill.clip": 0.0,
+        "distill.tokens": "cls", "distill.weight": 1.0, "distill.mae_weight": 1.0,
+        "finetune.betas": [0.9, 0.999], "finetune.warmup": 0.05, "finetune.clip": 1.0,
+        "finetune.dropout": 0.1, "finetune.flip": 0.5, "finetune.start": "distill",
+        "engine.precision": "fp32", "data.exif_rotation": "ignore",
+    },
+    "paper-roberta": {
+        "pretrain.betas": [0.9, 0.98], "pretrain.eps": 1e-6, "pretrain.warmup": 0.0, "pretrain.clip": 1.0,
+        "pretrain.mask_ratio": 0.15, "pretrain.mask_only": False, "pretrain.mean": "token",
+        "distill.betas": [0.9, 0.98], "distill.eps": 1e-6, "distill.warmup": 0.0, "distill.clip": 1.0,
+        "distill.tokens": "cls", "distill.weight": 1.0, "distill.mae_weight": 1.0,
+        "finetune.betas": [0.9, 0.999], "finetune.warmup": 0.0, "finetune.clip": 1.0,
+        "finetune.dropout": 0.1, "finetune.start": "distill",
+        "finetune.recadam.k": 0.5, "finetune.recadam.t0": 250,
+        "engine.precision": "fp32", "data.max_length": 512, "data.chunk": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", TABLE_9)
+def test_a_preset_of_the_paper_says_whose_each_value_is(preset: str) -> None:
+    text = resources.files("sdfast.presets").joinpath(f"{preset}.yaml").read_text("utf-8")
+    values = dict(leaves(yaml.safe_load(text)))
+    assert values == TABLE_9[preset] | BESIDE_TABLE_9[preset]
+    assert {key: resolve(preset=preset).flat()[key] for key in values} == values
+    section, of_table_9 = "", set()
+    for line in (line for line in text.splitlines() if not line.startswith("#")):
+        if found := re.fullmatch(r"(\w+):", line):
+            section = found[1]
+            continue
+        found = re.fullmatch(r"  (\w+): .+  # (Table 9|equation|section|code|image code|DSP|ours)\b.*", line)
+        assert found, line
+        if found[2] == "Table 9":
+            of_table_9.add(f"{section}.{found[1]}")
+    assert of_table_9 == TABLE_9[preset].keys()
 
 
 def test_more_views_than_memory_could_name_are_refused() -> None:

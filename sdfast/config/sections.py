@@ -275,7 +275,13 @@ class FinetuneConfig(OptimisationConfig):
     batch_size: int = Field(32, ge=1, le=_ROWS, description=_BATCH_SIZE)
     lr: float = Field(1e-4, ge=0, description="peak learning rate, absolute")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW betas")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with a rising rate (500 of 10,000)")
+    warmup: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the steps in which the rate rises linearly: 500 of 10,000, where the paper's code takes"
+        " 500 steps however many there are",
+    )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 does not clip")
     dropout: float = Field(
         0.1,

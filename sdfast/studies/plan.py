@@ -221,12 +221,8 @@ class Plan:
                 config = config.changed([f"pretrain.head_steps={steps}"])
         arms, notes = expand(study, config, rows, self.points)
         notes += rate_note(config, arms)
-        whole = None if paper is None else (paper.rows["train"], paper.rows["train"], paper.rows["test"], paper.classes)
-        if paper is not None and (used, labelled, tested, classes) != whole:
-            some = "" if labelled == used else f" ({labelled} of them for fine-tuning)"
-            here = f"{used}{some} and {tested} in {classes} classes"
-            there = f"{paper.rows['train']} rows and was tested on {paper.rows['test']}, in {paper.classes} classes"
-            notes.append(f"The paper's numbers are not shown: it trained on {there}, and these are {here}.")
+        if paper is not None and (why := other_sizes(paper, used, labelled, tested, classes)):
+            notes.append(why)
             paper = None
         target = Target(
             title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes, folds=self.folds
@@ -335,3 +331,24 @@ def _wanted(cells: Iterable[Cell]) -> list[Cell]:
         for node in cell.stages:
             node.wanted_by.append(cell.arm.title)
     return found
+
+
+def other_sizes(paper: PaperSet, used: int, labelled: int, tested: int, classes: int) -> str | None:
+    """Why the paper's numbers do not stand beside those of other sizes; None where the sizes are the paper's.
+
+    Args:
+        paper: its data set.
+        used: training rows within the limit.
+        labelled: those of them that fine-tuning sees.
+        tested: test rows.
+        classes: how many.
+    """
+    rows = paper.rows["train"]
+    if (used, labelled, tested, classes) == (rows, rows, paper.rows["test"], paper.classes):
+        return None
+    some = "" if labelled == used else f" ({labelled} of them for fine-tuning)"
+    corrected = f" ({paper.misprint})" if paper.misprint else ""
+    return (
+        f"The paper's numbers are not shown: it trained on {rows} rows and was tested on {paper.rows['test']}, in"
+        f" {paper.classes} classes{corrected}, and these are {used}{some} and {tested} in {classes} classes."
+    )

@@ -11,7 +11,7 @@ from typing import Any
 from sdfast.log import clock_time
 from sdfast.rundir import Result
 from sdfast.studies.declared import Arm, Study
-from sdfast.studies.paper_results import COST_SECONDS, paper_number
+from sdfast.studies.paper_results import COST_SECONDS, paper_misprint, paper_number
 from sdfast.studies.plan import Cell, Protocol
 from sdfast.studies.results import METRICS, Found, counts, folds_in_words
 from sdfast.studies.statistics import Paired, summary
@@ -168,9 +168,22 @@ def _legend(found: Sequence[Found], protocol: Protocol) -> list[str]:
         )
     elif numbers != [1]:
         lines.append("Differences are paired by seed; intervals are Student's t, p-values the paired t-test's.")
-    if any(_paper(each, arm.title, column) for each in found for arm in each.target.arms for column in each.columns()):
+    if beside := [each for each in found if _has_papers(each)]:
         lines.append("Paper: Lee et al. (2023), ViT-B or RoBERTa-base, mean ± deviation of 5 runs.")
+        lines += [f"{each.target.title}: in the paper {clause}." for each in beside for clause in _misprints(each)]
     return lines
+
+
+def _has_papers(found: Found) -> bool:
+    """Whether numbers of the paper stand beside these."""
+    return any(_paper(found, arm.title, column) for arm in found.target.arms for column in found.columns())
+
+
+def _misprints(found: Found) -> list[str]:
+    """What the paper prints of a data set that is its own, or beside its numbers, and is corrected here."""
+    paper = found.target.paper
+    clauses = [] if paper is None else [paper.misprint, paper_misprint(found.study.name, paper.title)]
+    return [clause for clause in clauses if clause]
 
 
 def _notes(found: Found) -> list[str]:

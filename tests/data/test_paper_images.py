@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from sdfast.data.paper_images import LAYOUTS
 from sdfast.data.paper_sets import PAPER_SETS, paper_set
 from sdfast.data.rows import held_out_rows
 from sdfast.errors import UserError
-from sdfast.studies.paper_results import paper_number
+from sdfast.studies.paper_results import MISPRINTS, paper_number
 
 Open = Callable[..., Source]
 
@@ -76,7 +77,8 @@ def test_a_copy_is_known_by_its_files_and_compared_with_the_paper(tmp_path: Path
     counts, classes = COUNTS[title]
     assert len(source.warnings) == 1
     assert source.warnings[0].startswith(f"somewhere has the layout of the paper's {title} but another size: ")
-    assert source.warnings[0].endswith(f"; the paper's has {counts} and {classes} classes.")
+    corrected = " (Table 7 prints 5,594 train, and the published split has 5,994)" if title == "CUB" else ""
+    assert source.warnings[0].endswith(f"; the paper's has {counts} and {classes} classes{corrected}.")
     assert f"{ROWS[title]['train']} train" in source.warnings[0] and "val" not in source.warnings[0]
 
 
@@ -93,6 +95,32 @@ def test_a_copy_of_the_papers_size_is_not_remarked_on(
     ]
     monkeypatch.setattr(paper_sets, "PAPER_SETS", small)
     assert open_spec(root).warnings == []
+
+
+def test_a_number_that_the_paper_does_not_print_says_what_it_prints() -> None:
+    printed = {  # Tables 7 and 8: training instances and classes
+        "Aircraft": (6667, 100),
+        "CUB": (5594, 200),
+        "Chest-Xray": (5216, 2),
+        "DTD": (4230, 47),
+        "Dogs": (12_000, 120),
+        "Flower": (2040, 102),
+        "SCIERC": (3219, 7),
+        "ACL-ARC": (1688, 6),
+        "Chemprot": (4169, 13),
+        "Twitter-Emotion": (4230, 47),
+    }
+    sets = {found.title: found for found in PAPER_SETS}
+    assert sets.keys() - printed.keys() == {"CIFAR-100"}  # of Figure 3 alone
+    for title, (rows, classes) in printed.items():
+        found = sets[title]
+        corrected = [each for each in (rows, classes) if each not in (found.rows["train"], found.classes)]
+        assert bool(corrected) == (found.misprint is not None), title
+        assert all(f"{each:,}" in (found.misprint or "") for each in corrected), title
+    page = (Path(__file__).parents[2] / "docs" / "differences.md").read_text("utf-8")
+    listed = page.partition("## What the paper misprints")[2].partition("\n## ")[0]
+    for clause in [*(found.misprint for found in PAPER_SETS if found.misprint), *MISPRINTS.values()]:
+        assert all(number in listed for number in re.findall(r"\d[\d,.]*\d", clause)), clause
 
 
 def test_every_layout_is_a_data_set_of_the_paper() -> None:

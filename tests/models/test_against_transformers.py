@@ -51,6 +51,12 @@ def test_masked_encoder_prediction_and_loss_equal_vit_mae(
     torch.testing.assert_close(mae_loss(prediction, images, mask, 4), expected.loss, **TIGHT)
 
 
+def test_the_decoders_last_norm_has_the_epsilon_of_the_others_as_in_transformers(hugging_face: Any) -> None:
+    theirs, path = hugging_face("ViTMAEForPreTraining", layer_norm_eps=1e-3)  # 4.17 had 1e-5 there, whatever this is
+    decoder = load_mae(str(path)).module.decoder
+    assert decoder.norm.eps == theirs.decoder.decoder_norm.eps == decoder.blocks[0].norm1.eps == 1e-3
+
+
 def test_all_token_features_are_in_patch_order(hugging_face: Any, pixels: Tensor) -> None:
     theirs, path = hugging_face("ViTMAEModel", mask_ratio=0.0)
     shuffled = theirs.double()(pixels)  # ViTMAEModel shuffles even when it masks nothing

@@ -16,6 +16,7 @@ from sdfast.data.paper_sets import PAPER_SETS, PaperSet
 from sdfast.studies.declared import STUDIES, Arm
 from sdfast.studies.figures import Span, _dots, _gaps, _lines, caption, draw, span_of
 from sdfast.studies.paper_results import TABLES, paper_number
+from sdfast.studies.plan import other_sizes
 from sdfast.studies.results import Found
 from sdfast.studies.tables import markdown, record, run_rows
 
@@ -50,6 +51,29 @@ def test_the_papers_number_stands_beside_ours_on_its_data_alone() -> None:
     text = table([made_up(STUDIES["table1"], title="CUB", paper=CUB)])
     assert cells(text, "self-distillation")[2] == "58.06 ± 0.90" and "Lee et al." in text
     assert "Lee et al." not in (text := table([made_up(STUDIES["table1"], title="CUB")])) and "58.06" not in text
+
+
+def test_what_the_paper_misprints_is_said_where_its_numbers_are_shown() -> None:
+    sets = {paper.title: paper for paper in PAPER_SETS}
+    shown = [made_up(STUDIES["table1"], title=name, paper=sets[name]) for name in ("CUB", "Dogs")]
+    text = table(shown)
+    assert "CUB: in the paper Table 7 prints 5,594 train, and the published split has 5,994." in text
+    assert text.count("in the paper") == 1
+    text = table([made_up(STUDIES["table5"], title="Flower", paper=sets["Flower"])])
+    assert cells(text, "self-distillation")[2] == "90.28 ± 0.44"
+    assert "Flower: in the paper Table 5 prints 79.68 for self-distillation" in text
+    assert "in the paper" not in table([made_up(STUDIES["table1"], title="Flower", paper=sets["Flower"])])
+
+
+def test_other_sizes_than_the_papers_are_said_with_what_the_paper_misprints() -> None:
+    sets = {paper.title: paper for paper in PAPER_SETS}
+    assert other_sizes(sets["CUB"], 5994, 5994, 5794, 200) is None
+    said = other_sizes(sets["CUB"], 5594, 100, 5794, 200) or ""
+    assert "trained on 5994 rows and was tested on 5794, in 200 classes (Table 7 prints 5,594 train, and" in said
+    assert said.endswith("and these are 5594 (100 of them for fine-tuning) and 5794 in 200 classes.")
+    assert "12000 rows and was tested on 8580, in 120 classes, and these are 2 and 1 in 120 classes." in (
+        other_sizes(sets["Dogs"], 2, 2, 1, 120) or ""
+    )
 
 
 def test_two_data_sets_are_columns_of_one_table() -> None:

@@ -39,7 +39,7 @@ class ViTShape:
         channels: of an image.
         encoder: its blocks.
         decoder: those of the MAE decoder, if there is one.
-        norm_eps: of every norm.
+        norm_eps: of every norm; see `MAEDecoder` on its last one.
         qkv_bias: whether queries, keys and values have a bias.
         kind: the `model_type` that it is written as; `vit` for ViTMAE and ViT.
         cls: whether the first token is a CLS token.
@@ -346,7 +346,12 @@ def _with_prefix(patch_ids: Tensor, prefix: int) -> Tensor:
 
 
 class MAEDecoder(Compilable):
-    """The light decoder of MAE (He et al., 2022): fills in mask tokens and predicts the pixels of every patch."""
+    """The light decoder of MAE (He et al., 2022): fills in mask tokens and predicts the pixels of every patch.
+
+    All its norms have the epsilon of the shape, as in transformers 5.17 to 5.23 (1e-12 of `facebook/vit-mae-base`) and
+    in facebookresearch/mae (1e-6). In transformers 4.17, which the paper's code pins, the last one has 1e-5, and no key
+    of a `config.json` says so; that moves the loss by 1e-6 to 1e-5 of it.
+    """
 
     def __init__(self, shape: ViTShape) -> None:
         super().__init__()
