@@ -27,7 +27,7 @@ def study(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="compare, labels, table1 to table6, figure1, figure3, figure4, figure5 or cost",
+            help="compare, labels, lengths, table1 to table6, figure1, figure3, figure4, figure5 or cost",
             autocompletion=complete.study_names,
         ),
     ],

@@ -44,14 +44,17 @@ class Axis:
 
     Attributes:
         kind: `limit` repeats every arm with so many training rows, `labels` with so many labelled ones for fine-tuning
-            alone; `rounds` and `steps` are points of one arm.
+            alone, `lengths` those that pre-train with so many steps of it; `rounds` and `steps` are points of one arm.
         label: of the axis.
-        points: the paper's; for `steps` shares of `pretrain.steps`.
+        points: the paper's; for `steps` and `lengths` shares of `pretrain.steps`.
+        same: what arms have in common that are compared with each other, such as a size; empty where one arm is the
+            reference of all.
     """
 
-    kind: Literal["limit", "labels", "rounds", "steps"]
+    kind: Literal["limit", "labels", "rounds", "steps", "lengths"]
     label: str
     points: tuple[float, ...]
+    same: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Study:
         arms: in the order of the table.
         reference: title of the arm that the others are compared with.
         columns: metrics of the table: keys of `result.json`, `score` for that of the data set, `log_train_loss`.
-        figure: how it is drawn.
+        figure: how it is drawn; `lengths` has a panel for each tested column.
         tested: columns whose differences are tested in the table; the JSON has all.
         modality: of the data, where it matters.
         axis: see `Axis`.
@@ -78,7 +81,7 @@ class Study:
     reference: str
     columns: tuple[str, ...] = ("score",)
     tested: tuple[str, ...] = ("score",)
-    figure: Literal["dots", "lines", "gaps"] = "dots"
+    figure: Literal["dots", "lines", "gaps", "lengths"] = "dots"
     modality: ModalityName | None = None
     axis: Axis | None = None
     seeds: int = 5
@@ -88,6 +91,11 @@ class Study:
     def of_sizes(self) -> bool:
         """Whether its arms are repeated with several numbers of training rows."""
         return self.axis is not None and self.axis.kind in _SIZE_KEYS
+
+    @property
+    def same(self) -> str:
+        """What an arm has in common with its reference: see `Axis`."""
+        return "" if self.axis is None else self.axis.same
 
     def size(self, rows: int) -> str:
         """The override by which its arms have so many training rows."""
@@ -133,10 +141,11 @@ _ABLATIONS = (
 )
 _SUPCON = Arm("supervised contrastive", "init", ("finetune.objective=supcon",))
 _WEIGHTS = tuple(Arm(f"weight {w}", "distill", (f"distill.mae_weight={w}",), x=w) for w in (1.0, 0.5, 0.3, 0.1))
-_SIZES = Axis("limit", "training {rows}", (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000))
-_LABELS = Axis("labels", "labelled training {rows}", (20, 50, 100, 200, 500, 1000, 2000, 5000))
+_SIZES = Axis("limit", "training {rows}", (1000, 2500, 5000, 10_000, 20_000, 30_000, 40_000, 50_000), "size")
+_LABELS = Axis("labels", "labelled training {rows}", (20, 50, 100, 200, 500, 1000, 2000, 5000), "size")
 _SIZE_KEYS = {"limit": "data.limit", "labels": "data.labelled_limit"}
 _STEPS = Axis("steps", "steps of further pre-training", (0, 0.5, 1, 1.5, 2, 2.5, 3))  # 0 to 60,000 of 20,000 steps
+_LENGTHS = Axis("lengths", "length of pre-training, steps", (1 / 8, 1 / 4, 1 / 2, 1, 2), "length")
 _ROUNDS = Axis("rounds", "round of self-distillation, t", (0, 1, 2, 3, 4))
 _MORE = ("score", "test_loss", "train_loss", "generalisation_gap", "distance")
 _LOSSES, _GAPS = ("log_train_loss", "test_loss"), ("generalisation_gap", "distance")
@@ -165,6 +174,16 @@ STUDIES = {
             _GAPS,
             figure="gaps",
             axis=_ROUNDS,
+        ),
+        Study(
+            "lengths",
+            "Pre-training of several lengths",
+            (FINE_TUNING, FURTHER, DISTILLED),
+            FURTHER.title,
+            _MORE,
+            ("score", "test_loss", "distance"),
+            figure="lengths",
+            axis=_LENGTHS,
         ),
         Study(
             "labels",
@@ -211,7 +230,7 @@ def expand(study: Study, config: Config, rows: int, points: Sequence[int] = ()) 
         study: which.
         config: of the run, resolved for the data.
         rows: of training, before any limit; for the axis `labels` those that fine-tuning may see.
-        points: instead of the axis's own, where there are any; of `steps`, in steps.
+        points: instead of the axis's own, where there are any; of `steps` and `lengths`, in steps.
 
     Raises:
         UserError: there are points and no axis, or none that the data set has.
@@ -221,13 +240,21 @@ def expand(study: Study, config: Config, rows: int, points: Sequence[int] = ()) 
         if points:
             raise UserError(f"study {study.name} has no points to choose; leave --points away.")
         return list(study.arms), []
-    unit = config.pretrain.steps if axis.kind == "steps" else 1
+    unit = config.pretrain.steps if axis.kind in ("steps", "lengths") else 1
     wanted = sorted(set(points or (round(point * unit) for point in axis.points)))
     if axis.kind == "steps":
         longer = [
             _point(f"{n:,} steps", FURTHER if n else FINE_TUNING, f"pretrain.steps={n}", n, FURTHER) for n in wanted
         ]
         return [*longer, *study.arms], []
+    if axis.kind == "lengths":
+        if points and wanted[0] < 1:
+            raise UserError(
+                f"--points {wanted[0]} is no length of pre-training: give numbers of steps from 1 on. What 0 steps give"
+                " is fine-tuning, which the study has without."
+            )
+        levels = [arm for arm in study.arms if arm.start == "init"]
+        return levels + [_of_length(arm, n, config) for n in wanted if n for arm in study.arms if arm not in levels], []
     if axis.kind == "rounds":  # 0 is the further pre-trained model, 1 the reference
         return [
             _point(f"t = {n}", DISTILLED if n else FURTHER, f"distill.rounds={n}", n, DISTILLED)
@@ -250,6 +277,36 @@ def _point(title: str, arm: Arm, override: str, x: int, series: Arm) -> Arm:
     """An arm at a point of an axis; at 0 there is nothing to set."""
     overrides = (*arm.overrides, override) if x else arm.overrides
     return replace(arm, title=title, overrides=overrides, x=x, series=series.title)
+
+
+def _of_length(arm: Arm, steps: int, config: Config) -> Arm:
+    """An arm that pre-trains so many steps, and distils as many more or fewer than that as the configuration does.
+
+    Steps, where they are given, take the place of epochs.
+    """
+    keys = [f"pretrain.steps={steps}"]
+    if arm.start == "distill":
+        keys.append(f"distill.steps={max(1, round(steps * config.distill.steps / config.pretrain.steps))}")
+    title = f"{arm.title} of {steps:,} step{'s' * (steps > 1)}"
+    return replace(arm, title=title, overrides=(*arm.overrides, *keys), x=steps, series=arm.title)
+
+
+def length_note(study: Study, config: Config, epoch: int) -> list[str]:
+    """A sentence about what a length is, where the study has several.
+
+    Args:
+        study: which.
+        config: of the run, resolved for the data.
+        epoch: steps of `pretrain` in a pass over its rows.
+    """
+    if study.axis is None or study.axis.kind != "lengths":
+        return []
+    share = config.distill.steps / config.pretrain.steps
+    own = "as many steps" if share == 1 else f"{share:.3g} times as many steps"
+    return [
+        f"Lengths are steps of pretrain, {epoch:,} an epoch. Self-distillation of a length has a teacher of that length"
+        f" and distils {own}."
+    ]
 
 
 def configured(config: Config, arm: Arm) -> Config:

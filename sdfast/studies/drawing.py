@@ -118,13 +118,14 @@ def stacked(rows: Sequence[tuple[str, Sequence[float], str]], parts: Sequence[st
     return Markup('<div class="legend">{}</div><div class="tracks">{}</div>').format(legend, Markup("\n").join(lines))
 
 
-def lines_with_bands(lines: Sequence[Line], x_name: str, y_name: str) -> Markup:
-    """Means along an axis with bands of their intervals, as SVG; a wide range of sizes is logarithmic.
+def lines_with_bands(lines: Sequence[Line], x_name: str, y_name: str, logarithmic: bool = False) -> Markup:
+    """Means along an axis with bands of their intervals, as SVG.
 
     Args:
         lines: at most six.
         x_name: of the axis.
         y_name: of the values.
+        logarithmic: whether the axis is, which then is above 0.
     """
     lines = lines[:COLOURS]
     xs = [x for line in lines for x in line.xs]
@@ -132,14 +133,13 @@ def lines_with_bands(lines: Sequence[Line], x_name: str, y_name: str) -> Markup:
     ys += [end for line in lines for each in line.reach if each is not None for end in each]
     if not xs:
         return Markup("<p>There is no point to draw.</p>")
-    log = min(xs) > 0 and max(xs) / min(xs) >= 20
     low, high = min(ys), max(ys)
     room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
     low, high = low - room, high + room
-    ends = (math.log(min(xs)), math.log(max(xs))) if log else (min(xs), max(xs))
+    ends = (math.log(min(xs)), math.log(max(xs))) if logarithmic else (min(xs), max(xs))
 
     def across(x: float) -> float:
-        value = math.log(x) if log else x
+        value = math.log(x) if logarithmic else x
         share = 0.5 if ends[1] == ends[0] else (value - ends[0]) / (ends[1] - ends[0])
         return _LEFT + 14 + share * (_WIDTH - _LEFT - _RIGHT - 28)
 

@@ -39,6 +39,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
 }
 _GAP_TITLES = ("(a) generalisation gap", "(b) distance", "(c) distance by round")
+_NARROW = 12  # letters of a name beside a narrow panel
 FEWEST = 3  # runs; the interval of two reaches 13 times as far as they lie from their mean, and says nothing
 
 
@@ -60,8 +61,9 @@ def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
     """The picture as {"png": ..., "svg": ...}; `about` is the line below it."""
     if any(_is_cut(each) for each in found):
         about += "; where it ends in an arrow it goes on beyond 0 or 100 %"
+    draw_it = {"dots": _dots, "lines": _lines, "gaps": _gaps, "lengths": _lengths}[found[0].study.figure]
     with rc_context(_STYLE):
-        figure = {"dots": _dots, "lines": _lines, "gaps": _gaps}[found[0].study.figure](found)
+        figure = draw_it(found)
         figure.supxlabel(about, fontsize=10, color=_FAINT)
         return _pictures(figure)
 
@@ -180,7 +182,38 @@ def _lines(found: Sequence[Found]) -> Figure:
     return figure
 
 
-def _line_panel(place: Axes, found: Found, column: str) -> None:
+def _lengths(found: Sequence[Found]) -> Figure:
+    """A row for each data set: what is tested against the length of pre-training, in epochs too."""
+    columns = [column for column in found[0].study.tested if all(column in each.columns() for each in found)]
+    figure = _figure(0.6 + 5.1 * len(columns), 4.8 * len(found))
+    rows = figure.subplots(len(found), len(columns), squeeze=False)
+    for row, each in zip(rows, found, strict=True):
+        for letter, place, column in zip("abc", row, columns, strict=False):
+            _line_panel(place, each, column, narrow=True)
+            _epochs(place, each)
+            whose = f"{each.target.title}: " if len(found) > 1 else ""
+            title = each.metric(column).label.removesuffix(" %")
+            place.set_title(f"({letter}) {whose}{title}", loc="left", fontweight="bold")
+    return figure
+
+
+def _epochs(place: Axes, found: Found) -> None:
+    """Below the steps of an axis how many passes over the rows they are, where that was counted."""
+    if (epoch := found.target.epoch) is None:
+        return
+    steps = [step for step, name in zip(place.get_xticks(), place.get_xticklabels(), strict=True) if name.get_text()]
+    below = place.secondary_xaxis(-0.09)
+    below.set_xticks(steps, [_thousands(float(f"{step / epoch:.3g}")) for step in steps])
+    below.minorticks_off()
+    below.tick_params(length=0, labelcolor=_FAINT, labelsize=10, pad=0)
+    below.spines["bottom"].set_visible(False)
+    label = place.get_xlabel()
+    place.set_xlabel("")
+    below.set_xlabel(f"{label} (and epochs)")
+
+
+def _line_panel(place: Axes, found: Found, column: str, narrow: bool = False) -> None:
+    """One panel of lines; a narrow one has the names of its lines on two rows of words."""
     arms = [arm for arm in found.target.arms if arm.title in found.runs]
     axis, percent = found.study.axis, found.is_percent(column)
     assert axis is not None
@@ -201,10 +234,13 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
                     place.axhline(value, color=color, linewidth=0.8, alpha=0.5)
             ends.append((float(np.mean(values)), arm.title, color))
             place.axhline(ends[-1][0], color=color, linewidth=2.2)
-    if found.study.of_sizes:
+    if found.study.same:
         place.set_xscale("log")
-        sizes = _apart(sorted({int(arm.x) for arm in arms if arm.x is not None}))
-        place.set_xticks(sizes, [_thousands(size) for size in sizes])
+        sizes = sorted({int(arm.x) for arm in arms if arm.x is not None})
+        if len(sizes) == 1:
+            place.set_xlim(sizes[0] / 2, sizes[0] * 2)
+        named = _apart(sizes, 0.13 if narrow else 0.075)
+        place.set_xticks(sizes, [_thousands(size) if size in named else "" for size in sizes])
         place.minorticks_off()
     elif axis.kind == "rounds":
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -213,7 +249,7 @@ def _line_panel(place: Axes, found: Found, column: str) -> None:
     if percent:
         place.set_ylim(*_within_percent(*place.get_ylim()))
     if len(ends) > 1:
-        _label_ends(place, ends)
+        _label_ends(place, ends, narrow)
     place.grid()
     place.set_xlabel(axis.label.format(rows=found.target.modality))
     place.set_ylabel(found.metric(column).axis)
@@ -237,11 +273,11 @@ def _thousands(count: float) -> str:
     return f"{count / 1000:g}k" if count >= 1000 else f"{count:g}"
 
 
-def _apart(sizes: Sequence[int]) -> list[int]:
-    """Those that can be labelled on a logarithmic axis without touching, the largest among them."""
+def _apart(sizes: Sequence[int], share: float) -> list[int]:
+    """Those that are such a share of a logarithmic axis apart, so that labels do not touch; the largest among them."""
     if len(sizes) < 2:
         return list(sizes)
-    least = 0.075 * np.log(sizes[-1] / sizes[0])
+    least = share * np.log(sizes[-1] / sizes[0])
     kept = [sizes[-1]]
     for size in reversed(sizes[:-1]):
         if np.log(kept[-1] / size) >= least:
@@ -249,15 +285,27 @@ def _apart(sizes: Sequence[int]) -> list[int]:
     return kept[::-1]
 
 
-def _label_ends(place: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Name the lines at their right ends, moved apart where they would overlap."""
+def _label_ends(place: Axes, ends: list[tuple[float, str, str]], narrow: bool = False) -> None:
+    """Name the lines at their right ends, moved apart where they would overlap; narrow names are cut at a blank."""
     low, high = place.get_ylim()
-    gap = 0.075 * (high - low)
-    at = -np.inf
-    for height, name, color in sorted(ends):
-        at = max(height, at + gap)
+    gap = (0.13 if narrow else 0.075) * (high - low)
+    ends = sorted(ends)
+    places = _spread_out([height for height, _, _ in ends], gap, high - gap / 2)
+    for (_, name, color), at in zip(ends, places, strict=True):
+        if narrow and len(name) > _NARROW:
+            name = name.replace(" ", "\n", 1) if " " in name else name.replace("-", "-\n", 1)
         look = {"va": "center", "color": color, "fontweight": "bold", "annotation_clip": False}
         _note(place, name, (1.0, at), (8, 0), xycoords=("axes fraction", "data"), **look)
+
+
+def _spread_out(heights: Sequence[float], gap: float, most: float) -> list[float]:
+    """Heights in rising order, moved so that they are a gap apart and none is above the most."""
+    places = list(heights)
+    for at in range(1, len(places)):
+        places[at] = max(places[at], places[at - 1] + gap)
+    for at in reversed(range(len(places))):
+        places[at] = min(places[at], most - gap * (len(places) - 1 - at))
+    return places
 
 
 def _gaps(found: Sequence[Found]) -> Figure:

@@ -49,6 +49,7 @@ def panels(data: Data, prefix: str, name: str) -> Iterator[Panel]:
         yield _results(data, prefix, after)
         yield from _differences(data, prefix, after)
         yield _runs(data, prefix, after)
+        yield from _along_the_axis(data, prefix, after)
         yield from _picture(data, prefix, after)
         yield from _classes(data, prefix, after)
         yield from _cost(data, prefix, after)
@@ -86,7 +87,8 @@ def _stressed(text: str) -> Markup:
 
 
 def _against(data: Data) -> str:
-    return reference(data) + (" at that size" if study_named(data.record["study"]).of_sizes else "")
+    same = study_named(data.record["study"]).same
+    return reference(data) + (f" at that {same}" if same else "")
 
 
 def _summary(found: Mapping[str, Any] | None, metric: str) -> Cell:
@@ -146,8 +148,7 @@ def _differences(data: Data, prefix: str, after: str) -> Iterator[Panel]:
 def _runs(data: Data, prefix: str, after: str) -> Panel:
     metric, study = data.metric, study_named(data.record["study"])
     unit = " %" if metric in SHARES else ""
-    if study.axis is not None and (lines := _lines(data)):
-        body = lines_with_bands(lines, study.axis.label.format(rows=data.values["modality"]), label(metric))
+    if body := _chart_of_lines(data, metric):
         lead = "Means over the seeds; bands are 95 % intervals, of three seeds or more."
         return Panel(f"{prefix}runs", f"{study.title}{after}", body, lead, wide=True)
     rows = []
@@ -170,21 +171,41 @@ def _runs(data: Data, prefix: str, after: str) -> Panel:
     return Panel(f"{prefix}runs", f"Every run{after}", rows_on_a_scale(rows, unit=unit), lead, wide=wide)
 
 
-def _lines(data: Data) -> list[Line]:
-    """One for each series; an arm that is not on the axis is a level one, where others are."""
+def _along_the_axis(data: Data, prefix: str, after: str) -> Iterator[Panel]:
+    """The further panels of the study's figure."""
+    study = study_named(data.record["study"])
+    for metric in study.tested[1:] if study.figure == "lengths" else ():
+        if body := _chart_of_lines(data, metric):
+            yield Panel(
+                f"{prefix}{metric}", f"{label(metric).capitalize()}{after}", body, METRICS[metric].about, wide=True
+            )
+
+
+def _chart_of_lines(data: Data, metric: str) -> Markup | None:
+    """A metric along the study's axis; None where there is none, or no run with the metric."""
+    study = study_named(data.record["study"])
+    if study.axis is None or not (lines := _lines(data, metric)):
+        return None
+    x_name = study.axis.label.format(rows=data.values["modality"])
+    return lines_with_bands(lines, x_name, label(metric), logarithmic=bool(study.same))
+
+
+def _lines(data: Data, metric: str) -> list[Line]:
+    """One for each series, the reference's last; an arm that is not on the axis is a level one, where others are."""
     series: dict[str, list[dict[str, Any]]] = {}
     for arm in data.arms:
         if arm["x"] is not None and arm["series"]:
             series.setdefault(arm["series"], []).append(arm)
     found = []
-    for name, arms in series.items():
-        arms = sorted((arm for arm in arms if data.by_place(arm, data.metric)), key=lambda arm: arm["x"])
-        means = [fmean(data.by_place(arm, data.metric)) for arm in arms]
-        found.append(Line(name, [arm["x"] for arm in arms], means, [data.interval(arm, data.metric) for arm in arms]))
+    for name, arms in sorted(series.items(), key=lambda each: each[0] == reference(data)):
+        arms = sorted((arm for arm in arms if data.by_place(arm, metric)), key=lambda arm: arm["x"])
+        means = [fmean(data.by_place(arm, metric)) for arm in arms]
+        found.append(Line(name, [arm["x"] for arm in arms], means, [data.interval(arm, metric) for arm in arms]))
     ends = [end for line in found for end in (min(line.xs, default=0.0), max(line.xs, default=0.0))]
     for arm in data.arms:
-        if found and arm["x"] is None and (values := data.by_place(arm, data.metric)):
-            found.append(Line(arm["title"], [min(ends), max(ends)], [fmean(values)] * 2))
+        if found and arm["x"] is None and (values := data.by_place(arm, metric)):
+            level = Line(arm["title"], [min(ends), max(ends)], [fmean(values)] * 2, [data.interval(arm, metric)] * 2)
+            found.append(level)
     return found
 
 

@@ -19,7 +19,7 @@ from sdfast.rundir import Result, slug
 from sdfast.stages.checks import check_labels, check_stage
 from sdfast.stages.graph import Stage, Start, finetuning
 from sdfast.stages.inputs import inputs_of
-from sdfast.studies.declared import Arm, Study, configured, expand, rate_note, study_named
+from sdfast.studies.declared import Arm, Study, configured, expand, length_note, rate_note, study_named
 from sdfast.studies.earlier import Earlier
 from sdfast.studies.store import Shared, Store
 
@@ -137,6 +137,7 @@ class Target:
         notes: for the table.
         rows: of training, before any limit; of a study of labelled rows those; with folds, of the first.
         folds: into how many the rows are divided, of which each is tested; None where the data have a test split.
+        epoch: steps of `pretrain` in a pass over its rows; None where nobody has counted.
     """
 
     title: str
@@ -151,6 +152,7 @@ class Target:
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     folds: int | None = None
+    epoch: int | None = None
 
     def points(self) -> set[int]:
         """Where its arms are on the study's axis."""
@@ -216,17 +218,19 @@ class Plan:
                 rows = len(rows_of(context.train, config.changed(["data.labelled_limit=null"]), "finetune"))
             classes = len(context.pack.class_names)
             tested = len(context.test)
+            epoch = -(-len(context.train_rows("pretrain")) // config.pretrain.batch_size)
             # the same new head for all arms, however long they are pre-trained
             if steps := context.modality.head_steps(config, context.model):
                 config = config.changed([f"pretrain.head_steps={steps}"])
         arms, notes = expand(study, config, rows, self.points)
-        notes += rate_note(config, arms)
+        notes += [*rate_note(config, arms), *length_note(study, config, epoch)]
         if paper is not None and (why := other_sizes(paper, used, labelled, tested, classes)):
             notes.append(why)
             paper = None
         target = Target(
             title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes, folds=self.folds
         )
+        target.epoch = epoch
         for arm in arms:
             try:
                 target.cells += _wanted(

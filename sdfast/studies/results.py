@@ -165,8 +165,8 @@ class Found:
         return said
 
     def reference(self, arm: Arm) -> str:
-        """Title of the arm that another is compared with: at the same size where there are several."""
-        if not self.study.of_sizes:
+        """Title of the arm that another is compared with: at the same size or length where there are several."""
+        if not self.study.same:
             return self.study.reference
         return next((a.title for a in self.target.arms if a.x == arm.x and a.series == self.study.reference), arm.title)
 

@@ -87,7 +87,7 @@ def _main_rows(study: Study, found: Sequence[Found]) -> list[tuple[str, ...]]:
             if any(papers):
                 columns.append(["paper", *papers])
             if len(found) == 1 and column == study.tested[0] and (compared := each.compared(column)):
-                reference = study.reference + " of that n" * study.of_sizes
+                reference = study.reference + (f" at that {study.same}" if study.same else "")
                 cells = [_difference_cells(compared.get(title), each, column) for title in titles]
                 columns += map(list, zip([f"difference from {reference} [95 %]", "p", "p (Holm)"], *cells, strict=True))
     return list(zip(*columns, strict=True))

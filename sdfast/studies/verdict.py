@@ -65,7 +65,7 @@ def differences(record: Mapping[str, Any], data: Mapping[str, Any], metric: str)
     found = []
     for title, each in data["paired"].get(metric, {}).items():
         against = study.reference
-        if study.of_sizes and title in arms:
+        if study.same and title in arms:
             same = (arm["title"] for arm in arms.values() if arm["x"] == arms[title]["x"])
             against = next((name for name in same if arms[name]["series"] == study.reference), against)
         low, high, p = (each.get(name) for name in ("low", "high", "p_holm"))
@@ -78,7 +78,7 @@ def verdicts(record: Mapping[str, Any]) -> list[str]:
     said = []
     for data in record["data"]:
         name = f"{data['title']}: " if len(record["data"]) > 1 else ""
-        said.append(name + _verdict(record, data))
+        said.append(" ".join([name + _verdict(record, data), *_courses(record, data)]))
     return said
 
 
@@ -103,11 +103,14 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
             f" interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."
         )
     against, seeds = tested[0].reference, max(each.count for each in tested)
-    if study_named(record["study"]).of_sizes:
-        against = f"{study_named(record['study']).reference} at the same size"
+    study = study_named(record["study"])
+    if study.same:
+        against = f"{study.reference} at the same {study.same}"
     above = sorted((each for each in tested if each.sign > 0), key=lambda each: -each.mean)
     below = sorted((each for each in tested if each.sign < 0), key=lambda each: each.mean)
     over = f"in {_name(metric)}, over {seeds} {what}"
+    if study.figure == "lengths" and (above or below):
+        return _by_length(against, tested, above, below, metric, over)
     if against == FINE_TUNING.title and metric in _SCORES:
         return _gains(tested, above, below, metric, over)
     ahead, behind = (below, above) if metric in _SCORES or not above else (above, below)
@@ -127,6 +130,39 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     rest = len(tested) - len(above) - len(below)
     undecided = f"; {rest} cannot be told apart" if rest else ""
     return f"{against} is {' and '.join(parts)} {over}{undecided}."
+
+
+def _by_length(
+    against: str,
+    tested: Sequence[Difference],
+    above: Sequence[Difference],
+    below: Sequence[Difference],
+    metric: str,
+    over: str,
+) -> str:
+    """At how many lengths self-distillation is above or below, and where most."""
+    parts = [
+        f"{word} {against} at {len(each)} of {len(tested)} lengths (most: {_amount(each[0], metric)}, {each[0].title})"
+        for each, word in ((above, "above"), (below, "below"))
+        if each
+    ]
+    return f"Self-distillation is {' and '.join(parts)} {over}."
+
+
+def _courses(record: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    """Of a study of lengths a sentence about where each series begins and ends."""
+    metric, courses = main_metric(record, data), dict[str, list[tuple[int, float]]]()
+    for arm in data["arms"] if study_named(record["study"]).figure == "lengths" else ():
+        if arm["series"] and metric in arm["summary"]:
+            courses.setdefault(arm["series"], []).append((arm["x"], arm["summary"][metric]["mean"]))
+    form = ".1f" if metric in SHARES else ".3f"
+    said = [
+        f"{series} {min(points)[1]:{form}} at {min(points)[0]:,} steps, {max(points)[1]:{form}} at {max(points)[0]:,}"
+        for series, points in courses.items()
+        if len(points) > 1
+    ]
+    if said:
+        yield f"Mean {METRICS[metric].label}: {'; '.join(said)}."
 
 
 def _beside(found: Sequence[Difference], metric: str) -> str:
