@@ -48,15 +48,18 @@ def study(
     preset: Preset = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="runs of each arm: 5, of compare 3, of each fold 1, when not given"),
+        typer.Option(
+            min=1, max=1000, help="runs of each arm: 5, of compare 3, in each fold or chain 1, when not given"
+        ),
     ] = None,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included",
+            help="paper: fine-tunings of one checkpoint; full: whole chains, pre-training included;"
+            " when not given paper, and full with --chains",
             autocompletion=complete.words("paper", "full"),
         ),
-    ] = "paper",
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, max=1024, help="stages at a time: the number of CUDA devices when not given")
     ] = None,
@@ -73,6 +76,14 @@ def study(
     ] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, max=1000, help="divide into folds so often, by other split seeds")
+    ] = None,
+    chains: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="whole chains, each with its own seed and, with data.limit or data.labelled_limit, sample of rows",
+        ),
     ] = None,
     device: Device = None,
 ) -> None:
@@ -109,6 +120,7 @@ def study(
         [method for method in (methods or "").split(",") if method.strip()],
         folds,
         repeats,
+        chains,
     )
     place = runs[0].out
 

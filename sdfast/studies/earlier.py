@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdfast.durable import explain_os_error, fsync_path, read_json, sha256_file
+from sdfast.studies.units import Unit, UnitKind, kind_of, unit_of
 
 ENDINGS = (".md", ".csv", ".png", ".svg", ".json")  # the last one says what they all are, and is moved last
 _DIGITS = 8
 
-Trained = tuple[str, int, str]  # title of the arm, seed, fingerprint
+
+class Trained(NamedTuple):
+    """A run of a table: title of its arm, seed, fingerprint, and the fold or chain that it is of, if any."""
+
+    title: str
+    seed: int
+    fingerprint: str
+    unit: Unit | None
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,15 @@ class Earlier:
         protocol: `paper` or `full`.
         runs: what it shows, by data set as it was asked for.
         points: where the arms of each data set are on the study's axis.
+        kind: what one value of an arm is of.
         folds: into how many the rows were divided, or None.
-        fold_of: split seed and fold of each run, where there are folds.
     """
 
     protocol: str
     runs: Mapping[str, frozenset[Trained]]
     points: Mapping[str, frozenset[int]]
+    kind: UnitKind = "seed"
     folds: int | None = None
-    fold_of: Mapping[Trained, tuple[int, int]] = field(default_factory=dict)
 
     def trained(self) -> frozenset[Trained]:
         """All runs that the table shows, over all of its data sets."""
@@ -89,25 +97,17 @@ def _table(path: Path, study: str) -> Earlier | None:
         if found["study"] != study:
             return None
         runs, points = {}, {}
-        fold_of: dict[Trained, tuple[int, int]] = {}
         folds = None if found.get("folds") is None else int(found["folds"])
         for data in found["data"]:
             arms = data["arms"]
             runs[str(data["source"])] = frozenset(
-                (str(arm["title"]), int(run["seed"]), str(run["fingerprint"])) for arm in arms for run in arm["runs"]
+                Trained(str(arm["title"]), int(run["seed"]), str(run["fingerprint"]), unit_of(run))
+                for arm in arms
+                for run in arm["runs"]
             )
-            if folds is not None:
-                fold_of |= {
-                    (str(arm["title"]), int(run["seed"]), str(run["fingerprint"])): (
-                        int(run["split_seed"]),
-                        int(run["fold"]),
-                    )
-                    for arm in arms
-                    for run in arm["runs"]
-                }
             points[str(data["source"])] = frozenset(
                 int(arm["x"]) for arm in arms if arm["x"] is not None and arm["runs"]
             )
-        return Earlier(str(found["protocol"]), runs, points, folds, fold_of)
+        return Earlier(str(found["protocol"]), runs, points, kind_of(found), folds)
     except (KeyError, TypeError, ValueError):
         return None

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sdfast.studies.declared import Arm
 from sdfast.studies.plan import Protocol
-from sdfast.studies.results import Found, counts, folds_in_words
+from sdfast.studies.results import Found, counts, units_in_words
 from sdfast.studies.statistics import interval
 from sdfast.studies.tables import spread
 
@@ -46,15 +46,16 @@ FEWEST = 3  # runs; the interval of two reaches 13 times as far as they lie from
 def caption(found: Sequence[Found], protocol: Protocol) -> str:
     """The line below a figure: what its points are, and its intervals."""
     data = ", ".join(each.target.title for each in found)
-    numbers = counts(found)
+    numbers, kind = counts(found), found[0].target.kind
     if numbers == [1]:
-        return f"{data}; one run of each"
-    kind = "fine-tunings of one checkpoint" if protocol == "paper" else "whole chains"
-    each = f"{kind} each" if not found[0].target.folds else f"folds ({folds_in_words(found[0].target)})"
+        return f"{data}; one {'run' if kind == 'seed' else kind} of each"
+    runs = "fine-tunings of one checkpoint" if protocol == "paper" else "whole chains"
+    each = f"{runs} each" if kind == "seed" else f"{kind}s ({units_in_words(found[0].target)})"
     points = f"{data}; points: {' to '.join(map(str, numbers))} {each}, and their mean"
     if numbers[-1] < FEWEST:
         return points
-    return f"{points} with its 95 % interval" + (f" (of {FEWEST} runs or more)" if numbers[0] < FEWEST else "")
+    many = "runs" if kind == "seed" else f"{kind}s"
+    return f"{points} with its 95 % interval" + (f" (of {FEWEST} {many} or more)" if numbers[0] < FEWEST else "")
 
 
 def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:

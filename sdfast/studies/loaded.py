@@ -60,7 +60,7 @@ class Study:
         return path.read_text("utf-8") if path.is_file() else ""
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each run, with its arm, seed and metrics."""
+        """A row for each run, with its arm, its fold or chain where there are any, its seed and metrics."""
         import pandas as pd
 
         return pd.read_csv(self.directory / f"{self.name}.csv")

@@ -21,6 +21,7 @@ from sdfast.studies.declared import COST, study_named
 from sdfast.studies.drawing import COLOURS, Line, Row, lines_with_bands, rows_on_a_scale, stacked
 from sdfast.studies.results import METRICS, SHARES
 from sdfast.studies.stored import Data, curve, fixed, label, mean_curve, reference
+from sdfast.studies.units import kind_of, unit_of
 from sdfast.studies.verdict import Difference, differences, stages_in
 
 _KINDS = {
@@ -59,14 +60,16 @@ def panels(data: Data, prefix: str, name: str) -> Iterator[Panel]:
 def _results(data: Data, prefix: str, after: str) -> Panel:
     metric, arms = data.metric, data.arms
     compared = {each.title: each for each in differences(data.record, data.values, metric)}
-    counts = {len(arm["runs"]) for arm in arms}
-    header = ["method", *([] if len(counts) == 1 else ["runs"]), *map(label, data.metrics)]
+    counts = {arm["title"]: len(data.places(arm)) for arm in arms}
+    kind, differ = kind_of(data.record), len(set(counts.values())) > 1
+    one = "run" if kind == "seed" else kind
+    header = ["method", *([f"{one}s"] * differ), *map(label, data.metrics)]
     at = header.index(label(metric)) + 1 if label(metric) in header else len(header)
     extra = [f"difference from {_against(data)}", "p (Holm)"] if compared else []
     rows = []
     for arm in arms:
         cells: list[Cell] = [_stressed(arm["title"]) if arm["title"] == reference(data) else arm["title"]]
-        cells += [] if len(counts) == 1 else [len(arm["runs"])]
+        cells += [counts[arm["title"]]] * differ
         cells += [_summary(arm["summary"].get(name), name) for name in data.metrics]
         if extra:
             cells[at:at] = _compared(compared.get(arm["title"]), metric)
@@ -75,8 +78,8 @@ def _results(data: Data, prefix: str, after: str) -> Panel:
     for arm in data.values["arms"]:
         if arm.get("unavailable"):
             rows.append([arm["title"], "not available", *[None] * (len(header) - 2)])
-    what = "folds" if data.record.get("folds") else "seeds"
-    lead = f"Mean ± deviation over {max(counts)} {what}." if max(counts) > 1 else "One run of each: no deviation."
+    most = max(counts.values())
+    lead = f"Mean ± deviation over {most} {kind}s." if most > 1 else f"One {one} of each: no deviation."
     about = [METRICS[name].about for name in data.metrics if name in METRICS and METRICS[name].about]
     body = table(header, rows, sortable=len(rows) > 2, caption=" ".join(about))
     return Panel(f"{prefix}results", f"Results{after}", body, lead, wide=True)
@@ -132,7 +135,7 @@ def _differences(data: Data, prefix: str, after: str) -> Iterator[Panel]:
         Row(each.title, _interval(each, metric), each.mean, each.low, each.high, colour=colours[_kind(each, metric)])
         for each in found
     ]
-    what = "fold" if data.record.get("folds") else "seed"
+    what = kind_of(data.record)
     many = f", corrected for {len(found)} comparisons (Holm)" if len(found) > 1 else ""
     unit = "points of " if metric in SHARES else ""
     lead = (
@@ -149,7 +152,8 @@ def _runs(data: Data, prefix: str, after: str) -> Panel:
     metric, study = data.metric, study_named(data.record["study"])
     unit = " %" if metric in SHARES else ""
     if body := _chart_of_lines(data, metric):
-        lead = "Means over the seeds; bands are 95 % intervals, of three seeds or more."
+        what = f"{kind_of(data.record)}s"
+        lead = f"Means over the {what}; bands are 95 % intervals, of three {what} or more."
         return Panel(f"{prefix}runs", f"{study.title}{after}", body, lead, wide=True)
     rows = []
     for arm in data.arms:
@@ -265,7 +269,7 @@ def _cost(data: Data, prefix: str, after: str) -> Iterator[Panel]:
         largest = max(arm["x"] for arm in arms if arm["x"] is not None)
         arms = [arm for arm in arms if arm["x"] in (None, largest)]
     for arm in arms:
-        chains = len(arm["runs"]) if own_chains else 1
+        chains = len(data.places(arm)) if own_chains else 1
         seconds = dict.fromkeys(_KINDS, 0.0)
         for stage in data.values["stages"]:
             if arm["title"] in stage["arms"]:
@@ -350,10 +354,11 @@ def stages_panel(parts: Sequence[Data]) -> Panel:
             titles = list(dict.fromkeys(stage["arms"]))
             whose = titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more"
             where = f", seed {stage['seed']}" if "seed" in stage else ""
-            fold = f", fold {stage['fold']}" if "fold" in stage else ""
+            unit = unit_of(stage)
+            where += f", {unit}" if unit else ""
             seconds = Shown(stage["seconds"], duration(stage["seconds"]))
             link = _link(data.out, data.folder(stage))
-            rows.append([stage["stage"], f"{whose}{where}{fold}", stage["steps"], seconds, link])
+            rows.append([stage["stage"], f"{whose}{where}", stage["steps"], seconds, link])
     total = sum(row[3].value for row in rows if isinstance(row[3], Shown))
     lead = f"{len(rows)} stages, {duration(total)} of training in all. Each folder has the model, result.json and"
     lead += " metrics.jsonl; a link works where the page lies in the study's directory."
@@ -389,7 +394,7 @@ def again_panel(parts: Sequence[Data]) -> Panel:
     command = Markup('<pre class="wrap">{}</pre>').format(str(record.get("command", "")))
     seeds = ", ".join(map(str, record.get("seeds", [])))
     pairs: list[tuple[str, Cell]] = [("seeds", seeds), ("protocol", str(record.get("protocol", "")))]
-    pairs += [("folds", str(record["folds"]))] if record.get("folds") else []
+    pairs += [(name, str(record[name])) for name in ("folds", "chains") if record.get(name)]
     pairs += [("device", str(record.get("device", ""))), ("stages at a time", str(record.get("jobs", "")))]
     pairs += [(str(name), str(value)) for name, value in record.get("versions", {}).items()]
     for data in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sdfast.config import Config
 from sdfast.context import Context, rows_of
@@ -22,6 +22,7 @@ from sdfast.stages.inputs import inputs_of
 from sdfast.studies.declared import Arm, Study, configured, expand, length_note, rate_note, study_named
 from sdfast.studies.earlier import Earlier
 from sdfast.studies.store import Shared, Store
+from sdfast.studies.units import Chain, Fold, Unit, UnitKind
 
 Protocol = Literal["paper", "full"]
 
@@ -55,6 +56,7 @@ class Node:
         wanted_by: titles of the arms.
         result: once it is done.
         failure: why it is not.
+        unit: the fold or chain that it is of.
     """
 
     key: str
@@ -63,6 +65,7 @@ class Node:
     wanted_by: list[str] = field(default_factory=list)
     result: Result | None = None
     failure: str | None = None
+    unit: Unit | None = None
 
     @property
     def shared_by(self) -> str:
@@ -71,22 +74,14 @@ class Node:
         return arms[0] if len(arms) == 1 else f"{arms[0]} and {len(arms) - 1} more"
 
     @property
-    def fold(self) -> str:
-        """After whose it is: the fold that is tested; empty without folds."""
-        data = self.task.config.data
-        return f", fold {data.fold} of split seed {data.split_seed}" if data.folds else ""
+    def of_unit(self) -> str:
+        """After whose it is: the fold that is tested, or the chain; empty without."""
+        return "" if self.unit is None else f", {self.unit}"
 
     def named(self, arms: str) -> str:
-        """What it is called in sentences: its kind, whose it is, the fold, and the seed of a fine-tuning."""
+        """What it is called in sentences: its kind, whose it is, the fold or chain, and the seed of a fine-tuning."""
         seed = f", seed {self.task.seed}" if self.task.stage == "finetune" else ""
-        return f"{self.task.stage} ({arms}{self.fold}{seed})"
-
-
-class Fold(NamedTuple):
-    """One fold of one division: the seed of the split, and the fold's number."""
-
-    split_seed: int
-    number: int
+        return f"{self.task.stage} ({arms}{self.of_unit}{seed})"
 
 
 @dataclass(frozen=True)
@@ -96,21 +91,21 @@ class Cell:
     Attributes:
         arm: which.
         seed: of fine-tuning.
-        fold: that is tested, and the seed of the split; None without folds.
         config: its configuration, in full.
         stages: that it needs, the fine-tuning itself last.
+        unit: the fold that is tested, or the chain; None where runs differ in their seeds alone.
     """
 
     arm: Arm
     seed: int
     config: Config
     stages: tuple[Node, ...]
-    fold: Fold | None = None
+    unit: Unit | None = None
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Where it stands beside the runs of other arms, with which it is paired: at the fold, else at the seed."""
-        return (self.seed, 0) if self.fold is None else self.fold
+    def place(self) -> tuple[int, ...]:
+        """Where it stands beside the runs of other arms, with which it is paired: at its unit, else at the seed."""
+        return (self.seed,) if self.unit is None else self.unit
 
     @property
     def result(self) -> Result:
@@ -138,6 +133,8 @@ class Target:
         rows: of training, before any limit; of a study of labelled rows those; with folds, of the first.
         folds: into how many the rows are divided, of which each is tested; None where the data have a test split.
         epoch: steps of `pretrain` in a pass over its rows; None where nobody has counted.
+        kind: what one value of an arm is of.
+        sampled: whether limits leave training rows out, so that each chain has others.
     """
 
     title: str
@@ -153,6 +150,8 @@ class Target:
     notes: list[str] = field(default_factory=list)
     folds: int | None = None
     epoch: int | None = None
+    kind: UnitKind = "seed"
+    sampled: bool = False
 
     def points(self) -> set[int]:
         """Where its arms are on the study's axis."""
@@ -165,11 +164,14 @@ class Plan:
 
     Attributes:
         study: what is declared.
-        seeds: of the fine-tunings (`paper`), or of whole chains (`full`).
+        seeds: of the fine-tunings (`paper`), or of whole chains (`full`); with `chains`, of the first one's
+            fine-tunings.
         protocol: see `seeds`.
         points: of the axis, instead of its own where there are any.
         folds: into how many the rows are divided, each of which is tested; None for the data's one test split.
         repeats: of the division, with other split seeds.
+        chains: how many, each with its own seed, its own sample of the rows where a limit is set, and fine-tunings of
+            its own, of which the mean counts; None where a seed counts. They are of the protocol `full`.
         earlier: tables of the study; one whose runs on a data set are all done, as they would be trained now, is of the
             same settings, and they are cells too.
         shared: what is open already.
@@ -182,6 +184,7 @@ class Plan:
     points: Sequence[int] = ()
     folds: int | None = None
     repeats: int = 1
+    chains: int | None = None
     earlier: Sequence[Earlier] = ()
     shared: Shared = field(default_factory=Shared)
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -199,10 +202,8 @@ class Plan:
             UserError: data or model that the study is not for, or that no arm can be trained with.
         """
         study, store = self.study, Store(out, self.shared)
-        first = config.data.split_seed
-        divided = [Fold(first + more, fold) for more in range(self.repeats) for fold in range(self.folds or 0)]
-        places: list[Fold | None] = [*divided] or [None]
-        with store.opened(self._at(config, places[0])) as context:
+        units = self._units(config)
+        with store.opened(self._at(config, units[0])) as context:
             modality, config = context.modality.name, context.config
             if study.modality not in (None, modality):
                 raise UserError(
@@ -214,6 +215,8 @@ class Plan:
             title = paper.title if paper else slug(config.data_spec)
             used = len(context.train.limited(config.data.limit, config.data.limit_seed))
             labelled = len(context.train_rows("finetune"))
+            all_of_them = config.changed(["data.limit=null", "data.labelled_limit=null"])
+            sampled = used < rows or labelled < len(rows_of(context.train_of("finetune"), all_of_them, "finetune"))
             if study.axis is not None and study.axis.kind == "labels":
                 rows = len(rows_of(context.train, config.changed(["data.labelled_limit=null"]), "finetune"))
             classes = len(context.pack.class_names)
@@ -227,16 +230,14 @@ class Plan:
         if paper is not None and (why := other_sizes(paper, used, labelled, tested, classes)):
             notes.append(why)
             paper = None
-        target = Target(
-            title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes, folds=self.folds
-        )
-        target.epoch = epoch
+        target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
+        target.folds, target.kind, target.epoch = self.folds, self.kind, epoch
         for arm in arms:
             try:
                 target.cells += _wanted(
-                    self._cell(configured(config, arm), arm, seed, store, place)
-                    for place in places
-                    for seed in self.seeds
+                    self._cell(configured(config, arm), arm, seed, store, unit)
+                    for unit in units
+                    for seed in self._seeds(unit)
                 )
             except UserError as error:
                 if of_the_system(error):
@@ -245,39 +246,77 @@ class Plan:
         if not target.cells:
             raise UserError(next(iter(target.unavailable.values())))
         for table in self.earlier:
-            if (table.protocol, table.folds) == (self.protocol, self.folds) and config.data_spec in table.runs:
+            alike = (table.protocol, table.kind, table.folds) == (self.protocol, self.kind, self.folds)
+            if alike and config.data_spec in table.runs:
                 self._add_earlier(target, config, table, store)
-        for place in places:
-            with store.opened(self._at(config, place)) as context:
-                said = _unseen_classes(context, target, study)
-            where = "" if place is None else f"Fold {place.number} of split seed {place.split_seed}: "
-            target.notes += [f"{where}{sentence}" for sentence in said]
+        target.sampled = sampled or (study.of_sizes and min(target.points()) < rows)
+        target.notes += self._unseen_classes(target, config, store)
         return target
 
-    def _at(self, config: Config, place: Fold | None) -> Config:
-        """The configuration that tests a fold."""
-        if place is None:
-            return config
-        keys = {"folds": self.folds, "fold": place.number, "split_seed": place.split_seed}
-        return config.changed([f"data.{key}={value}" for key, value in keys.items()])
+    @property
+    def kind(self) -> UnitKind:
+        """What one value of an arm is of."""
+        return "fold" if self.folds else "chain" if self.chains else "seed"
+
+    def _units(self, config: Config) -> list[Unit | None]:
+        """Those in which each arm is trained; None alone where runs differ in their seeds."""
+        chains = [Chain(number) for number in range(self.chains or 0)]
+        first = config.data.split_seed
+        folds = [Fold(first + more, fold) for more in range(self.repeats) for fold in range(self.folds or 0)]
+        return [*chains, *folds] or [None]
+
+    def _seeds(self, unit: Unit | None) -> list[int]:
+        """Of the fine-tunings in a unit; no two chains have one in common."""
+        before = unit.number * len(self.seeds) if isinstance(unit, Chain) else 0
+        return [before + seed for seed in self.seeds]
+
+    def _at(self, config: Config, unit: Unit | None) -> Config:
+        """The configuration that tests a fold, or that of a chain, from that of the first."""
+        data, keys = config.data, dict[str, int | None]()
+        if isinstance(unit, Fold):
+            keys = {"data.folds": self.folds, "data.fold": unit.number, "data.split_seed": unit.split_seed}
+        elif unit is not None:
+            keys = {"seed": config.seed + unit.number}
+            if data.limit is not None or data.labelled_limit is not None:
+                keys["data.limit_seed"] = data.limit_seed + unit.number
+        return config.changed([f"{key}={value}" for key, value in keys.items()]) if keys else config
+
+    def _unseen_classes(self, target: Target, config: Config, store: Store) -> list[str]:
+        """Sentences about classes that no arm, or none of a size, can learn."""
+        units = list(dict.fromkeys(cell.unit for cell in target.cells))
+        if not target.folds and not target.sampled:
+            units = units[:1]  # the others have the same rows
+        sizes = sorted(target.points()) if self.study.of_sizes else [None]
+        said: dict[str, list[Unit | None]] = {}
+        for unit in units:
+            with store.opened(self._at(config, unit)) as context:
+                for size in sizes:
+                    of_size = config if size is None else config.changed([self.study.size(size)])
+                    for sentence in _unseen(context, self._at(of_size, unit), size):
+                        said.setdefault(sentence, []).append(unit)
+        found = []
+        for sentence, of in said.items():
+            found += [sentence] if len(of) == len(units) else [f"{str(unit).capitalize()}: {sentence}" for unit in of]
+        return found
 
     def _add_earlier(self, target: Target, config: Config, table: Earlier, store: Store) -> None:
         """Add cells that an earlier table shows; of the whole study, also where a command chose some arms."""
         study = study_named(self.study.name)
         points = [] if study.axis is None else sorted(table.points[target.spec] | target.points())
-        there, more = {(cell.arm.title, cell.seed, cell.fold) for cell in target.cells}, []
+        there, more = {(cell.arm.title, cell.seed, cell.unit) for cell in target.cells}, []
         try:
             study = replace(study, arms=(*study.arms, *study.more))
             arms = {arm.title: arm for arm in expand(study, config, target.rows, points)[0]}
-            for title, seed, fingerprint in sorted(table.runs[target.spec]):
+            for title, seed, fingerprint, unit in sorted(table.runs[target.spec]):
                 if (arm := arms.get(title)) is None:
                     return
-                place = table.fold_of.get((title, seed, fingerprint))
-                cell = self._cell(configured(config, arm), arm, seed, store, place and Fold(*place))
+                if isinstance(unit, Chain) and seed not in self._seeds(unit):
+                    return  # of other fine-tunings in each chain, or of another first seed
+                cell = self._cell(configured(config, arm), arm, seed, store, unit)
                 result = cell.stages[-1].result
                 if result is None or result.fingerprint != fingerprint:
                     return
-                if (title, seed, cell.fold) not in there:
+                if (title, seed, unit) not in there:
                     more.append(cell)
         except UserError as error:  # an arm that these settings do not allow
             if of_the_system(error):
@@ -289,10 +328,10 @@ class Plan:
         order = {arm.title: place for place, arm in enumerate(target.arms)}
         target.cells = sorted(cells, key=lambda cell: (order[cell.arm.title], cell.place, cell.seed))
 
-    def _cell(self, config: Config, arm: Arm, seed: int, store: Store, fold: Fold | None) -> Cell:
+    def _cell(self, config: Config, arm: Arm, seed: int, store: Store, unit: Unit | None) -> Cell:
         """Goes through the stages of a cell without training any."""
-        config = self._at(config, fold)
-        if self.protocol == "full":
+        config = self._at(config, unit)
+        if self.protocol == "full" and not isinstance(unit, Chain):
             config = config.changed([f"seed={seed}"])
         with store.opened(config) as context:
             chain = finetuning(context, arm.start, seed).chain()
@@ -308,24 +347,21 @@ class Plan:
                     if stage.kind == "distill":
                         given = given.changed([f"distill.rounds={stage.round}"])
                     task = Task(given, store.out, stage.kind, *(() if stage.seed is None else (arm.start, stage.seed)))
-                    self.nodes[key] = Node(key, task, [*stages], result=store.directory(stage, inputs).finished(inputs))
+                    done = store.directory(stage, inputs).finished(inputs)
+                    self.nodes[key] = Node(key, task, [*stages], unit=unit, result=done)
                 known = self.nodes[key].result
                 weights[stage] = f"the weights of {key}" if known is None else known.weights
                 stages.append(self.nodes[key])
-        return Cell(arm, seed, context.config, tuple(stages), fold)
+        return Cell(arm, seed, context.config, tuple(stages), unit)
 
 
-def _unseen_classes(context: Context, target: Target, study: Study) -> list[str]:
-    """Sentences about classes that no arm, or none of a size, can learn."""
-    train, names, sizes = context.train, context.pack.class_names, study.of_sizes
-    said = []
-    for limit in sorted(target.points()) if sizes else [None]:
-        given = context.config if limit is None else context.config.changed([study.size(limit)])
-        labels = labels_of(train)[rows_of(train, given, "finetune").numpy()]
-        if unseen := int((class_counts(labels, len(names)) == 0).sum()):
-            where = f"At n = {limit} " if sizes else ""
-            said.append(f"{where}{unseen} of {len(names)} classes have no training row.")
-    return said
+def _unseen(context: Context, config: Config, size: int | None) -> list[str]:
+    """A sentence about classes that have none of the training rows of a configuration, where there are any."""
+    train, names = context.train, context.pack.class_names
+    labels = labels_of(train)[rows_of(train, config, "finetune").numpy()]
+    unseen = int((class_counts(labels, len(names)) == 0).sum())
+    where = "" if size is None else f"At n = {size} "
+    return [f"{where}{unseen} of {len(names)} classes have no training row."] if unseen else []
 
 
 def _wanted(cells: Iterable[Cell]) -> list[Cell]:

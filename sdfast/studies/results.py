@@ -10,6 +10,7 @@ from statistics import fmean
 from sdfast.studies.declared import Arm, Study
 from sdfast.studies.plan import Cell, Node, Target
 from sdfast.studies.statistics import Paired, paired, with_holm
+from sdfast.studies.units import Fold, Unit
 
 SCORES = ("accuracy", "macro_f1", "micro_f1")  # of one class a row
 SHARES = (*SCORES, "mean_average_precision", "subset_accuracy")  # which are shown in percent
@@ -71,7 +72,7 @@ class Found:
 
     Attributes:
         study, target: what was asked.
-        runs: cells that are done, by the title of the arm, in the order of the seeds; arms without any are left out.
+        runs: cells that are done, by the title of the arm, in the order of their places; arms without any are left out.
         stages: those that are done of `head`, `pretrain` and `distill`, with the arms that use them.
         failures: sentences about stages that failed.
     """
@@ -133,12 +134,12 @@ class Found:
         value = metrics.get(name)
         return 100 * value if value is not None and name in SHARES else value
 
-    def by_seed(self, title: str, column: str) -> dict[tuple[int, int], float]:
+    def by_place(self, title: str, column: str) -> dict[tuple[int, ...], float]:
         """A column's values of an arm, by `Cell.place`; runs without one are left out.
 
-        Of a fold it is the mean over the seeds.
+        Of a fold or chain it is the mean over the seeds.
         """
-        values: dict[tuple[int, int], list[float]] = {}
+        values: dict[tuple[int, ...], list[float]] = {}
         for run in self.runs.get(title, ()):
             if (value := self.value(run, column)) is not None:
                 values.setdefault(run.place, []).append(value)
@@ -150,8 +151,8 @@ class Found:
         return 1 / (self.target.folds - 1) if self.target.folds else 0.0
 
     def values(self, title: str, column: str) -> list[float]:
-        """The same in the order of the seeds or folds."""
-        return list(self.by_seed(title, column).values())
+        """The same in the order of the seeds, folds or chains."""
+        return list(self.by_place(title, column).values())
 
     def coincidences(self) -> list[str]:
         """Sentences about arms that gave the very weights of one before them."""
@@ -173,7 +174,9 @@ class Found:
     def compared(self, column: str) -> dict[str, Paired]:
         """Every other arm with its reference, by title."""
         found = {
-            arm.title: paired(self.by_seed(arm.title, column), self.by_seed(against, column), self.overlap)
+            arm.title: paired(
+                self.by_place(arm.title, column), self.by_place(against, column), self.overlap, self.target.kind
+            )
             for arm in self.target.arms
             if (against := self.reference(arm)) != arm.title
         }
@@ -181,20 +184,36 @@ class Found:
 
 
 def counts(found: Sequence[Found]) -> list[int]:
-    """How many seeds or folds the arms have, those that have any: one number where all have the same, else the ends."""
+    """How many seeds, folds or chains the arms with a run have: one number where all have the same, else the ends."""
     numbers = {len({run.place for run in runs}) for each in found for runs in each.runs.values()}
     return sorted({min(numbers), max(numbers)})
 
 
-def folds_in_words(target: Target) -> str:
-    """Into how many folds the rows are divided, how often, and how many runs each fold has."""
-    seeds = sorted({cell.fold.split_seed for cell in target.cells if cell.fold is not None})
+def units_in_words(target: Target) -> str:
+    """How folds are made, or in what chains differ, and how many runs each of them has."""
+    seeds: dict[Unit | None, set[int]] = {}
+    for cell in target.cells:
+        seeds.setdefault(cell.unit, set()).add(cell.seed)
+    runs = max(map(len, seeds.values()))
+    return _folds_in_words(target, runs) if target.folds else _chains_in_words(target, runs)
+
+
+def _folds_in_words(target: Target, runs: int) -> str:
+    seeds = sorted({cell.unit.split_seed for cell in target.cells if isinstance(cell.unit, Fold)})
     words = f"each of {target.folds} is tested once"
     if len(seeds) > 1:
         words += f" in each of {len(seeds)} divisions (data.split_seed={seeds[0]} to {seeds[-1]})"
-    if (runs := len({cell.seed for cell in target.cells})) > 1:
-        words += f", as the mean of {runs} seeds"
-    return words
+    return words + (f", as the mean of {runs} seeds" if runs > 1 else "")
+
+
+def _chains_in_words(target: Target, runs: int) -> str:
+    words = "each has its own seed in pretrain, distill and finetune"
+    if target.sampled:
+        drawn = sorted({cell.config.data.limit_seed for cell in target.cells})
+        words += f" and its own sample of the training rows (data.limit_seed={drawn[0]} to {drawn[-1]})"
+    else:
+        words += ", on the same rows"
+    return words + (f", and counts by the mean of its {runs} fine-tunings" if runs > 1 else "")
 
 
 def gather(study: Study, target: Target) -> Found:

@@ -24,7 +24,7 @@ from sdfast.opening import device_of
 from sdfast.report.live import wanted as wants_report
 from sdfast.rundir import slug
 from sdfast.studies.declared import COST, Study, study_named
-from sdfast.studies.earlier import earlier_tables, make_room, sweep
+from sdfast.studies.earlier import Trained, earlier_tables, make_room, sweep
 from sdfast.studies.figures import caption, draw, draw_cost
 from sdfast.studies.plan import Node, Plan, Protocol, Target
 from sdfast.studies.progress import only_the_study_speaks, say
@@ -32,6 +32,7 @@ from sdfast.studies.report import LiveReport, write_report
 from sdfast.studies.results import Found, gather
 from sdfast.studies.schedule import train
 from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
+from sdfast.studies.units import Chain
 
 
 def run_study(
@@ -39,12 +40,13 @@ def run_study(
     configs: Sequence[Config],
     out: Path,
     seeds: int | None = None,
-    protocol: Protocol = "paper",
+    protocol: Protocol | None = None,
     jobs: int | None = None,
     points: Sequence[int] = (),
     methods: Sequence[str] = (),
     folds: int | None = None,
     repeats: int | None = None,
+    chains: int | None = None,
 ) -> tuple[str, list[str]]:
     """Run a study by name on one or more data sets.
 
@@ -52,23 +54,27 @@ def run_study(
         name: of the study.
         configs: one for each data set.
         out: the study's directory.
-        seeds: how many, from the run's `seed` on; None for the study's own number, or for one where there are folds.
-        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains.
+        seeds: how many, from the run's `seed` on; None for the study's own number, or for one where there are folds or
+            chains, of which each has so many.
+        protocol: `paper`, one checkpoint and its fine-tunings, or `full`, whole chains; None for `full` where there are
+            chains, else `paper`.
         jobs: stages at a time; None for one on each CUDA device.
         points: of the axis.
         methods: titles of the arms, those that can be named alone too; when empty all but those.
         folds: of `compare`: each of so many folds is tested in turn, by models of their own.
         repeats: divisions into folds, with split seeds from the run's `data.split_seed` on; one when None.
+        chains: whole chains, each with its own seed, sample of the rows and fine-tunings, of which the mean counts.
 
     Returns:
         Its table, as Markdown, and a sentence for each stage that failed.
 
     Raises:
-        UserError: a study, method or point that does not exist, or data that it is not for.
+        UserError: a study, method or point that does not exist, options that exclude each other, or data that it is
+            not for.
         Interrupted: a signal came; what was being trained is saved.
     """
     study = _chosen(study_named(name), methods)
-    if protocol not in ("paper", "full"):
+    if protocol not in (None, "paper", "full"):
         raise UserError(f"--protocol {protocol} is not known; use paper or full.")
     if launch_info().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
@@ -79,13 +85,16 @@ def run_study(
         raise UserError("workers of a study are given pipes as Windows does not; use --jobs 1.")
     jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed and sys.platform != "win32" else 1)
     first = configs[0].seed
+    if chains is not None:
+        _check_chains(study, protocol, folds or repeats)
     if folds is None and repeats is not None:
         raise UserError("--repeats says how often the rows are divided into folds; give --folds too, as --folds 5.")
     if folds is not None and study.name != "compare":
         raise UserError(f"--folds is of study compare; study {study.name} tests the data's one test split.")
-    chosen = range(first, first + (seeds or (study.seeds if folds is None else 1)))
+    protocol = protocol or ("paper" if chains is None else "full")
+    chosen = range(first, first + (seeds or (study.seeds if folds is None and chains is None else 1)))
     with _session(out):
-        plan = Plan(study, chosen, protocol, points, folds, repeats or 1, earlier_tables(out, study.name))
+        plan = Plan(study, chosen, protocol, points, folds, repeats or 1, chains, earlier_tables(out, study.name))
         # times are not taken from other studies
         places = [out / "cost" / _digest(config) if timed else out for config in configs]
         targets = [plan.target(config, place) for config, place in zip(configs, places, strict=True)]
@@ -109,6 +118,19 @@ def run_study(
             if reported:
                 write_report(out)
     return text, list(dict.fromkeys(sentence for each in found for sentence in each.failures))
+
+
+def _check_chains(study: Study, protocol: Protocol | None, folds: int | None) -> None:
+    """Refuse what a study of chains cannot be as well; `folds` is set where there are any, or repeats of them."""
+    if study.name == COST.name:
+        raise UserError("study cost trains each stage once, to measure it; leave --chains away.")
+    if folds is not None:
+        raise UserError(
+            "--chains trains whole chains on the data's own splits, which --folds and --repeats divide"
+            " anew; give one or the other."
+        )
+    if protocol == "paper":
+        raise UserError("--chains pre-trains anew in each chain, and --protocol paper once; leave one of them away.")
 
 
 def _digest(config: Config) -> str:
@@ -184,7 +206,10 @@ def _about(configs: Sequence[Config], device: str) -> dict[str, Any]:
 
 def _record(study: Study, found: Sequence[Found], about: dict[str, Any]) -> dict[str, Any]:
     """What `<study>.json` holds."""
-    values = record(study, found, seeds=sorted({run.seed for each in found for run in each.all_runs()}), **about)
+    runs = [run for each in found for run in each.all_runs()]
+    chains = {run.unit for run in runs if isinstance(run.unit, Chain)}
+    about = {"seeds": sorted({run.seed for run in runs}), **about} | ({"chains": len(chains)} if chains else {})
+    values = record(study, found, **about)
     if study.name == COST.name:
         values["rows"] = {each.target.title: cost_rows(each) for each in found}
     return values
@@ -203,7 +228,7 @@ def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any
         text, pictures = cost_markdown(values["rows"]), draw_cost(values["rows"])
     else:
         text, pictures = markdown(study, found, about["protocol"]), draw(found, caption(found, about["protocol"]))
-    trained = frozenset((run.arm.title, run.seed, run.result.fingerprint) for run in runs)
+    trained = frozenset(Trained(run.arm.title, run.seed, run.result.fingerprint, run.unit) for run in runs)
     if aside := make_room(out, study.name, trained):
         kept, name = out / f"{aside}.md", study.name
         say.warning(

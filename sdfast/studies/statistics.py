@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from sdfast.studies.units import UnitKind
+
 _ROUNDING = 1e-6  # relative; metrics are computed in float32
 
-Key = TypeVar("Key", int, tuple[int, int])  # of a run
+Key = TypeVar("Key", int, tuple[int, ...])  # of a run
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of two arms, run by run with the same seed, or fold by fold.
+    """Differences of two arms, run by run with the same seed, or by fold, or by chain.
 
     Attributes:
         count: pairs.
@@ -59,7 +61,7 @@ def interval(values: Sequence[float], overlap: float = 0.0) -> tuple[float, floa
     """95 % interval of the mean by Student's t; None for one value.
 
     Args:
-        values: of independent runs, or of the folds of a cross-validation, which share rows of train.
+        values: of independent runs or chains, or of the folds of a cross-validation, which share rows of train.
         overlap: for folds, the test rows for each row of train: the variance of the mean is that of the values times
             (1 / their number + overlap), as Nadeau and Bengio (2003) correct it.
     """
@@ -72,13 +74,16 @@ def interval(values: Sequence[float], overlap: float = 0.0) -> tuple[float, floa
     return mean - half, mean + half
 
 
-def paired(values: Mapping[Key, float], reference: Mapping[Key, float], overlap: float = 0.0) -> Paired | None:
-    """Compare by seed, or by fold; None when they have none in common.
+def paired(
+    values: Mapping[Key, float], reference: Mapping[Key, float], overlap: float = 0.0, kind: UnitKind = "seed"
+) -> Paired | None:
+    """Compare by seed, fold or chain; None when they have none in common.
 
     Args:
         values: of an arm.
         reference: of the one that it is compared with.
         overlap: see `interval`.
+        kind: what the values are of.
     """
     from scipy import stats
 
@@ -86,12 +91,11 @@ def paired(values: Mapping[Key, float], reference: Mapping[Key, float], overlap:
     if not differences:
         return None
     count, mean = len(differences), statistics.fmean(differences)
-    what = "fold" if overlap else "seed"
     if count == 1:
-        return Paired(count, mean, note=f"one {what}")
+        return Paired(count, mean, note=f"one {kind}")
     spread = statistics.stdev(differences)
     if spread <= _ROUNDING * max(map(abs, (*values.values(), *reference.values()))):
-        return Paired(count, mean, note=f"same for all {what}s")
+        return Paired(count, mean, note=f"same for all {kind}s")
     low, high = interval(differences, overlap) or (mean, mean)
     t = mean / (spread * math.sqrt(1 / count + overlap))
     return Paired(count, mean, low, high, float(2 * stats.t.sf(abs(t), count - 1)))

@@ -15,6 +15,7 @@ from sdfast.rundir import RESULT, StoredResult, read_result
 from sdfast.studies.declared import study_named
 from sdfast.studies.results import METRICS, SHARES
 from sdfast.studies.statistics import interval
+from sdfast.studies.units import unit_of
 from sdfast.studies.verdict import is_known, main_metric
 
 FEWEST = 3  # values whose mean gets an interval, as in the study's figure
@@ -62,17 +63,20 @@ class Data:
         found = []
         for run in arm["runs"]:
             if (value := value_of(run["metrics"], metric)) is not None:
-                fold = f", fold {run['fold']} of split seed {run['split_seed']}" if "fold" in run else ""
-                found.append((f"seed {run['seed']}{fold}", value))
+                unit = unit_of(run)
+                found.append((f"seed {run['seed']}" + (f", {unit}" if unit else ""), value))
         return found
 
+    def places(self, arm: Mapping[str, Any]) -> set[Any]:
+        """The seeds, folds or chains of which an arm has a run."""
+        return {_place(run) for run in arm["runs"]}
+
     def by_place(self, arm: Mapping[str, Any], metric: str) -> list[float]:
-        """One value for each seed, of folds one for each fold: the mean over its seeds."""
+        """One value for each seed; of folds and chains one for each, the mean over its seeds."""
         places: dict[Any, list[float]] = {}
         for run in arm["runs"]:
             if (value := value_of(run["metrics"], metric)) is not None:
-                place = (run["split_seed"], run["fold"]) if "fold" in run else run["seed"]
-                places.setdefault(place, []).append(value)
+                places.setdefault(_place(run), []).append(value)
         return [fmean(values) for values in places.values()]
 
     def interval(self, arm: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
@@ -90,6 +94,11 @@ class Data:
         """What a fine-tuning's folder holds of it."""
         folder = self.folder({"stage": "finetune", **run})
         return None if folder is None else read_result(folder)
+
+
+def _place(run: Mapping[str, Any]) -> Any:
+    """What a run is of: its fold or chain, else its seed."""
+    return unit_of(run) or run["seed"]
 
 
 def value_of(metrics: Mapping[str, float], name: str) -> float | None:

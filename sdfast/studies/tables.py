@@ -12,15 +12,20 @@ from sdfast.log import clock_time
 from sdfast.rundir import Result
 from sdfast.studies.declared import Arm, Study
 from sdfast.studies.paper_results import COST_SECONDS, paper_misprint, paper_number
-from sdfast.studies.plan import Cell, Protocol
-from sdfast.studies.results import METRICS, Found, counts, folds_in_words
+from sdfast.studies.plan import Protocol
+from sdfast.studies.results import METRICS, Found, counts, units_in_words
 from sdfast.studies.statistics import Paired, summary
+from sdfast.studies.units import columns_of
 from sdfast.teacher.bank import BUILT, Built
 
 _PROTOCOLS = {
     "paper": "over {n} fine-tuning seeds of one checkpoint per arm (`--protocol paper`): intervals and p-values are"
     " about the noise of fine-tuning alone, not about that of pre-training",
     "full": "over {n} whole chains, in which the seed changes pretrain, distill and finetune (`--protocol full`)",
+}
+_UNITS = {
+    "fold": ". Each fold has its own pre-training",
+    "chain": " (`--chains`). Intervals and p-values are about another such chain, tested on the same rows",
 }
 _STAGES = {
     "head": "new language-model head",
@@ -47,8 +52,7 @@ def markdown(study: Study, found: Sequence[Found], protocol: Protocol) -> str:
     for each in found:
         compared = _compared_rows(each, study.tested[len(found) == 1 :])  # the first is in the table of one data set
         if len(compared) > 1:
-            by = "fold" if each.target.folds else "seed"
-            parts += [f"Paired by {by}, {each.target.title}:", _table(compared)]
+            parts += [f"Paired by {each.target.kind}, {each.target.title}:", _table(compared)]
     several = len(found) > 1
     parts += [f"{each.target.title}: {note}" if several else note for each in found for note in _notes(each)]
     stages = _stage_rows(found)
@@ -80,7 +84,8 @@ def _main_rows(study: Study, found: Sequence[Found]) -> list[tuple[str, ...]]:
     for each in found:
         prefix = f"{each.target.title}: " if len(found) > 1 else ""
         if len(counts(found)) > 1:
-            columns.append([f"{prefix}n", *(str(len(each.runs.get(title, ()))) for title in titles)])
+            numbers = [len({run.place for run in each.runs.get(title, ())}) for title in titles]
+            columns.append([f"{prefix}n", *map(str, numbers)])
         for column in each.columns():
             columns.append([prefix + each.metric(column).label, *(_cell(each, title, column) for title in titles)])
             papers = [_paper(each, title, column) for title in titles]
@@ -150,14 +155,15 @@ def _probability(p: float) -> str:
 
 def _legend(found: Sequence[Found], protocol: Protocol) -> list[str]:
     numbers, target = counts(found), found[0].target
-    what = "fold" if target.folds else "seed"
-    if target.folds:
-        how = f"over {_range(numbers, 'd')} folds: {folds_in_words(target)}. Each fold has its own pre-training"
-    else:
+    kind = target.kind
+    if kind == "seed":
         how = _PROTOCOLS[protocol].format(n=_range(numbers, "d"))
-    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else f"One {what}: there is no deviation."]
+    else:
+        how = f"over {_range(numbers, 'd')} {kind}s: {units_in_words(target)}{_UNITS[kind]}"
+    lines = [f"Mean ± sample deviation {how}." if numbers != [1] else f"One {kind}: there is no deviation."]
     if len(numbers) > 1:
-        lines.append(f"Not all have equally many runs (n): a difference is over the {what}s that both have.")
+        many = "runs" if kind == "seed" else f"{kind}s"
+        lines.append(f"Not all have equally many {many} (n): a difference is over the {kind}s that both have.")
     columns = {each.name(column) for each in found for column in each.columns()}
     if about := [metric.about for name, metric in METRICS.items() if name in columns and metric.about]:
         lines.append(" ".join(about))
@@ -167,7 +173,7 @@ def _legend(found: Sequence[Found], protocol: Protocol) -> list[str]:
             " variance of Nadeau and Bengio (2003), as the folds share rows of train."
         )
     elif numbers != [1]:
-        lines.append("Differences are paired by seed; intervals are Student's t, p-values the paired t-test's.")
+        lines.append(f"Differences are paired by {kind}; intervals are Student's t, p-values the paired t-test's.")
     if beside := [each for each in found if _has_papers(each)]:
         lines.append("Paper: Lee et al. (2023), ViT-B or RoBERTa-base, mean ± deviation of 5 runs.")
         lines += [f"{each.target.title}: in the paper {clause}." for each in beside for clause in _misprints(each)]
@@ -221,7 +227,7 @@ def _stage_rows(found: Sequence[Found]) -> list[list[str]]:
     for node in nodes.values():
         if (run := node.result) is not None:
             numbers = [str(run.steps), f"{run.seconds:.0f}", _rate(run.rate, run.unit)]
-            rows.append([run.stage, f"{node.shared_by}{node.fold}", *numbers, str(run.model)])
+            rows.append([run.stage, f"{node.shared_by}{node.of_unit}", *numbers, str(run.model)])
     return rows
 
 
@@ -232,15 +238,15 @@ def _rate(rate: float, unit: str) -> str:
 def run_rows(found: Sequence[Found]) -> str:
     """CSV, one row per run, metrics as in `result.json`."""
     text = io.StringIO()
-    folded = ["split_seed", "fold"] if any(each.target.folds for each in found) else []
-    place_columns = ["data", "arm", "series", "x", *folded, "seed", "chain_seed"]
+    of_units = dict.fromkeys(column for each in found for run in each.all_runs() for column in columns_of(run.unit))
+    place_columns = ["data", "arm", "series", "x", *of_units, "seed", "chain_seed"]
     columns = [*place_columns, *_METRIC_COLUMNS, "steps", "seconds", "model"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for each in found:
         for run in each.all_runs():
             place = {"data": each.target.title, "arm": run.arm.title, "seed": run.seed, "chain_seed": run.config.seed}
-            writer.writerow(vars(run.arm) | vars(run.result) | run.result.metrics | place | _fold_of(run))
+            writer.writerow(vars(run.arm) | vars(run.result) | run.result.metrics | place | columns_of(run.unit))
     return text.getvalue()
 
 
@@ -268,6 +274,7 @@ def _record_of(found: Found) -> dict[str, Any]:
             {
                 "stage": node.task.stage,
                 "arms": sorted(set(node.wanted_by)),
+                **columns_of(node.unit),
                 **_result_of(node.result, "seconds", "steps", "fingerprint", "model", "metrics"),
             }
             for node in found.stages
@@ -290,16 +297,12 @@ def _arm_of(found: Found, arm: Arm) -> dict[str, Any]:
             {
                 "seed": run.seed,
                 "chain_seed": run.config.seed,
-                **_fold_of(run),
+                **columns_of(run.unit),
                 **_result_of(run.result, "fingerprint", "weights", "steps", "seconds", "model", "metrics"),
             }
             for run in runs
         ],
     }
-
-
-def _fold_of(run: Cell) -> dict[str, int]:
-    return {} if run.fold is None else {"split_seed": run.fold.split_seed, "fold": run.fold.number}
 
 
 def _result_of(result: Result, *names: str) -> dict[str, Any]:

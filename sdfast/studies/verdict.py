@@ -9,6 +9,7 @@ from typing import Any
 from sdfast.errors import UserError
 from sdfast.studies.declared import COST, FINE_TUNING, study_named
 from sdfast.studies.results import METRICS, SHARES
+from sdfast.studies.units import kind_of
 
 _LEVEL = 0.05  # of a p-value after Holm's correction, below which a difference is called one
 _NAMED = 3  # arms that a sentence names
@@ -87,7 +88,7 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return _cost(data)
     if not any(arm["runs"] for arm in data["arms"]):
         return "No run is done."
-    metric, what = main_metric(record, data), "folds" if record.get("folds") else "seeds"
+    metric, what = main_metric(record, data), f"{kind_of(record)}s"
     found = differences(record, data, metric)
     if not found:
         return "There is nothing yet to compare."

@@ -221,7 +221,7 @@ def drawn(found: Found) -> list[tuple[np.ndarray, bool]]:
 @pytest.mark.parametrize("name", ["compare", "figure1", "figure3", "figure4"])
 def test_two_runs_are_two_points_and_the_axis_is_theirs(name: str) -> None:
     found = made_up(STUDIES[name], seeds=[0, 1])
-    values = [value for title in found.runs for value in found.by_seed(title, "score").values()]
+    values = [value for title in found.runs for value in found.by_place(title, "score").values()]
     figure = {"dots": _dots, "lines": _lines}[found.study.figure]([found])
     low, high = figure.axes[0].get_xlim() if name == "compare" else figure.axes[0].get_ylim()
     room = 0.1 * (max(values) - min(values))
@@ -248,7 +248,7 @@ def test_a_mean_without_neighbours_has_a_bar_and_one_without_interval_no_band() 
         found.runs[title] = found.runs[title][:2]
     lines = _lines([found]).axes[0].get_lines()
     bars = [line.get_ydata() for line in lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
-    spans = [span_of(list(found.by_seed(f"t = {at}", "score").values()), percent=True) for at in (0, 2, 4)]
+    spans = [span_of(list(found.by_place(f"t = {at}", "score").values()), percent=True) for at in (0, 2, 4)]
     assert [tuple(bar) for bar in bars] == [(span.low, span.high) for span in spans if span is not None]
     assert "(of 3 runs or more)" in caption([found], "paper")
 
