@@ -60,7 +60,7 @@ def panels(data: Data, prefix: str, name: str) -> Iterator[Panel]:
 def _results(data: Data, prefix: str, after: str) -> Panel:
     metric, arms = data.metric, data.arms
     compared = {each.title: each for each in differences(data.record, data.values, metric)}
-    counts = {arm["title"]: len(data.places(arm)) for arm in arms}
+    counts = {arm["title"]: data.count(arm) for arm in arms}
     kind, differ = kind_of(data.record), len(set(counts.values())) > 1
     one = "run" if kind == "seed" else kind
     header = ["method", *([f"{one}s"] * differ), *map(label, data.metrics)]
@@ -269,7 +269,7 @@ def _cost(data: Data, prefix: str, after: str) -> Iterator[Panel]:
         largest = max(arm["x"] for arm in arms if arm["x"] is not None)
         arms = [arm for arm in arms if arm["x"] in (None, largest)]
     for arm in arms:
-        chains = len(data.places(arm)) if own_chains else 1
+        chains = data.count(arm) if own_chains else 1
         seconds = dict.fromkeys(_KINDS, 0.0)
         for stage in data.values["stages"]:
             if arm["title"] in stage["arms"]:

@@ -67,9 +67,9 @@ class Data:
                 found.append((f"seed {run['seed']}" + (f", {unit}" if unit else ""), value))
         return found
 
-    def places(self, arm: Mapping[str, Any]) -> set[Any]:
-        """The seeds, folds or chains of which an arm has a run."""
-        return {_place(run) for run in arm["runs"]}
+    def count(self, arm: Mapping[str, Any]) -> int:
+        """Of how many seeds, folds or chains an arm has a run."""
+        return len({_place(run) for run in arm["runs"]})
 
     def by_place(self, arm: Mapping[str, Any], metric: str) -> list[float]:
         """One value for each seed; of folds and chains one for each, the mean over its seeds."""
