@@ -34,6 +34,18 @@ def of_each_class(rows: Iterator[tuple[str, str]], count: int) -> list[tuple[str
     ]
 
 
+def hold_out(rows: list[tuple[str, str]], count: int) -> dict[str, list[tuple[str, str]]]:
+    """`rows` without `count` documents of each class (kept), and those in two halves: train and test."""
+    spare = of_each_class(iter(rows), count)
+    held = set(spare)
+    half: defaultdict[str, int] = defaultdict(int)
+    parts: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    for label, text in spare:
+        half[label] += 1
+        parts["train" if 2 * half[label] <= count else "test"].append((label, text))
+    return {"kept": [row for row in rows if row not in held], **parts}
+
+
 def write_json_lines(path: Path, rows: list[tuple[str, str]]) -> None:
     """One object a line with text and label."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +54,21 @@ def write_json_lines(path: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def main() -> None:
-    """Write newsgroups/{train,test}.jsonl and reuters.txt."""
+    """Write newsgroups/{train,test}.jsonl, reuters.txt and, of spared documents, newsgroups-validation/."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", type=Path, help="folder with 20newsgroups-train.tab and its kin")
     parser.add_argument("--out", type=Path, default=Path("study-texts"))
     parser.add_argument("--test", type=int, default=50, help="test documents of each class that are kept")
+    parser.add_argument(
+        "--spare", type=int, default=0, help="training documents of each class that become newsgroups-validation/"
+    )
     options = parser.parse_args()
     target = options.out / "newsgroups"
-    write_json_lines(target / "train.jsonl", list(documents(options.tables / "20newsgroups-train.tab")))
+    parts = hold_out(list(documents(options.tables / "20newsgroups-train.tab")), options.spare)
+    write_json_lines(target / "train.jsonl", parts.pop("kept"))
+    if options.spare:
+        for split, rows in parts.items():
+            write_json_lines(options.out / "newsgroups-validation" / f"{split}.jsonl", rows)
     test = documents(options.tables / "20newsgroups-test.tab")
     write_json_lines(target / "test.jsonl", of_each_class(test, options.test))
     reuters = [text for _, text in documents(options.tables / "reuters-r52-train.tab")]
