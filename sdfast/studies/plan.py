@@ -21,6 +21,7 @@ from sdfast.stages.graph import Stage, Start, finetuning
 from sdfast.stages.inputs import inputs_of
 from sdfast.studies.declared import Arm, Study, configured, expand, rate_note, study_named
 from sdfast.studies.earlier import Earlier
+from sdfast.studies.raw import RawScore
 from sdfast.studies.store import Shared, Store
 
 Protocol = Literal["paper", "full"]
@@ -137,6 +138,7 @@ class Target:
         notes: for the table.
         rows: of training, before any limit; of a study of labelled rows those; with folds, of the first.
         folds: into how many the rows are divided, of which each is tested; None where the data have a test split.
+        raw: what a linear classifier on the raw input scores on the samples of rows, where the study says it.
     """
 
     title: str
@@ -151,6 +153,7 @@ class Target:
     cells: list[Cell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     folds: int | None = None
+    raw: list[RawScore] = field(default_factory=list)
 
     def points(self) -> set[int]:
         """Where its arms are on the study's axis."""

@@ -66,14 +66,18 @@ class Data:
                 found.append((f"seed {run['seed']}{fold}", value))
         return found
 
-    def by_place(self, arm: Mapping[str, Any], metric: str) -> list[float]:
-        """One value for each seed, of folds one for each fold: the mean over its seeds."""
+    def places(self, arm: Mapping[str, Any], metric: str) -> dict[Any, float]:
+        """An arm's value at each seed, of folds at each fold: the mean over its seeds."""
         places: dict[Any, list[float]] = {}
         for run in arm["runs"]:
             if (value := value_of(run["metrics"], metric)) is not None:
                 place = (run["split_seed"], run["fold"]) if "fold" in run else run["seed"]
                 places.setdefault(place, []).append(value)
-        return [fmean(values) for values in places.values()]
+        return {place: fmean(values) for place, values in places.items()}
+
+    def by_place(self, arm: Mapping[str, Any], metric: str) -> list[float]:
+        """The same without saying where."""
+        return list(self.places(arm, metric).values())
 
     def interval(self, arm: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
         """95 % interval of an arm's mean, of three values or more."""
