@@ -21,7 +21,7 @@ from sdfast.studies.statistics import (
     with_holm,
 )
 from sdfast.studies.stored import Data, fixed
-from sdfast.studies.verdict import LEVEL, SCORES, listed_sizes, method, name_of, unit_of, verdicts
+from sdfast.studies.verdict import LEVEL, SCORES, kind_of, listed_sizes, method, name_of, verdicts
 
 _FEW = 4  # pairs, of fewer of which the deviation is little known
 
@@ -34,6 +34,7 @@ class Pair:
 
     Attributes:
         first, second: the arms, as a record has them.
+        runner_up: whether the second has the best mean of the others.
         found: their differences; the correction is the table's where the table compares them, else that for all pairs
             of arms of the same size.
         deviation: of the differences; None of one.
@@ -42,6 +43,7 @@ class Pair:
 
     first: Arm
     second: Arm
+    runner_up: bool
     found: Paired
     deviation: float | None
     level: float
@@ -100,11 +102,14 @@ class _Compared:
         return [pair for pairs in self.of.values() for pair in pairs]
 
     def _of(self, arms: Sequence[Arm]) -> list[Pair]:
-        """The best with fine-tuning, then with the runner-up; once where they are the same."""
-        best, runner_up = arms[:2]
-        others = [arm for arm in arms[1:] if is_fine_tuning(arm)]
-        others += [runner_up] if runner_up not in others else []
-        return [pair for other in others if (pair := self._pair(best, other)) is not None]
+        """The best with fine-tuning, then with the runner-up; once where they are the same.
+
+        An arm of the very weights of the best is no other.
+        """
+        best, others = arms[0], [arm for arm in arms[1:] if _weights(arm) != _weights(arms[0])]
+        wanted = [arm for arm in others if is_fine_tuning(arm)]
+        wanted += [arm for arm in others[:1] if arm not in wanted]
+        return [pair for each in wanted if (pair := self._pair(best, each, each is others[0])) is not None]
 
     def _corrected(self, pairs: Iterable[tuple[Arm, Arm]]) -> dict[tuple[str, str], Paired]:
         """Each pair's differences, with Holm's correction over all of them."""
@@ -115,7 +120,7 @@ class _Compared:
                 found[names] = difference
         return with_holm(found)
 
-    def _pair(self, first: Arm, second: Arm) -> Pair | None:
+    def _pair(self, first: Arm, second: Arm, runner_up: bool) -> Pair | None:
         names = first["title"], second["title"]
         family = self._table if names in self._table else self._all
         if (found := family.get(names)) is None:
@@ -125,7 +130,7 @@ class _Compared:
         values = [self._values[name] for name in names]
         differences = [values[0][place] - values[1][place] for place in values[0].keys() & values[1].keys()]
         deviation = statistics.stdev(differences) if found.p is not None else None
-        return Pair(first, second, found, deviation, LEVEL / max(1, len(tested) - shown))
+        return Pair(first, second, runner_up, found, deviation, LEVEL / max(1, len(tested) - shown))
 
 
 def _table_pairs(data: Data, ranked: Mapping[float | None, Sequence[Arm]]) -> list[tuple[Arm, Arm]]:
@@ -139,6 +144,11 @@ def _table_pairs(data: Data, ranked: Mapping[float | None, Sequence[Arm]]) -> li
     ]
 
 
+def _weights(arm: Arm) -> list[Any]:
+    """Digests of the weights of an arm's runs; an earlier version's fingerprints, which none has in common."""
+    return [run.get("weights", run["fingerprint"]) for run in arm["runs"]]
+
+
 def is_fine_tuning(arm: Arm) -> bool:
     """Whether it is plain fine-tuning, of some size."""
     return method(arm) == FINE_TUNING.title
@@ -149,17 +159,17 @@ def _best(compared: _Compared) -> str:
     metric = compared.data.metric
     ((_, arms),) = compared.ranked.items()
     pairs = compared.of[None]
-    told = " and from ".join(_other(pair, arms[1], metric) for pair in pairs if pair.told_apart)
-    untold = " or from ".join(_other(pair, arms[1], metric) for pair in pairs if not pair.told_apart)
+    told = " and from ".join(_other(pair, metric) for pair in pairs if pair.told_apart)
+    untold = " or from ".join(_other(pair, metric) for pair in pairs if not pair.told_apart)
     words = [f"told apart from {told}"] if told else []
     words += [("but not from " if told else "not told apart from ") + untold] if untold else []
     return f"{method(arms[0])} has the best mean, {_score(arms[0], metric)}, {', '.join(words)}."
 
 
-def _other(pair: Pair, runner_up: Arm, metric: str) -> str:
+def _other(pair: Pair, metric: str) -> str:
     """The other arm of a pair, with the difference and its corrected p-value."""
     name = method(pair.second)
-    if pair.second is runner_up:
+    if pair.runner_up:
         name = f"the runner-up, {name}"
     p, note = pair.found.p_holm, pair.found.note
     why = note if p is None else f"p = {p:.3f}" if p >= 0.001 else f"p = {p:.0e}"
@@ -192,7 +202,7 @@ def _power(pair: Pair, data: Data) -> str:
     """How many runs would show a difference, and what these could have shown."""
     metric, count, deviation = data.metric, pair.found.count, pair.deviation
     assert deviation is not None
-    unit = unit_of(data.record) + "s"
+    unit = kind_of(data.record) + "s"
     at = "" if not study_named(data.record["study"]).of_sizes else f"At {listed_sizes([pair.first['x']])}, "
     least = _amount(smallest_shown(count, pair.level, data.overlap) * deviation, metric)
     basis = f"(paired t-test at {pair.level:.2g}; deviation of the differences {_amount(deviation, metric)}"

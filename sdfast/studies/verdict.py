@@ -84,7 +84,7 @@ def verdicts(record: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def unit_of(record: Mapping[str, Any]) -> str:
+def kind_of(record: Mapping[str, Any]) -> str:
     """What the runs of two arms that are compared have in common."""
     return "fold" if record.get("folds") else "seed"
 
@@ -129,7 +129,7 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return _cost(data)
     if not any(arm["runs"] for arm in data["arms"]):
         return "No run is done."
-    metric, what = main_metric(record, data), f"{unit_of(record)}s"
+    metric, what = main_metric(record, data), f"{kind_of(record)}s"
     found = differences(record, data, metric)
     if not found:
         return "There is nothing yet to compare."

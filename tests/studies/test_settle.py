@@ -145,6 +145,19 @@ def test_where_nothing_can_be_said_nothing_is(study: str, seeds: int) -> None:
     assert settled(values) == [""] and conclusions(values) == verdicts(values)
 
 
+def test_an_arm_that_gave_the_very_weights_of_the_best_is_no_runner_up() -> None:
+    found = made_up(
+        STUDIES["compare"], range(4), scores({name: [70.0, 71.0, 69.0, 70.0] for name in ("fine-tuning", "MARS")})
+    )
+    values = stored(found)
+    runs = {arm["title"]: arm["runs"] for arm in values["data"][0]["arms"]}
+    for own, same in zip(runs["MARS"], runs["fine-tuning"], strict=True):
+        own["weights"] = same["weights"]
+    (said,) = settled(values)
+    assert said.startswith("fine-tuning has the best mean, 70.0 %, told apart from the runner-up, ")
+    assert "MARS" not in said
+
+
 def test_folds_are_called_folds_and_their_overlap_counts() -> None:
     values = stored(made_up(STUDIES["compare"], range(5)), folds=5)
     (said,) = settled(values)
