@@ -21,7 +21,7 @@ _DIGITS = 12  # of a fingerprint, in a file's name
 
 @dataclass(frozen=True)
 class RawScore:
-    """Of one sample of rows.
+    """What a linear classifier scores on one sample of rows.
 
     Attributes:
         x: where on the study's axis.
