@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pipeline_fixtures import write_images, write_model
 from text_fixtures import write_text_model, write_texts
 
@@ -159,3 +161,28 @@ def test_tiles_are_not_compared(images: Context, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(images.pack.split("train"), "tiles", np.ones(30, np.int64))
     with pytest.raises(UserError, match="cut into tiles"):
         metrics_of(images)
+
+
+@pytest.mark.parametrize(
+    ("keys", "metric"),
+    [
+        (("data.label_key=level", "data.problem_type=regression"), "r2"),
+        (("data.label_key=tags", "data.label_separator=semicolon"), "mean_average_precision"),
+    ],
+)
+def test_numbers_and_several_classes_are_scored_too(keys: tuple[str, ...], metric: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = ["file_name,split,level,tags"]
+    for number in range(48):
+        left, right = random.integers(40, 216, 2)
+        pixels = np.repeat([[left] * 8 + [right] * 8], 16, axis=0) + random.integers(-9, 10, (16, 16))
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        tags = ";".join(name for name, side in (("left", left), ("right", right)) if side > 127) or "[]"
+        lines.append(f"{number}.png,{'test' if number % 3 == 0 else 'train'},{left / 100},{tags}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    config = sdfast.Pipeline(
+        write_model(tmp_path / "model"), tmp_path / "list.csv", tmp_path / "out", overrides=keys
+    ).config
+    with Store(tmp_path / "study", Shared()).opened(config) as context:
+        assert metrics_of(context)[metric] > 0.8
+        assert named(context.pack.problem, context.modality).startswith("linear" if metric == "r2" else "logistic")
