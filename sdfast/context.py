@@ -141,6 +141,19 @@ class Classifier:
     folder: Path
 
 
+@dataclass(frozen=True)
+class RawInput:
+    """What rows are without a model, for a linear classifier.
+
+    Attributes:
+        strength: C of its logistic regression (see `sdfast.inference.linear`).
+        read: a split of the pack and rows [m] int64 of it -> [m, D] float32.
+    """
+
+    strength: float
+    read: Callable[[Any, Tensor], Tensor]
+
+
 class MaskedExamples(Protocol):
     """Some rows of which the same part is hidden from every model; what is given of them is JSON."""
 
@@ -163,11 +176,13 @@ class Modality(ABC):
         name: the kind, and what its rows are called in sentences and inputs.
         unit: what a row is called beside a rate, and in `result.json`: `img_per_s`, `seq_per_s`.
         how_to_label: what a person does with data that have no labels.
+        raw: what `raw_input` gives, in words.
     """
 
     name: ClassVar[ModalityName]
     unit: ClassVar[Literal["img", "seq"]]
     how_to_label: ClassVar[str]
+    raw: ClassVar[str]
 
     # Model and data.
 
@@ -408,6 +423,20 @@ class Modality(ABC):
 
         Raises:
             UserError: there are no such tokens.
+        """
+
+    @abstractmethod
+    def raw_input(self, pack: Any, rows: Tensor, config: Config, companions: Any) -> RawInput:
+        """What rows of a pack are without a model.
+
+        Args:
+            pack: of the run.
+            rows: [n] int64 of its train split: those that decide what is looked at.
+            config: of the run.
+            companions: what lies beside the model (`Classifier.companions`).
+
+        Raises:
+            UserError: nothing in it stands for a row.
         """
 
     @abstractmethod

@@ -424,7 +424,7 @@ class Pipeline:
             return embed_run(self.out, self.config, self.device, source, stage, tokens, target, form, dtype, read_only)
 
     def probe(self, tokens: FeatureTokens = "cls") -> Probe:
-        """Score nearest neighbours and a linear classifier on the frozen features of each stage; see `probe_run`."""
+        """Score simple classifiers on the frozen features of each stage, and on the raw input; see `probe_run`."""
         from sdfast.inference.probe import probe_run
 
         with self._alone("probe"):

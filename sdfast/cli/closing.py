@@ -8,7 +8,7 @@ from typing import Any
 
 from sdfast.durable import read_json
 from sdfast.rundir import REPORT, Result
-from sdfast.studies.verdict import stages_in, verdicts
+from sdfast.studies.verdict import stages_in
 
 _BEST = ("accuracy", "mean_average_precision", "r2")  # the first that a classifier has, where the paper names none
 
@@ -49,14 +49,14 @@ def study_document(out: Path, name: str, failures: Sequence[str]) -> dict[str, A
 
 
 def close_study(out: Path, name: str) -> None:
-    """Print the last lines of a study: what came out, in a sentence, how long it took, and where to look."""
+    """Print the last lines of a study, after its table and what came out: how long it took, and where to look."""
     from sdfast.log import clock_time
 
     found = read_json(out / f"{name}.json")
     if not isinstance(found, dict) or not found.get("data"):
         return
     stages = {each["fingerprint"]: each["seconds"] for data in found["data"] for each in stages_in(data)}
-    close(f"{' '.join(verdicts(found))} {clock_time(sum(stages.values()))} of training in {len(stages)} stages.", out)
+    close(f"{clock_time(sum(stages.values()))} of training in {len(stages)} stages", out)
 
 
 def best_metric(metrics: Mapping[str, float], paper_metric: str | None = None) -> str | None:

@@ -14,7 +14,7 @@ def probe(
     tokens: Annotated[str, typer.Option(help="cls, or mean of patches or words")] = "cls",
     device: Device = None,
 ) -> None:
-    """Score nearest neighbours and a linear classifier on each stage's frozen features; writes probe.json."""
+    """Score simple classifiers on each stage's frozen features and on the raw input; writes probe.json."""
     from rich.console import Console
     from rich.table import Table
 
@@ -22,9 +22,9 @@ def probe(
     from sdfast.pipeline import Pipeline
 
     found = Pipeline(out=out, config=config_of(out), device=device).probe(tokens)  # type: ignore[arg-type]
-    probes = next(iter(found.stages.values()))
+    probes = list(found.stages.values())[-1]
     columns = [(name, metric) for name, metrics in probes.items() for metric in shown_metrics(metrics)]
     table = Table("stage", *(f"{name} {metric}" for name, metric in columns))
     for stage, metrics in found.stages.items():
-        table.add_row(stage, *(f"{metrics[name][metric]:.4f}" for name, metric in columns))
+        table.add_row(stage, *(f"{metrics[name][metric]:.4f}" if name in metrics else "" for name, metric in columns))
     Console().print(table)

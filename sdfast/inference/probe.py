@@ -1,7 +1,7 @@
 """How much of the classes is in the features of each stage: nearest neighbours and a linear classifier on them.
 
 The encoder stays as it is. What is taught are the rows that fine-tuning is taught, and what is scored are the rows it
-is evaluated on.
+is evaluated on. What the raw input says without a model stands beside.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sdfast import __version__
 from sdfast.config import Config
 from sdfast.context import Modality, rows_of
-from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
+from sdfast.data.problem import SINGLE, ProblemType
 from sdfast.durable import write_json
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import evaluation_split, labelled_rows, labels_of
 from sdfast.evaluation.scoring import SCORING
 from sdfast.evaluation.votes import answers_of
 from sdfast.inference.encoders import StageEncoder, finished_stages, stage_encoder
+from sdfast.inference.linear import linear_probe
+from sdfast.inference.raw import named, raw_metrics, sample_of
 from sdfast.log import log
 from sdfast.models.embedder import FeatureTokens
 from sdfast.models.neighbours import Neighbours
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "probe.json"
+RAW = "raw"
 _ROWS = 1024  # of the test rows, whose neighbours are looked for at a time
-_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Probe:
     """What was found.
 
     Attributes:
-        stages: by stage and by `knn` and `linear`: the metrics of `sdfast.evaluation.scoring`.
+        stages: by stage and by `knn` and `linear`: the metrics of `sdfast.evaluation.scoring`. The first, `raw`, is of
+            no model: `linear` on the raw input (`sdfast.inference.raw`).
         rows: `train` and `test`.
     """
 
@@ -67,7 +69,7 @@ class Probe:
 def probe_run(
     out: Path, config: Config, device: torch.device, tokens: FeatureTokens = "cls", read_only: bool = False
 ) -> Probe:
-    """Probe the features of all stages of a run that have ended, and write `probe.json`.
+    """Probe the features of all stages of a run that have ended, and the raw input, and write `probe.json`.
 
     The teacher's bank gives the features of train, where it holds those of a stage.
 
@@ -94,7 +96,7 @@ def probe_run(
         "train": torch.from_numpy(labels_of(train))[rows["train"]],
         "test": torch.from_numpy(labels_of(test))[rows["test"]],
     }
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = _raw(newest, pack, config)
     for stage in stages:
         try:
             encoder = newest if stage == newest.stage else stage_encoder(out, config, stage, read_only)
@@ -111,6 +113,20 @@ def probe_run(
         write_json(out / FILE, {"tokens": tokens, "rows": counts, "stages": found, "sdfast": __version__})
         log.info("probe: %s", out / FILE)
     return Probe(found, counts)
+
+
+def _raw(encoder: StageEncoder, pack: Any, config: Config) -> dict[str, dict[str, dict[str, float]]]:
+    """The stage that is none: a linear classifier on the raw input; empty where there is nothing to compare."""
+    modality, sample = encoder.modality, sample_of(pack, config)
+    what = named(pack.problem, modality)
+    try:
+        found = {RAW: {"linear": raw_metrics(sample, modality, config, encoder.model.companions)}}
+    except UserError as error:
+        log.info("probe: without %s: %s", what, error)
+        return {}
+    limits = f" ({', '.join(sample.limits)})" if sample.limits else ""
+    log.info("probe: %s: %s%s", _said(RAW, found[RAW], pack.problem, modality), what, limits)
+    return found
 
 
 def _features(
@@ -187,57 +203,6 @@ def _scores(
 
 def _metrics(scoring: Any, outputs: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
     return scoring.reported(scoring.metrics(outputs, labels), classes)
-
-
-def linear_probe(train: Tensor, labels: Tensor, test: Tensor, problem: ProblemType, classes: int) -> Tensor:
-    """What a linear classifier on frozen features says of test rows.
-
-    Features are standardised by the train rows. Weights W and bias minimise the mean loss of these (cross-entropy, of
-    several classes the binary one summed over them, of standardised numbers half the squared error) plus
-    ||W||^2 / (2 n): logistic regression as scikit-learn does it with C=1. It is solved by L-BFGS, in float64.
-
-    Args:
-        train: [n, D].
-        labels: of them, as `sdfast.data.problem` says.
-        test: [m, D].
-        problem: what labels are.
-        classes: or numbers.
-
-    Returns:
-        [m, classes] float32 on the CPU.
-    """
-    train, test = train.double(), test.double()
-    mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-    train, test = (train - mean) / std, (test - mean) / std
-    wanted = labels.to(train.device) if problem == SINGLE else labels.to(train)
-    centre, spread = torch.zeros(()).to(train), torch.ones(()).to(train)
-    if problem == REGRESSION:
-        centre, spread = wanted.mean(dim=0), wanted.std(dim=0, correction=0)
-        spread = torch.where(spread > 0, spread, 1.0)
-        wanted = (wanted - centre) / spread
-    weight = torch.zeros(train.shape[1], classes, dtype=torch.float64, device=train.device, requires_grad=True)
-    bias = torch.zeros(classes, dtype=torch.float64, device=train.device, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=_ITERATIONS, tolerance_grad=1e-6, history_size=20, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        outputs = train @ weight + bias
-        if problem == SINGLE:
-            each = F.cross_entropy(outputs, wanted)
-        elif problem == SEVERAL:
-            each = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="sum") / len(wanted)
-        else:
-            each = (outputs - wanted).square().sum() / (2 * len(wanted))
-        whole = each + weight.square().sum() / (2 * len(wanted))
-        whole.backward()
-        return whole
-
-    with torch.enable_grad():
-        solver.step(loss)
-    return ((test @ weight + bias) * spread + centre).detach().float().cpu()
 
 
 def shown_metrics(problem_metrics: Mapping[str, float]) -> list[str]:

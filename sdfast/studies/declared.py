@@ -73,6 +73,7 @@ class Study:
         axis: see `Axis`.
         seeds: how many where nothing is said.
         more: arms that it has where they are named.
+        raw: whether it says what a linear classifier on the raw input of the same rows scores.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Study:
     axis: Axis | None = None
     seeds: int = 5
     more: tuple[Arm, ...] = ()
+    raw: bool = False
 
     @property
     def of_sizes(self) -> bool:
@@ -154,8 +156,8 @@ _SD = DISTILLED.title
 STUDIES = {
     study.name: study
     for study in (
-        Study("table1", "Methods on images", METHODS, _SD, modality="images"),
-        Study("table2", "Methods on texts", METHODS, _SD, modality="texts"),
+        Study("table1", "Methods on images", METHODS, _SD, modality="images", raw=True),
+        Study("table2", "Methods on texts", METHODS, _SD, modality="texts", raw=True),
         Study("table3", "Ablations of self-distillation", _ABLATIONS, _FULL.title),
         Study("table4", "Training and test loss", (FURTHER, DISTILLED), _SD, _LOSSES, _LOSSES),
         Study("table5", "Supervised contrastive training", (_SUPCON, FINE_TUNING, FURTHER, DISTILLED), _SD),
@@ -163,7 +165,15 @@ STUDIES = {
         Study(
             "figure1", "Accuracy against steps of further pre-training", (DISTILLED,), _SD, figure="lines", axis=_STEPS
         ),
-        Study("figure3", "Low resources", (FINE_TUNING, FURTHER, DISTILLED), _SD, figure="lines", axis=_SIZES),
+        Study(
+            "figure3",
+            "Low resources",
+            (FINE_TUNING, FURTHER, DISTILLED),
+            _SD,
+            figure="lines",
+            axis=_SIZES,
+            raw=True,
+        ),
         Study("figure4", "Rounds of self-distillation", (), "t = 1", figure="lines", axis=_ROUNDS),
         Study(
             "figure5",
@@ -193,6 +203,7 @@ STUDIES = {
             figure="lines",
             axis=_LABELS,
             more=(*ADAPTERS, _EXPLORA),
+            raw=True,
         ),
         Study(
             "compare",
@@ -202,6 +213,7 @@ STUDIES = {
             _MORE,
             seeds=3,
             more=(_EXPLORA,),
+            raw=True,
         ),
     )
 }

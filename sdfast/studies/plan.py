@@ -21,6 +21,7 @@ from sdfast.stages.graph import Stage, Start, finetuning
 from sdfast.stages.inputs import inputs_of
 from sdfast.studies.declared import Arm, Study, configured, expand, length_note, rate_note, study_named
 from sdfast.studies.earlier import Earlier
+from sdfast.studies.raw import RawScore
 from sdfast.studies.store import Shared, Store
 from sdfast.studies.units import Chain, Fold, Unit, UnitKind
 
@@ -135,6 +136,7 @@ class Target:
         epoch: steps of `pretrain` in a pass over its rows; None where nobody has counted.
         kind: what one value of an arm is of.
         sampled: whether limits leave training rows out, so that each chain has others.
+        raw: what a linear classifier on the raw input scores on the samples of rows, where the study says it.
     """
 
     title: str
@@ -152,6 +154,7 @@ class Target:
     epoch: int | None = None
     kind: UnitKind = "seed"
     sampled: bool = False
+    raw: list[RawScore] = field(default_factory=list)
 
     def points(self) -> set[int]:
         """Where its arms are on the study's axis."""

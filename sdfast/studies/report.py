@@ -16,6 +16,7 @@ from sdfast.studies.declared import study_named
 from sdfast.studies.drawing import style
 from sdfast.studies.panels import again_panel, panels, stages_panel, trouble_panel
 from sdfast.studies.results import METRICS
+from sdfast.studies.settle import settled
 from sdfast.studies.stored import Data, fixed, label, records_in
 from sdfast.studies.verdict import stages_in, verdicts
 
@@ -76,7 +77,7 @@ def page_of(
     study = study_named(record["study"])
     parts = [Data(out, record, values) for values in record["data"]]
     notes = [] if progress is None else ["The study goes on; what is shown is of the stages that are done."]
-    notes += [*_legend(record), *_said(parts)]
+    notes += [*_settled(record), *_legend(record), *_said(parts)]
     notes += [f"The directory has the tables of further studies: {', '.join(others)}."] if others else []
     return Page(
         title=str(out),
@@ -114,6 +115,13 @@ def _legend(record: Mapping[str, Any]) -> Iterator[str]:
     for sentence in record.get("legend", []):
         if not any(sentence.startswith(each) for each in about):
             yield sentence.replace("`", "")
+
+
+def _settled(record: Mapping[str, Any]) -> Iterator[str]:
+    """What would settle each verdict, by data set where there are several."""
+    for data, sentences in zip(record["data"], settled(record), strict=True):
+        if sentences:
+            yield f"{data['title']}: {sentences}" if len(record["data"]) > 1 else sentences
 
 
 def _said(parts: list[Data]) -> Iterator[str]:

@@ -28,9 +28,12 @@ from sdfast.studies.earlier import Trained, earlier_tables, make_room, sweep
 from sdfast.studies.figures import caption, draw, draw_cost
 from sdfast.studies.plan import Node, Plan, Protocol, Target
 from sdfast.studies.progress import only_the_study_speaks, say
+from sdfast.studies.raw import raw_scores
 from sdfast.studies.report import LiveReport, write_report
 from sdfast.studies.results import Found, gather
 from sdfast.studies.schedule import train
+from sdfast.studies.settle import conclusions
+from sdfast.studies.store import Store
 from sdfast.studies.tables import cost_markdown, cost_rows, markdown, record, run_rows
 from sdfast.studies.units import Chain
 
@@ -101,6 +104,10 @@ def run_study(
         _tell_apart(targets)
         wanted = [node for node in plan.nodes.values() if node.wanted_by]
         _announce(study, targets, wanted, out)
+        if study.raw:
+            for target in targets:
+                cells = ((cell.arm.x, cell.config) for cell in target.cells)
+                target.raw = raw_scores(cells, Store(target.out, plan.shared))
         about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
         about |= {"folds": folds} if folds else {}
         reported = wants_report(configs[0].engine.report)
@@ -212,7 +219,7 @@ def _record(study: Study, found: Sequence[Found], about: dict[str, Any]) -> dict
     values = record(study, found, **about)
     if study.name == COST.name:
         values["rows"] = {each.target.title: cost_rows(each) for each in found}
-    return values
+    return values | {"verdict": conclusions(values)}
 
 
 def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any]) -> str:
@@ -228,6 +235,7 @@ def _write(study: Study, found: Sequence[Found], out: Path, about: dict[str, Any
         text, pictures = cost_markdown(values["rows"]), draw_cost(values["rows"])
     else:
         text, pictures = markdown(study, found, about["protocol"]), draw(found, caption(found, about["protocol"]))
+    text = "\n\n".join([text.rstrip("\n"), *values["verdict"]]) + "\n"
     trained = frozenset(Trained(run.arm.title, run.seed, run.result.fingerprint, run.unit) for run in runs)
     if aside := make_room(out, study.name, trained):
         kept, name = out / f"{aside}.md", study.name

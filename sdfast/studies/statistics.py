@@ -11,8 +11,11 @@ from typing import TypeVar
 from sdfast.studies.units import UnitKind
 
 _ROUNDING = 1e-6  # relative; metrics are computed in float32
+POWER = 0.8  # with which a difference is called one that would be shown
+MOST_PAIRS = 10_000  # that are thought of
 
 Key = TypeVar("Key", int, tuple[int, ...])  # of a run
+Name = TypeVar("Name", str, tuple[str, str])  # of a comparison
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,61 @@ def paired(
     return Paired(count, mean, low, high, float(2 * stats.t.sf(abs(t), count - 1)))
 
 
-def with_holm(compared: Mapping[str, Paired]) -> dict[str, Paired]:
+def power(effect: float, count: int, level: float, overlap: float = 0.0) -> float:
+    """How likely a paired two-sided t-test shows a difference, by the noncentral t distribution.
+
+    Args:
+        effect: the mean of the differences in units of their deviation.
+        count: pairs, two or more.
+        level: of the test.
+        overlap: see `interval`.
+    """
+    from scipy import stats
+
+    freedom, shift = count - 1, abs(effect) / math.sqrt(1 / count + overlap)
+    critical = float(stats.t.isf(level / 2, freedom))
+    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.sf(critical, freedom, -shift))  # either end
+
+
+def pairs_needed(effect: float, level: float, overlap: float = 0.0, step: int = 1) -> int | None:
+    """The fewest pairs by which a difference is shown with a power of `POWER`; None where `MOST_PAIRS` are too few.
+
+    Args:
+        effect, level, overlap: see `power`.
+        step: pairs come in multiples of it, as the folds of a division do.
+    """
+
+    def shown(steps: int) -> bool:
+        return power(effect, steps * step, level, overlap) >= POWER
+
+    low, high = 0 if step > 1 else 1, MOST_PAIRS // step
+    if not shown(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown(middle) else (middle, high)
+    return high * step
+
+
+def smallest_shown(count: int, level: float, overlap: float = 0.0) -> float:
+    """The least effect (see `power`) that so many pairs show with a power of `POWER`."""
+    from scipy import optimize
+
+    high = 1.0
+    while power(high, count, level, overlap) < POWER:
+        high *= 2
+    return float(optimize.brentq(lambda effect: power(effect, count, level, overlap) - POWER, 0.0, high))
+
+
+def deviation_range(count: int) -> tuple[float, float]:
+    """95 % interval of the true deviation of normal values, in units of that of so many of them."""
+    from scipy import stats
+
+    low, high = (math.sqrt((count - 1) / float(stats.chi2.ppf(share, count - 1))) for share in (0.975, 0.025))
+    return low, high
+
+
+def with_holm(compared: Mapping[Name, Paired]) -> dict[Name, Paired]:
     """The same with Holm's correction over those that have a p-value."""
     ordered = sorted((each.p, name) for name, each in compared.items() if each.p is not None)
     corrected, largest = {}, 0.0

@@ -71,13 +71,17 @@ class Data:
         """Of how many seeds, folds or chains an arm has a run."""
         return len({_place(run) for run in arm["runs"]})
 
-    def by_place(self, arm: Mapping[str, Any], metric: str) -> list[float]:
-        """One value for each seed; of folds and chains one for each, the mean over its seeds."""
-        places: dict[Any, list[float]] = {}
+    def places(self, arm: Mapping[str, Any], metric: str) -> dict[tuple[int, ...], float]:
+        """An arm's value at each seed; of folds and chains at each of them, the mean over its seeds."""
+        places: dict[tuple[int, ...], list[float]] = {}
         for run in arm["runs"]:
             if (value := value_of(run["metrics"], metric)) is not None:
                 places.setdefault(_place(run), []).append(value)
-        return [fmean(values) for values in places.values()]
+        return {place: fmean(values) for place, values in places.items()}
+
+    def by_place(self, arm: Mapping[str, Any], metric: str) -> list[float]:
+        """The same without saying where."""
+        return list(self.places(arm, metric).values())
 
     def interval(self, arm: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
         """95 % interval of an arm's mean, of three values or more."""

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from sdfast.log import clock_time
@@ -210,10 +211,30 @@ def _baselines(found: Found) -> list[str]:
     largest = sorted({100 * each["majority_class_accuracy"] for each in metrics if "majority_class_accuracy" in each})
     if largest and shown & {"accuracy", "micro_f1"}:
         said.append(f"Always answering the largest class of the test rows: accuracy {_range(largest, '.1f')} %.")
+    said += _raw(found)
     fewer = sorted({each["macro_f1_classes"] for each in metrics if "macro_f1_classes" in each})
     if fewer and "macro_f1" in shown:
         said.append(f"Macro-F1: over the {_range(fewer, '.0f')} classes that occur in the test rows or predictions.")
     return said
+
+
+def _raw(found: Found) -> list[str]:
+    """What a linear classifier on the raw input scores, at each size where there are several."""
+    scores = [each for each in found.target.raw if found.target.metric in each.metrics]
+    if not scores or "score" not in found.study.columns:
+        return []
+    metric, unit = found.metric("score").label.removesuffix(" %"), " %" * found.is_percent("score")
+    parts, limits = [], []
+    for x in dict.fromkeys(each.x for each in scores):
+        same = [each for each in scores if each.x == x]
+        value = fmean(each.metrics[found.target.metric] for each in same) * (100 if unit else 1)
+        where = "" if x is None else f" at n = {x:.0f}"
+        several = f" (mean of {len(same)} samples of rows)" if len(same) > 1 else ""
+        parts.append(_fixed(value, found.digits("score")) + unit + where + several)
+        limits += [f"{sentence}{where}" for each in same for sentence in each.limits]
+    name = scores[0].name
+    of_fewer = f" It is {', '.join(dict.fromkeys(limits))}." if limits else ""
+    return [f"{name[0].upper()}{name[1:]} of the same rows: {metric} {', '.join(parts)}.{of_fewer}"]
 
 
 def _range(values: Sequence[float], form: str) -> str:
@@ -280,6 +301,7 @@ def _record_of(found: Found) -> dict[str, Any]:
             for node in found.stages
             if node.result is not None
         ],
+        "raw": [asdict(each) for each in target.raw],
         "failures": found.failures,
         "notes": _notes(found),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from sdfast.errors import UserError
@@ -11,9 +13,9 @@ from sdfast.studies.declared import COST, FINE_TUNING, study_named
 from sdfast.studies.results import METRICS, SHARES
 from sdfast.studies.units import kind_of
 
-_LEVEL = 0.05  # of a p-value after Holm's correction, below which a difference is called one
+LEVEL = 0.05  # of a p-value after Holm's correction, below which a difference is called one
 _NAMED = 3  # arms that a sentence names
-_SCORES = {*SHARES, "r2", "spearman"}  # of which more is better; of the others a sentence says higher and lower
+SCORES = {*SHARES, "r2", "spearman"}  # of which more is better; of the others a sentence says higher and lower
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Difference:
     @property
     def sign(self) -> int:
         """1 where the arm is above the reference, -1 where below, 0 where that cannot be told."""
-        if self.p is None or self.p >= _LEVEL:
+        if self.p is None or self.p >= LEVEL:
             return 0
         return 1 if self.mean > 0 else -1
 
@@ -79,8 +81,44 @@ def verdicts(record: Mapping[str, Any]) -> list[str]:
     said = []
     for data in record["data"]:
         name = f"{data['title']}: " if len(record["data"]) > 1 else ""
-        said.append(" ".join([name + _verdict(record, data), *_courses(record, data)]))
+        parts = [_without_a_model(record, data), _verdict(record, data), *_courses(record, data)]
+        said.append(name + " ".join(filter(None, parts)))
     return said
+
+
+def method(arm: Mapping[str, Any]) -> str:
+    """What an arm is called beside others of its size."""
+    return str(arm["series"] if arm["x"] is not None and arm["series"] else arm["title"])
+
+
+def listed_sizes(sizes: Sequence[float]) -> str:
+    """n = 20, 50 and 100."""
+    *some, last = (f"{size:.0f}" for size in sizes)
+    return f"n = {', '.join(some)} and {last}" if some else f"n = {last}"
+
+
+def _without_a_model(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """A sentence where a linear classifier on the raw input scores more than every arm; at some sizes, or at all."""
+    metric = main_metric(record, data)
+    raw: dict[float | None, list[float]] = {}
+    for each in data.get("raw", []):
+        if metric in SCORES and metric in each["metrics"]:
+            raw.setdefault(each["x"], []).append(each["metrics"][metric] * (100 if metric in SHARES else 1))
+    best: dict[float | None, float] = {}
+    for arm in data["arms"]:
+        if metric in arm["summary"]:
+            best[arm["x"]] = max(best.get(arm["x"], -math.inf), arm["summary"][metric]["mean"])
+    above = [x for x, values in raw.items() if x in best and fmean(values) > best[x]]
+    if not above:
+        return ""
+    digits, unit = (1, " %") if metric in SHARES else (3, "")
+    scores = [f"{fmean(raw[x]):.{digits}f}{unit} against {best[x]:.{digits}f}{unit}" for x in above]
+    where = "" if above == [None] else f" at {listed_sizes([x or 0 for x in above])}"
+    name = data["raw"][0]["name"]
+    return (
+        f"{name[0].upper()}{name[1:]} of the same rows is above every arm{where} ({', '.join(scores)}): the model's"
+        " start is worse than no model here."
+    )
 
 
 def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -96,11 +134,10 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     if not tested:
         best = max(found, key=lambda each: abs(each.mean))
         if best.count > 1 and best.note:
-            return (
-                f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {_name(metric)}, {best.note}."
-            )
+            amount = _amount(best, metric)
+            return f"{best.title} and {best.reference} differ by {amount} in {name_of(metric)}, {best.note}."
         return (
-            f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {_name(metric)}, without an"
+            f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {name_of(metric)}, without an"
             f" interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."
         )
     against, seeds = tested[0].reference, max(each.count for each in tested)
@@ -109,15 +146,13 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         against = f"{study.reference} at the same {study.same}"
     above = sorted((each for each in tested if each.sign > 0), key=lambda each: -each.mean)
     below = sorted((each for each in tested if each.sign < 0), key=lambda each: each.mean)
-    over = f"in {_name(metric)}, over {seeds} {what}"
+    over = f"in {name_of(metric)}, over {seeds} {what}"
     if study.figure == "lengths" and (above or below):
         return _by_length(against, tested, above, below, metric, over)
-    if against == FINE_TUNING.title and metric in _SCORES:
+    if against == FINE_TUNING.title and metric in SCORES:
         return _gains(tested, above, below, metric, over)
-    ahead, behind = (below, above) if metric in _SCORES or not above else (above, below)
-    words = (
-        ("ahead of", "behind") if metric in _SCORES else ("below", "above") if ahead is above else ("above", "below")
-    )
+    ahead, behind = (below, above) if metric in SCORES or not above else (above, below)
+    words = ("ahead of", "behind") if metric in SCORES else ("below", "above") if ahead is above else ("above", "below")
     if not ahead and not behind:
         most = max(tested, key=lambda each: abs(each.mean))
         return (
@@ -203,7 +238,8 @@ def _cost(data: Mapping[str, Any]) -> str:
     return f"The whole chain takes {whole / base:.1f} times what fine-tuning alone takes ({parts})."
 
 
-def _name(metric: str) -> str:
+def name_of(metric: str) -> str:
+    """A metric in a sentence."""
     return METRICS[metric].label.removesuffix(" %") if metric in METRICS else metric
 
 

@@ -28,7 +28,9 @@ def test_every_stage_is_probed_and_the_bank_gives_what_it_has(
     assert "without the stage init" in caplog.text  # the model that was given is gone
     assert "linear" in capsys.readouterr().out
     found = json.loads((out / "probe.json").read_text())
-    assert list(found["stages"]) == ["pretrain", "distill", "finetune"] and found["rows"] == {"train": 36, "test": 24}
+    assert list(found["stages"]) == ["raw", "pretrain", "distill", "finetune"]
+    assert found["rows"] == {"train": 36, "test": 24}
+    assert list(found["stages"]["raw"]) == ["linear"] and found["stages"].pop("raw")["linear"]["accuracy"] > 0.5
     for probes in found["stages"].values():
         assert probes["knn"]["accuracy"] > 0.5 and probes["linear"]["macro_f1"] > 0.5
 
@@ -41,13 +43,13 @@ def test_without_the_bank_it_is_the_same(images: tuple[Path, Path], tmp_path: Pa
     without = sdfast.Pipeline(out=tmp_path / "out", config=out / "config.yaml").probe()
     assert without.stages["pretrain"]["linear"] == pytest.approx(with_bank.stages["pretrain"]["linear"], abs=1e-4)
     table = without.to_pandas()
-    assert len(table) == 6 and list(table.columns[:3]) == ["stage", "probe", "accuracy"]
+    assert len(table) == 7 and table.stage[0] == "raw" and list(table.columns[:3]) == ["stage", "probe", "accuracy"]
 
 
 def test_means_of_words_are_probed_too(texts: tuple[Path, Path]) -> None:
     out, _ = texts
     found = sdfast.Pipeline(out=out, config=out / "config.yaml").probe("mean")
-    assert list(found.stages) == ["init", "pretrain", "distill", "finetune"]
+    assert list(found.stages) == ["raw", "init", "pretrain", "distill", "finetune"]
     assert found.stages["finetune"]["linear"]["accuracy"] > 0.5
 
 

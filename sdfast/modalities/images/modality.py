@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sdfast import bundled
 from sdfast.config import Config, with_own_settings
-from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, RawInput, Reader
 from sdfast.costs.plan import worth_of_zero
 from sdfast.data.config import UNDIVIDED, DataConfig
 from sdfast.data.order import BatchOrder, all_batches
@@ -28,6 +28,7 @@ from sdfast.modalities.images.model import MaskedAutoencoder, ViTClassifier, ViT
 from sdfast.modalities.images.objectives import LabelledImages, MaskedImages
 from sdfast.modalities.images.pack import ImagePack, ImageSplit
 from sdfast.modalities.images.pictures import kept_options, options_of_model
+from sdfast.modalities.images.pixels import RawPixels
 from sdfast.modalities.images.portable import portable
 from sdfast.modalities.images.processor import ImageProcessor
 from sdfast.modalities.images.reader import Normalise, image_reader
@@ -53,6 +54,7 @@ class Images(Modality):
     name = "images"
     unit = "img"
     how_to_label = "put each class's images in a folder of its own"
+    raw = "raw pixels"
 
     @property
     @override
@@ -297,6 +299,13 @@ class Images(Modality):
         if tokens == "mean":
             return Embedder(module, lambda encoder, images: encoder.features(images, "patch").mean(dim=1), width)
         return Embedder(module, lambda encoder, images: encoder.features(images, "patch").flatten(1), patches * width)
+
+    @override
+    def raw_input(self, pack: ImagePack, rows: Tensor, config: Config, companions: ImageProcessor) -> RawInput:
+        train = pack.split("train")
+        if train.tiles is not None:
+            raise UserError("pictures that are cut into tiles (data.tile) have no pixels that could be compared.")
+        return RawInput(1.0, RawPixels(train, rows))
 
     @override
     def fits(self, pack: ImagePack, config: Config, classifier: Classifier) -> bool:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sdfast import bundled
 from sdfast.config import Config
-from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, Reader
+from sdfast.context import Classifier, Context, Kind, MaskedKind, Modality, RawInput, Reader
 from sdfast.data.config import UNDIVIDED, DataConfig
 from sdfast.errors import UserError
 from sdfast.evaluation.classification import predict
@@ -42,7 +42,8 @@ from sdfast.modalities.texts.shown import MaskedWords, beginning, layer_features
 from sdfast.modalities.texts.shown import Reader as ReadableIds
 from sdfast.modalities.texts.teacher import TextRecipe, recipe_of
 from sdfast.modalities.texts.tokenization import UNBOUNDED, Tokenizer, load_tokenizer
-from sdfast.modalities.texts.vocabulary import with_words
+from sdfast.modalities.texts.vocabulary import folder_of, with_words
+from sdfast.modalities.texts.words import TfIdf, readable
 from sdfast.models.base import check_layer
 from sdfast.models.embedder import Embedder, FeatureTokens
 from sdfast.models.found import Told
@@ -55,6 +56,8 @@ from sdfast.rng import derive_seed
 
 _HEAD_STEPS = 1000
 _PREDICTED_TOKENS = 8192  # of a batch
+# By rows of train that were held out of the bundled texts; of rows of length 1 scikit-learn's 1 holds back too much.
+_WORDS_STRENGTH = 100.0
 
 
 class Texts(Modality):
@@ -63,6 +66,7 @@ class Texts(Modality):
     name = "texts"
     unit = "seq"
     how_to_label = "give each a field or column `label`, or put each class's in a folder of its own"
+    raw = "words (TF-IDF)"
 
     @property
     @override
@@ -340,6 +344,14 @@ class Texts(Modality):
             return Embedder(module, lambda encoder, texts: encoder.features(texts, "cls"), width)
         first, last = len(how.tokenization.prefix), len(how.tokenization.suffix)
         return Embedder(module, lambda encoder, texts: mean_of_words(encoder, texts, first, last), width)
+
+    @override
+    def raw_input(self, pack: TextPack, rows: Tensor, config: Config, companions: models.Companions) -> RawInput:
+        with folder_of(companions) as folder:
+            tokenizer = load_tokenizer(folder, UNBOUNDED)
+        texts = readable(tokenizer, pack.tokenization.special_ids, config.data.chunk_votes)
+        words = TfIdf(texts(pack.split("train"), rows))
+        return RawInput(_WORDS_STRENGTH, lambda split, some: words(texts(split, some)))
 
     @override
     def fits(self, pack: TextPack, config: Config, classifier: Classifier) -> bool:
