@@ -50,7 +50,7 @@ def method_names(incomplete: str) -> list[str]:
     study = STUDIES[next((word for word in written if word in STUDIES), "compare")]
     before, comma, last = incomplete.rpartition(",")
     taken = {name.strip() for name in before.split(",")}
-    titles = [re.sub(r"[^\w.-]+", "-", arm.title) for arm in (*study.arms, *study.more)]
+    titles = [re.sub(r"[^\w.-]+", "-", arm.title).strip("-") for arm in (*study.arms, *study.more)]
     return [f"{before}{comma}{title}" for title in titles if title.startswith(last) and title not in taken]
 
 

@@ -19,7 +19,7 @@ from sdfast.evaluation.classification import evaluation_split, labelled_rows, la
 from sdfast.evaluation.scoring import SCORING
 from sdfast.inference.linear import linear_classifier
 
-MOST_TRAIN, MOST_TEST = 5000, 10_000  # rows; of more a choice
+MOST_TRAIN, MOST_TEST = 2000, 10_000  # rows; of more a choice
 _ROWS = 1024  # of test at a time
 _VERSION = 1  # of what is computed
 

@@ -129,6 +129,7 @@ _EXPLORA = Arm(  # after ExPLoRA (Khanna et al., 2025), with a rank and norms of
         *(f"pretrain.lora.{each}" for each in ("rank=64", "alpha=64", "norms=true", "full_blocks=1")),
     ),
 )
+_ALL_TOKENS = Arm("self-distillation (all tokens)", "distill", ("distill.tokens=all",))
 _FASTER = ("finetune.method=lora", "finetune.method=linear_probe")
 _LR_FACTOR = 10  # of their learning rate
 _FULL = Arm("full model", "distill")
@@ -212,7 +213,7 @@ STUDIES = {
             FINE_TUNING.title,
             _MORE,
             seeds=3,
-            more=(_EXPLORA,),
+            more=(_ALL_TOKENS, _EXPLORA),
             raw=True,
         ),
     )

@@ -155,10 +155,10 @@ def _chosen(study: Study, methods: Sequence[str]) -> Study:
     if not study.arms:
         raise UserError(f"study {study.name} has no methods to choose; leave --methods away.")
     known = (*study.arms, *study.more)
-    titles = {slug(arm.title).lower(): arm for arm in known}
+    titles = {_key(arm.title): arm for arm in known}
     wanted = []
     for method in methods:
-        name = slug(method.strip()).lower()
+        name = _key(method)
         if name not in titles:
             raise UserError(f"study {study.name} has no method '{method}'; {nearest(name, list(titles))}")
         wanted.append(titles[name])
@@ -166,6 +166,11 @@ def _chosen(study: Study, methods: Sequence[str]) -> Study:
     if study.reference not in {arm.title for arm in arms}:
         raise UserError(f"study {study.name} compares with {study.reference}; name it in --methods too.")
     return replace(study, arms=arms)
+
+
+def _key(method: str) -> str:
+    """By what a method is found: its letters, whatever is between them."""
+    return slug(method.strip()).lower().strip("-")
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ class _Compared:
 
     def __init__(self, data: Data) -> None:
         self.data, metric, of_sizes = data, data.metric, study_named(data.record["study"]).of_sizes
+        self.kind = kind_of(data.record)
         self.ranked: dict[float | None, list[Arm]] = {}
         for arm in sorted(data.arms, key=lambda arm: -arm["summary"].get(metric, {"mean": float("-inf")})["mean"]):
             if metric in arm["summary"]:
@@ -117,7 +118,7 @@ class _Compared:
         found: dict[tuple[str, str], Paired] = {}
         for names in ((first["title"], second["title"]) for first, second in pairs):
             values, others = (self._values[name] for name in names)
-            if (difference := paired(values, others, self.data.overlap)) is not None:
+            if (difference := paired(values, others, self.data.overlap, self.kind)) is not None:
                 found[names] = difference
         return with_holm(found)
 

@@ -38,6 +38,7 @@ def completions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         (["config", "show", "distill.tok"], {"distill.tokens=", "distill.tokens=cls"}),
         (["study", "fig"], {"figure1", "figure3"}),
         (["study", "table3", "--methods", "full-model,with"], {"full-model,without-L_MAE"}),
+        (["study", "compare", "--methods", "self-distillation-"], {"self-distillation-all-tokens"}),
     ],
 )
 def test_bash_is_told_what_may_follow(

@@ -7,6 +7,7 @@ import pytest
 from sdfast.config import Config, resolve
 from sdfast.errors import UserError
 from sdfast.studies.declared import METHODS, STUDIES, Arm, configured, expand, study_named
+from sdfast.studies.run import _chosen
 
 
 def test_sizes_are_nested_limits_of_every_method_and_those_beyond_the_data_are_named() -> None:
@@ -67,3 +68,10 @@ def test_unknown_studies_and_keys() -> None:
         study_named("compere")
     with pytest.raises(UserError, match=r"pretrain\.steps"):
         configured(Config(), Arm("wrong", "init", ("pretrain.stepz=1",)))
+
+
+def test_an_arm_is_named_by_its_letters_whatever_is_between_them() -> None:
+    wanted = ["Fine tuning", "self-distillation-all-tokens"]
+    _, matched = _chosen(STUDIES["compare"], wanted).arms
+    assert configured(Config(), matched).distill.tokens == "all"
+    assert _chosen(STUDIES["compare"], ["fine-tuning", matched.title]).arms[1] is matched
