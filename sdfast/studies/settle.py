@@ -236,7 +236,8 @@ def _caution(data: Data) -> str:
     pre_trained = any(arm["start"] != "init" for arm in data.arms)
     if record.get("protocol") != "paper" or record.get("folds") or not pre_trained:
         return ""
-    return "The noise counted is that of fine-tuning alone; --chains would count that of pre-training, and of other rows, too."
+    alone = "The noise counted is that of fine-tuning alone"
+    return f"{alone}; --chains would count that of pre-training, and of other rows, too."
 
 
 def _score(arm: Arm, metric: str) -> str:
