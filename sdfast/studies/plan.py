@@ -269,7 +269,7 @@ class Plan:
         return [*chains, *folds] or [None]
 
     def _seeds(self, unit: Unit | None) -> list[int]:
-        """Of the fine-tunings in a unit; no two chains have one in common."""
+        """The seeds of the fine-tunings in a unit; no two chains have one in common."""
         before = unit.number * len(self.seeds) if isinstance(unit, Chain) else 0
         return [before + seed for seed in self.seeds]
 
