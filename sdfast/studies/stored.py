@@ -68,7 +68,7 @@ class Data:
         return found
 
     def count(self, arm: Mapping[str, Any]) -> int:
-        """Of how many seeds, folds or chains an arm has a run."""
+        """The number of seeds, folds or chains of which an arm has a run."""
         return len({_place(run) for run in arm["runs"]})
 
     def places(self, arm: Mapping[str, Any], metric: str) -> dict[tuple[int, ...], float]:

@@ -186,7 +186,7 @@ def _by_length(
 
 
 def _courses(record: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-    """Of a study of lengths a sentence about where each series begins and ends."""
+    """A sentence about where each series begins and ends, where the study is one of lengths."""
     metric, courses = main_metric(record, data), dict[str, list[tuple[int, float]]]()
     for arm in data["arms"] if study_named(record["study"]).figure == "lengths" else ():
         if arm["series"] and metric in arm["summary"]:
