@@ -235,7 +235,7 @@ class Modality(ABC):
 
     @abstractmethod
     def head_steps(self, config: Config, model: Any) -> int:
-        """Steps in which a newly made head is trained alone; 0 where there is none."""
+        """Steps in which a newly made decoder or head is trained alone; 0 where there is none."""
 
     @abstractmethod
     def prepare_pack(self, spec: str, directory: Path, config: Config, model: Any, folder: str) -> Any:

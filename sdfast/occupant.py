@@ -25,6 +25,7 @@ from sdfast.store import checkpoint
 from sdfast.store.artifact import files_in
 
 _REPLACED = ".replaced.json"  # the stages of a run that another takes the place of, until that has a result
+_NEW = ("fresh_decoder", "fresh_head")  # what a model says of what was made for it
 _ORDER = ("head", "pretrain", "distill", "finetune")
 _PACK_FILE = re.compile(r"manifest\.json|(train|val|test)-[\w-]+\.(npy|json|bin)")
 _REPORT_FILE = re.compile(  # of sdfast.report.evidence
@@ -159,7 +160,7 @@ def as_given(out: Path, config: Config, loaded: Any) -> Any:
     """What `kept_model` gave, with the identity of the model that is gone; its weights are others."""
     there = Occupant.of(out)
     assert there is not None
-    more = {"fresh_head": "head" in there.stages} if hasattr(loaded, "fresh_head") else {}
+    more = {name: "head" in there.stages for name in _NEW if hasattr(loaded, name)}
     return replace(loaded, name=config.model_spec, digest=there.start, notes=[], **more)
 
 

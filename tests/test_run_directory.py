@@ -23,6 +23,7 @@ from sdfast.cli.main import run
 from sdfast.durable import read_json, sha256_file, write_json
 from sdfast.engine.loop import Trainer
 from sdfast.errors import Interrupted, RunError, UserError
+from sdfast.modalities.images.checkpoint import load_mae, save_encoder
 from sdfast.rundir import read_result
 from sdfast.studies import schedule
 from sdfast.studies.plan import Node
@@ -279,6 +280,17 @@ def test_a_new_head_is_known_without_its_model(tmp_path: Path) -> None:
 
     mine, out = write_inputs("texts", tmp_path), tmp_path / "run"
     RobertaModel.from_pretrained(mine["model"], add_pooling_layer=False).save_pretrained(mine["model"])
+    first = pipeline(mine, out).distill()
+    assert read_result(out / "head") is not None
+    shutil.rmtree(mine["model"])
+    assert pipeline(mine, out).distill() == first
+
+
+def test_a_new_decoder_is_known_without_its_model(tmp_path: Path) -> None:
+    mine, out = write_inputs("images", tmp_path), tmp_path / "run"
+    loaded = load_mae(str(mine["model"]))
+    shutil.rmtree(mine["model"])
+    save_encoder(loaded.module, mine["model"], loaded.processor)
     first = pipeline(mine, out).distill()
     assert read_result(out / "head") is not None
     shutil.rmtree(mine["model"])

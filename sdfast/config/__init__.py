@@ -5,6 +5,7 @@ from __future__ import annotations
 from sdfast.config.keys import deciding_keys, refuse_other_modality, with_own_settings
 from sdfast.config.resolve import presets, resolve
 from sdfast.config.sections import (
+    HEADS,
     MASK_RATIOS,
     DistillConfig,
     EngineConfig,
@@ -19,6 +20,7 @@ from sdfast.config.sections import (
 from sdfast.config.whole import Config, leaves, valid_keys
 
 __all__ = [
+    "HEADS",
     "MASK_RATIOS",
     "Config",
     "DistillConfig",

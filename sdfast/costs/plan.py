@@ -169,7 +169,7 @@ def setup_of(task: Task, device: torch.device, processes: int) -> Setup:
 def worth_of_zero(task: Task, device: torch.device, processes: int) -> str:
     """What the run's ZeRO stage saves, or does not, in one sentence."""
     work, setup = workload(task), setup_of(task, device, processes)
-    batch = -(-getattr(task.config, task.stage).batch_size // processes)
+    batch = -(-task.section.batch_size // processes)
     zero, plain = (
         device_memory(work, each, batch).total / 1e6 for each in (setup, replace(setup, zero=0, offload="none"))
     )

@@ -125,12 +125,16 @@ class Task(ABC):
         return LiveTeacher(model.encoder, distill.tokens, distill.layer) if self.matched == "features" else model
 
     @property
+    def section(self) -> Any:
+        """How the stage is optimised; a new head as `pretrain`."""
+        return getattr(self.config, "pretrain" if self.stage == "head" else self.stage)
+
+    @property
     def uneven(self) -> bool:
         """Whether blocks are not all alike: features are matched before the last one, or some are trained in full."""
         if self.matched == "features" and self.config.distill.layer != "last":
             return True
-        section = getattr(self.config, "pretrain" if self.stage == "head" else self.stage)
-        return section.method == "lora" and section.lora.full_blocks > 0
+        return self.section.method == "lora" and self.section.lora.full_blocks > 0
 
     @property
     def banked(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdfast import __version__
-from sdfast.config import ModalityName
+from sdfast.config import HEADS, ModalityName
 from sdfast.context import Context
 from sdfast.data.problem import REGRESSION, SEVERAL, SINGLE, ProblemType
 from sdfast.durable import load_json, write_bytes
@@ -14,7 +14,7 @@ from sdfast.modalities.provenance import base_of, data_of, name_of_data, plain, 
 from sdfast.rundir import slug
 
 _MADE = {
-    "head": "its language-model head newly made and trained, the encoder frozen",
+    "head": "its {head} newly made and trained, the encoder frozen",
     "pretrain": "further pre-trained",
     "distill": "further pre-trained by self-distillation",
     "finetune": "fine-tuned as a classifier",
@@ -189,7 +189,7 @@ def write_card(context: Context, folder: Path, stage: str, steps: int, further: 
     config, pack, modality = context.config, context.pack, context.modality.name
     classifies = stage == "finetune"
     problem: ProblemType = pack.problem if classifies else SINGLE
-    made = "fine-tuned for regression" if problem == REGRESSION else _MADE[stage]
+    made = "fine-tuned for regression" if problem == REGRESSION else _MADE[stage].format(head=HEADS[modality])
     base = base_of(config)
     more = [f"`{slug(each)}`" for each in config.data.unlabelled]
     joined = f" and, without labels, those of {' and '.join(more)}" if more else ""

@@ -197,7 +197,7 @@ def _kind(out: Path, folder: str, stored: StoredResult | None) -> str | None:
 
 def _steps(config: Config | None, kind: str, stored: StoredResult | None) -> int:
     if config is not None and kind == "head":
-        return config.pretrain.head_steps or (stored.steps if stored else 0)
+        return config.pretrain.new_head_steps
     if config is not None:
         return int(getattr(config, kind).steps)
     return stored.steps if stored else 0

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from sdfast.config import Config
+from sdfast.config import HEADS, Config
 from sdfast.report.panel import Cell, Panel, Shown, details, duration, facts, number, table
 from sdfast.report.records import Run, StageRecord
 
 _SESSIONS = 10  # commands that are listed
 _PURPOSES = {
-    "head": "The language model with its new head, before further pre-training.",
+    "head": "The model as given with its new {head} trained, before further pre-training.",
     "pretrain": "The further pre-trained model: the teacher, and what to load to go on without self-distillation.",
     "distill": "The self-distilled model: to fine-tune elsewhere, or for features.",
     "finetune": "The classifier: to predict with.",
@@ -134,7 +134,7 @@ def _purpose(run: Run, stage: StageRecord) -> str:
         return "An earlier round of self-distillation."
     if stage.kind == "finetune" and stage.folder != "finetune":
         return "Another classifier."
-    return _PURPOSES[stage.kind]
+    return _PURPOSES[stage.kind].format(head=HEADS[run.modality])
 
 
 def _digests(stage: StageRecord) -> Markup:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from markupsafe import Markup
 
+from sdfast.config import HEADS, ModalityName
 from sdfast.report.chart import Curve, chart
 from sdfast.report.panel import Cell, Panel, Shown, duration, gallery, number, table
 from sdfast.report.records import Run, StageRecord
 
 _DRAWN = 8  # stages of which curves are shown: of a thousand rounds the last ones
 _WORDS = {
-    "head": "the language-model head alone",
+    "head": "the new {head} alone, the encoder frozen",
     "pretrain": "further pre-training on the data, by masked parts",
     "distill": "self-distillation: from the first weights again, matching the model before",
     "finetune": "training of the classifier on the labels",
@@ -36,7 +37,7 @@ def training_panel(run: Run) -> Panel:
     """A table of the stages, and curves of each of which something was recorded; of many stages the last ones."""
     unit = "img/s" if run.modality == "images" else "seq/s"
     recorded = [each for each in run.stages if any(xs for xs, _ in each.values.values())]
-    drawn = Markup("\n").join(_curves(each, unit) for each in recorded[-_DRAWN:])
+    drawn = Markup("\n").join(_curves(each, run.modality, unit) for each in recorded[-_DRAWN:])
     return Panel("training", "Training", Markup("{}\n{}").format(_stages(run), drawn), wide=True)
 
 
@@ -45,12 +46,12 @@ def _stages(run: Run) -> Markup:
     unit = "img/s" if run.modality == "images" else "seq/s"
     return table(
         ["stage", "what it is", "state", "steps", "time", unit, "loss", "distance"],
-        [_row(each) for each in run.stages],
+        [_row(each, run.modality) for each in run.stages],
         caption="Distance: how far the encoder's weights are from the first ones, as the root of the summed squares.",
     )
 
 
-def _row(stage: StageRecord) -> list[Cell]:
+def _row(stage: StageRecord, modality: ModalityName) -> list[Cell]:
     stored, last = stage.result, {name: values[-1] for name, (_, values) in stage.values.items() if values}
     state = Markup('<span class="{}">{}</span>').format(_STATES[stage.state], stage.state)
     if stage.state in ("running", "interrupted"):
@@ -64,11 +65,15 @@ def _row(stage: StageRecord) -> list[Cell]:
     speed: Cell = Shown(rate, f"{rate:,.0f}" if rate >= 10 else number(rate, 2)) if rate else None
     how: Cell = Shown(distance, number(distance)) if distance is not None else None
     loss: Cell = last.get("loss")
-    return [stage.folder, _WORDS[stage.kind], state, steps, seconds, speed, loss, how]
+    return [stage.folder, _words(stage, modality), state, steps, seconds, speed, loss, how]
 
 
-def _curves(stage: StageRecord, unit: str) -> Markup:
-    lead = _WORDS[stage.kind]
+def _words(stage: StageRecord, modality: ModalityName) -> str:
+    return _WORDS[stage.kind].format(head=HEADS[modality])
+
+
+def _curves(stage: StageRecord, modality: ModalityName, unit: str) -> Markup:
+    lead = _words(stage, modality)
     lead = f"{lead[0].upper()}{lead[1:]}."
     epochs = stage.values.get("epoch", ([], []))[1]
     if epochs:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdfast.config import HEADS
 from sdfast.context import Context
 from sdfast.data.problem import REGRESSION, SEVERAL
 from sdfast.durable import write_bytes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 _DONE = {
-    "head": "`head`: a new language-model head, the encoder frozen",
+    "head": "`head`: a new {head}, the encoder frozen",
     "pretrain": "`pretrain`: further masked pre-training on the data, without labels",
     "distill": "`distill`: self-distillation for further pre-training: it starts again from the base model, and beside"
     " the masked objective matches the model that was trained before it",
@@ -90,7 +91,7 @@ def _training(context: Context, stage: Stage, steps: int) -> list[str]:
         count = steps if kind == stage.kind else section.steps
         with_ = "" if how == "full" else f" (`{kind}.method={how}`)"
         size = f"{count:,} steps of {section.batch_size:,} {context.modality.name}"
-        done = _DONE[kind]
+        done = _DONE[kind].format(head=HEADS[context.modality.name])
         if kind == "distill" and not context.config.distill.weight:
             done = "`distill`: further masked pre-training once more from the base model, matching nothing"
         lines.append(f"1. {done}{with_}: {'no training' if how == 'knn' else size}{rounds}.")

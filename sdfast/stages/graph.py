@@ -49,7 +49,7 @@ class Stage:
 
 
 def head(context: Context) -> Stage | None:
-    """The training of a newly made head; None where there is none."""
+    """The training of a newly made decoder or language-model head; None where there is none."""
     return Stage("head", "head") if context.modality.head_steps(context.config, context.model) else None
 
 

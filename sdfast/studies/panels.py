@@ -25,7 +25,7 @@ from sdfast.studies.units import kind_of, unit_of
 from sdfast.studies.verdict import Difference, differences, stages_in
 
 _KINDS = {
-    "head": "language-model head",
+    "head": "new decoder or head",
     "pretrain": "further pre-training",
     "distill": "self-distillation",
     "finetune": "fine-tuning",

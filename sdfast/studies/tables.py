@@ -29,7 +29,7 @@ _UNITS = {
     "chain": " (`--chains`). Intervals and p-values are about another such chain, tested on the same rows",
 }
 _STAGES = {
-    "head": "new language-model head",
+    "head": "new decoder or head",
     "pretrain": "further pre-training",
     "distill": "self-distillation",
     "finetune": "fine-tuning",

@@ -107,7 +107,9 @@ def counted(run: sdfast.Pipeline, stage: Any) -> tuple[float, Batch, Any]:
     return counter.get_total_flops() - compared * (stage == "finetune"), batch, drawn
 
 
-@pytest.mark.parametrize(("stage", "keys"), CASES, ids=lambda each: "+".join(each) if isinstance(each, list) else each)
+@pytest.mark.parametrize(
+    ("stage", "keys"), [("head", []), *CASES], ids=lambda each: "+".join(each) if isinstance(each, list) else each
+)
 def test_images(sources: dict[str, Path], stage: Any, keys: list[str]) -> None:
     run = opened(sources, "ViT", "images", keys)
     found, batch, _ = counted(run, stage)

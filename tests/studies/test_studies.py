@@ -23,6 +23,7 @@ from sdfast.cli.main import run
 from sdfast.config import Config
 from sdfast.errors import UserError
 from sdfast.locks import locked
+from sdfast.modalities.images.checkpoint import load_mae, save_encoder
 from sdfast.regular import read_regular
 from sdfast.rundir import Result
 from sdfast.studies.declared import STUDIES, Arm, configured
@@ -333,6 +334,19 @@ def test_a_new_language_model_head_is_trained_once(tmp_path: Path) -> None:
     train([node for node in nodes if node.task.stage != "finetune"], tmp_path, 1, "cpu", Shared())
     _, nodes = planned(inputs, tmp_path / "out", "table2", "pretrain.head_steps=2")
     assert {node.task.stage for node in nodes if node.result} == {"head", "pretrain", "distill"}
+
+
+def test_a_new_decoder_is_the_same_for_all_arms(tmp_path: Path) -> None:
+    """However long they are pre-trained; plain fine-tuning has none."""
+    loaded, model = load_mae(str(write_model(tmp_path / "model"))), tmp_path / "encoder"
+    save_encoder(loaded.module, model, loaded.processor)
+    inputs = {"model": str(model), "data": str(write_images(tmp_path / "images"))}
+    _, nodes = planned(inputs, tmp_path / "out", "table3")
+    tasks = [node.task for node in nodes]
+    assert (
+        Counter(task.stage for task in tasks)["head"] == 1 and len({task.config.pretrain.steps for task in tasks}) > 1
+    )
+    assert len({task.config.pretrain.head_steps for task in tasks}) == 1
 
 
 def test_cost_takes_its_times_from_runs_of_its_own(

@@ -57,7 +57,7 @@ def bank(config: Config, width: int, tokens: int) -> ResidentBank:
     return ResidentBank(features, scale, torch.arange(ROWS)[None])
 
 
-def image_objective(stage: Stage, config: Config) -> Objective:
+def image_objective(stage: Stage | Literal["head"], config: Config) -> Objective:
     """As `sdfast.modalities.images` makes it, of modules without numbers."""
     with CUDA:
         normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

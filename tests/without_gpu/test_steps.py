@@ -26,6 +26,7 @@ WEIGHED = [f"finetune.class_weights={[1 + each % 7 for each in range(CLASSES)]}"
 BANK = {"teacher.targets.targets"}
 
 IMAGES: dict[str, tuple[str, list[str], set[str]]] = {
+    "new decoder": ("head", [], BEFORE),
     "pretrain": ("pretrain", [], BEFORE),
     "pretrain, sdpa": ("pretrain", ["engine.attention=sdpa"], BEFORE),
     "pretrain, Bernoulli masks": ("pretrain", ["pretrain.mask=bernoulli"], MASK),

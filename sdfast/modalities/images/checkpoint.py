@@ -111,8 +111,8 @@ def load_mae(
         state |= {f"decoder.{name}": tensor for name, tensor in fresh(MAEDecoder, seed, shape).state_dict().items()}
         notes.append(
             f"warning: {spec} has no decoder, so a new one was made ({decoder.width} wide, {decoder.depth} blocks,"
-            f" {decoder.heads} heads, seed {seed}): further pre-training trains it from nothing, so give it more steps"
-            " than a full MAE checkpoint needs."
+            f" {decoder.heads} heads, seed {seed}): it has to be trained before the encoder is, in"
+            " pretrain.head_steps steps."
         )
     module = filled(MaskedAutoencoder, state, shape)
     if shape.learned_positions and not module.encoder.position_embeddings.any():

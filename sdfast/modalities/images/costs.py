@@ -65,7 +65,6 @@ def image_step(task: ImageTask, images: int) -> Step:
         labels = torch.zeros(images, dtype=torch.int64)
         objective = classifier_objective(classifier, LabelledImages(normalise, 0.5, 0), labels, task.unanchored, 0)
         return Step(objective, pixels, objective.draw(batch), batch)
-    assert task.stage != "head"
     count = {"cls": (), "patch": (shape.patches,), "all": (shape.prefix + shape.patches,)}[config.distill.tokens]
     teacher = task.teacher(MaskedAutoencoder, images, *count, shape.encoder.width)
     module = hollow(MaskedAutoencoder, shape)

@@ -106,7 +106,7 @@ class Images(Modality):
 
     @override
     def head_steps(self, config: Config, model: models.PretrainedMAE) -> int:
-        return 0  # pre-training a new decoder alone is not needed
+        return config.pretrain.new_head_steps if model.fresh_decoder else 0
 
     @override
     def prepare_pack(

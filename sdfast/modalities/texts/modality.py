@@ -54,7 +54,6 @@ from sdfast.models.weights import described
 from sdfast.objectives.choose import check_banked, check_match, finished_state, matches_features
 from sdfast.rng import derive_seed
 
-_HEAD_STEPS = 1000
 _PREDICTED_TOKENS = 8192  # of a batch
 # By rows of train that were held out of the bundled texts; of rows of length 1 scikit-learn's 1 holds back too much.
 _WORDS_STRENGTH = 100.0
@@ -123,10 +122,7 @@ class Texts(Modality):
 
     @override
     def head_steps(self, config: Config, model: models.PretrainedMLM) -> int:
-        if not model.fresh_head:
-            return 0
-        given = config.pretrain
-        return min(_HEAD_STEPS, given.steps) if given.head_steps is None else given.head_steps
+        return config.pretrain.new_head_steps if model.fresh_head else 0
 
     @override
     def prepare_pack(

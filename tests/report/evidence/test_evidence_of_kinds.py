@@ -93,6 +93,7 @@ def test_a_decoder_that_was_made_anew_is_said(tmp_path: Path) -> None:
     assert shown(found) == ["reconstructions", *WHOLE]
     body = found["reconstructions"].body
     assert "newly made" in body and "distill.mae_weight is 0" in body and "deviation" not in body
+    assert list(found["kept"]["masked"]["models"]) == ["initial", "head", "pretrain", "distill"]
 
 
 def test_images_without_labels_and_tiles(tmp_path: Path) -> None:
