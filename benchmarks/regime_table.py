@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from sdfast import Study
 from sdfast.studies.statistics import Paired, paired, smallest_shown, with_holm
 from sdfast.studies.tables import aligned
+from sdfast.studies.verdict import LEVEL
 
 RESULTS = Path(__file__).parent / "results" / "studies" / "regime"
 HEADLINE = "main"
-LEVEL = 0.05
 FINE_TUNING, FURTHER, DISTILLED = "fine-tuning", "further pre-training", "self-distillation"
 _SHOWN, _OPEN = "#0072b2", "#6b6b6b"
 
@@ -158,27 +158,22 @@ def same(theirs: Path, ours: Path) -> tuple[str, bool]:
     Returns:
         A sentence, and whether the difference of the two means is within the 95 % interval for one (Welch).
     """
-    question, means, variances, freedom = QUESTIONS[0], [], [], []
+    question, found = QUESTIONS[0], []
     for folder in (theirs, ours):
         runs = Study.load(folder).to_pandas()
         of, against = question.of(runs), question.against(runs)
-        differences = [of[chain] - against[chain] for chain in of.keys() & against.keys()]
-        if len(differences) < 2:
-            raise SystemExit(f"{folder}: two chains at least are needed, and it has {len(differences)}.")
-        means.append(statistics.fmean(differences))
-        variances.append(statistics.variance(differences) / len(differences))
-        freedom.append(len(differences) - 1)
+        found.append([of[chain] - against[chain] for chain in of.keys() & against.keys()])
+        if len(found[-1]) < 2:
+            raise SystemExit(f"{folder}: two chains at least are needed, and it has {len(found[-1])}.")
     from scipy import stats
 
-    spread = sum(variances)
-    welch = spread**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True))
-    half = float(stats.t.ppf(1 - LEVEL / 2, welch)) * math.sqrt(spread)
-    agrees = abs(means[0] - means[1]) <= half
+    low, high = stats.ttest_ind(*found, equal_var=False).confidence_interval(1 - LEVEL)
+    means, half = [statistics.fmean(each) for each in found], (high - low) / 2
     sentence = (
-        f"{question.asks}: {means[0]:+.1f} points here over {freedom[0] + 1} chains, {means[1]:+.1f} in the repository"
-        f" over {freedom[1] + 1}; they differ by {means[0] - means[1]:+.1f}, and up to {half:.1f} is noise (95 %)."
+        f"{question.asks}: {means[0]:+.1f} points here over {len(found[0])} chains, {means[1]:+.1f} in the repository"
+        f" over {len(found[1])}; they differ by {means[0] - means[1]:+.1f}, and up to {half:.1f} is noise (95 %)."
     )
-    return sentence, agrees
+    return sentence, abs(means[0] - means[1]) <= half
 
 
 def main() -> None:

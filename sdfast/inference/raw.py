@@ -81,7 +81,9 @@ def raw_metrics(sample: Sample, modality: Modality, config: Config, companions: 
     train, test, problem, classes = pack.split("train"), evaluation_split(pack)[1], pack.problem, len(pack.class_names)
     raw = modality.raw_input(pack, sample.train, config, companions)
     labels = torch.from_numpy(labels_of(train))[sample.train]
-    answer = linear_classifier(raw.read(train, sample.train), labels, problem, classes, raw.strength, False)
+    answer = linear_classifier(
+        raw.read(train, sample.train), labels, problem, classes, raw.strength, standardised=False
+    )
     outputs = torch.cat([answer(raw.read(test, some)) for some in sample.test.split(_ROWS)])
     scoring = SCORING[problem]
     return scoring.reported(scoring.metrics(outputs, torch.from_numpy(labels_of(test))[sample.test]), classes)

@@ -233,8 +233,13 @@ class Plan:
         if paper is not None and (why := other_sizes(paper, used, labelled, tested, classes)):
             notes.append(why)
             paper = None
-        target = Target(title, out, config.data_spec, modality, metric, paper, arms, rows, notes=notes)
-        target.folds, target.kind, target.epoch = self.folds, self.kind, epoch
+        target = Target(
+            *(title, out, config.data_spec, modality, metric, paper, arms, rows),
+            notes=notes,
+            folds=self.folds,
+            epoch=epoch,
+            kind=self.kind,
+        )
         for arm in arms:
             try:
                 target.cells += _wanted(

@@ -77,8 +77,6 @@ def run_study(
         Interrupted: a signal came; what was being trained is saved.
     """
     study = _chosen(study_named(name), methods)
-    if protocol not in (None, "paper", "full"):
-        raise UserError(f"--protocol {protocol} is not known; use paper or full.")
     if launch_info().world > 1:
         raise UserError("sdfast study starts its own processes (--jobs); run it without a launcher.")
     device, timed = device_of(configs[0]).type, study.name == COST.name
@@ -88,12 +86,7 @@ def run_study(
         raise UserError("workers of a study are given pipes as Windows does not; use --jobs 1.")
     jobs = jobs or (torch.cuda.device_count() if device == "cuda" and not timed and sys.platform != "win32" else 1)
     first = configs[0].seed
-    if chains is not None:
-        _check_chains(study, protocol, folds or repeats)
-    if folds is None and repeats is not None:
-        raise UserError("--repeats says how often the rows are divided into folds; give --folds too, as --folds 5.")
-    if folds is not None and study.name != "compare":
-        raise UserError(f"--folds is of study compare; study {study.name} tests the data's one test split.")
+    _check_units(study, protocol, folds, repeats, chains)
     protocol = protocol or ("paper" if chains is None else "full")
     chosen = range(first, first + (seeds or (study.seeds if folds is None and chains is None else 1)))
     with _session(out):
@@ -125,6 +118,20 @@ def run_study(
             if reported:
                 write_report(out)
     return text, list(dict.fromkeys(sentence for each in found for sentence in each.failures))
+
+
+def _check_units(
+    study: Study, protocol: Protocol | None, folds: int | None, repeats: int | None, chains: int | None
+) -> None:
+    """Refuse a protocol, folds or chains that the study does not have, or that exclude each other."""
+    if protocol not in (None, "paper", "full"):
+        raise UserError(f"--protocol {protocol} is not known; use paper or full.")
+    if chains is not None:
+        _check_chains(study, protocol, folds or repeats)
+    if folds is None and repeats is not None:
+        raise UserError("--repeats says how often the rows are divided into folds; give --folds too, as --folds 5.")
+    if folds is not None and study.name != "compare":
+        raise UserError(f"--folds is of study compare; study {study.name} tests the data's one test split.")
 
 
 def _check_chains(study: Study, protocol: Protocol | None, folds: int | None) -> None:

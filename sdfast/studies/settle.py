@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sdfast.studies.statistics import (
 )
 from sdfast.studies.stored import Data, fixed
 from sdfast.studies.units import kind_of
-from sdfast.studies.verdict import LEVEL, SCORES, listed_sizes, method, name_of, verdicts
+from sdfast.studies.verdict import LEVEL, SCORES, differences, listed_sizes, method, name_of, verdicts
 
 _FEW = 4  # pairs, of fewer of which the deviation is little known
 
@@ -95,7 +95,8 @@ class _Compared:
         self.ranked = {x: arms for x, arms in sorted(self.ranked.items(), key=lambda each: each[0] or 0) if arms[1:]}
         self._values = {arm["title"]: data.places(arm, metric) for arms in self.ranked.values() for arm in arms}
         self._all = self._corrected(pair for arms in self.ranked.values() for pair in combinations(arms, 2))
-        self._table = self._corrected(_table_pairs(data, self.ranked))
+        compared = differences(data.record, data.values, metric)
+        self._table = {frozenset((each.title, each.reference)): each.p for each in compared if each.p is not None}
         self.of = {x: self._of(arms) for x, arms in self.ranked.items()}
 
     @property
@@ -124,26 +125,16 @@ class _Compared:
 
     def _pair(self, first: Arm, second: Arm, runner_up: bool) -> Pair | None:
         names = first["title"], second["title"]
-        family = self._table if names in self._table else self._all
-        if (found := family.get(names)) is None:
+        if (found := self._all.get(names)) is None:
             return None
-        tested = {pair: each.p_holm for pair, each in family.items() if each.p_holm is not None}
-        shown = sum(p < LEVEL for pair, p in tested.items() if pair != names)
+        tested = {frozenset(pair): each.p_holm for pair, each in self._all.items() if each.p_holm is not None}
+        if (pair := frozenset(names)) in self._table:
+            tested, found = self._table, replace(found, p_holm=self._table[pair])
+        shown = sum(p < LEVEL for other, p in tested.items() if other != pair)
         values = [self._values[name] for name in names]
         differences = [values[0][place] - values[1][place] for place in values[0].keys() & values[1].keys()]
         deviation = statistics.stdev(differences) if found.p is not None else None
         return Pair(first, second, runner_up, found, deviation, LEVEL / max(1, len(tested) - shown))
-
-
-def _table_pairs(data: Data, ranked: Mapping[float | None, Sequence[Arm]]) -> list[tuple[Arm, Arm]]:
-    """The pairs that the table compares, that of the higher mean first."""
-    reference = study_named(data.record["study"]).reference
-    return [
-        (first, second)
-        for arms in ranked.values()
-        for first, second in combinations(arms, 2)
-        if reference in (method(first), method(second))
-    ]
 
 
 def _weights(arm: Arm) -> list[Any]:

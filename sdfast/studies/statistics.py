@@ -131,9 +131,12 @@ def pairs_needed(effect: float, level: float, overlap: float = 0.0, step: int = 
     def shown(steps: int) -> bool:
         return power(effect, steps * step, level, overlap) >= POWER
 
-    low, high = 0 if step > 1 else 1, MOST_PAIRS // step
-    if not shown(high):
-        return None
+    low = 0 if step > 1 else 1  # one pair has no deviation
+    high = low + 1
+    while not shown(high):  # upwards: far beyond what is needed scipy's noncentral t is not exact
+        if high == MOST_PAIRS // step:
+            return None
+        low, high = high, min(2 * high, MOST_PAIRS // step)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if shown(middle) else (middle, high)

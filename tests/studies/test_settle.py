@@ -54,6 +54,11 @@ def test_pairs_that_are_needed_are_the_published_ones(effect: float, level: floa
     assert pairs_needed(effect, level) == pairs == pairs_needed(-effect, level)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_difference_far_above_its_noise_needs_two_pairs() -> None:
+    assert [pairs_needed(effect, 0.05) for effect in (100.0, 1e4, 1e6)] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25])
 @pytest.mark.parametrize(
     ("effect", "count", "level"), [(0.5, 34, 0.05), (2.0, 5, 0.05 / 8), (1.0, 2, 0.05), (0, 4, 0.1)]
