@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,12 +88,23 @@ def test_a_step_is_fetched_while_the_one_before_is_used(tmp_path: Path, place: s
 def test_waiting_for_rows_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = make_recipe()
     teacher = bank_targets(prepare_bank(tmp_path / "teacher", recipe), recipe, "stream")
-    monkeypatch.setattr("sdfast.teacher.fetch.DiskSource.fill", lambda *arguments: time.sleep(0.02))
+    now, waits = [0.0], threading.Event()
+
+    def clock() -> float:
+        waits.set()
+        return now[0]
+
+    def fill(*arguments: object) -> None:
+        assert waits.wait(60)  # the rows come when they are waited for, however slow this machine is
+        now[0] = 2.0
+
+    monkeypatch.setattr("sdfast.data.parallel.time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("sdfast.teacher.fetch.DiskSource.fill", fill)
     before = seconds_waited()
     teacher.announce(torch.tensor([5, 3]), 0)
     assert seconds_waited() == before
     teacher.targets(torch.empty(0), torch.tensor([5, 3]), 0)
-    assert seconds_waited() - before >= 0.01
+    assert seconds_waited() - before == pytest.approx(2.0)
 
 
 def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
