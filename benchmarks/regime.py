@@ -1,0 +1,136 @@
+"""A cell of the registered grid of `results/studies/regime.md`, run with one command.
+
+python benchmarks/regime.py main                      # the headline; then says whether it agrees with the committed one
+python benchmarks/regime.py unlabelled --jobs 1       # any other; what has to be trained or made before is, once
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regime_table import HEADLINE, RESULTS, same
+
+ROOT = Path(__file__).parent.parent
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package dataset-fashion-mnist has it
+COMMITTED = RESULTS / "starts"  # the one that the headline starts from, 100 minutes of two cores
+
+C = (
+    "pretrain.steps=1000 pretrain.lr=5e-4 distill.steps=1000 distill.lr=5e-4 finetune.steps=400"
+    " finetune.lr=3e-4 engine.precision=bf16"
+)
+ARMS = "fine-tuning,further pre-training,self-distillation"
+MORE = "fine-tuning,self-distillation (all tokens),LoRA,linear probe,kNN"
+START = (
+    "pretrain.steps=12000 pretrain.batch_size=128 pretrain.lr=1e-3 pretrain.warmup=0.05 pretrain.weight_decay=0.05"
+    " engine.precision=bf16"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A study of the grid.
+
+    Attributes:
+        data: of the target, in the folder that `recipes/study_images.py` writes.
+        chains: whole ones.
+        start: of `STARTS`; the bundled model when empty.
+        study: as `sdfast study` calls it.
+        options: of the command.
+        rows: how many of train have a label, and how many there are.
+        seeds: fine-tunings of a chain.
+    """
+
+    data: str
+    chains: int
+    start: str = ""
+    study: str = "compare"
+    options: str = f'--methods "{ARMS}"'
+    rows: str = "data.limit=100"
+    seeds: int = 2
+
+    def command(self, folder: Path, starts: Mapping[str, Path], out: Path, jobs: int) -> list[str]:
+        """Of `sdfast`, without it."""
+        model = ["--model", str(starts[self.start])] if self.start else []
+        units = ["--chains", str(self.chains), "--seeds", str(self.seeds), "--jobs", str(jobs)]
+        data = ["--data", str(folder / self.data), "--out", str(out)]
+        return ["study", self.study, *model, *data, *units, *shlex.split(self.options), self.rows, *C.split()]
+
+
+STARTS = {"in-domain": "fashion/pool", "shifted": "fashion/shifted-pool"}
+
+CELLS = {
+    HEADLINE: Cell("fashion/target", 16, "in-domain"),
+    "main-more": Cell("fashion/target", 6, "in-domain", options=f'--methods "{MORE}"'),
+    "lengths": Cell("fashion/target", 6, "in-domain", "lengths", "--points 250,500,1000,2000,4000"),
+    **{f"labels-{n}": Cell("fashion/target", 4, "in-domain", rows=f"data.limit={n}") for n in (50, 200, 500, 1000)},
+    "unlabelled": Cell("fashion/target", 10, rows="data.labelled_limit=100"),
+    "shifted": Cell("fashion/shifted-target", 8, "shifted"),
+}
+
+
+def start_of(name: str, folder: Path, out: Path) -> Path:
+    """The committed start, or one that is trained now, as it is registered; nothing is trained twice.
+
+    Raises:
+        subprocess.CalledProcessError: the training failed.
+    """
+    if (COMMITTED / name).is_dir():
+        return Path(os.path.relpath(COMMITTED / name))  # a study's record has the command in it
+    run = out / "starts" / name
+    sdfast(["train", "--stage", "pretrain", "--data", str(folder / STARTS[name]), "--out", str(run), *START.split()])
+    return run / "pretrain" / "model"
+
+
+def sdfast(command: Sequence[str]) -> None:
+    """Run it, and show what is run."""
+    print("sdfast", shlex.join(command), flush=True)
+    subprocess.run([sys.executable, "-m", "sdfast", *command], check=True)
+
+
+def make_fashion(folder: Path, source: Path) -> None:
+    """Fashion-MNIST as the cells take it.
+
+    Raises:
+        SystemExit: its files are not there.
+    """
+    if (folder / "fashion").is_dir():
+        return
+    if not (source / "train-images-idx3-ubyte.gz").is_file():
+        raise SystemExit(
+            f"{source} has no Fashion-MNIST: name the folder of its four .gz files with --fashion (Debian's package"
+            " dataset-fashion-mnist has them, and github.com/zalandoresearch/fashion-mnist)."
+        )
+    recipe = [str(ROOT / "recipes" / "study_images.py"), "--out", str(folder), "fashion", str(source)]
+    subprocess.run([sys.executable, *recipe], check=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cell", choices=CELLS)
+    parser.add_argument("--fashion", type=Path, default=FASHION, help="folder of the four files of Fashion-MNIST")
+    parser.add_argument("--data", type=Path, default=Path("study-images"), help="what recipes/study_images.py wrote")
+    parser.add_argument("--out", type=Path, default=Path("runs/regime"), help="a folder below it for each cell")
+    parser.add_argument("--jobs", type=int, default=2, help="stages at a time")
+    options = parser.parse_args(arguments)
+    cell = CELLS[options.cell]
+    make_fashion(options.data, options.fashion)
+    starts = {cell.start: start_of(cell.start, options.data, options.out)} if cell.start else {}
+    out = options.out / options.cell
+    try:
+        sdfast(cell.command(options.data, starts, out, options.jobs))
+    except subprocess.CalledProcessError as failed:  # it has said why
+        raise SystemExit(failed.returncode) from None
+    if options.cell == HEADLINE and (RESULTS / HEADLINE).is_dir():
+        print(same(out, RESULTS / HEADLINE)[0])
+
+
+if __name__ == "__main__":
+    main()
