@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -41,7 +41,7 @@ def train(
     """Give every node its result, or the reason why it has none.
 
     Args:
-        nodes: each after those it needs.
+        nodes: what the study needs, each after those it needs.
         out: the study's directory, for the workers' logs.
         jobs: stages at a time.
         device: where they are trained: `cpu` or `cuda`.
@@ -51,7 +51,7 @@ def train(
     Raises:
         Interrupted: a signal came; what was being trained is saved.
     """
-    todo = [node for node in nodes if node.result is None]
+    todo = in_order([node for node in nodes if node.result is None])
     if not todo:
         return
     progress = Progress(todo, jobs, tell)
@@ -63,6 +63,16 @@ def train(
             if not _failed_before(node):
                 node.result, node.failure = attempt(node.task, shared)
             progress.finished(node)
+
+
+def in_order(nodes: Sequence[Node]) -> list[Node]:
+    """Fold by fold or chain by chain, and in each those first that most others wait for.
+
+    So a study that is stopped has whole units of all arms, not one arm of all units. What a node needs is before it.
+    """
+    waits = Counter(need for node in nodes for need in node.needs)
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(node.unit for node in nodes))}
+    return sorted(nodes, key=lambda node: (places[node.unit], -waits[node]))
 
 
 def _failed_before(node: Node) -> bool:
@@ -106,9 +116,8 @@ class _Crew:
     busy: list[_Worker] = field(default_factory=list)
 
     def work(self) -> None:
-        """Hand out the stages, those first that most others wait for, until none is left or a signal comes."""
-        waits = Counter(need for node in self.todo for need in node.needs)
-        waiting = sorted(self.todo, key=lambda node: -waits[node])  # stable: else in the order declared
+        """Hand out the stages in their order, each when it can be trained, until none is left or a signal comes."""
+        waiting = self.todo
         self.vacant = list(range(self.jobs))
         with stop_on_signal() as stop:
             try:

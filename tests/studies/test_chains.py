@@ -22,6 +22,7 @@ from sdfast.studies.figures import caption
 from sdfast.studies.plan import Cell, Node, Plan, Target
 from sdfast.studies.report import page_of
 from sdfast.studies.results import Found, gather
+from sdfast.studies.schedule import in_order
 from sdfast.studies.store import Shared, Store
 from sdfast.studies.tables import markdown, record
 from sdfast.studies.units import Chain, unit_of
@@ -149,6 +150,25 @@ def test_the_unit_of_the_table_is_the_chain(two_each: Path) -> None:
     assert "paired by chain" in text and "seed" not in verdicts(stored)[0] and "chain" in verdicts(stored)[0]
     loaded = sdfast.Study.load(two_each)
     assert loaded.record["chains"] == 3 and set(loaded.to_pandas()["chain"]) == {0, 1, 2}
+
+
+def test_several_stages_at_a_time_give_the_same(inputs: dict[str, str], two_each: Path, tmp_path: Path) -> None:
+    assert study(inputs, tmp_path, "--chains", "2", "--seeds", "2", "--jobs", "2", "data.limit=12") == 0
+    found = [
+        {path.parent.name: json.loads(path.read_text())["weights"] for path in (out / "stages").rglob("result.json")}
+        for out in (tmp_path, two_each)
+    ]
+    assert len(found[0]) == 2 * (1 + 2 + 2) and found[0].items() <= found[1].items()
+
+
+def test_chain_after_chain_is_trained_and_each_stage_after_those_it_needs(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    _, nodes = planned(inputs, tmp_path, "table4", "data.limit=12", seeds=[0, 1], chains=3)
+    order = in_order(nodes)
+    assert [node.unit for node in order] == [Chain(k) for k in range(3) for _ in range(6)]
+    assert [node.task.stage for node in order] == ["pretrain", "distill", *["finetune"] * 4] * 3
+    assert all(order.index(need) < order.index(node) for node in nodes for need in node.needs)
 
 
 def test_more_chains_go_on_and_fewer_leave_the_table(inputs: dict[str, str], two_each: Path) -> None:
