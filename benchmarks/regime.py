@@ -45,6 +45,7 @@ class Cell:
         options: of the command.
         rows: how many of train have a label, and how many there are.
         seeds: fine-tunings of a chain.
+        beside: the cell in whose folder it is, and with which it shares stages; one of its own when empty.
     """
 
     data: str
@@ -54,6 +55,7 @@ class Cell:
     options: str = f'--methods "{ARMS}"'
     rows: str = "data.limit=100"
     seeds: int = 2
+    beside: str = ""
 
     def command(self, folder: Path, starts: Mapping[str, Path], out: Path, jobs: int) -> list[str]:
         """Of `sdfast`, without it."""
@@ -67,9 +69,9 @@ STARTS = {"in-domain": "fashion/pool", "shifted": "fashion/shifted-pool"}
 
 CELLS = {
     HEADLINE: Cell("fashion/target", 16, "in-domain"),
-    "main-more": Cell("fashion/target", 6, "in-domain", options=f'--methods "{MORE}"'),
-    "lengths": Cell("fashion/target", 6, "in-domain", "lengths", "--points 250,500,1000,2000,4000"),
-    **{f"labels-{n}": Cell("fashion/target", 4, "in-domain", rows=f"data.limit={n}") for n in (50, 200, 500, 1000)},
+    "main-more": Cell("fashion/target", 6, "in-domain", options=f'--methods "{MORE}"', beside=HEADLINE),
+    "lengths": Cell("fashion/target", 6, "in-domain", "lengths", "--points 250,500,1000,2000", beside=HEADLINE),
+    **{f"labels-{n}": Cell("fashion/target", 4, "in-domain", rows=f"data.limit={n}", seeds=1) for n in (50, 500)},
     "unlabelled": Cell("fashion/target", 10, rows="data.labelled_limit=100"),
     "shifted": Cell("fashion/shifted-target", 8, "shifted"),
 }
@@ -123,13 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cell = CELLS[options.cell]
     make_fashion(options.data, options.fashion)
     starts = {cell.start: start_of(cell.start, options.data, options.out)} if cell.start else {}
-    out = options.out / options.cell
+    out = options.out / (cell.beside or options.cell)
     try:
         sdfast(cell.command(options.data, starts, out, options.jobs))
     except subprocess.CalledProcessError as failed:  # it has said why
         raise SystemExit(failed.returncode) from None
     if options.cell == HEADLINE and (RESULTS / HEADLINE).is_dir():
-        print(same(out, RESULTS / HEADLINE)[0])
+        print(same(out / f"{cell.study}.json", RESULTS / HEADLINE)[0])
 
 
 if __name__ == "__main__":
