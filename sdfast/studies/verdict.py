@@ -116,8 +116,8 @@ def _without_a_model(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     where = "" if above == [None] else f" at {listed_sizes([x or 0 for x in above])}"
     name = data["raw"][0]["name"]
     return (
-        f"{name[0].upper()}{name[1:]} of the same rows is above every arm{where} ({', '.join(scores)}): the model's"
-        " start is worse than no model here."
+        f"{name[0].upper()}{name[1:]} of the same rows is above every arm{where} ({', '.join(scores)}): as it is"
+        " trained here, the model is worth less than none."
     )
 
 

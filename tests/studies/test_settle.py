@@ -199,7 +199,7 @@ def test_a_raw_baseline_above_every_arm_is_said_first() -> None:
     assert said.startswith(
         "Logistic regression on the raw pixels of the same rows is above every arm (78.7 % against 6"
     )
-    assert "the model's start is worse than no model here." in said
+    assert "as it is trained here, the model is worth less than none." in said
     assert "Logistic regression on the raw pixels of the same rows: accuracy 78.7 %.\n" in markdown(
         STUDIES["compare"], [found], "paper"
     )
