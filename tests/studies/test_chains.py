@@ -101,7 +101,7 @@ def test_classes_that_few_chains_lack_are_said_of_those(inputs: dict[str, str], 
 
 def test_protocol_full_is_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its fingerprints are those that `tests/stages/test_fingerprints.py` has kept of runs with these seeds."""
-    start = RECORDED["starts"]["images"]
+    start = RECORDED["starts"]["images"][""]
     monkeypatch.setattr("sdfast.modalities.images.checkpoint.weights_digest", lambda module: start)
     plan = Plan(STUDIES["table4"], [0, 3], protocol="full")
     target = plan.target(sdfast.Pipeline(device="cpu").config, tmp_path)
