@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pipeline_fixtures import FEW_STEPS, SHAPE, write_images, write_model
+from resuming import check_resumes
 from safetensors.torch import load_file
 from text_fixtures import write_text_model, write_texts
 
@@ -20,9 +22,16 @@ from sdfast.costs.measure import size
 from sdfast.errors import UserError
 from sdfast.modalities.images.checkpoint import load_mae
 from sdfast.modalities.images.costs import ImageTask
+from sdfast.models.neighbours import FeatureClassifier, Features
+from sdfast.models.standardised import Standard
 from sdfast.objectives.choose import finished_state
+from sdfast.ranks import Ranks
+from sdfast.stages.build import build_stage
+from sdfast.stages.graph import finetuning
+from sdfast.stages.probe import standardise_features
 
 LORA = ("pretrain.method=lora", "distill.method=lora", "finetune.method=lora", "finetune.lora.targets=all")
+PROBE = ("finetune.method=linear_probe", "finetune.start=init")
 QUICK = (*FEW_STEPS, "engine.threads=1")
 
 
@@ -107,6 +116,101 @@ def test_a_probe_keeps_its_encoder(
     assert len(shared) > 10 and all(torch.equal(before[name], after[name]) for name in shared)
     metrics = json.loads((tmp_path / "finetune" / "result.json").read_text())["metrics"]
     assert metrics["distance"] == 0 and not (tmp_path / "finetune" / "model" / "adapter").exists()
+
+
+def probed(context: Any, directory: Path) -> Any:
+    """The trainer of a linear probe as a run assembles it."""
+    return build_stage(context, finetuning(context), context.model.module, directory, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_a_probes_features_are_standardised_over_the_rows_it_is_trained_on(
+    kind: str, inputs: dict[str, Path], text_inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    given = inputs if kind == "images" else text_inputs
+    limits = ("data.limit=20", "data.labelled_limit=11")
+    run_ = pipeline(given, tmp_path / "run", *PROBE, "finetune.flip=1" if kind == "images" else "seed=3", *limits)
+    context = run_.context
+    modality, train, rows = context.modality, context.train, context.train_rows("finetune")
+    features = FeatureClassifier(context.model.module, Features(32))
+    seen = modality.predict(features, modality.companions(context.model), train, rows, context.read(train)).double()
+    assert seen.shape == (11, 32)
+    standard: Any = probed(context, tmp_path / "stage").objective.module.standard
+    torch.testing.assert_close(standard.mean.double(), seen.mean(dim=0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(standard.deviation.double(), seen.std(dim=0, correction=0), rtol=1e-4, atol=0)
+
+    def of_process(rank: int, exchange: Any) -> Any:
+        module = modality.classifier(context.config, context.model.module, 2, 1)
+        standardise_features(replace(context, ranks=Ranks(rank, 2, exchange)), module)
+        return module.standard
+
+    shares: list[Any] = []
+    for rank in range(2):
+        of_process(rank, lambda mine: [shares.append(mine), mine][1:])
+    assert [count for count, _ in shares] == [5, 6]
+    of_each = [of_process(rank, lambda mine: shares) for rank in range(2)]
+    for name, value in standard.state_dict().items():
+        assert torch.equal(getattr(of_each[0], name), getattr(of_each[1], name))
+        torch.testing.assert_close(getattr(of_each[0], name), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_a_probe_is_kept_as_a_plain_model_that_says_what_it_said_in_training(
+    kind: str, inputs: dict[str, Path], text_inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    given = inputs if kind == "images" else text_inputs
+    run_ = pipeline(given, tmp_path / "run", *PROBE, "finetune.lr=0.03", "finetune.steps=12")
+    result, context = run_.finetune(), run_.context
+    trainer = probed(context, tmp_path / "stage")
+    trainer.run()
+    modality, module, test = context.modality, trainer.objective.module, context.test
+    kept = modality.read_classifier(tmp_path / "run" / "finetune" / "model")
+    assert isinstance(module.standard, Standard) and not any("standard" in name for name in kept.module.state_dict())
+    said, wanted = (
+        modality.predict(each, kept.companions, test, torch.arange(len(test.labels)), context.read(test))
+        for each in (kept.module, module)
+    )
+    torch.testing.assert_close(said, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
+    assert sdfast.Pipeline(**given, out=tmp_path / "run").evaluate()["test_loss"] == pytest.approx(
+        result.metrics["test_loss"], abs=1e-6
+    )
+    raw = pipeline(given, tmp_path / "raw", *PROBE, "finetune.probe.standardise=false", "finetune.lr=0.03").finetune()
+    assert raw.weights != result.weights
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_a_probe_that_was_stopped_goes_on_bit_for_bit(
+    kind: str, inputs: dict[str, Path], text_inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    run_ = pipeline(inputs if kind == "images" else text_inputs, tmp_path / "run", *PROBE, "finetune.steps=12")
+    check_resumes(lambda folder: probed(run_.context, folder), tmp_path)
+
+
+def test_the_best_weights_of_a_probe_are_chosen_by_what_is_kept(inputs: dict[str, Path], tmp_path: Path) -> None:
+    keys = ("finetune.best_dev=true", "finetune.evaluations=3", "finetune.lr=0.03")
+    result = pipeline(inputs, tmp_path, *PROBE, *keys).finetune()
+    of_val = torch.tensor(result.confusion_matrix["val"])  # type: ignore[index]
+    assert result.metrics["dev_accuracy"] == pytest.approx(float(of_val.trace() / of_val.sum()))
+
+
+def test_a_checkpoint_of_a_probe_is_exported_as_a_plain_model(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run_ = pipeline(inputs, tmp_path / "run", *PROBE)
+    module = probed(run_.context, tmp_path / "stage").objective.module.eval()
+    exported: Any = run_.modality.filled(module.state_dict(), run_.config, run_.context.model.shape, 2).eval()
+    pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(exported(pixels), module(pixels), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "standardised"), [("modernbert", False), ("eurobert", True), ("bert", True)])
+def test_a_head_that_cannot_take_up_a_mean_is_given_features_as_they_are(
+    kind: str, standardised: bool, text_inputs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = write_text_model(tmp_path / "model", kind)
+    run_ = pipeline({**text_inputs, "model": model}, tmp_path / "run", *PROBE)
+    with caplog.at_level("INFO"):
+        standard = probed(run_.context, tmp_path / "stage").objective.module.standard
+    assert isinstance(standard, Standard) == standardised
+    assert ("features stay as they are" in caplog.text) != standardised
 
 
 @pytest.mark.parametrize("kind", ["images", "texts"])

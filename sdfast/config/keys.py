@@ -39,6 +39,7 @@ def deciding_keys(
                 and said.get("of", modality) == modality
                 and _acts(config, said.get("when"))
                 and not (said.get("left_out") in (True, modality) and dumped[key] == field.default)
+                and not ("before" in said and dumped[key] == said["before"])
             ):
                 found[f"{name}.{key}"] = dumped[key]
     return found

@@ -32,6 +32,7 @@ _BATCH_SIZE = "images or texts per optimiser step, over all devices and micro-ba
 #   also        a further kind of stage whose result it decides
 #   left_out    at its default it is no part of a fingerprint, because it came later than the first runs; or the
 #               modality whose first runs did not have it
+#   before      what runs did before the key came, where that is not the default: it is no part of a fingerprint either
 _COUNTED: JsonDict = {"decides": False}
 _LATER: JsonDict = {"left_out": True}
 
@@ -279,6 +280,16 @@ class KnnConfig(Section):
     temperature: float = Field(0.07, gt=0, description="the smaller, the more the nearest ones count")
 
 
+class ProbeConfig(Section):
+    """A linear probe: the head alone is trained."""
+
+    standardise: bool = Field(
+        True,
+        description="give the head each feature with mean 0 and deviation 1 over the training rows, as MAE's probing"
+        " (a BatchNorm without affine); else as it is",
+    )
+
+
 class FinetuneConfig(OptimisationConfig):
     """Supervised fine-tuning of encoder and head."""
 
@@ -316,6 +327,11 @@ class FinetuneConfig(OptimisationConfig):
     )
     lora: LoraConfig = Field(
         LoraConfig(), description="settings of method=lora", json_schema_extra={"when": "finetune.method=lora"}
+    )
+    probe: ProbeConfig = Field(
+        ProbeConfig(),
+        description="settings of method=linear_probe",
+        json_schema_extra={"when": "finetune.method=linear_probe", "before": {"standardise": False}},
     )
     knn: KnnConfig = Field(
         KnnConfig(), description="settings of method=knn", json_schema_extra={"when": "finetune.method=knn"}
@@ -387,6 +403,11 @@ class FinetuneConfig(OptimisationConfig):
         description="with best_dev, how often that is looked at, evenly; the last time after the last step",
         json_schema_extra={"when": "finetune.best_dev=true"},
     )
+
+    @property
+    def standardises(self) -> bool:
+        """Whether the head is given standardised features."""
+        return self.method == "linear_probe" and self.probe.standardise
 
     @field_validator("class_weights", mode="before")
     @classmethod

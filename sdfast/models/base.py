@@ -54,11 +54,18 @@ class Classifier(nn.Module):
         shape: everything that decides the architecture.
         encoder: of the inputs.
         classifier: the last layer: [D] -> [classes].
+        standard: what features go through on their way to the head: nothing is done to them, or they are standardised
+            (see `sdfast.models.standardised`).
     """
 
     shape: Any
     encoder: Encoder
     classifier: nn.Linear
+    standard: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standard = nn.Identity()
 
 
 def blocks_before(layer: Layer) -> int | None:

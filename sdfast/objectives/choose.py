@@ -16,6 +16,7 @@ from sdfast.config import Config, FinetuneConfig, LoraConfig
 from sdfast.errors import UserError
 from sdfast.models.base import Classifier, MaskedModel
 from sdfast.models.low_rank import add_low_rank, freeze_encoder, merge_low_rank, merged_state
+from sdfast.models.standardised import fold_standardised, unstandardised_state
 from sdfast.objectives.base import shortcuts
 from sdfast.objectives.classification import Classification, LabelledViews
 from sdfast.objectives.contrastive import (
@@ -155,6 +156,7 @@ def finish(module: MaskedModel | Classifier) -> None:
     """Take out of a trained module what its objective added, folded into its weights where that acts."""
     merge_low_rank(module)
     if isinstance(module, Classifier):
+        fold_standardised(module)
         if parametrize.is_parametrized(module.classifier):
             fold_spectral_norm(module.classifier)
         drop_projection(module)
@@ -162,7 +164,7 @@ def finish(module: MaskedModel | Classifier) -> None:
 
 def finished_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `finish` leaves of a module's tensors."""
-    return without_projection(folded_state(merged_state(state), "classifier"))
+    return without_projection(folded_state(unstandardised_state(merged_state(state)), "classifier"))
 
 
 def matches_features(config: Config) -> bool:

@@ -23,6 +23,7 @@ from sdfast.objectives.cross_entropy import weights_note, with_listed_weights
 from sdfast.objectives.several import Scaling, label_loss, weights_of
 from sdfast.rng import derive_seed
 from sdfast.stages.graph import Stage
+from sdfast.stages.probe import standardise_features
 
 
 def build_stage(
@@ -59,6 +60,8 @@ def build_stage(
     if kind == "finetune":
         names = context.pack.class_names
         module = modality.classifier(context.config, start, len(names), seed).to(context.device)
+        if context.config.finetune.standardises:
+            standardise_features(context, module)
         labels = torch.from_numpy(labels_of(train)).to(context.device)
         labelled = modality.labelled_views(context, seed)
         trained_on = labels[context.train_rows(kind).to(context.device)]

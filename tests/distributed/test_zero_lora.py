@@ -25,7 +25,7 @@ WORK: dict[str, dict[str, Any]] = {
     "text-distill": {"stage": "distill", "text": True, "method": "lora"},
     "probe": {"stage": "finetune", "method": "linear_probe"},
 }
-CASES = [(work, zero) for work in WORK for zero in (0, 2)] + [("distill", 3), ("text-distill", 3)]
+CASES = [(work, zero) for work in WORK for zero in (0, 2)] + [("distill", 3), ("text-distill", 3), ("probe", 3)]
 PARTED = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # parameters so small are else left whole
 
 
@@ -53,7 +53,9 @@ def test_two_processes_end_where_one_does(work: str, zero: int, trained: Path, t
 
 
 def is_frozen(name: str, method: str) -> bool:
-    return name.startswith("encoder.") and "lora_" not in name if method == "lora" else name.startswith("encoder.")
+    return (
+        name.startswith("encoder.") and "lora_" not in name if method == "lora" else not name.startswith("classifier.")
+    )
 
 
 def test_a_stage_that_was_stopped_goes_on(trained: Path) -> None:

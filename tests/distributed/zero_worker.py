@@ -28,6 +28,7 @@ from sdfast.engine.zero import Sharing
 from sdfast.errors import SdfastError
 from sdfast.modalities.texts.order import TextBatchOrder
 from sdfast.models.low_rank import TARGETS, add_low_rank, freeze_encoder
+from sdfast.models.standardised import Standard
 from sdfast.objectives.cross_entropy import CrossEntropy
 from sdfast.objectives.several import BinaryCrossEntropy, SquaredError
 from sdfast.ranks import Ranks
@@ -66,6 +67,9 @@ def train(case: dict[str, Any], folder: Path, ranks: Ranks, dtype: torch.dtype =
         add_low_rank(objective.module, TARGETS, rank=4, alpha=8.0, seed=1)
     elif case.get("method") == "linear_probe":
         freeze_encoder(objective.module)
+        width, generator = objective.module.classifier.in_features, torch.Generator().manual_seed(3)
+        mean, deviation = torch.randn(2, width, generator=generator).to(dtype)
+        objective.module.standard = Standard(mean, deviation.abs() + 0.1)
     kept = FinetuneConfig(regularizer=case.get("regularizer", "none"), recadam={"t0": 6}, mars={"head_radius": 0.1})
     if stage == "finetune":
         objective.regularizer = on_optimizer(kept, objective.module)

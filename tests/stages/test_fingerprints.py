@@ -3,6 +3,7 @@
 `fingerprints.json` was written by the version before stages were data, from its own walk through a run: for each
 configuration the first digits of the fingerprint of every stage, where the weights of a stage are named by its own.
 They are of the bundled models of that time, by the digests that it has as `starts`; those bundled now may be others.
+Those with `finetune.probe` were added by the version before that key, for the same without it.
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ def test_each_setting_of_a_stage_decides_it_or_says_why_not(modality: str) -> No
     ours["texts"] |= {"pretrain.norm_pix", "finetune.flip"}
     counted = {"pretrain.epochs", "distill.epochs", "finetune.epochs", "pretrain.head_steps"}
     assert silent == ours[modality] | counted | {"distill.rounds", "finetune.start", "finetune.evaluations"}
+
+
+def test_a_probe_of_standardised_features_is_trained_anew() -> None:
+    raw, probe = (
+        Config().resolved("images").changed([f"finetune.method={method}", "finetune.probe.standardise=false"])
+        for method in ("full", "linear_probe")
+    )
+    key = "finetune.probe"
+    assert key not in deciding_keys(raw, "finetune", "images") | deciding_keys(probe, "finetune", "images")
+    again = probe.changed(["finetune.probe.standardise=true"])
+    assert deciding_keys(again, "finetune", "images")[key] == {"standardise": True}
 
 
 def _other(value: object) -> object:

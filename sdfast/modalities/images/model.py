@@ -477,7 +477,7 @@ class ViTClassifier(Classifier):
         Returns:
             [B, classes] logits; with `noise` [2B, classes], those of the noised images after the others.
         """
-        return self.classifier(self.states(self.encoder.embed(pixels, noise=noise), cls_tail))
+        return self.classifier(self.standard(self.states(self.encoder.embed(pixels, noise=noise), cls_tail)))
 
     def states(self, tokens: Tensor, cls_tail: bool = True) -> Tensor:
         """What the classifier is given: tokens [B, N, D] from `ViTEncoder.embed` -> [B, D]."""

@@ -426,7 +426,7 @@ class TextClassifier(Classifier):
 
     def classify(self, first: Tensor) -> Tensor:
         """[B, D], the encoded first tokens -> [B, classes]."""
-        traits = self.shape.traits
+        traits, first = self.shape.traits, self.standard(first)
         if traits.drops_first:
             first = F.dropout(first, self.drop, self.training)
         return self.classifier(F.dropout(traits.activation(self.dense(first)), self.drop, self.training))

@@ -184,12 +184,12 @@ class ModernClassifier(TextClassifier):
         if pooling == "cls":
             return super().first_states(tokens, lengths, cls_tail)
         encoded = self.encoder.encode(TextView(tokens, lengths))[0]
-        encoded = self.head(encoded) if pooling == "late" else encoded
+        encoded = self.head(self.standard(encoded)) if pooling == "late" else encoded
         return torch.stack([text.mean(dim=0) for text in encoded.split(lengths.tolist())])
 
     @override
     def classify(self, first: Tensor) -> Tensor:
-        headed = first if _pre_norm(self.shape).pooling == "late" else self.head(first)
+        headed = first if _pre_norm(self.shape).pooling == "late" else self.head(self.standard(first))
         drop = self.drop if self.shape.traits.drops_states else 0.0
         out: Tensor = self.classifier(F.dropout(headed, drop, self.training))
         return out
