@@ -14,11 +14,11 @@ Umap = Annotated[bool, typer.Option("--umap", help="Also map the features with U
 
 def report(out: RunDirectory, device: Device = None, umap: Umap = False) -> None:
     """Write report.html of a run or study that is there, as an earlier version's; new ones write it as they go."""
-    from sdfast.studies.report import write_report
+    from sdfast.studies.report import make_report
     from sdfast.studies.stored import records_in
 
     if not (out / "config.yaml").is_file() and any(records_in(out)):
-        path = write_report(out)
+        path = make_report(out, device)
     else:
         from sdfast.pipeline import Pipeline
 

@@ -19,6 +19,7 @@ from sdfast.report.classes import drawn_matrix
 from sdfast.report.panel import Cell, Panel, Shown, details, duration, facts, figure, gallery, table
 from sdfast.studies.declared import COST, study_named
 from sdfast.studies.drawing import COLOURS, Line, Row, lines_with_bands, rows_on_a_scale, stacked
+from sdfast.studies.evidence import evidence_panel
 from sdfast.studies.results import METRICS, SHARES
 from sdfast.studies.stored import Data, curve, fixed, label, mean_curve, reference
 from sdfast.studies.units import kind_of, unit_of
@@ -52,6 +53,7 @@ def panels(data: Data, prefix: str, name: str) -> Iterator[Panel]:
         yield _runs(data, prefix, after)
         yield from _along_the_axis(data, prefix, after)
         yield from _picture(data, prefix, after)
+        yield from _evidence(data, prefix, after)
         yield from _classes(data, prefix, after)
         yield from _cost(data, prefix, after)
     yield from _curves(data, prefix, after)
@@ -220,6 +222,12 @@ def _picture(data: Data, prefix: str, after: str) -> Iterator[Panel]:
     if study.figure == "gaps" and data.values is data.record["data"][0] and path.is_file():
         body = Markup('<div class="paper">{}</div>').format(figure(path, alt=study.title))
         yield Panel(f"{prefix}figure", f"Figure{after}", body, wide=True)
+
+
+def _evidence(data: Data, prefix: str, after: str) -> Iterator[Panel]:
+    """What the models of one run fill in where something is hidden, where that is kept."""
+    if (panel := evidence_panel(data, prefix, after)) is not None:
+        yield panel
 
 
 def _classes(data: Data, prefix: str, after: str) -> Iterator[Panel]:

@@ -14,6 +14,7 @@ from sdfast.report.run import attempted
 from sdfast.rundir import REPORT
 from sdfast.studies.declared import study_named
 from sdfast.studies.drawing import style
+from sdfast.studies.evidence import add_evidence
 from sdfast.studies.panels import again_panel, panels, stages_panel, trouble_panel
 from sdfast.studies.results import METRICS
 from sdfast.studies.settle import settled
@@ -36,6 +37,18 @@ def write_report(out: Path) -> Path | None:
 def _stored(out: Path) -> Path | None:
     found = list(records_in(out))
     return save(page_of(out, found[0], others=[each["study"] for each in found[1:]]), out / REPORT) if found else None
+
+
+def make_report(out: Path, device: str | None = None) -> Path | None:
+    """The same of a study that nobody works on; what it shows of models is made first where it is missing.
+
+    Args:
+        out: the study's directory.
+        device: where that is computed; where the study was when None.
+    """
+    if (record := next(records_in(out), None)) is not None:
+        add_evidence(out, record, device)
+    return write_report(out)
 
 
 class LiveReport:

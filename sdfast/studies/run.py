@@ -25,6 +25,7 @@ from sdfast.report.live import wanted as wants_report
 from sdfast.rundir import slug
 from sdfast.studies.declared import COST, Study, study_named
 from sdfast.studies.earlier import Trained, earlier_tables, make_room, sweep
+from sdfast.studies.evidence import make_evidence
 from sdfast.studies.figures import caption, draw, draw_cost
 from sdfast.studies.plan import Node, Plan, Protocol, Target
 from sdfast.studies.progress import only_the_study_speaks, say
@@ -112,6 +113,8 @@ def run_study(
         live = LiveReport(out, so_far)
         try:
             train(wanted, out, jobs, device, plan.shared, live.tell if reported else lambda done, total: None)
+            if reported and (values := so_far()) is not None:
+                make_evidence(out, values, plan.shared)
         finally:
             found = [gather(study, target) for target in targets]
             text = _write(study, [each for each in found if each.runs], out, about)

@@ -61,8 +61,15 @@ class Store:
     The study holds its directory; here only what is being written is locked, and who wants the same waits.
     """
 
-    def __init__(self, out: Path, shared: Shared) -> None:
-        self.out, self.shared = out, shared
+    def __init__(self, out: Path, shared: Shared, as_kept: bool = False) -> None:
+        """Set up.
+
+        Args:
+            out: the study's directory.
+            shared: what is open already.
+            as_kept: packs are taken as they lie there, whatever became of their source.
+        """
+        self.out, self.shared, self.as_kept = out, shared, as_kept
 
     @contextlib.contextmanager
     def opened(self, config: Config) -> Iterator[Context]:
@@ -95,6 +102,8 @@ class Store:
 
         def prepare(given: Config) -> Any:
             def make() -> Any:
+                if self.as_kept:
+                    return modality.open_pack(directory)
                 return modality.prepare_pack(spec, directory, given, model, path)
 
             return self.shared.pack(directory, bool(data.chunk), make)

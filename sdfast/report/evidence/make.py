@@ -52,16 +52,17 @@ def make_evidence(context: Context, out: Path, results: Sequence[Result], umap: 
                     if item():
                         pictures |= draw(out, name)
                 except Exception as error:
-                    failed[name] = _why(error)
+                    failed[name] = why(error)
     except Exception as error:
-        failed["all of it"] = _why(error)
+        failed["all of it"] = why(error)
     if failed:
-        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         log.warning("report: some of what it shows could not be made (%s)", reasons)
     return pictures
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Why something could not be made, in a few words without a full stop."""
     if isinstance(error, SdfastError):
         return str(error).rstrip(".")
     if isinstance(error, OSError):

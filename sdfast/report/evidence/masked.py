@@ -17,8 +17,14 @@ COUNT = 8  # rows
 _SHOWN = ("initial", "head", "pretrain", "distill")
 
 
-def make(context: Context, out: Path, models: Mapping[str, Subject]) -> bool:
+def make(context: Context, out: Path, models: Mapping[str, Subject], item: str = ITEM) -> bool:
     """Keep what each model fills in; whether there was something to do.
+
+    Args:
+        context: of the run.
+        out: its directory.
+        models: see `subjects`.
+        item: what it is kept as; of a study each of several by itself.
 
     Raises:
         UserError: the model has no mask token.
@@ -33,7 +39,7 @@ def make(context: Context, out: Path, models: Mapping[str, Subject]) -> bool:
         "settings": [how.mask, how.mask_ratio, how.normalised_pixels],
         "initial": context.model.digest,
     }
-    known = keep.read_made_of(out, ITEM, of)
+    known = keep.read_made_of(out, item, of)
     kept = {} if known is None else known["models"]
     current = {
         key: kept[key]
@@ -54,7 +60,7 @@ def make(context: Context, out: Path, models: Mapping[str, Subject]) -> bool:
         "models": {key: current[key] for key in wanted},
         "notes": _notes(context, wanted),
     }
-    keep.write(out, ITEM, of, value)
+    keep.write(out, item, of, value)
     return True
 
 

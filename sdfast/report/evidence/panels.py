@@ -28,16 +28,19 @@ def panels(out: Path) -> list[Panel]:
     standing, found = Standing(out), []
     for item, show in _PANELS.items():
         value = current(keep.read(out, item), standing)
-        if value is None:
-            continue
-        try:
-            panel = show(value)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # another version's, or edited
-            log.debug("report: %s is left out: %r", keep.path(out, item), error)
-            continue
+        panel = None if value is None else shown(value, show, keep.path(out, item))
         if panel is not None:
             found.append(panel)
     return found
+
+
+def shown(value: dict[str, Any], show: Callable[[dict[str, Any]], Panel | None], path: Path) -> Panel | None:
+    """The panel of an item that was kept in a file; None where it is not as this version writes it."""
+    try:
+        return show(value)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # another version's, or edited
+        log.debug("report: %s is left out: %r", path, error)
+        return None
 
 
 def current(value: dict[str, Any] | None, standing: Standing) -> dict[str, Any] | None:
