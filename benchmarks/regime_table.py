@@ -143,7 +143,7 @@ def draw(found: Mapping[Question, Paired | None]) -> Figure:
         place.plot([each.low, each.high], [at, at], color=color, linewidth=2.4, solid_capstyle="round")
         place.plot(each.mean, at, "D", color=color, markersize=7, markeredgecolor="white")
     place.set_yticks(range(len(rows)), [f"{question.cell}: {question.asks}" for question, _ in rows])
-    place.invert_yaxis()
+    place.set_ylim(len(rows) - 0.5, -0.5)
     place.set_xlabel("points of test accuracy, mean over chains with its 95 % interval")
     place.spines[["top", "right", "left"]].set_visible(False)
     place.tick_params(axis="y", length=0)

@@ -91,3 +91,11 @@ def test_what_is_detectable_is_seen_with_that_power() -> None:
     )
     seen = stats.ttest_1samp(random.normal(least, deviation, size=(4000, 16)), 0, axis=1).pvalue < 0.05
     assert seen.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_page_says_what_the_committed_cells_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "does-it-help.md").read_text(encoding="utf-8")
+    answered = {question: each for question, each in regime.answers(regime.RESULTS).items() if each is not None}
+    assert any(question.cell == regime.HEADLINE for question in answered)
+    for question, each in answered.items():
+        assert f"| {question.asks} | {each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}] | {each.p:.3f} |" in page
