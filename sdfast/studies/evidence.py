@@ -143,6 +143,6 @@ def evidence_panel(data: Data, prefix: str, after: str) -> Panel | None:
 
 
 def _missing(out: Path, record: Mapping[str, Any]) -> list[Example]:
-    """Of each data set that whose evidence is not kept."""
+    """The examples whose evidence is not kept: at most one of each data set."""
     found = (example_in(Data(out, record, values)) for values in record["data"])
     return [each for each in found if each is not None and keep.read(out, each.item) is None]

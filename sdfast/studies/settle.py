@@ -22,7 +22,7 @@ from sdfast.studies.statistics import (
 )
 from sdfast.studies.stored import Data, fixed
 from sdfast.studies.units import kind_of
-from sdfast.studies.verdict import LEVEL, SCORES, differences, listed_sizes, method, name_of, verdicts
+from sdfast.studies.verdict import LEVEL, SCORES, begun, differences, listed_sizes, method, name_of, verdicts
 
 _FEW = 4  # pairs, of fewer of which the deviation is little known
 
@@ -156,7 +156,7 @@ def _best(compared: _Compared) -> str:
     untold = " or from ".join(_other(pair, metric) for pair in pairs if not pair.told_apart)
     words = [f"told apart from {told}"] if told else []
     words += [("but not from " if told else "not told apart from ") + untold] if untold else []
-    return f"{method(arms[0])} has the best mean, {_score(arms[0], metric)}, {', '.join(words)}."
+    return f"{begun(method(arms[0]))} has the best mean, {_score(arms[0], metric)}, {', '.join(words)}."
 
 
 def _other(pair: Pair, metric: str) -> str:

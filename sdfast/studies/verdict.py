@@ -91,6 +91,11 @@ def method(arm: Mapping[str, Any]) -> str:
     return str(arm["series"] if arm["x"] is not None and arm["series"] else arm["title"])
 
 
+def begun(name: str) -> str:
+    """A name at the beginning of a sentence; a first word that has capitals (kNN, LoRA) is left as it is."""
+    return f"{name[0].upper()}{name[1:]}" if name.split()[0].islower() else name
+
+
 def listed_sizes(sizes: Sequence[float]) -> str:
     """n = 20, 50 and 100."""
     *some, last = (f"{size:.0f}" for size in sizes)
@@ -116,7 +121,7 @@ def _without_a_model(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     where = "" if above == [None] else f" at {listed_sizes([x or 0 for x in above])}"
     name = data["raw"][0]["name"]
     return (
-        f"{name[0].upper()}{name[1:]} of the same rows is above every arm{where} ({', '.join(scores)}): as it is"
+        f"{begun(name)} of the same rows is above every arm{where} ({', '.join(scores)}): as it is"
         " trained here, the model is worth less than none."
     )
 
@@ -135,10 +140,10 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         best = max(found, key=lambda each: abs(each.mean))
         if best.count > 1 and best.note:
             amount = _amount(best, metric)
-            return f"{best.title} and {best.reference} differ by {amount} in {name_of(metric)}, {best.note}."
+            return f"{begun(best.title)} and {best.reference} differ by {amount} in {name_of(metric)}, {best.note}."
         return (
-            f"{best.title} and {best.reference} differ by {_amount(best, metric)} in {name_of(metric)}, without an"
-            f" interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."
+            f"{begun(best.title)} and {best.reference} differ by {_amount(best, metric)} in {name_of(metric)}, without"
+            f" an interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."
         )
     against, seeds = tested[0].reference, max(each.count for each in tested)
     study = study_named(record["study"])
@@ -165,7 +170,7 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     ]
     rest = len(tested) - len(above) - len(below)
     undecided = f"; {rest} cannot be told apart" if rest else ""
-    return f"{against} is {' and '.join(parts)} {over}{undecided}."
+    return f"{begun(against)} is {' and '.join(parts)} {over}{undecided}."
 
 
 def _by_length(
@@ -220,7 +225,7 @@ def _gains(
     if above:
         first, *others = above
         also = f"; so {'does' if len(others) == 1 else 'do'} {_listed(others, metric)}" if others else ""
-        return f"{first.title} gains {_amount(first, metric)} on {reference} {over}{also}."
+        return f"{begun(first.title)} gains {_amount(first, metric)} on {reference} {over}{also}."
     nearest = max(tested, key=lambda each: each.mean)
     least = "the only one" if len(tested) == 1 else "the best of them"
     sentence = f"No method is shown to gain on {reference} {over}: {least}, {nearest.title}, differs by"

@@ -45,7 +45,7 @@ def shifted(shift: dict[str, float]) -> Any:
 @pytest.mark.parametrize(
     ("shift", "words"),
     [
-        ({"self-distillation": 0.05}, "self-distillation gains +5."),
+        ({"self-distillation": 0.05}, "Self-distillation gains +5."),
         ({"self-distillation": 0.05, "MARS": 0.02}, "; so does MARS +"),
         ({}, "No method is shown to gain on fine-tuning in accuracy, over 5 seeds"),
         ({"R3F": -0.05}, "R3F -5."),

@@ -24,7 +24,7 @@ from sdfast.studies.results import Found
 from sdfast.studies.settle import conclusions, settled
 from sdfast.studies.statistics import deviation_range, pairs_needed, power, smallest_shown
 from sdfast.studies.tables import markdown, record
-from sdfast.studies.verdict import verdicts
+from sdfast.studies.verdict import begun, verdicts
 
 PIXELS = "logistic regression on the raw pixels"
 
@@ -140,7 +140,7 @@ def test_where_all_is_told_the_least_that_could_have_been_is_said() -> None:
 def test_fine_tuning_may_be_the_best_and_three_pairs_are_few() -> None:
     arms = {"fine-tuning": [60.0, 61.0, 62.0], "R3F": [59.0, 61.5, 60.5]}
     (said,) = settled(stored(made_up(STUDIES["compare"], range(3), scores(arms))))
-    assert said.startswith("fine-tuning has the best mean, 61.0 %, not told apart from the runner-up, R3F (+0.7 points")
+    assert said.startswith("Fine-tuning has the best mean, 61.0 %, not told apart from the runner-up, R3F (+0.7 points")
     assert "which 3 pairs hardly tell: it may be 0.5 to 6 times that" in said
 
 
@@ -159,7 +159,7 @@ def test_an_arm_that_gave_the_very_weights_of_the_best_is_no_runner_up() -> None
     for own, same in zip(runs["MARS"], runs["fine-tuning"], strict=True):
         own["weights"] = same["weights"]
     (said,) = settled(values)
-    assert said.startswith("fine-tuning has the best mean, 70.0 %, told apart from the runner-up, ")
+    assert said.startswith("Fine-tuning has the best mean, 70.0 %, told apart from the runner-up, ")
     assert "MARS" not in said
 
 
@@ -246,3 +246,11 @@ def test_a_study_ends_with_its_verdict_and_scores_each_sample_of_rows_once(
     damaged.write_text("[]")
     monkeypatch.undo()
     assert run(command) == 0 and (out / "labels.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "at_the_beginning"),
+    [("fine-tuning", "Fine-tuning"), ("kNN", "kNN"), ("LoRA", "LoRA"), ("words by TF-IDF", "Words by TF-IDF")],
+)
+def test_a_sentence_begins_with_a_capital_where_the_name_has_none(name: str, at_the_beginning: str) -> None:
+    assert begun(name) == at_the_beginning
