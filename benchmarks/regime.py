@@ -58,7 +58,7 @@ class Cell:
     beside: str = ""
 
     def command(self, folder: Path, starts: Mapping[str, Path], out: Path, jobs: int) -> list[str]:
-        """Of `sdfast`, without it."""
+        """The arguments of `sdfast`."""
         model = ["--model", str(starts[self.start])] if self.start else []
         units = ["--chains", str(self.chains), "--seeds", str(self.seeds), "--jobs", str(jobs)]
         data = ["--data", str(folder / self.data), "--out", str(out)]

@@ -52,7 +52,7 @@ class Example:
 
     @property
     def seed(self) -> int:
-        """Of its pre-training."""
+        """The seed of its pre-training."""
         return int(self.arm["config"]["seed"])
 
     def __str__(self) -> str:
