@@ -7,8 +7,10 @@ python benchmarks/regime.py unlabelled --jobs 1       # any other; what has to b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,11 +80,7 @@ CELLS = {
 
 
 def start_of(name: str, folder: Path, out: Path) -> Path:
-    """The committed start, or one that is trained now, as it is registered; nothing is trained twice.
-
-    Raises:
-        subprocess.CalledProcessError: the training failed.
-    """
+    """The committed start, or one that is trained now, as it is registered; nothing is trained twice."""
     if (COMMITTED / name).is_dir():
         return Path(os.path.relpath(COMMITTED / name))  # a study's record has the command in it
     run = out / "starts" / name
@@ -91,9 +89,24 @@ def start_of(name: str, folder: Path, out: Path) -> Path:
 
 
 def sdfast(command: Sequence[str]) -> None:
-    """Run it, and show what is run."""
+    """Run it in a process of its own, as its records name the command, and show what is run."""
     print("sdfast", shlex.join(command), flush=True)
-    subprocess.run([sys.executable, "-m", "sdfast", *command], check=True)
+    succeed([sys.executable, "-m", "sdfast", *command])
+
+
+def succeed(command: Sequence[str]) -> None:
+    """Run a command; when it is stopped it is waited for, as it saves what is trained.
+
+    Raises:
+        SystemExit: it failed or was stopped, and has said why.
+    """
+    with subprocess.Popen(command) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while process.returncode is None:
+            with contextlib.suppress(KeyboardInterrupt):  # a terminal's Ctrl-C has reached it, too
+                process.wait()
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
 def make_fashion(folder: Path, source: Path) -> None:
@@ -110,7 +123,7 @@ def make_fashion(folder: Path, source: Path) -> None:
             " dataset-fashion-mnist has them, and github.com/zalandoresearch/fashion-mnist)."
         )
     recipe = [str(ROOT / "recipes" / "study_images.py"), "--out", str(folder), "fashion", str(source)]
-    subprocess.run([sys.executable, *recipe], check=True)
+    succeed([sys.executable, *recipe])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,10 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_fashion(options.data, options.fashion)
     starts = {cell.start: start_of(cell.start, options.data, options.out)} if cell.start else {}
     out = options.out / (cell.beside or options.cell)
-    try:
-        sdfast(cell.command(options.data, starts, out, options.jobs))
-    except subprocess.CalledProcessError as failed:  # it has said why
-        raise SystemExit(failed.returncode) from None
+    sdfast(cell.command(options.data, starts, out, options.jobs))
     if options.cell == HEADLINE and (RESULTS / HEADLINE).is_dir():
         print(same(out / f"{cell.study}.json", RESULTS / HEADLINE)[0])
 
