@@ -21,8 +21,8 @@ def test_the_headline_is_the_registered_command() -> None:
     assert block is not None and settings is not None
     registered = shlex.split(block[1].replace("\\\n", " ") + " " + settings[1])
     cell = regime.CELLS[HEADLINE]
-    starts = {"in-domain": Path("starts/in-domain/pretrain/model")}
-    command = cell.command(Path("study-images"), starts, Path("regime/main"), jobs=2)
+    start = Path("starts/in-domain/pretrain/model")
+    command = cell.command(Path("study-images"), start, Path("regime/main"), jobs=2)
     assert sorted(command) == sorted(registered)
 
 
@@ -43,7 +43,7 @@ def test_a_start_is_the_registered_command(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", regime.CELLS)
 def test_a_cell_is_a_study_with_keys_that_there_are_and_as_many_chains_as_were_registered(name: str) -> None:
     cell = regime.CELLS[name]
-    command = cell.command(Path("data"), {key: Path(key) for key in regime.STARTS}, Path("out"), jobs=1)
+    command = cell.command(Path("data"), None, Path("out"), jobs=1)
     Config().changed(part for part in command if re.match(r"[a-z]+\.[a-z_]+=", part))
     written = {"main-more": "`main`, more arms"}.get(name, f"`{name.split('-')[0]}`")
     row = next(line for line in REGISTERED.splitlines() if line.startswith(f"| {written} |")).split("|")
