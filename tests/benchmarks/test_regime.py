@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,7 @@ def test_the_headline_is_the_registered_command() -> None:
     assert block is not None and settings is not None
     registered = shlex.split(block[1].replace("\\\n", " ") + " " + settings[1])
     cell = regime.CELLS[HEADLINE]
-    start = Path("starts/in-domain/pretrain/model")
-    command = cell.command(Path("study-images"), start, Path("regime/main"), jobs=2)
+    command = cell.command("starts/in-domain/pretrain/model", Path("regime/main"), jobs=2)
     assert sorted(command) == sorted(registered)
 
 
@@ -30,28 +30,44 @@ def test_a_start_is_the_registered_command(tmp_path: Path, monkeypatch: pytest.M
     ran: list[list[str]] = []
     monkeypatch.setattr(regime, "COMMITTED", tmp_path)
     monkeypatch.setattr(regime, "sdfast", lambda command: ran.append(list(command)))
-    model = regime.start_of("in-domain", Path("study-images"), Path("."))
+    model = regime.start_of("in-domain", Path("."))
     block = re.search(r"^    sdfast (train .*\n.*)$", REGISTERED, re.MULTILINE)
-    assert block is not None and ran == [shlex.split(block[1].replace("\\\n", " "))]
-    assert model == Path("starts/in-domain/pretrain/model")
+    assert block is not None
+    assert [sorted(command) for command in ran] == [sorted(shlex.split(block[1].replace("\\\n", " ")))]
+    assert model == "starts/in-domain/pretrain/model"
+    assert regime.start_of("", Path(".")) == "" and regime.start_of("bundled-text", Path(".")) == "bundled-text"
     (tmp_path / "in-domain").mkdir()
     monkeypatch.chdir(tmp_path.parent)
-    assert regime.start_of("in-domain", Path("study-images"), Path(".")) == Path(tmp_path.name, "in-domain")
+    assert regime.start_of("in-domain", Path(".")) == f"{tmp_path.name}/in-domain"
     assert len(ran) == 1
 
 
 @pytest.mark.parametrize("name", regime.CELLS)
 def test_a_cell_is_a_study_with_keys_that_there_are_and_as_many_chains_as_were_registered(name: str) -> None:
     cell = regime.CELLS[name]
-    command = cell.command(Path("data"), None, Path("out"), jobs=1)
+    command = replace(cell, rates=cell.rates or regime.REGISTERED).command("", Path("out"), jobs=1)
     Config().changed(part for part in command if re.match(r"[a-z]+\.[a-z_]+=", part))
     written = {"main-more": "`main`, more arms"}.get(name, f"`{name.split('-')[0]}`")
     row = next(line for line in REGISTERED.splitlines() if line.startswith(f"| {written} |")).split("|")
-    assert row[2].split()[0] == cell.study
+    assert row[2].split()[0].rstrip(",") == cell.study
     assert int(row[-2].split(":")[0]) == cell.chains
-    assert (row[3].strip() if row[3].strip() != "general" else "") == cell.start
+    start = row[3].split(",")[0].strip()
+    assert {"general": "", "bundled BERT": "bundled-text"}.get(start, start.lower()) == cell.start
 
 
-def test_fashion_mnist_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_cell_whose_rates_are_not_chosen_says_how_they_are() -> None:
+    with pytest.raises(SystemExit, match=r"python benchmarks/regime_rates\.py"):
+        replace(regime.CELLS[HEADLINE], rates=None).command("", Path("out"), jobs=1)
+
+
+def test_rates_that_had_to_be_chosen_have_rows_of_their_own() -> None:
+    assert {name for name, cell in regime.CELLS.items() if cell.validation} == {
+        *re.findall(r"`(\w+)`", REGISTERED.split("**Rates of the cells that `C` is not for** (")[1].split(")")[0])
+    }
+    assert all(cell.validation != cell.data for cell in regime.CELLS.values())
+
+
+def test_fashion_mnist_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"has no Fashion-MNIST: name the folder of its four \.gz files"):
-        regime.main([HEADLINE, "--data", str(tmp_path / "images"), "--fashion", str(tmp_path)])
+        regime.main([HEADLINE, "--fashion", str(tmp_path)])

@@ -1,0 +1,76 @@
+"""A cell's rates are chosen by the registered rule, from fine-tuning and further pre-training alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import regime
+import regime_rates
+from regime_rates import FINE_TUNING, FURTHER_PRE_TRAINING, Trials, Tried
+from regime_table import DISTILLED
+
+CELL = replace(regime.CELLS["digits"], rates=None)
+Found = dict[tuple[str, str, int], Tried]  # by arm, the rate that is varied, and the steps of fine-tuning
+
+
+class Written(Trials):
+    """Trials whose outcomes are written down."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__(CELL, "", Path("out"), jobs=1)
+        self.found = found
+        self.asked: list[tuple[str, str, str, int]] = []
+
+    def _one(self, arm: str, rates: regime.Rates) -> Tried:
+        self.asked.append((arm, *rates, self.cell.finetune))
+        varied = rates.finetune if arm == FINE_TUNING else rates.further
+        return self.found[arm, varied, self.cell.finetune]
+
+
+def further(steps: int) -> Found:
+    """Further pre-training is best at 1e-4."""
+    accuracies = {"1e-5": 60.0, "1e-4": 62.0, "5e-4": 61.0}
+    return {(FURTHER_PRE_TRAINING, rate, steps): Tried(value, 0.9) for rate, value in accuracies.items()}
+
+
+def test_the_best_of_those_that_fitted_is_taken() -> None:
+    tried = {"1e-4": Tried(70.0, 0.4), "3e-4": Tried(68.0, 0.04), "1e-3": Tried(67.0, 0.01)}
+    trials = Written({(FINE_TUNING, rate, 400): each for rate, each in tried.items()} | further(400))
+    assert regime_rates.choose(trials, regime_rates.OF_IMAGES) == ("1e-4", "3e-4")
+    assert trials.cell.finetune == 400
+    assert {arm for arm, *_ in trials.asked} == {FINE_TUNING, FURTHER_PRE_TRAINING} and DISTILLED not in trials.asked
+    assert all(rates == "3e-4" for arm, _, rates, _ in trials.asked if arm == FURTHER_PRE_TRAINING)
+
+
+@pytest.mark.parametrize(("last", "chosen"), [(0.04, "1e-3"), (0.06, "1e-4")])
+def test_twice_the_steps_where_none_fitted_and_then_the_best_of_all(last: float, chosen: str) -> None:
+    short = {(FINE_TUNING, rate, 400): Tried(70.0, 0.2) for rate in regime_rates.OF_IMAGES}
+    long = {"1e-4": Tried(71.0, 0.1), "3e-4": Tried(70.0, 0.07), "1e-3": Tried(69.0, last)}
+    trials = Written(short | {(FINE_TUNING, rate, 800): each for rate, each in long.items()} | further(800))
+    assert regime_rates.choose(trials, regime_rates.OF_IMAGES).finetune == chosen
+    assert trials.cell.finetune == 800
+
+
+def test_a_trial_is_the_cell_on_its_validation_rows_and_is_read_from_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+
+    def write(command: list[str]) -> None:
+        ran.append(command)
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / "compare.csv").write_text("arm,accuracy,train_loss\nx,0.6,0.02\nx,0.7,0.04\n")
+        (out / "compare.json").write_text('{"study": "compare"}')
+
+    monkeypatch.setattr(regime_rates, "sdfast", write)
+    trials = Trials(CELL, "", tmp_path, jobs=2)
+    tried = trials.of(FINE_TUNING, [regime.Rates("1e-5", "3e-4")])
+    ((rates, each),) = tried.items()
+    assert rates == ("1e-5", "3e-4") and each.accuracy == pytest.approx(65.0) and each.train_loss == pytest.approx(0.03)
+    (command,) = ran
+    assert command[command.index("--data") + 1] == CELL.validation and CELL.data not in command
+    assert command[command.index("--chains") + 1] == "1" and command[command.index("--seeds") + 1] == "2"
+    assert trials.rows[1] == [FINE_TUNING, "", "3e-4", "400", "65.0", "0.030"]
