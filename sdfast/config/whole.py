@@ -209,6 +209,11 @@ def _misfit(error: ValidationError) -> str:
     known = [depth for depth in range(len(location), 0, -1) if ".".join(location[:depth]) in keys]
     key = ".".join(location[: known[0]] if known else location)
     if first["type"] == "extra_forbidden":
+        below = first.get("input")
+        while isinstance(below, Mapping) and below:  # of a section that is none, the key that was given
+            name, below = next(iter(below.items()))
+            location.append(str(name))
+        key = ".".join(location)
         close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
         last = [name for name in keys if name.rsplit(".", 1)[-1] == location[-1]]
         fix = f"did you mean '{(close or last)[0]}'?" if close or last else "`sdfast config show` lists all keys."
