@@ -304,7 +304,8 @@ def test_a_colour_is_no_comment_on_the_command_line() -> None:
     [
         (
             "finetune: {prob: {standardise: false}}",
-            r"there is no configuration key 'finetune\.prob\.standardise'; did you mean 'finetune\.probe\.standardise'\?",
+            r"there is no configuration key 'finetune\.prob\.standardise';"
+            r" did you mean 'finetune\.probe\.standardise'\?",
         ),
         ("distill: {weigh: 2}", r"there is no configuration key 'distill\.weigh'; did you mean 'distill\.weight'\?"),
         ("pretrain: {steps: -1}", r"pretrain\.steps=-1 does not fit: .*\."),

@@ -195,6 +195,7 @@ STUDIES = {
             ("score", "test_loss", "distance"),
             figure="lengths",
             axis=_LENGTHS,
+            raw=True,
         ),
         Study(
             "labels",

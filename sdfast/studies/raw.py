@@ -24,7 +24,7 @@ class RawScore:
     """What a linear classifier scores on one sample of rows.
 
     Attributes:
-        x: where on the study's axis.
+        x: where on the study's axis, where that is one of sizes.
         name: of the classifier, in words.
         metrics: on the rows that fine-tuning is evaluated on.
         rows: `train` and `test`.
@@ -44,7 +44,7 @@ def raw_scores(cells: Iterable[tuple[float | None, Config]], store: Store) -> li
     """The scores of the samples of rows that cells are trained on, kept in `raw/<fingerprint>.json`.
 
     Args:
-        cells: where each is on the study's axis, and its configuration.
+        cells: the `x` of each, and its configuration.
         store: of the study.
 
     Returns:

@@ -104,7 +104,7 @@ def listed_sizes(sizes: Sequence[float]) -> str:
 
 def _without_a_model(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """A sentence where a linear classifier on the raw input scores more than every arm; at some sizes, or at all."""
-    metric = main_metric(record, data)
+    metric, of_sizes = main_metric(record, data), study_named(record["study"]).of_sizes
     raw: dict[float | None, list[float]] = {}
     for each in data.get("raw", []):
         if metric in SCORES and metric in each["metrics"]:
@@ -112,7 +112,8 @@ def _without_a_model(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     best: dict[float | None, float] = {}
     for arm in data["arms"]:
         if metric in arm["summary"]:
-            best[arm["x"]] = max(best.get(arm["x"], -math.inf), arm["summary"][metric]["mean"])
+            x = arm["x"] if of_sizes else None
+            best[x] = max(best.get(x, -math.inf), arm["summary"][metric]["mean"])
     above = [x for x, values in raw.items() if x in best and fmean(values) > best[x]]
     if not above:
         return ""

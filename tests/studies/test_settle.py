@@ -218,6 +218,17 @@ def test_sizes_have_a_raw_baseline_each_and_samples_are_averaged() -> None:
     assert [each["x"] for each in values["data"][0]["raw"]] == [20, 50, 50, 100]
 
 
+def test_lengths_have_one_raw_baseline_as_their_rows_are_the_same() -> None:
+    found = made_up(STUDIES["lengths"], range(3), points=(250, 500))
+    best = max(arm["summary"]["accuracy"]["mean"] for arm in stored(found)["data"][0]["arms"]) / 100
+    for score, above in ((best + 0.01, True), (best - 0.01, False)):
+        found.target.raw = [score_at(None, score)]
+        values = stored(found)
+        assert verdicts(values)[0].startswith("Logistic regression on the raw pixels of the same rows") == above
+        line = f"Logistic regression on the raw pixels of the same rows: accuracy {100 * score:.1f} %."
+        assert line in values["data"][0]["notes"]
+
+
 def test_a_study_ends_with_its_verdict_and_scores_each_sample_of_rows_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
