@@ -97,15 +97,8 @@ class Cell:
     settings: str = ""
 
     def command(self, model: str, out: Path, jobs: int) -> list[str]:
-        """The arguments of `sdfast`; `model` is empty for the bundled model of images.
-
-        Raises:
-            SystemExit: its rates are not chosen yet.
-        """
-        if self.rates is None:
-            raise SystemExit(
-                "Its rates are not chosen yet: python benchmarks/regime_rates.py says which to write here."
-            )
+        """The arguments of `sdfast`, once its rates are chosen; `model` is empty for the bundled model of images."""
+        assert self.rates is not None
         begins = ["--model", model] if model else []
         units = ["--chains", str(self.chains), "--seeds", str(self.seeds), "--jobs", str(jobs)]
         budget = [f"{stage}.{each}" for stage in FURTHER for each in (self.length, f"lr={self.rates.further}")]
@@ -255,6 +248,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = arguments_for(__doc__, CELLS).parse_args(arguments)
     cell = CELLS[options.cell]
+    if cell.rates is None:
+        raise SystemExit(
+            f"The rates of {options.cell} are not chosen yet: python benchmarks/regime_rates.py {options.cell}"
+            " says which to write into benchmarks/regime.py."
+        )
     out = options.out / (cell.beside or options.cell)
     sdfast(cell.command(prepared(options.cell, options.out, options.fashion), out, options.jobs))
     if options.cell == HEADLINE and (RESULTS / HEADLINE).is_dir():

@@ -55,9 +55,13 @@ def test_a_cell_is_a_study_with_keys_that_there_are_and_as_many_chains_as_were_r
     assert {"general": "", "bundled BERT": "bundled-text"}.get(start, start.lower()) == cell.start
 
 
-def test_a_cell_whose_rates_are_not_chosen_says_how_they_are() -> None:
-    with pytest.raises(SystemExit, match=r"python benchmarks/regime_rates\.py"):
-        replace(regime.CELLS[HEADLINE], rates=None).command("", Path("out"), jobs=1)
+def test_a_cell_whose_rates_are_not_chosen_says_how_they_are_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(regime.CELLS, "dinov2", replace(regime.CELLS["dinov2"], rates=None))
+    monkeypatch.delattr(regime, "succeed")
+    with pytest.raises(SystemExit, match=r"dinov2 are not chosen yet: python benchmarks/regime_rates\.py dinov2 says"):
+        regime.main(["dinov2"])
 
 
 def test_rates_that_had_to_be_chosen_have_rows_of_their_own() -> None:
