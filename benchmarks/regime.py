@@ -46,7 +46,6 @@ class Rates(NamedTuple):
 
 
 REGISTERED = Rates("5e-4", "3e-4")
-FURTHER = ("pretrain", "distill")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,9 @@ class Cell:
         assert self.rates is not None
         begins = ["--model", model] if model else []
         units = ["--chains", str(self.chains), "--seeds", str(self.seeds), "--jobs", str(jobs)]
-        budget = [f"{stage}.{each}" for stage in FURTHER for each in (self.length, f"lr={self.rates.further}")]
+        budget = [
+            f"{stage}.{each}" for stage in ("pretrain", "distill") for each in (self.length, f"lr={self.rates.further}")
+        ]
         budget += [f"finetune.steps={self.finetune}", f"finetune.lr={self.rates.finetune}", "engine.precision=bf16"]
         of = ["study", self.study, *begins, "--data", self.data, "--out", str(out), *units, *shlex.split(self.options)]
         return [*of, self.rows, *budget, *self.settings.split()]

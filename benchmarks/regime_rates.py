@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regime import CELLS, Cell, Rates, arguments_for, prepared, sdfast
-from regime_table import FINE_TUNING
-from regime_table import FURTHER as FURTHER_PRE_TRAINING
+from regime_table import FINE_TUNING, FURTHER
 
 from sdfast import Study
 from sdfast.studies.tables import aligned
@@ -60,7 +59,7 @@ class Trials:
         sdfast(trial.command(self.model, out, self.jobs))
         runs = Study.load(out).to_pandas()
         tried = Tried(100 * float(runs["accuracy"].mean()), float(runs["train_loss"].mean()))
-        further = rates.further if arm == FURTHER_PRE_TRAINING else ""
+        further = rates.further if arm == FURTHER else ""
         numbers = [f"{tried.accuracy:.1f}", f"{tried.train_loss:.3f}"]
         self.rows.append([arm, further, rates.finetune, str(self.cell.finetune), *numbers])
         return tried
@@ -78,7 +77,7 @@ def choose(trials: Trials, of_finetune: Sequence[str]) -> Rates:
         trials.longer()
         tried = trials.of(FINE_TUNING, candidates)
     finetune = best({rates: each for rates, each in tried.items() if each.fitted} or tried).finetune
-    return best(trials.of(FURTHER_PRE_TRAINING, [Rates(each, finetune) for each in OF_PRETRAIN]))
+    return best(trials.of(FURTHER, [Rates(each, finetune) for each in OF_PRETRAIN]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

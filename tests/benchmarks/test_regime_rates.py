@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import regime
 import regime_rates
-from regime_rates import FINE_TUNING, FURTHER_PRE_TRAINING, Trials, Tried
-from regime_table import DISTILLED
+from regime_rates import FINE_TUNING, FURTHER, Trials, Tried
 
 CELL = replace(regime.CELLS["digits"], rates=None)
 Found = dict[tuple[str, str, int], Tried]  # by arm, the rate that is varied, and the steps of fine-tuning
@@ -32,7 +31,7 @@ class Written(Trials):
 def further(steps: int) -> Found:
     """Further pre-training is best at 1e-4."""
     accuracies = {"1e-5": 60.0, "1e-4": 62.0, "5e-4": 61.0}
-    return {(FURTHER_PRE_TRAINING, rate, steps): Tried(value, 0.9) for rate, value in accuracies.items()}
+    return {(FURTHER, rate, steps): Tried(value, 0.9) for rate, value in accuracies.items()}
 
 
 def test_the_best_of_those_that_fitted_is_taken() -> None:
@@ -40,8 +39,8 @@ def test_the_best_of_those_that_fitted_is_taken() -> None:
     trials = Written({(FINE_TUNING, rate, 400): each for rate, each in tried.items()} | further(400))
     assert regime_rates.choose(trials, regime_rates.OF_IMAGES) == ("1e-4", "3e-4")
     assert trials.cell.finetune == 400
-    assert {arm for arm, *_ in trials.asked} == {FINE_TUNING, FURTHER_PRE_TRAINING} and DISTILLED not in trials.asked
-    assert all(rates == "3e-4" for arm, _, rates, _ in trials.asked if arm == FURTHER_PRE_TRAINING)
+    assert {arm for arm, *_ in trials.asked} == {FINE_TUNING, FURTHER}
+    assert all(rates == "3e-4" for arm, _, rates, _ in trials.asked if arm == FURTHER)
 
 
 @pytest.mark.parametrize(("last", "chosen"), [(0.04, "1e-3"), (0.06, "1e-4")])
