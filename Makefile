@@ -48,7 +48,7 @@ $(VENV)/.built: $(VENV)/.locked setup.py CMakeLists.txt $(shell find csrc -type 
 	@touch $@
 
 demo: $(VENV)/.built
-	$(BIN)/sdfast study compare --preset demo --out runs/demo \
+	$(BIN)/sdfast study compare --preset demo --jobs 2 --out runs/demo \
 	  --methods "fine-tuning,further pre-training,self-distillation"
 
 test: $(if $(NO_EXT),,test-cpp) test-python

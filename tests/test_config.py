@@ -42,9 +42,10 @@ def test_the_bundled_model_of_texts_takes_its_own_preset() -> None:
 
 
 def test_the_demos_limit_is_for_the_bundled_images() -> None:
-    assert resolve().data.limit == 500
-    assert resolve(options={"data": {"source": "photos"}}).data.limit is None
-    assert resolve(preset="demo", overrides=["data.source=photos", "data.limit=7"]).data.limit == 7
+    assert resolve().data.labelled_limit == 100
+    assert resolve(options={"data": {"source": "photos"}}).data.labelled_limit is None
+    asked = resolve(preset="demo", overrides=["data.source=photos", "data.labelled_limit=7"])
+    assert asked.data.labelled_limit == 7
 
 
 def test_file_then_overrides_then_options(tmp_path: Path) -> None:

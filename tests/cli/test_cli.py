@@ -161,13 +161,15 @@ def test_a_mistyped_word_is_answered_with_the_nearest(arguments: list[str], caps
 
 def test_config_show_says_what_is_of_the_bundled_data_alone(capsys: pytest.CaptureFixture[str]) -> None:
     shown = {}
-    for name, more in (("bundled", []), ("own", ["--data", "photos"]), ("asked", ["data.limit=7"])):
+    asked = ["data.limit=7", "data.labelled_limit=7"]
+    for name, more in (("bundled", []), ("own", ["--data", "photos"]), ("asked", asked)):
         for preset in ("demo", "text-demo"):
             assert run(["config", "show", "--preset", preset, *more]) == 0
             shown[name] = capsys.readouterr().out
-            limit = yaml.safe_load(shown[name])["data"]["limit"]
-            assert limit == {"bundled": 500, "own": None, "asked": 7}[name]
-            assert ("data.limit=500 is of the bundled data alone" in shown[name]) == (name == "bundled")
+            of_bundled, value = {"demo": ("labelled_limit", 100), "text-demo": ("limit", 500)}[preset]
+            limit = yaml.safe_load(shown[name])["data"][of_bundled]
+            assert limit == {"bundled": value, "own": None, "asked": 7}[name]
+            assert (f"data.{of_bundled}={value} is of the bundled data alone" in shown[name]) == (name == "bundled")
 
 
 def test_study_compare(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
