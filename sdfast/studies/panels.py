@@ -45,18 +45,21 @@ def panels(data: Data, prefix: str, name: str) -> Iterator[Panel]:
         name: of the data set behind the titles, where there are several; else empty.
     """
     after = f": {name}" if name else ""
-    if data.record["study"] == COST.name:
+    costs = data.record["study"] == COST.name
+    compares = bool(data.arms) and not costs
+    if costs:
         yield from _cost_study(data, prefix, after)
-    elif data.arms:
+    elif compares:
         yield _results(data, prefix, after)
         yield from _differences(data, prefix, after)
         yield _runs(data, prefix, after)
         yield from _along_the_axis(data, prefix, after)
         yield from _picture(data, prefix, after)
         yield from _evidence(data, prefix, after)
+    yield from _curves(data, prefix, after)
+    if compares:
         yield from _classes(data, prefix, after)
         yield from _cost(data, prefix, after)
-    yield from _curves(data, prefix, after)
 
 
 def _results(data: Data, prefix: str, after: str) -> Panel:

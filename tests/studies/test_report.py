@@ -131,6 +131,8 @@ def test_a_study_ends_with_its_report_and_an_earlier_one_gets_one(
     page = (out / REPORT).read_text()
     for words in ("which one: ", "over 2 seeds", "Learning curves", "What fine-tuning takes for what", "F1"):
         assert words in page, words
+    titles = re.findall("<h2>([^<]+)</h2>", page)  # what was learnt before what it cost
+    assert titles.index("Learning curves") < titles.index("Classes") < titles.index("Cost")
     links = re.findall(r'<a href="(stages/[^"]+)/"', page)
     assert len(links) == 5 and all((out / link / "model").is_dir() for link in links)
     assert "data-running" not in page.partition("<head>")[0]
