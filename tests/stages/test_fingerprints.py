@@ -2,7 +2,8 @@
 
 `fingerprints.json` was written by the version before stages were data, from its own walk through a run: for each
 configuration the first digits of the fingerprint of every stage, where the weights of a stage are named by its own.
-They are of the bundled models of that time, by the digests that it has as `starts`; those bundled now may be others.
+They are of the bundled models and presets of that time, which it has as `starts` (digests) and `presets`; those of now
+may be others.
 Those with `finetune.probe` were added by the version before that key, for the same without it.
 """
 
@@ -39,13 +40,13 @@ def test_stages_of_earlier_versions_are_found_done(
     modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path, Shared())
-    starts = KNOWN["starts"][modality]
+    starts, preset = KNOWN["starts"][modality], KNOWN["presets"][modality].split()  # as the bundled models had it then
     for overrides, known in KNOWN[modality].items():
         start = starts.get(overrides, starts[""])
         monkeypatch.setattr(
             f"sdfast.modalities.{modality}.checkpoint.weights_digest", lambda module, start=start: start
         )
-        config = sdfast.Pipeline(MODELS[modality], device="cpu", overrides=overrides.split()).config
+        config = sdfast.Pipeline(MODELS[modality], device="cpu", overrides=preset + overrides.split()).config
         if "data.max_length" in overrides:  # their packs are there, and what was cut of a document is not in them
             with Store(tmp_path, Shared()).opened(config.changed(["data.chunk=false"])):
                 pass

@@ -104,7 +104,8 @@ def test_protocol_full_is_what_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     start = RECORDED["starts"]["images"][""]
     monkeypatch.setattr("sdfast.modalities.images.checkpoint.weights_digest", lambda module: start)
     plan = Plan(STUDIES["table4"], [0, 3], protocol="full")
-    target = plan.target(sdfast.Pipeline(device="cpu").config, tmp_path)
+    overrides = RECORDED["presets"]["images"].split()
+    target = plan.target(sdfast.Pipeline(device="cpu", overrides=overrides).config, tmp_path)
     keys = {cell.seed: [node.key[:12] for node in cell.stages] for cell in target.cells if cell.arm.start == "distill"}
     assert keys == {seed: [*RECORDED["images"][name].values()] for seed, name in ((0, ""), (3, "seed=3"))}
     assert {cell.unit for cell in target.cells} == {None} and target.kind == "seed"
