@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ _STYLE: Any = {
 }
 _GAP_TITLES = ("(a) generalisation gap", "(b) distance", "(c) distance by round")
 _NARROW = 12  # letters of a name beside a narrow panel
+_ABOUT = 10  # points, of the line below a figure
+_LETTERS = 13  # of that line in an inch
 FEWEST = 3  # runs; the interval of two reaches 13 times as far as they lie from their mean, and says nothing
 
 
@@ -59,14 +62,20 @@ def caption(found: Sequence[Found], protocol: Protocol) -> str:
 
 
 def draw(found: Sequence[Found], about: str) -> dict[str, bytes]:
-    """The picture as {"png": ..., "svg": ...}; `about` is the line below it."""
+    """The picture as {"png": ..., "svg": ...}; `about` is the line below it, or several where it is long."""
+    with rc_context(_STYLE):
+        return _pictures(_captioned(found, about))
+
+
+def _captioned(found: Sequence[Found], about: str) -> Figure:
     if any(_is_cut(each) for each in found):
         about += "; where it ends in an arrow it goes on beyond 0 or 100 %"
     draw_it = {"dots": _dots, "lines": _lines, "gaps": _gaps, "lengths": _lengths}[found[0].study.figure]
-    with rc_context(_STYLE):
-        figure = draw_it(found)
-        figure.supxlabel(about, fontsize=10, color=_FAINT)
-        return _pictures(figure)
+    figure = draw_it(found)
+    lines = textwrap.wrap(about, int(_LETTERS * figure.get_figwidth()), break_on_hyphens=False)
+    figure.set_figheight(figure.get_figheight() + 1.4 * _ABOUT / 72 * (len(lines) - 1))
+    figure.supxlabel("\n".join(lines), fontsize=_ABOUT, color=_FAINT)
+    return figure
 
 
 def draw_cost(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:

@@ -33,6 +33,7 @@ _KINDS = {
 }
 _CLASSES = 40  # of a table
 _MATRIX = 25  # classes of a confusion matrix that is drawn
+_DIGITS = 12  # of a digest
 _DRAWN = 12  # arms whose curves and classes are shown
 
 
@@ -409,7 +410,10 @@ def again_panel(parts: Sequence[Data]) -> Panel:
     pairs += [("device", str(record.get("device", ""))), ("stages at a time", str(record.get("jobs", "")))]
     pairs += [(str(name), str(value)) for name, value in record.get("versions", {}).items()]
     for data in parts:
-        pairs.append((f"training rows of {data.values['title']}", f"{data.values['train_rows']:,}"))
+        title = data.values["title"]
+        pairs.append((f"training rows of {title}", f"{data.values['train_rows']:,}"))
+        digests = data.values.get("digests", {})  # an earlier version wrote none
+        pairs += [(f"SHA-256 of {title}: {name}", digest[:_DIGITS]) for name, digest in digests.items()]
     body = command + facts(pairs) + Markup("<h3>Methods</h3>")
     rows: list[list[Cell]] = []
     starts = {"init": "the model as given", "pretrain": "the further pre-trained", "distill": "the self-distilled"}

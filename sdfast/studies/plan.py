@@ -11,7 +11,7 @@ from sdfast.config import Config
 from sdfast.context import Context, rows_of
 from sdfast.data.paper_sets import PaperSet
 from sdfast.data.problem import class_counts
-from sdfast.durable import sha256_json
+from sdfast.durable import sha256_array, sha256_json
 from sdfast.errors import UserError, of_the_system
 from sdfast.evaluation.classification import labels_of
 from sdfast.evaluation.scoring import SCORING
@@ -137,6 +137,8 @@ class Target:
         kind: what one value of an arm is of.
         sampled: whether limits leave training rows out, so that each chain has others.
         raw: what a linear classifier on the raw input scores on the samples of rows, where the study says it.
+        digests: SHA-256 of what all arms begin with: `model`, its weights (where parts of it are new, as the first seed
+            draws them), and `train` and `test`, all images or texts of these splits (of the first fold).
     """
 
     title: str
@@ -155,6 +157,7 @@ class Target:
     kind: UnitKind = "seed"
     sampled: bool = False
     raw: list[RawScore] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def points(self) -> set[int]:
         """Where its arms are on the study's axis."""
@@ -224,6 +227,8 @@ class Plan:
                 rows = len(rows_of(context.train, config.changed(["data.labelled_limit=null"]), "finetune"))
             classes = len(context.pack.class_names)
             tested = len(context.test)
+            digests = {"model": context.model.digest}
+            digests |= {"train": sha256_array(context.train.digests), "test": sha256_array(context.test.digests)}
             epoch = -(-len(context.train_rows("pretrain")) // config.pretrain.batch_size)
             # the same new head for all arms, however long they are pre-trained
             if steps := context.modality.head_steps(config, context.model):
@@ -239,6 +244,7 @@ class Plan:
             folds=self.folds,
             epoch=epoch,
             kind=self.kind,
+            digests=digests,
         )
         for arm in arms:
             try:

@@ -286,6 +286,7 @@ def _record_of(found: Found) -> dict[str, Any]:
         "modality": target.modality,
         "metric": target.metric,
         "train_rows": target.rows,
+        "digests": target.digests,
         "arms": [_arm_of(found, arm) for arm in target.arms],
         "paired": {
             found.name(column): {title: asdict(each) for title, each in found.compared(column).items()}

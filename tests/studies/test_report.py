@@ -129,7 +129,14 @@ def test_a_study_ends_with_its_report_and_an_earlier_one_gets_one(
     assert run(study) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {out / REPORT}"
     page = (out / REPORT).read_text()
-    for words in ("which one: ", "over 2 seeds", "Learning curves", "What fine-tuning takes for what", "F1"):
+    for words in (
+        "which one: ",
+        "over 2 seeds",
+        "Learning curves",
+        "What fine-tuning takes for what",
+        "F1",
+        "SHA-256 of images: model",
+    ):
         assert words in page, words
     titles = re.findall("<h2>([^<]+)</h2>", page)  # what was learnt before what it cost
     assert titles.index("Learning curves") < titles.index("Classes") < titles.index("Cost")

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def test_studies_in_one_folder_share_what_coincides(
     assert before == {path: path.stat().st_mtime_ns for path in (serial / "stages").rglob("result.json")}
 
 
-def test_what_a_study_leaves(serial: Path) -> None:
+def test_what_a_study_leaves(serial: Path, inputs: dict[str, str]) -> None:
     assert {f"table1.{ending}" for ending in ("md", "csv", "json", "png", "svg")} <= {
         path.name for path in serial.iterdir()
     }
@@ -103,6 +104,7 @@ def test_what_a_study_leaves(serial: Path) -> None:
     assert all((Path(row["model"]) / "config.json").is_file() for row in rows)
     record = json.loads((serial / "table1.json").read_text())
     assert record["seeds"] == [0] and record["versions"]["torch"] and record["config"][0]["pretrain"]["steps"] == 3
+    assert record["data"][0]["digests"]["model"] == load_mae(inputs["model"]).digest
 
 
 def test_an_interrupted_parallel_study_goes_on_and_ends_where_a_serial_one_does(
@@ -264,6 +266,17 @@ def test_a_worker_is_gone_whatever_it_left_running() -> None:
             ours.recv()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_record_says_what_all_arms_began_with(inputs: dict[str, str], tmp_path: Path) -> None:
+    """Wherever model and data lie: their content alone."""
+    began = planned(inputs, tmp_path / "a", "compare")[0].digests
+    assert list(began) == ["model", "train", "test"] and began["model"] == load_mae(inputs["model"]).digest
+    copies = {name: str(shutil.copytree(path, tmp_path / name)) for name, path in inputs.items()}
+    assert planned(copies, tmp_path / "b", "compare", "data.limit=8")[0].digests == began
+    next(Path(copies["data"]).rglob("*.png")).unlink()
+    changed = planned(copies, tmp_path / "c", "compare")[0].digests
+    assert changed["model"] == began["model"] and {**changed, "model": ""} != {**began, "model": ""}
 
 
 def test_whole_chains_have_a_seed_each(inputs: dict[str, str], tmp_path: Path) -> None:

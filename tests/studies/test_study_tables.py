@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from study_samples import Metrics, made_up, noisy
 
 from sdfast.data.paper_sets import PAPER_SETS, PaperSet
 from sdfast.studies.declared import STUDIES, Arm
-from sdfast.studies.figures import Span, _dots, _gaps, _lines, caption, draw, span_of
+from sdfast.studies.figures import _STYLE, Span, _captioned, _dots, _gaps, _lines, caption, draw, span_of
 from sdfast.studies.paper_results import TABLES, paper_number
 from sdfast.studies.plan import other_sizes
 from sdfast.studies.results import Found
@@ -240,6 +241,19 @@ def test_nothing_is_drawn_beyond_100_percent_and_what_goes_on_is_marked(name: st
     assert sum(arrow for _, arrow in shown) == len(found.runs)  # the interval of each is 98 ± 5
     assert "it goes on beyond 0 or 100 %" in draw([found], "photos")["svg"].decode()
     assert "goes on" not in draw([made_up(STUDIES[name])], "photos")["svg"].decode()
+
+
+@pytest.mark.parametrize("name", ["compare", "table4", "figure3", "lengths"])
+@pytest.mark.parametrize("words", [1, 80])
+def test_no_word_is_cut_off(name: str, words: int) -> None:
+    with rc_context(_STYLE):
+        figure = _captioned([made_up(STUDIES[name])], " ".join(["distillation"] * words))
+        figure.draw_without_rendering()
+    width, height = figure.get_size_inches()
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
+    panels = [place.get_window_extent() for place in figure.axes]
+    assert min(panel.height for panel in panels) > figure.dpi  # an inch
 
 
 def test_a_mean_without_neighbours_has_a_bar_and_one_without_interval_no_band() -> None:
