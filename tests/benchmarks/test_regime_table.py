@@ -98,4 +98,4 @@ def test_the_page_says_what_the_committed_cells_say() -> None:
     answered = {question: each for question, each in regime.answers(regime.RESULTS).items() if each is not None}
     assert any(question.cell == regime.HEADLINE for question in answered)
     for question, each in answered.items():
-        assert f"| {question.asks} | {each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}] | {each.p:.3f} |" in page
+        assert f"| {question.asks} | {each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}] | {each.p:.3f} | {each.p_holm:.2g} |" in page
