@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sdfast.errors import UserError, of_the_system
 from sdfast.inference.raw import named, raw_metrics, sample_of
 from sdfast.log import log
 from sdfast.studies.store import Store
+from sdfast.studies.units import Unit, columns_of
 
 FOLDER = "raw"
 _DIGITS = 12  # of a fingerprint, in a file's name
@@ -30,6 +31,7 @@ class RawScore:
         rows: `train` and `test`.
         limits: sentences where these are fewer than fine-tuning has.
         fingerprint: of all that decides the metrics.
+        units: folds or chains that are trained on these rows, as a record has them; empty where there are none.
     """
 
     x: float | None
@@ -38,25 +40,31 @@ class RawScore:
     rows: dict[str, int]
     limits: Sequence[str]
     fingerprint: str
+    units: Sequence[Mapping[str, int]] = ()
 
 
-def raw_scores(cells: Iterable[tuple[float | None, Config]], store: Store) -> list[RawScore]:
+def raw_scores(cells: Iterable[tuple[float | None, Config, Unit | None]], store: Store) -> list[RawScore]:
     """The scores of the samples of rows that cells are trained on, kept in `raw/<fingerprint>.json`.
 
     Args:
-        cells: the `x` of each, and its configuration.
+        cells: the `x` of each, its configuration, and the fold or chain that it is of.
         store: of the study.
 
     Returns:
         One for each sample and point, in the order of the cells; none where nothing in the rows can be compared.
     """
-    found: dict[tuple[float | None, str], RawScore | None] = {}
-    for x, config in cells:
+    opened: dict[tuple[float | None, str], RawScore | None] = {}
+    found: dict[tuple[float | None, str], RawScore] = {}
+    for x, config, unit in cells:
         key = x, config.data.model_dump_json()
-        if key not in found:
+        if key not in opened:
             with store.opened(config) as context:
-                found[key] = _score(context, x, store.out / FOLDER)
-    return list({(each.x, each.fingerprint): each for each in found.values() if each is not None}.values())
+                opened[key] = _score(context, x, store.out / FOLDER)
+        if (score := opened[key]) is not None:
+            known, columns = found.setdefault((x, score.fingerprint), score), columns_of(unit)
+            if columns and columns not in known.units:
+                found[x, score.fingerprint] = replace(known, units=[*known.units, columns])
+    return list(found.values())
 
 
 def _score(context: Context, x: float | None, folder: Path) -> RawScore | None:

@@ -148,11 +148,9 @@ def _said(parts: list[Data]) -> Iterator[str]:
 def _tiles(record: Mapping[str, Any], parts: list[Data]) -> list[tuple[str, str]]:
     tiles = []
     for data in parts[:2]:
-        best = [
-            (arm["summary"][data.metric]["mean"], arm["title"]) for arm in data.arms if data.metric in arm["summary"]
-        ]
-        if best:
-            value, title = max(best)
+        means, _ = data.shared_means([arm for arm in data.arms if data.metric in arm["summary"]], data.metric)
+        if means:
+            value, title = max((mean, title) for title, mean in means.items())
             where = f" on {data.values['title']}" if len(parts) > 1 else ""
             told = f"highest {label(data.metric).removesuffix(' %')}{where}: {title}"
             tiles.append((told, fixed(value, data.metric) + (" %" if label(data.metric).endswith("%") else "")))

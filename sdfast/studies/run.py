@@ -100,7 +100,7 @@ def run_study(
         _announce(study, targets, wanted, out)
         if study.raw:
             for target in targets:
-                cells = ((cell.arm.x if study.of_sizes else None, cell.config) for cell in target.cells)
+                cells = ((cell.arm.x if study.of_sizes else None, cell.config, cell.unit) for cell in target.cells)
                 target.raw = raw_scores(cells, Store(target.out, plan.shared))
         about = {"protocol": protocol, "jobs": jobs, **_about(configs, device)}
         about |= {"folds": folds} if folds else {}

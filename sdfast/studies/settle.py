@@ -81,7 +81,9 @@ class _Compared:
     """The arms of a data set by size, from the best mean on, and their differences.
 
     Attributes:
-        ranked: arms with a run, by where they are on the axis.
+        means: of each arm with a run, by title, over the seeds, folds or chains that all of its size share.
+        shared: how many these are, by size.
+        ranked: these arms, by where they are on the axis.
         pairs: of the best arm of each size with fine-tuning and with the runner-up.
     """
 
@@ -89,10 +91,15 @@ class _Compared:
         self.data, metric, of_sizes = data, data.metric, study_named(data.record["study"]).of_sizes
         self.kind = kind_of(data.record)
         self.ranked: dict[float | None, list[Arm]] = {}
-        for arm in sorted(data.arms, key=lambda arm: -arm["summary"].get(metric, {"mean": float("-inf")})["mean"]):
+        for arm in data.arms:
             if metric in arm["summary"]:
                 self.ranked.setdefault(arm["x"] if of_sizes else None, []).append(arm)
         self.ranked = {x: arms for x, arms in sorted(self.ranked.items(), key=lambda each: each[0] or 0) if arms[1:]}
+        self.means, self.shared = dict[str, float](), dict[float | None, int]()
+        for x, arms in self.ranked.items():
+            means, self.shared[x] = data.shared_means(arms, metric)
+            self.means |= means
+            arms.sort(key=lambda arm: -self.means[arm["title"]])
         self._values = {arm["title"]: data.places(arm, metric) for arms in self.ranked.values() for arm in arms}
         self._all = self._corrected(pair for arms in self.ranked.values() for pair in combinations(arms, 2))
         compared = differences(data.record, data.values, metric)
@@ -156,7 +163,10 @@ def _best(compared: _Compared) -> str:
     untold = " or from ".join(_other(pair, metric) for pair in pairs if not pair.told_apart)
     words = [f"told apart from {told}"] if told else []
     words += [("but not from " if told else "not told apart from ") + untold] if untold else []
-    return f"{begun(method(arms[0]))} has the best mean, {_score(arms[0], metric)}, {', '.join(words)}."
+    most, shared = max(map(compared.data.count, arms)), compared.shared[None]
+    over = f" over the {shared} {compared.kind}s that all have" if 0 < shared < most else ""
+    score = _score(compared.means[arms[0]["title"]], metric)
+    return f"{begun(method(arms[0]))} has the best mean{over}, {score}, {', '.join(words)}."
 
 
 def _other(pair: Pair, metric: str) -> str:
@@ -231,8 +241,8 @@ def _caution(data: Data) -> str:
     return f"{alone}; --chains would count that of pre-training, and of other rows, too."
 
 
-def _score(arm: Arm, metric: str) -> str:
-    return fixed(arm["summary"][metric]["mean"], metric) + (" %" if metric in SHARES else f" ({name_of(metric)})")
+def _score(mean: float, metric: str) -> str:
+    return fixed(mean, metric) + (" %" if metric in SHARES else f" ({name_of(metric)})")
 
 
 def _amount(value: float, metric: str, sign: str = "") -> str:

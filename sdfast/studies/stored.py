@@ -83,6 +83,21 @@ class Data:
         """The same without saying where."""
         return list(self.places(arm, metric).values())
 
+    def shared_means(self, arms: Sequence[Mapping[str, Any]], metric: str) -> tuple[dict[str, float], int]:
+        """Means that can stand beside each other: over the seeds, folds or chains that all of these arms have.
+
+        Args:
+            arms: with the metric in their summary.
+            metric: which.
+
+        Returns:
+            The means by title, and over how many; where none is shared each is over all of its own, and the number 0.
+        """
+        places = {arm["title"]: self.places(arm, metric) for arm in arms}
+        shared = set[Any].intersection(*map(set, places.values())) if places else set()
+        means = {title: fmean([values[place] for place in shared or values]) for title, values in places.items()}
+        return means, len(shared)
+
     def interval(self, arm: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
         """95 % interval of an arm's mean, of three values or more."""
         values = self.by_place(arm, metric)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -11,7 +10,7 @@ from typing import Any
 from sdfast.errors import UserError
 from sdfast.studies.declared import COST, FINE_TUNING, study_named
 from sdfast.studies.results import METRICS, SHARES
-from sdfast.studies.units import kind_of
+from sdfast.studies.units import Unit, kind_of, unit_of
 
 LEVEL = 0.05  # of a p-value after Holm's correction, below which a difference is called one
 _NAMED = 3  # arms that a sentence names
@@ -105,26 +104,33 @@ def listed_sizes(sizes: Sequence[float]) -> str:
 def _without_a_model(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """A sentence where a linear classifier on the raw input scores more than every arm; at some sizes, or at all."""
     metric, of_sizes = main_metric(record, data), study_named(record["study"]).of_sizes
-    raw: dict[float | None, list[float]] = {}
-    for each in data.get("raw", []):
-        if metric in SCORES and metric in each["metrics"]:
-            raw.setdefault(each["x"], []).append(each["metrics"][metric] * (100 if metric in SHARES else 1))
-    best: dict[float | None, float] = {}
+    if metric not in SCORES:
+        return ""
+    nearest: dict[float | None, tuple[float, float]] = {}  # at each size the classifier's mean and the best arm's
     for arm in data["arms"]:
-        if metric in arm["summary"]:
-            x = arm["x"] if of_sizes else None
-            best[x] = max(best.get(x, -math.inf), arm["summary"][metric]["mean"])
-    above = [x for x, values in raw.items() if x in best and fmean(values) > best[x]]
+        x, units = arm["x"] if of_sizes else None, {unit_of(run) for run in arm["runs"]}
+        if metric in arm["summary"] and (raw := list(_raw_on(data, x, units, metric))):
+            both = fmean(raw), arm["summary"][metric]["mean"]
+            nearest[x] = min(nearest.get(x, both), both, key=lambda each: each[0] - each[1])
+    above = [x for x, (score, best) in nearest.items() if score > best]
     if not above:
         return ""
     digits, unit = (1, " %") if metric in SHARES else (3, "")
-    scores = [f"{fmean(raw[x]):.{digits}f}{unit} against {best[x]:.{digits}f}{unit}" for x in above]
+    scores = [" against ".join(f"{score:.{digits}f}{unit}" for score in nearest[x]) for x in above]
     where = "" if above == [None] else f" at {listed_sizes([x or 0 for x in above])}"
     name = data["raw"][0]["name"]
     return (
         f"{begun(name)} of the same rows is above every arm{where} ({', '.join(scores)}): as it is"
         " trained here, the model is worth less than none."
     )
+
+
+def _raw_on(data: Mapping[str, Any], x: float | None, units: set[Unit | None], metric: str) -> Iterator[float]:
+    """What a linear classifier on the raw input scores on the rows of these folds or chains, as it is shown."""
+    for each in data.get("raw", []):
+        of = {unit_of(columns) for columns in each.get("units", [])}
+        if each["x"] == x and metric in each["metrics"] and (not of or of & units):
+            yield each["metrics"][metric] * (100 if metric in SHARES else 1)
 
 
 def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -146,13 +152,13 @@ def _verdict(record: Mapping[str, Any], data: Mapping[str, Any]) -> str:
             f"{begun(best.title)} and {best.reference} differ by {_amount(best, metric)} in {name_of(metric)}, without"
             f" an interval ({best.note or 'too few runs'}): more {what} are needed to say which is better."
         )
-    against, seeds = tested[0].reference, max(each.count for each in tested)
+    against, numbers = tested[0].reference, sorted({each.count for each in tested})
     study = study_named(record["study"])
     if study.same:
         against = f"{study.reference} at the same {study.same}"
     above = sorted((each for each in tested if each.sign > 0), key=lambda each: -each.mean)
     below = sorted((each for each in tested if each.sign < 0), key=lambda each: each.mean)
-    over = f"in {name_of(metric)}, over {seeds} {what}"
+    over = f"in {name_of(metric)}, over {' to '.join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))} {what}"
     if study.figure == "lengths" and (above or below):
         return _by_length(against, tested, above, below, metric, over)
     if against == FINE_TUNING.title and metric in SCORES:

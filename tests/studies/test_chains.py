@@ -133,6 +133,7 @@ def test_the_unit_of_the_table_is_the_chain(two_each: Path) -> None:
     assert stored["protocol"] == "full" and stored["chains"] == 3 and stored["seeds"] == [0, 1, 2, 3, 4, 5]
     data, text = stored["data"][0], (two_each / "compare.md").read_text()
     assert [unit_of(each) for each in data["arms"][0]["runs"]] == [Chain(k) for k in (0, 0, 1, 1, 2, 2)]
+    assert [each["units"] for each in data["raw"]] == [[{"chain": k}] for k in range(3)]
     for column, scale, digits in (("accuracy", 100, 1), ("test_loss", 1, 3)):
         means = scale * table.groupby(["arm", "chain"])[column].mean().unstack("arm")
         for arm in means:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sdfast.studies.results import Found
 from sdfast.studies.settle import conclusions, settled
 from sdfast.studies.statistics import deviation_range, pairs_needed, power, smallest_shown
 from sdfast.studies.tables import markdown, record
+from sdfast.studies.units import Chain
 from sdfast.studies.verdict import begun, verdicts
 
 PIXELS = "logistic regression on the raw pixels"
@@ -207,6 +209,33 @@ def test_a_raw_baseline_above_every_arm_is_said_first() -> None:
     assert conclusions(stored(found))[0].startswith("No method") or "gains" in conclusions(stored(found))[0][:40]
 
 
+def test_what_not_all_arms_have_is_compared_on_what_they_share() -> None:
+    """Seeds here, and chains elsewhere: MARS ran only where all score low, and is the best of those that ran there."""
+    low, high = [50.0, 50.2, 50.1, 50.3], [60.0, 60.2, 60.1, 60.3]
+    values = {"fine-tuning": low + high, "MARS": [54.0, 54.3, 54.2, 54.4, *high]}
+    found = made_up(STUDIES["compare"], range(8), scores(values))
+    found.runs["MARS"] = found.runs["MARS"][:4]
+    said = conclusions(stored(found))[0]
+    assert "MARS gains +4.1 points [95 %: +4.0, +4.2] on fine-tuning in accuracy, over 4 to 8 seeds." in said
+    assert "MARS has the best mean over the 4 seeds that all have, 54.2 %, told apart from" in said
+    tiles = dict(page_of(Path("nowhere"), stored(found)).tiles)
+    assert tiles["highest accuracy: MARS"] == "54.2 %"
+
+
+@pytest.mark.parametrize(("raw_scores", "mars", "above"), [((0.6, 0.9), 85.0, True), ((0.9, 0.6), 70.0, False)])
+def test_a_raw_baseline_stands_beside_an_arm_on_the_rows_of_its_chains(
+    raw_scores: tuple[float, float], mars: float, above: bool
+) -> None:
+    """MARS ran in chain 1 alone; the baseline's mean over both chains, 0.75, says nothing of it."""
+    accuracies = {arm.title: [50.0, mars if arm.title == "MARS" else 50.0] for arm in STUDIES["compare"].arms}
+    found = made_up(STUDIES["compare"], range(2), scores(accuracies))
+    for title, runs in found.runs.items():
+        found.runs[title] = [replace(run, unit=Chain(run.seed)) for run in runs][title == "MARS" :]
+    found.target.raw = [replace(score_at(None, score), units=[{"chain": n}]) for n, score in enumerate(raw_scores)]
+    said = verdicts(stored(found, protocol="full", chains=2))[0]
+    assert said.startswith("Logistic regression on the raw pixels of the same rows is above every arm (90.0 %") == above
+
+
 def test_sizes_have_a_raw_baseline_each_and_samples_are_averaged() -> None:
     found = made_up(STUDIES["labels"], range(3), points=(20, 50, 100))
     some = "taught by 5,000 of 6,000 rows"
@@ -245,6 +274,7 @@ def test_a_study_ends_with_its_verdict_and_scores_each_sample_of_rows_once(
     assert "Logistic regression on the raw pixels of the same rows: accuracy " in text
     scored = found["data"][0]["raw"]
     assert [(each["x"], each["rows"]["train"]) for each in scored] == [(4, 4), (12, 12)]
+    assert [each["units"] for each in scored] == [[], []]
     kept = {path.stem: json.loads(path.read_text())["metrics"] for path in (out / raw.FOLDER).iterdir()}
     assert kept == {each["fingerprint"][:12]: each["metrics"] for each in scored}
 
