@@ -11,6 +11,8 @@ import pytest
 import regime_table as regime
 from scipy import stats
 
+from sdfast import Study
+
 CHAINS = 6
 
 
@@ -93,9 +95,44 @@ def test_what_is_detectable_is_seen_with_that_power() -> None:
     assert seen.mean() == pytest.approx(0.8, abs=0.03)
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "does-it-help.md").read_text(encoding="utf-8")
+
+
+def means_of(cell: str) -> pd.DataFrame:
+    """A committed cell's metrics by arm and chain."""
+    runs = Study.load(regime.RESULTS / cell).to_pandas()
+    columns = ["accuracy", "test_loss", "train_loss", "distance"]
+    return runs.groupby(["arm", "chain"])[columns].mean() * [100, 1, 1, 1]
+
+
+@pytest.mark.parametrize("cell", ["main", "unlabelled"])
+def test_the_page_has_the_means_of_a_cell(cell: str) -> None:
+    means = means_of(cell)
+    for arm in (regime.FINE_TUNING, regime.FURTHER, regime.DISTILLED):
+        of_arm = means.loc[arm]
+        shown = [
+            f"{of_arm[column].mean():.{digits}f} ± {of_arm[column].std():.{digits}f}"
+            for column, digits in zip(means, (1, 3, 3, 1), strict=True)
+        ]
+        assert f"| {arm} | {' | '.join(shown)} |" in PAGE
+
+
+def test_the_page_has_all_arms_on_the_chains_that_they_share() -> None:
+    accuracy = means_of(regime.HEADLINE)["accuracy"].unstack("arm").dropna()
+    losses = means_of(regime.HEADLINE)["test_loss"].unstack("arm").loc[accuracy.index]
+    assert len(accuracy) == 6 and len(accuracy.columns) == 7
+    for arm in accuracy:
+        difference, beside = accuracy[arm] - accuracy[regime.FINE_TUNING], ""
+        if arm != regime.FINE_TUNING:
+            half = float(stats.t.ppf(0.975, 5)) * difference.std() / 6**0.5
+            mean = difference.mean()
+            beside = f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}] "
+        assert f"| {accuracy[arm].mean():.1f} | {beside}| {losses[arm].mean():.3f} |" in PAGE
+
+
 def test_the_page_says_what_the_committed_cells_say() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "does-it-help.md").read_text(encoding="utf-8")
     answered = {question: each for question, each in regime.answers(regime.RESULTS).items() if each is not None}
     assert any(question.cell == regime.HEADLINE for question in answered)
     for question, each in answered.items():
-        assert f"| {question.asks} | {each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}] | {each.p:.3f} | {each.p_holm:.2g} |" in page
+        interval = f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]"
+        assert f"| {question.asks} | {interval} | {each.p:.3f} | {each.p_holm:.2g} |" in PAGE
