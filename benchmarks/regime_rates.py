@@ -54,10 +54,11 @@ class Trials:
         return {each: self._one(arm, each) for each in rates}
 
     def _one(self, arm: str, rates: Rates) -> Tried:
-        out = self.out / "-".join([arm.replace(" ", "-"), *rates, str(self.cell.finetune)])
-        trial = replace(self.cell, data=self.cell.validation, rates=rates, chains=1, options=f'--methods "{arm}"')
-        sdfast(trial.command(self.model, out, self.jobs))
-        runs = Study.load(out).to_pandas()
+        methods = ",".join(dict.fromkeys((FINE_TUNING, arm)))  # a study has what the others are compared with
+        options = f'--methods "{methods}"'
+        trial = replace(self.cell, data=self.cell.validation, rates=rates, chains=1, options=options)
+        sdfast(trial.command(self.model, self.out, self.jobs))
+        runs = Study.load(self.out / f"{trial.study}.json").to_pandas().query("arm == @arm")
         tried = Tried(100 * float(runs["accuracy"].mean()), float(runs["train_loss"].mean()))
         further = rates.further if arm == FURTHER else ""
         numbers = [f"{tried.accuracy:.1f}", f"{tried.train_loss:.3f}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import regime
 import regime_rates
@@ -59,17 +60,21 @@ def test_a_trial_is_the_cell_on_its_validation_rows_and_is_read_from_its_table(
 
     def write(command: list[str]) -> None:
         ran.append(command)
-        out = Path(command[command.index("--out") + 1])
-        out.mkdir(parents=True)
-        (out / "compare.csv").write_text("arm,accuracy,train_loss\nx,0.6,0.02\nx,0.7,0.04\n")
-        (out / "compare.json").write_text('{"study": "compare"}')
+        runs = [(FINE_TUNING, 0.6, 0.02), (FINE_TUNING, 0.7, 0.04), (FURTHER, 0.8, 0.06)]
+        assert command[command.index("--out") + 1] == str(tmp_path)  # trials share what is alike
+        pd.DataFrame(runs, columns=["arm", "accuracy", "train_loss"]).to_csv(tmp_path / "compare.csv", index=False)
+        for name in ("compare", "compare-0a1b2c3d"):  # the table of the trial before, set aside
+            (tmp_path / f"{name}.json").write_text('{"study": "compare"}')
 
     monkeypatch.setattr(regime_rates, "sdfast", write)
     trials = Trials(CELL, "", tmp_path, jobs=2)
     tried = trials.of(FINE_TUNING, [regime.Rates("1e-5", "3e-4")])
     ((rates, each),) = tried.items()
     assert rates == ("1e-5", "3e-4") and each.accuracy == pytest.approx(65.0) and each.train_loss == pytest.approx(0.03)
-    (command,) = ran
+    assert trials.of(FURTHER, [regime.Rates("1e-5", "3e-4")]) == {rates: Tried(pytest.approx(80.0), 0.06)}
+    chosen = [command[command.index("--methods") + 1] for command in ran]
+    assert chosen == [FINE_TUNING, f"{FINE_TUNING},{FURTHER}"]
+    command = ran[0]
     assert command[command.index("--data") + 1] == CELL.validation and CELL.data not in command
     assert command[command.index("--chains") + 1] == "1" and command[command.index("--seeds") + 1] == "2"
     assert trials.rows[1] == [FINE_TUNING, "", "3e-4", "400", "65.0", "0.030"]
