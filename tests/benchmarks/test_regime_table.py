@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,22 @@ def test_the_page_has_the_means_of_a_cell(cell: str) -> None:
             for column, digits in zip(means, (1, 3, 3, 1), strict=True)
         ]
         assert f"| {arm} | {' | '.join(shown)} |" in PAGE
+
+
+def test_the_page_has_what_more_labels_give() -> None:
+    cells = {50: "labels-50", 100: regime.HEADLINE, 500: "labels-500"}
+    means = [means_of(cell)["accuracy"].unstack("arm") for cell in cells.values()]
+    for arm in (regime.FINE_TUNING, regime.FURTHER, regime.DISTILLED):
+        row = " | ".join(f"{of_cell[arm].mean():.1f} ± {of_cell[arm].std():.1f}" for of_cell in means)
+        assert re.search(rf"^\| {arm}(, accuracy %)? \| {re.escape(row)} \|$", PAGE, re.MULTILINE)
+    for other in (regime.FURTHER, regime.FINE_TUNING):
+        row = []
+        for of_cell in means:
+            difference = of_cell[regime.DISTILLED] - of_cell[other]
+            half = float(stats.t.ppf(0.975, len(difference) - 1)) * difference.std() / len(difference) ** 0.5
+            mean = difference.mean()
+            row.append(f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]")
+        assert f"| {regime.DISTILLED} less {other} | {' | '.join(row)} |" in PAGE
 
 
 def test_the_page_has_all_arms_on_the_chains_that_they_share() -> None:
