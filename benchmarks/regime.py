@@ -142,7 +142,12 @@ CELLS = {
         validation="study-images/elpv/validation.csv",
         settings="data.image_size=56",
     ),
-    "digits": Cell("study-images/digits/target", 8, rates=None, validation="study-images/digits/validation"),
+    "digits": Cell(
+        "study-images/digits/target",
+        8,
+        rates=Rates("5e-4", "1e-3"),
+        validation="study-images/digits/validation",
+    ),
     "dinov2": Cell(
         "study-images/elpv/target.csv",
         5,
