@@ -118,6 +118,12 @@ def detectable(found: Paired) -> float:
     return smallest_shown(found.count, LEVEL) * deviation
 
 
+def p_value(p: float | None) -> str:
+    """As it is written."""
+    assert p is not None
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def table(found: Mapping[Question, Paired | None]) -> list[str]:
     """Markdown: a row for each question."""
     rows = [["cell", "question", "points [95 %]", "chains", "p", "p (Holm)", "80 % power at"]]
@@ -126,7 +132,7 @@ def table(found: Mapping[Question, Paired | None]) -> list[str]:
             rows.append([question.cell, question.asks, "not run", "", "", "", ""])
         else:
             points = f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]"
-            numbers = [str(each.count), f"{each.p:.3f}", f"{each.p_holm:.3f}", f"{detectable(each):.1f}"]
+            numbers = [str(each.count), p_value(each.p), p_value(each.p_holm), f"{detectable(each):.1f}"]
             rows.append([question.cell, question.asks, points, *numbers])
     return aligned(rows)
 

@@ -106,7 +106,7 @@ def means_of(cell: str) -> pd.DataFrame:
     return runs.groupby(["arm", "chain"])[columns].mean() * [100, 1, 1, 1]
 
 
-@pytest.mark.parametrize("cell", ["main", "unlabelled"])
+@pytest.mark.parametrize("cell", ["main", "unlabelled", "digits"])
 def test_the_page_has_the_means_of_a_cell(cell: str) -> None:
     means = means_of(cell)
     for arm in (regime.FINE_TUNING, regime.FURTHER, regime.DISTILLED):
@@ -152,4 +152,4 @@ def test_the_page_says_what_the_committed_cells_say() -> None:
     assert any(question.cell == regime.HEADLINE for question in answered)
     for question, each in answered.items():
         interval = f"{each.mean:+.1f} [{each.low:+.1f}, {each.high:+.1f}]"
-        assert f"| {question.asks} | {interval} | {each.p:.3f} | {each.p_holm:.2g} |" in PAGE
+        assert f"| {question.asks} | {interval} | {regime.p_value(each.p)} | {regime.p_value(each.p_holm)} |" in PAGE
