@@ -106,6 +106,12 @@ def means_of(cell: str) -> pd.DataFrame:
     return runs.groupby(["arm", "chain"])[columns].mean() * [100, 1, 1, 1]
 
 
+def with_interval(differences: pd.Series[float]) -> str:
+    """Their mean over the chains and its 95 % interval, as the page has them."""
+    mean, (low, high) = differences.mean(), stats.ttest_1samp(differences, 0).confidence_interval()
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 @pytest.mark.parametrize("cell", ["main", "unlabelled", "digits"])
 def test_the_page_has_the_means_of_a_cell(cell: str) -> None:
     means = means_of(cell)
@@ -119,19 +125,13 @@ def test_the_page_has_the_means_of_a_cell(cell: str) -> None:
 
 
 def test_the_page_has_what_more_labels_give() -> None:
-    cells = {50: "labels-50", 100: regime.HEADLINE, 500: "labels-500"}
-    means = [means_of(cell)["accuracy"].unstack("arm") for cell in cells.values()]
+    means = [means_of(cell)["accuracy"].unstack("arm") for cell in ("labels-50", regime.HEADLINE, "labels-500")]
     for arm in (regime.FINE_TUNING, regime.FURTHER, regime.DISTILLED):
         row = " | ".join(f"{of_cell[arm].mean():.1f} ± {of_cell[arm].std():.1f}" for of_cell in means)
         assert re.search(rf"^\| {arm}(, accuracy %)? \| {re.escape(row)} \|$", PAGE, re.MULTILINE)
     for other in (regime.FURTHER, regime.FINE_TUNING):
-        row = []
-        for of_cell in means:
-            difference = of_cell[regime.DISTILLED] - of_cell[other]
-            half = float(stats.t.ppf(0.975, len(difference) - 1)) * difference.std() / len(difference) ** 0.5
-            mean = difference.mean()
-            row.append(f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]")
-        assert f"| {regime.DISTILLED} less {other} | {' | '.join(row)} |" in PAGE
+        row = " | ".join(with_interval(of_cell[regime.DISTILLED] - of_cell[other]) for of_cell in means)
+        assert f"| {regime.DISTILLED} less {other} | {row} |" in PAGE
 
 
 def test_the_page_has_all_arms_on_the_chains_that_they_share() -> None:
@@ -139,11 +139,8 @@ def test_the_page_has_all_arms_on_the_chains_that_they_share() -> None:
     losses = means_of(regime.HEADLINE)["test_loss"].unstack("arm").loc[accuracy.index]
     assert len(accuracy) == 6 and len(accuracy.columns) == 7
     for arm in accuracy:
-        difference, beside = accuracy[arm] - accuracy[regime.FINE_TUNING], ""
-        if arm != regime.FINE_TUNING:
-            half = float(stats.t.ppf(0.975, 5)) * difference.std() / 6**0.5
-            mean = difference.mean()
-            beside = f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}] "
+        less = accuracy[arm] - accuracy[regime.FINE_TUNING]
+        beside = "" if arm == regime.FINE_TUNING else f"{with_interval(less)} "
         assert f"| {accuracy[arm].mean():.1f} | {beside}| {losses[arm].mean():.3f} |" in PAGE
 
 
