@@ -14,7 +14,13 @@ from sdfast.errors import UserError
 from sdfast.launch import launch_info
 from sdfast.log import log
 from sdfast.ops import native
-from sdfast.ops.linear.fp32_matmul import bf16x6_is_on, float32_products, several_processes, why_not_bf16x6
+from sdfast.ops.linear.fp32_matmul import (
+    bf16x6_is_on,
+    float32_products,
+    has_bf16_products,
+    several_processes,
+    why_not_bf16x6,
+)
 from sdfast.portable import c_library
 
 _HALVES = {"bf16": torch.bfloat16, "bf16-weights": torch.bfloat16, "fp16": torch.float16}
@@ -70,8 +76,11 @@ def fp32_matmul(requested: str, device: torch.device) -> Iterator[None]:
         with torch_fp32_matmul("highest" if precision == "fp32" else "high"):
             yield
         return
-    if matmul_dtype(requested, device) == torch.float32 and bf16x6_is_on():
+    dtype = matmul_dtype(requested, device)
+    if dtype == torch.float32 and bf16x6_is_on():
         log.info("precision: float32 with bf16x6 products")
+    if dtype == torch.bfloat16 and not has_bf16_products():
+        log.info("precision: bf16, whose products this processor has to compute in float32; fp32 is as fast here")
     yield
 
 

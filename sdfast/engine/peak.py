@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import torch
 
-from sdfast.ops.linear.fp32_matmul import bf16x6, bf16x6_is_on
+from sdfast.ops.linear.fp32_matmul import bf16x6, bf16x6_is_on, has_bf16_products, mm
 
 _SECONDS = 0.25  # spent on repeats; about twice as much in all
 _SATURATED = 0.01  # seconds that one product takes at a size that is large enough
@@ -18,8 +19,8 @@ _best: dict[tuple[str, torch.dtype, str, int], float] = {}  # by device, dtype, 
 def matmul_peak(device: torch.device, dtype: torch.dtype, anew: bool = False) -> float:
     """FLOP/s of a square product on the device, the best of a few; kept for the process, by setting and threads.
 
-    float32 products are measured as the layers compute them: on a GPU TF32 where torch is set so, on a CPU bf16x6 where
-    `sdfast.ops.linear.fp32_matmul` is. Torch's own random numbers are left alone.
+    Products are measured as the layers compute them: on a GPU TF32 where torch is set so, on a CPU as
+    `sdfast.ops.linear.fp32_matmul` does. Torch's own random numbers are left alone.
 
     Args:
         device: where.
@@ -72,12 +73,10 @@ def _measured(device: str, dtype: torch.dtype) -> float:
 
 def _seconds(factors: list[torch.Tensor], product: torch.Tensor) -> float:
     if product.device.type != "cuda":
-        own = product.dtype == torch.float32 and bf16x6_is_on()
+        own = {torch.float32: bf16x6 if bf16x6_is_on() else None, torch.bfloat16: None if has_bf16_products() else mm}
+        multiply = own.get(product.dtype) or functools.partial(torch.mm, out=product)
         started = time.perf_counter()
-        if own:
-            bf16x6(*factors)
-        else:
-            torch.mm(factors[0], factors[1], out=product)
+        multiply(*factors)
         return time.perf_counter() - started
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()

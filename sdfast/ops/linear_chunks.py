@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdfast.ops.linear.fp32_matmul import onednn, why_not_onednn
+from sdfast.ops.linear.fp32_matmul import mm, onednn, why_not_onednn
 from sdfast.ops.registry import Op, choose
 
 _CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}  # of logits; more rows make the products no faster
@@ -118,7 +118,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias; oneDNN's kernel is twice as fast as MKL's with a bias (as in `sdfast.ops.linear`)."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and why_not_onednn() is None:
         return onednn(x, weight.t(), bias)
-    return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+    return mm(x, weight.t(), bias)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -174,7 +174,7 @@ def _evaluate(
                 if vectors.dtype == grad_weight.dtype:
                     grad_weight.addmm_(narrow.t(), part)
                 else:
-                    grad_weight += narrow.t() @ part
+                    grad_weight += mm(narrow.t(), part)
     return loss, grad_hidden, grad_weight, grad_bias
 
 

@@ -29,6 +29,8 @@ from sdfast.ops.linear.fp32_matmul import (
     Product,
     bf16x6,
     bf16x6_is_on,
+    has_bf16_products,
+    mm,
     onednn,
     several_processes,
     why_not_bf16x6,
@@ -240,7 +242,8 @@ class _HalfLinear(torch.autograd.Function):
         ctx.dtype = x.dtype
         x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
         ctx.save_for_backward(x, weight)
-        return onednn(x, weight.t(), None if bias is None else bias.to(torch.bfloat16))
+        product = onednn if has_bf16_products() else mm
+        return product(x, weight.t(), None if bias is None else bias.to(torch.bfloat16))
 
     @staticmethod
     @once_differentiable
@@ -249,8 +252,8 @@ class _HalfLinear(torch.autograd.Function):
         grad = grad_outputs[0]
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         return (
-            torch.mm(grad, weight).to(ctx.dtype) if wants_x else None,
-            torch.mm(grad.t(), x).float() if wants_weight else None,
+            mm(grad, weight).to(ctx.dtype) if wants_x else None,
+            mm(grad.t(), x).float() if wants_weight else None,
             torch.ops.sdfast.sum_rows(grad) if wants_bias else None,
         )
 
