@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sdfast.data.parallel import seconds_waited, waiting
-from sdfast.engine import clock
+from sdfast.engine import clock, machine
 from sdfast.engine.clock import Lap, Rate
 from sdfast.engine.loop import Trainer
 from sdfast.engine.machine import only_matmul_dtype
@@ -173,3 +173,13 @@ def test_products_of_several_dtypes_have_no_peak(make_trainer: Callable[..., Tra
     assert only_matmul_dtype("bf16", cpu, module) == torch.bfloat16
     module.decoder.double()  # type: ignore[union-attr,operator]
     assert only_matmul_dtype("auto", cpu, module) is None
+
+
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_it_is_said_where_bf16_saves_no_time(
+    has_kernels: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "has_bf16_products", lambda: has_kernels)
+    with caplog.at_level("INFO"), machine.fp32_matmul("bf16", torch.device("cpu")):
+        pass
+    assert ("fp32 is as fast here" in caplog.text) is not has_kernels

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from sdfast.ops.attention import Group, Groups
 from sdfast.ops.bias_gradients import reference
 from sdfast.ops.cpu_half import cpu_half, is_cpu_half
 from sdfast.ops.linear import Linear
+from sdfast.ops.linear.fp32_matmul import has_bf16_products, mm, why_not_onednn
 from sdfast.ops.norm import added_norm, is_joined, normed_sum
 from sdfast.ops.registry import why_not
 
@@ -22,6 +28,9 @@ pytestmark = pytest.mark.skipif(
     why_not("added_norm", "half", "cpu", torch.bfloat16) is not None, reason=f"no compiled core: {native.why_not()}"
 )
 LEVELS = ["plain", "avx2", "avx512"]
+# A processor with no more than AVX2, as far as torch, oneDNN and the compiled core can see.
+OLDER = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "SDFAST_SIMD": "avx2"}
+IS_OLDER = OLDER.items() <= os.environ.items()
 SIZES = [(1, 1), (3, 7), (70, 48), (33, 65), (0, 5)]  # rows, width
 
 
@@ -231,6 +240,38 @@ def test_blocks(kind: str) -> None:
     for ours, theirs, true in zip(found, eager, truth, strict=True):
         errors = [(each.double() - true).norm() / true.norm() for each in (ours, theirs)]
         assert errors[0] <= 2 * errors[1] + 1e-6
+
+
+@pytest.mark.usefixtures("autocast")
+@pytest.mark.parametrize("bias", [None, drawn(7, seed=2)], ids=["alone", "with a bias"])
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_a_product(has_kernels: bool, bias: Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdfast.ops.linear.fp32_matmul.has_bf16_products", lambda: has_kernels)
+    left, right = drawn(90, 70).bfloat16(), drawn(70, 7, seed=1).bfloat16()
+    added = None if bias is None else bias.bfloat16()
+    with torch.autocast("cpu", enabled=False):
+        truth = left.double() @ right.double() + (0 if added is None else added.double())
+        eager = left @ right if added is None else torch.addmm(added, left, right)
+    found = mm(left, right, added)
+    check([found], [truth], [eager])
+    assert has_kernels or torch.equal(found, truth.bfloat16())  # rounded once, under autocast too
+
+
+@pytest.mark.skipif(IS_OLDER, reason="it is this one")
+def test_these_tests_without_avx512() -> None:
+    here = Path(__file__)
+    files = [here, here.with_name("test_linear.py"), here.with_name("test_linear_cross_entropy.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    environment = {**os.environ, **OLDER, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=here.parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 60, done.stdout
+
+
+def test_kernels_of_an_older_processor_are_not_asked_for() -> None:
+    assert why_not("linear", "half", "cpu", torch.bfloat16) is None
+    assert not IS_OLDER or not (has_bf16_products() or why_not_onednn() is None)
 
 
 def test_where_it_is_off() -> None:

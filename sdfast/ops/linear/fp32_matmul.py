@@ -96,8 +96,8 @@ def onednn(left: Tensor, right: Tensor, bias: Tensor | None = None, residual: Te
 @functools.cache
 def why_not_onednn() -> str | None:
     """None when this torch has the operator, on a processor whose kernels oneDNN is known to win with, else why not."""
-    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
-        return "oneDNN is known to win on processors with AVX only, and where torch was built with it"
+    if not torch.backends.mkldnn.is_available() or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return "oneDNN is known to win on processors with AVX-512 only, and where torch was built with it"
     there = hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return None if there else f"torch {torch.__version__} has no oneDNN operator for linear layers"
 
@@ -121,7 +121,7 @@ def _added(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
 @functools.cache
 def has_bf16_products() -> bool:
     """Whether oneDNN has bfloat16 kernels for this processor (from AVX-512 on); without, its operators fail."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @functools.cache

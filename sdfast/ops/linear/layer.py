@@ -259,10 +259,12 @@ class _HalfLinear(torch.autograd.Function):
 
 
 def _why_not_half(use: Use) -> str | None:
-    reason = why_not_cpu_half(use) or why_not_onednn()
-    if reason is None:
-        _register_half()
-    return reason
+    if (reason := why_not_cpu_half(use)) is not None:
+        return reason
+    if "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return "it is known to win on processors with AVX only"
+    _register_half()
+    return None
 
 
 @functools.cache
