@@ -164,7 +164,7 @@ CELLS = {
         "bundled-text",
         rows="data.limit=200",
         length="steps=500",
-        rates=None,
+        rates=Rates("1e-5", "5e-4"),
         validation="sdfast/bundled/wordnet-glosses/train.jsonl.gz",
     ),
     "newsgroups": Cell(
