@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,6 +125,15 @@ STARTS = {
 }
 
 TARGET = "study-images/fashion/target"
+GLOSSES = Cell(
+    "bundled",
+    6,
+    "bundled-text",
+    rows="data.limit=200",
+    length="steps=500",
+    rates=Rates("1e-5", "5e-4"),
+    validation="sdfast/bundled/wordnet-glosses/train.jsonl.gz",
+)
 CELLS = {
     HEADLINE: Cell(TARGET, 16, "in-domain"),
     "main-more": Cell(TARGET, 6, "in-domain", options=f'--methods "{MORE}"', beside=HEADLINE),
@@ -158,15 +167,8 @@ CELLS = {
         validation="study-images/elpv/validation.csv",
         settings="data.image_size=56",
     ),
-    "glosses": Cell(
-        "bundled",
-        6,
-        "bundled-text",
-        rows="data.limit=200",
-        length="steps=500",
-        rates=Rates("1e-5", "5e-4"),
-        validation="sdfast/bundled/wordnet-glosses/train.jsonl.gz",
-    ),
+    "glosses": GLOSSES,
+    "glosses-5e-4": replace(GLOSSES, rates=Rates("5e-4", "5e-4"), validation=""),
     "newsgroups": Cell(
         "study-texts/newsgroups",
         5,
