@@ -41,6 +41,11 @@ def cpu_half(on: bool) -> Iterator[None]:
         _wanted = before
 
 
+def cpu_half_is_on() -> bool:
+    """Whether it may compute so; see `cpu_half`."""
+    return _wanted
+
+
 def why_not_cpu_half(use: Use) -> str | None:
     """None where the core has these operators, else the reason."""
     if use.device != "cpu" or use.dtype != torch.bfloat16:

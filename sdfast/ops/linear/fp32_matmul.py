@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sdfast.ops import native
+from sdfast.ops.cpu_half import cpu_half_is_on
 
 Float32Products = Literal["auto", "ieee", "bf16x6"]
 Product = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
@@ -105,9 +106,10 @@ def why_not_onednn() -> str | None:
 def mm(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same of any dtype and device, without a residual: torch's, but for bfloat16 see `has_bf16_products`.
 
-    Without them it multiplies in float32 and rounds the sum, as these do; torch takes ten to fifty times as long.
+    Without them it multiplies in float32 and rounds the sum, as these do; torch takes ten to fifty times as long. Not
+    where `cpu_half` is off, as there memory is to be as on a GPU.
     """
-    if left.device.type != "cpu" or left.dtype != torch.bfloat16 or has_bf16_products():
+    if left.device.type != "cpu" or left.dtype != torch.bfloat16 or has_bf16_products() or not cpu_half_is_on():
         return _added(left, right, bias)
     with torch.autocast("cpu", enabled=False):  # which would round the factors again
         wide = _added(left.float(), right.float(), None if bias is None else bias.float())
