@@ -17,6 +17,7 @@ pytest.importorskip("accelerate")
 from transformers import Trainer, TrainingArguments
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROUNDING = 4 * torch.finfo(torch.float32).eps  # two steps of weights near 1: what a difference of them cannot tell
 IMAGES, TEXTS = (runpy.run_path(str(EXAMPLES / f"loss_hf_trainer{name}.py")) for name in ("", "_texts"))
 
 
@@ -90,7 +91,7 @@ Made = Callable[..., Trainer]
 def test_four_micro_batches_move_the_weights_as_one_batch(trainer: Made, tmp_path: Path) -> None:
     one, four = (moved(trainer(tmp_path, accumulate)) for accumulate in (1, 4))
     assert one.abs().max() > 1e-3
-    torch.testing.assert_close(four, one, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(four, one, rtol=1e-4, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("trainer", [images_trainer, texts_trainer])
@@ -126,7 +127,7 @@ def test_micro_batches_with_different_numbers_of_labels_can_count_by_them(tmp_pa
         return moved(trainer)
 
     expected = uneven(1, TEXTS["SelfDistillationTrainer"], accepts=False)
-    torch.testing.assert_close(uneven(4, WholeBatchTrainer, accepts=True), expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(uneven(4, WholeBatchTrainer, accepts=True), expected, rtol=1e-4, atol=ROUNDING)
     means_of_means = uneven(4, TEXTS["SelfDistillationTrainer"], accepts=False)
     assert 0 < (means_of_means - expected).norm() < 0.3 * expected.norm()
 
