@@ -112,7 +112,7 @@ def with_interval(differences: pd.Series[float]) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-@pytest.mark.parametrize("cell", ["main", "unlabelled", "digits", "glosses"])
+@pytest.mark.parametrize("cell", ["main", "unlabelled", "digits", "glosses", "glosses-5e-4"])
 def test_the_page_has_the_means_of_a_cell(cell: str) -> None:
     means = means_of(cell)
     for arm in (regime.FINE_TUNING, regime.FURTHER, regime.DISTILLED):
