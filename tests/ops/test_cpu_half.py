@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdfast.models.blocks import Block, PostNormBlock, Rows, TransformerShape, settled
 from sdfast.ops import native
@@ -61,6 +63,19 @@ def check(found: list[Tensor], truth: list[Tensor], eager: list[Tensor]) -> None
         if true.numel():
             allowed = 2 * (theirs.double() - true).abs().max() + 1e-6 * (1 + true.abs().max())
             assert (ours.double() - true).abs().max() <= allowed
+
+
+class Factors(TorchDispatchMode):
+    """Of which dtypes matrix products are, after autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.dtypes |= {each.dtype for each in args}
+        return function(*args, **(kwargs or {}))
 
 
 def norm_of(width: int) -> nn.LayerNorm:
@@ -252,9 +267,10 @@ def test_a_product(has_kernels: bool, bias: Tensor | None, monkeypatch: pytest.M
     with torch.autocast("cpu", enabled=False):
         truth = left.double() @ right.double() + (0 if added is None else added.double())
         eager = left @ right if added is None else torch.addmm(added, left, right)
-    found = mm(left, right, added)
+    with Factors() as factors:
+        found = mm(left, right, added)
     check([found], [truth], [eager])
-    assert has_kernels or torch.equal(found, truth.bfloat16())  # rounded once, under autocast too
+    assert factors.dtypes == {torch.bfloat16 if has_kernels else torch.float32}
 
 
 @pytest.mark.skipif(IS_OLDER, reason="it is this one")

@@ -1,9 +1,9 @@
 """A linear layer whose float32 products on a CPU are the fastest that are known (see `sdfast.ops.linear.fp32_matmul`).
 
-torch multiplies float32 matrices with MKL, which adds the bias in a pass of its own. oneDNN's kernels take the bias and
-a residual along and are faster for the forward product and for the gradient of the input; MKL is faster for the
-gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers). On a processor with AMX
-they are bf16x6 products.
+torch multiplies float32 matrices with MKL, which adds the bias in a pass of its own. With AVX-512 oneDNN's kernels,
+which take the bias and a residual along, are faster for the forward product and for the gradient of the input; MKL is
+faster for the gradient of the weights, so that one stays (benchmarks/results/step_cpu.md has the numbers). On a
+processor with AMX they are bf16x6 products.
 
 On a GPU under autocast the product that gives the weights' gradient is written in float32 at once, as the weights are,
 where torch writes it in half precision and converts it.
