@@ -41,9 +41,7 @@ def finished(words: list[str], **environment: str) -> subprocess.CompletedProces
 def killed_in_distill(words: list[str], out: Path, rank: int, step: int) -> str:
     """Start two processes, SIGKILL one when distill has recorded so many steps; what they say until all have ended."""
     records = out / "distill" / "metrics.jsonl"
-    # torchrun ends the other process as soon as it looks: every 0.1 s, before that one has spoken on a busy machine
-    environment = child_environment(PET_MONITOR_INTERVAL="3")
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=child_environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while not (records.exists() and len(records.read_text().splitlines()) >= step):
         assert process.poll() is None, process.stderr.read()

@@ -111,7 +111,7 @@ def mm(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if left.device.type != "cpu" or left.dtype != torch.bfloat16 or has_bf16_products() or not cpu_half_is_on():
         return _added(left, right, bias)
-    with torch.autocast("cpu", enabled=False):  # which would round the factors again
+    with torch.autocast("cpu", enabled=False):  # which would make them bfloat16 again
         wide = _added(left.float(), right.float(), None if bias is None else bias.float())
     return wide.to(torch.bfloat16)
 
