@@ -7,10 +7,13 @@ import contextlib
 import datetime
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -20,6 +23,7 @@ from sdfast.durable import sha256_file, sha256_json
 from sdfast.errors import UserError
 from sdfast.ranks import Ranks, control_group, talk_in
 
+LAST_WORDS = 10.0  # seconds in which a process says why it ends
 _PATIENCE = datetime.timedelta(days=7)  # of processes that wait for the first one's work, however long that takes
 _met = False  # whether this has been one of several processes
 
@@ -86,7 +90,26 @@ def join(device: torch.device, alone: bool = False) -> Ranks:
             torch.cuda.set_device(index)
         dist.init_process_group(backend, rank=here.rank, world_size=here.world, **options)
         talk_in(dist.new_group(backend="gloo", timeout=_PATIENCE))
+        if here.world > 1:
+            _outlive_the_launcher()
     return Ranks.current()
+
+
+def _outlive_the_launcher() -> None:
+    """Have SIGTERM end this process after `LAST_WORDS`: a launcher sends it as soon as another process has died, which
+    may be before this one has said so.
+
+    Whoever handles the signal already goes on doing so.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        ending = threading.Timer(LAST_WORDS, os._exit, (128 + number,))
+        ending.daemon = True
+        ending.start()
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, handle)
 
 
 def _own_store() -> dist.Store:

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sdfast.launch import may_speak
+from sdfast.launch import LAST_WORDS, may_speak
 from sdfast.log import log
 from sdfast.ranks import Ranks, control_group
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LAST_WORDS = 10.0  # seconds in which to say why
 
 
 class StopRequest:
@@ -130,7 +129,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.seconds / 4)):
             if time.monotonic() - self._last > self.seconds:
-                threading.Timer(_LAST_WORDS, os._exit, (1,)).start()
+                threading.Timer(LAST_WORDS, os._exit, (1,)).start()
                 if may_speak():
                     sys.stderr.write(
                         f"sdfast: {self.what} did not go on for {self.seconds:g} s (engine.timeout_seconds), because"
