@@ -256,7 +256,7 @@ def name_of(metric: str) -> str:
 
 
 def _listed(found: Sequence[Difference], metric: str) -> str:
-    named = [f"{each.title} {_amount(each, metric)}" for each in found[:_NAMED]]
+    named = [f"{each.title} ({_amount(each, metric)})" for each in found[:_NAMED]]
     more = len(found) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
 

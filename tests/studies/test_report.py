@@ -46,9 +46,9 @@ def shifted(shift: dict[str, float]) -> Any:
     ("shift", "words"),
     [
         ({"self-distillation": 0.05}, "Self-distillation gains +5."),
-        ({"self-distillation": 0.05, "MARS": 0.02}, "; so does MARS +"),
+        ({"self-distillation": 0.05, "MARS": 0.02}, "; so does MARS (+"),
         ({}, "No method is shown to gain on fine-tuning in accuracy, over 5 seeds"),
-        ({"R3F": -0.05}, "R3F -5."),
+        ({"R3F": -0.05}, "; R3F (-5."),
     ],
 )
 def test_the_verdict_says_plainly_whether_a_method_gains(shift: dict[str, float], words: str) -> None:
