@@ -26,7 +26,7 @@ from regime_table import HEADLINE, RESULTS, same
 ROOT = Path(__file__).parent.parent
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package dataset-fashion-mnist has it
 IMAGES = Path("study-images")
-COMMITTED = RESULTS / "starts"  # what the headline starts from: 78 minutes of a core
+COMMITTED = RESULTS / "starts"  # those of `STARTS` that are there already, of an hour or two of a core each
 
 ARMS = "fine-tuning,further pre-training,self-distillation"
 MORE = "fine-tuning,self-distillation (all tokens),LoRA,linear probe,kNN"
@@ -39,10 +39,12 @@ SMALL = "{0}.batch_size=32 {0}.betas=[0.9,0.98] {0}.clip=1"
 
 
 class Rates(NamedTuple):
-    """Peak learning rates, as they are written: of pretrain and distill, and of finetune."""
+    """Peak learning rates, as they are written: of pretrain and distill, and of finetune; whether that takes twice the
+    registered steps."""
 
     further: str
     finetune: str
+    longer: bool = False
 
 
 REGISTERED = Rates("5e-4", "3e-4")
@@ -75,7 +77,7 @@ class Cell:
         seeds: fine-tunings of a chain.
         beside: the cell in whose folder it is, and with which it shares stages; one of its own when empty.
         length: of pretrain and of distill, by its key.
-        finetune: steps of it.
+        finetune: steps of it, as registered.
         rates: None until they are chosen on `validation` (`regime_rates.py`), or as registered.
         validation: rows of which no result is, for a cell whose rates had to be chosen.
         settings: what else differs from the defaults.
@@ -95,6 +97,11 @@ class Cell:
     validation: str = ""
     settings: str = ""
 
+    @property
+    def finetune_steps(self) -> int:
+        """As registered, or twice as many where the rates ask for them."""
+        return self.finetune * (2 if self.rates is not None and self.rates.longer else 1)
+
     def command(self, model: str, out: Path, jobs: int) -> list[str]:
         """The arguments of `sdfast`, once its rates are chosen; `model` is empty for the bundled model of images."""
         assert self.rates is not None
@@ -103,9 +110,9 @@ class Cell:
         budget = [
             f"{stage}.{each}" for stage in ("pretrain", "distill") for each in (self.length, f"lr={self.rates.further}")
         ]
-        budget += [f"finetune.steps={self.finetune}", f"finetune.lr={self.rates.finetune}", "engine.precision=bf16"]
+        budget += [f"finetune.steps={self.finetune_steps}", f"finetune.lr={self.rates.finetune}"]
         of = ["study", self.study, *begins, "--data", self.data, "--out", str(out), *units, *shlex.split(self.options)]
-        return [*of, self.rows, *budget, *self.settings.split()]
+        return [*of, self.rows, *budget, "engine.precision=bf16", *self.settings.split()]
 
 
 STARTS = {
@@ -147,8 +154,7 @@ CELLS = {
         rows="data.limit=200",
         seeds=1,
         length="steps=500",
-        finetune=800,
-        rates=Rates("5e-4", "3e-4"),
+        rates=Rates("5e-4", "3e-4", longer=True),
         validation="study-images/elpv/validation.csv",
         settings="data.image_size=56",
     ),

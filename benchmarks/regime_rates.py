@@ -62,23 +62,18 @@ class Trials:
         tried = Tried(100 * float(runs["accuracy"].mean()), float(runs["train_loss"].mean()))
         further = rates.further if arm == FURTHER else ""
         numbers = [f"{tried.accuracy:.1f}", f"{tried.train_loss:.3f}"]
-        self.rows.append([arm, further, rates.finetune, str(self.cell.finetune), *numbers])
+        self.rows.append([arm, further, rates.finetune, str(trial.finetune_steps), *numbers])
         return tried
-
-    def longer(self) -> None:
-        """Fine-tune for twice the steps from now on."""
-        self.cell = replace(self.cell, finetune=2 * self.cell.finetune)
 
 
 def choose(trials: Trials, of_finetune: Sequence[str]) -> Rates:
-    """The registered rule, step by step; `trials` has every number and the steps in the end."""
-    candidates = [Rates(OF_PRETRAIN[0], each) for each in of_finetune]
-    tried = trials.of(FINE_TUNING, candidates)
-    if not any(each.fitted for each in tried.values()):
-        trials.longer()
-        tried = trials.of(FINE_TUNING, candidates)
-    finetune = best({rates: each for rates, each in tried.items() if each.fitted} or tried).finetune
-    return best(trials.of(FURTHER, [Rates(each, finetune) for each in OF_PRETRAIN]))
+    """The registered rule, step by step; `trials` has every number in the end."""
+    for longer in (False, True):
+        tried = trials.of(FINE_TUNING, [Rates(OF_PRETRAIN[0], each, longer) for each in of_finetune])
+        if fitted := {rates: each for rates, each in tried.items() if each.fitted}:
+            break
+    chosen = best(fitted or tried)
+    return best(trials.of(FURTHER, [chosen._replace(further=each) for each in OF_PRETRAIN]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trials = Trials(cell, model, options.out / "rates" / options.cell, options.jobs)
     rates = choose(trials, OF_IMAGES if cell.data.startswith("study-images") else OF_TEXTS)
     print("\n".join(aligned(trials.rows)))
-    print(f"{options.cell}: finetune={trials.cell.finetune}, rates={rates}")
+    print(f"{options.cell}: {rates}")
 
 
 if __name__ == "__main__":

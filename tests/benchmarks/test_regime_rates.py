@@ -21,12 +21,12 @@ class Written(Trials):
     def __init__(self, found: Found) -> None:
         super().__init__(CELL, "", Path("out"), jobs=1)
         self.found = found
-        self.asked: list[tuple[str, str, str, int]] = []
+        self.asked: list[tuple[str, regime.Rates]] = []
 
     def _one(self, arm: str, rates: regime.Rates) -> Tried:
-        self.asked.append((arm, *rates, self.cell.finetune))
+        self.asked.append((arm, rates))
         varied = rates.finetune if arm == FINE_TUNING else rates.further
-        return self.found[arm, varied, self.cell.finetune]
+        return self.found[arm, varied, replace(self.cell, rates=rates).finetune_steps]
 
 
 def further(steps: int) -> Found:
@@ -38,10 +38,9 @@ def further(steps: int) -> Found:
 def test_the_best_of_those_that_fitted_is_taken() -> None:
     tried = {"1e-4": Tried(70.0, 0.4), "3e-4": Tried(68.0, 0.04), "1e-3": Tried(67.0, 0.01)}
     trials = Written({(FINE_TUNING, rate, 400): each for rate, each in tried.items()} | further(400))
-    assert regime_rates.choose(trials, regime_rates.OF_IMAGES) == ("1e-4", "3e-4")
-    assert trials.cell.finetune == 400
-    assert {arm for arm, *_ in trials.asked} == {FINE_TUNING, FURTHER}
-    assert all(rates == "3e-4" for arm, _, rates, _ in trials.asked if arm == FURTHER)
+    assert regime_rates.choose(trials, regime_rates.OF_IMAGES) == ("1e-4", "3e-4", False)
+    assert {arm for arm, _ in trials.asked} == {FINE_TUNING, FURTHER}
+    assert all(rates.finetune == "3e-4" for arm, rates in trials.asked if arm == FURTHER)
 
 
 @pytest.mark.parametrize(("last", "chosen"), [(0.04, "1e-3"), (0.06, "1e-4")])
@@ -49,8 +48,10 @@ def test_twice_the_steps_where_none_fitted_and_then_the_best_of_all(last: float,
     short = {(FINE_TUNING, rate, 400): Tried(70.0, 0.2) for rate in regime_rates.OF_IMAGES}
     long = {"1e-4": Tried(71.0, 0.1), "3e-4": Tried(70.0, 0.07), "1e-3": Tried(69.0, last)}
     trials = Written(short | {(FINE_TUNING, rate, 800): each for rate, each in long.items()} | further(800))
-    assert regime_rates.choose(trials, regime_rates.OF_IMAGES).finetune == chosen
-    assert trials.cell.finetune == 800
+    rates = regime_rates.choose(trials, regime_rates.OF_IMAGES)
+    assert rates == ("1e-4", chosen, True)
+    command = replace(CELL, rates=rates).command("", Path("out"), jobs=1)
+    assert "finetune.steps=800" in command and f"finetune.lr={chosen}" in command
 
 
 def test_a_trial_is_the_cell_on_its_validation_rows_and_is_read_from_its_table(
@@ -70,7 +71,8 @@ def test_a_trial_is_the_cell_on_its_validation_rows_and_is_read_from_its_table(
     trials = Trials(CELL, "", tmp_path, jobs=2)
     tried = trials.of(FINE_TUNING, [regime.Rates("1e-5", "3e-4")])
     ((rates, each),) = tried.items()
-    assert rates == ("1e-5", "3e-4") and each.accuracy == pytest.approx(65.0) and each.train_loss == pytest.approx(0.03)
+    assert rates == ("1e-5", "3e-4", False)
+    assert each.accuracy == pytest.approx(65.0) and each.train_loss == pytest.approx(0.03)
     assert trials.of(FURTHER, [regime.Rates("1e-5", "3e-4")]) == {rates: Tried(pytest.approx(80.0), 0.06)}
     chosen = [command[command.index("--methods") + 1] for command in ran]
     assert chosen == [FINE_TUNING, f"{FINE_TUNING},{FURTHER}"]
